@@ -1,0 +1,228 @@
+"""What the method does: the quality head, the survival rule, the algorithm. Naming a variant gives its vetted defaults.
+
+The preset ``paper`` (``configs/paper-*.toml``) spells out arXiv 2603.24840 literally: rule ``paper``, draw ``bernoulli``,
+estimator ``plain``, labels unweighted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from arrol.configs.base import StrictModel
+
+
+class QualityConfig(StrictModel):
+    """How likely is this rollout to end right? The head, its buffer and its calibration."""
+
+    features: tuple[Literal["last_hidden", "mean_hidden", "logprobs"], ...] = ("last_hidden", "mean_hidden", "logprobs")
+    """What the head reads at a probe: any of last_hidden, mean_hidden, logprobs; at least one."""
+    hidden_size: int = Field(128, ge=1)
+    """Width of the head's hidden layer, at least 1 (the method notes give 128 to 512)."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Of the head's own AdamW, above 0."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Of the head's own AdamW, 0 or more."""
+    passes: int = Field(2, ge=1)
+    """Passes over the buffer per refit, at least 1."""
+    batch_size: int = Field(256, ge=1)
+    """Records per step of a refit, at least 1."""
+    buffer_size: int = Field(4096, ge=1)
+    """Finished rollouts remembered, oldest forgotten first, at least 1."""
+    weight_labels: bool = True
+    """Weight each record by 1/survival; false reproduces the paper."""
+    calibration: Literal["binned", "shrunk"] = "shrunk"
+    """binned: Laplace counts per class as in the paper; shrunk: bin rates pulled to the prior."""
+    num_bins: int = Field(20, ge=1)
+    """Bins over the head's sigmoid, at least 1."""
+    pseudo_count: float = Field(1.0, ge=0)
+    """Counts added per bin, 0 or more."""
+    min_class_records: int = Field(32, ge=1)
+    """Right and wrong records needed, each, before quality may differ from the prior; at least 1."""
+
+    @model_validator(mode="after")
+    def _some_feature(self) -> Self:
+        if not self.features or len(set(self.features)) != len(self.features):
+            raise ValueError("quality.features = " + repr(self.features) + ": name each of them once, and at least one")
+        return self
+
+
+class PruningBase(StrictModel):
+    """What all rules share."""
+
+    keep_ratio: float = Field(0.5, gt=0, le=1)
+    """Share of the candidates that survive, in (0, 1]."""
+    probe_tokens: tuple[int, ...] = (512,)
+    """Completion lengths at which rollouts are judged, ascending, each at least 1."""
+    probe_keep_ratios: tuple[float, ...] = ()
+    """Share still running after each probe, falling to keep_ratio; empty spreads it evenly over the probes."""
+    draw: Literal["systematic", "bernoulli"] = "systematic"
+    """systematic: exact count among siblings, waits for them; bernoulli: independent, decides at once."""
+    min_survival: float = Field(0.1, gt=0, le=1)
+    """Least probability of surviving all probes, in (0, 1]; the largest weight is its inverse."""
+    min_survivors: int = Field(2, ge=0)
+    """Rollouts of a group that are left in any case, 0 or more."""
+    warmup_steps: int = Field(20, ge=0)
+    """Steps in which all are kept while the head learns, 0 or more."""
+    barrier_timeout: float = Field(64, gt=0)
+    """How long a candidate waits for its siblings before it is drawn alone: decode steps in the embedded engine, seconds elsewhere."""
+
+    @model_validator(mode="after")
+    def _probes(self) -> Self:
+        probes, ratios = self.probe_tokens, self.probe_keep_ratios
+        if not probes or any(p < 1 for p in probes) or list(probes) != sorted(set(probes)):
+            raise ValueError(f"pruning.probe_tokens = {list(probes)}: give one or more ascending lengths of at least 1")
+        if ratios and (len(ratios) != len(probes) or ratios[-1] != self.keep_ratio):
+            raise ValueError(
+                f"pruning.probe_keep_ratios = {list(ratios)}: give one per probe, the last equal to keep_ratio {self.keep_ratio}"
+            )
+        if any(not 0 < b <= a for a, b in zip((1.0, *ratios), ratios, strict=False)):
+            raise ValueError(f"pruning.probe_keep_ratios = {list(ratios)}: let them fall, each in (0, 1]")
+        return self
+
+    @property
+    def cumulative_keep(self) -> tuple[float, ...]:
+        """Share still running after each probe; equal factors when none were named."""
+        count = len(self.probe_tokens)
+        return self.probe_keep_ratios or tuple(self.keep_ratio ** ((j + 1) / count) for j in range(count))
+
+
+class NeverRule(PruningBase):
+    """Control: nobody is stopped, and by default nobody is scored."""
+
+    rule: Literal["never"] = "never"
+    observe: bool = False
+    """Score the candidates all the same, to judge the head on an unpruned run."""
+
+
+class UniformRule(PruningBase):
+    """Control: everybody survives with the same probability."""
+
+    rule: Literal["uniform"] = "uniform"
+
+
+class OracleRule(PruningBase):
+    """Control: everything is generated, then the outcome decides. Nothing is saved."""
+
+    rule: Literal["oracle"] = "oracle"
+    target_positive_ratio: float = Field(0.5, ge=0, le=1)
+    """Wanted share of right rollouts among survivors, in [0, 1]."""
+
+
+class ConfidenceRule(PruningBase):
+    """Control in the manner of DeepConf: keep the rollouts whose mean log-probability is highest."""
+
+    rule: Literal["confidence"] = "confidence"
+    mix: float = Field(0.0, ge=0, le=1)
+    """Share of uniform lottery mixed in, in [0, 1]; 0 keeps or stops with certainty, so no weights exist."""
+
+
+class ExtremesRule(PruningBase):
+    """Warning example: the highest and lowest qualities, with certainty."""
+
+    rule: Literal["extremes"] = "extremes"
+
+
+class PaperRule(PruningBase):
+    """arXiv 2603.24840 as printed; its target cancels when nothing is clipped."""
+
+    rule: Literal["paper"] = "paper"
+    draw: Literal["systematic", "bernoulli"] = "bernoulli"
+    """systematic: exact count among siblings; bernoulli: independent, as in the paper."""
+    max_survival: float = Field(0.9, gt=0, le=1)
+    """Largest survival, in (0, 1]."""
+    balance_strength: float = 0.5
+    """Slope of survival in (target - quality)."""
+    target_positive_ratio: float = Field(0.5, ge=0, le=1)
+    """Wanted share of right rollouts among survivors, in [0, 1]."""
+
+
+class BalancedRule(PruningBase):
+    """Linear like ``paper``, with the slope that does reach the target."""
+
+    rule: Literal["balanced"] = "balanced"
+    scope: Literal["group", "buffer"] = "group"
+    """Moments of quality taken from the group (shrunk to the buffer) or from the buffer alone."""
+    max_survival: float = Field(0.9, gt=0, le=1)
+    """Largest survival, in (0, 1]."""
+    max_balance_strength: float = Field(1.0, gt=0)
+    """Limit of the slope's magnitude, above 0."""
+    target_positive_ratio: float = Field(0.5, ge=0, le=1)
+    """Wanted share of right rollouts among survivors, in [0, 1]."""
+    shrinkage: float = Field(4.0, ge=0)
+    """Pseudo-rollouts by which group moments are pulled to the buffer's, 0 or more."""
+
+
+class NeymanRule(PruningBase):
+    """Survival proportional to the expected size of a rollout's gradient (Neyman allocation)."""
+
+    rule: Literal["neyman"] = "neyman"
+    scope: Literal["group", "batch"] = "group"
+    """group: the same share of every group; batch: groups heading for all-right or all-wrong give theirs to mixed ones."""
+    shrinkage: float = Field(4.0, ge=0)
+    """Pseudo-rollouts by which the prompt's history pulls the group's mean quality, 0 or more."""
+
+
+PruningConfig = Annotated[
+    NeverRule | UniformRule | OracleRule | ConfidenceRule | ExtremesRule | PaperRule | BalancedRule | NeymanRule,
+    Field(discriminator="rule"),
+]
+
+
+class AlgorithmBase(StrictModel):
+    """What all algorithms share: the estimator after pruning, clipping, reference, engine mismatch."""
+
+    estimator: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
+    """plain: survivors only, biased; ipw: weighted by 1/survival; doubly_robust: ipw with predicted qualities in the baseline."""
+    leave_one_out: bool = True
+    """Keep a rollout's own reward out of its baseline; needed for an exactly unbiased gradient."""
+    self_normalized: bool = False
+    """Divide by the sum of weights instead of the number of rollouts started: less variance, small bias."""
+    clip_ratio_low: float = Field(0.2, ge=0, lt=1)
+    """Lower trust-region bound, in [0, 1)."""
+    clip_ratio_high: float = Field(0.2, ge=0)
+    """Upper trust-region bound, 0 or more."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the frozen reference, 0 or more; 0 loads no reference."""
+    importance_cap: float = Field(0.0, ge=0)
+    """Cap of the truncated importance weight between trainer and engine; 0 trusts the engine's log-probs."""
+
+
+class GrpoConfig(AlgorithmBase):
+    """GRPO, arXiv 2402.03300."""
+
+    name: Literal["grpo"] = "grpo"
+    normalize_by_std: bool = True
+    """Divide advantages by the group's spread."""
+    aggregation: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
+    """Denominator of the loss."""
+
+
+class DrGrpoConfig(AlgorithmBase):
+    """Dr. GRPO, arXiv 2503.20783: no division by the spread, constant denominator."""
+
+    name: Literal["dr_grpo"] = "dr_grpo"
+    normalize_by_std: bool = False
+    """Divide advantages by the group's spread."""
+    aggregation: Literal["sequence_mean", "token_mean", "constant"] = "constant"
+    """Denominator of the loss."""
+
+
+class DapoConfig(AlgorithmBase):
+    """DAPO, arXiv 2503.14476, without dynamic sampling."""
+
+    name: Literal["dapo"] = "dapo"
+    clip_ratio_high: float = Field(0.28, ge=0)
+    """Upper trust-region bound, 0 or more."""
+    normalize_by_std: bool = True
+    """Divide advantages by the group's spread."""
+    aggregation: Literal["sequence_mean", "token_mean", "constant"] = "token_mean"
+    """Denominator of the loss."""
+    overlong_buffer_tokens: int = Field(0, ge=0)
+    """Last tokens before the limit over which the length penalty grows, 0 or more; 0 switches it off."""
+    overlong_penalty: float = Field(1.0, ge=0)
+    """Penalty at the limit, 0 or more."""
+
+
+AlgorithmConfig = Annotated[GrpoConfig | DrGrpoConfig | DapoConfig, Field(discriminator="name")]

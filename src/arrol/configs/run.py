@@ -1,0 +1,303 @@
+"""One run: model, task, sampling, engine, method, training, evaluation; and the comparison that varies it.
+
+``load_run`` and ``load_compare`` are the only ways from a file and flags to a config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from arrol.configs import method
+from arrol.configs.base import StrictModel, merge, parse_flags, read_toml, validate
+from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
+from arrol.errors import ConfigError
+
+
+class ArithmeticTaskConfig(StrictModel):
+    """Chained two-digit arithmetic with a scratchpad."""
+
+    name: Literal["arithmetic"] = "arithmetic"
+    min_ops: int = Field(1, ge=1)
+    """Fewest operations in a problem, at least 1."""
+    max_ops: int = Field(6, ge=1)
+    """Most operations in a problem, at least min_ops."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_ops < self.min_ops:
+            raise ValueError(f"task.max_ops = {self.max_ops}: at least min_ops = {self.min_ops}")
+        return self
+
+
+class CountdownTaskConfig(StrictModel):
+    """Reach a target from given numbers."""
+
+    name: Literal["countdown"] = "countdown"
+    min_numbers: int = Field(3, ge=2)
+    """Fewest numbers given, at least 2."""
+    max_numbers: int = Field(4, ge=2)
+    """Most numbers given, at least min_numbers."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_numbers < self.min_numbers:
+            raise ValueError(f"task.max_numbers = {self.max_numbers}: at least min_numbers = {self.min_numbers}")
+        return self
+
+
+class DatasetTaskConfig(StrictModel):
+    """Prompts and gold answers from JSONL, Parquet, a folder or a hub name."""
+
+    name: Literal["dataset"] = "dataset"
+    source: str
+    """Path of a file or folder, a hub name, or a preset such as gsm8k."""
+    split: str = "train"
+    """Split to train on."""
+    eval_source: str | None = None
+    """Path, hub name or preset to evaluate on; the training source when absent."""
+    eval_split: str = "test"
+    """Split to evaluate on."""
+    prompt_column: str | None = None
+    """Column of the question, dots reach inside; the preset's when absent."""
+    answer_column: str | None = None
+    """Column of the gold answer, dots reach inside; the preset's when absent."""
+    answer_format: Literal["gsm8k", "boxed", "plain"] | None = None
+    """How the gold answer is written; the preset's when absent."""
+    template: str = "plain"
+    """Named prompt template, or chat for the tokenizer's chat template."""
+    verifier: Literal["integer", "symbolic"] | None = None
+    """Who judges; the preset's when absent."""
+    time_limit_s: float = Field(5.0, gt=0)
+    """Time limit of one symbolic verdict, above 0."""
+    deduplicate: bool = False
+    """Drop rows whose prompt was seen before."""
+
+
+TaskConfig = Annotated[ArithmeticTaskConfig | CountdownTaskConfig | DatasetTaskConfig, Field(discriminator="name")]
+
+
+class SamplingConfig(StrictModel):
+    """How completions are sampled in training."""
+
+    max_completion_tokens: int = Field(128, ge=1)
+    """Length limit of a completion, at least 1."""
+    temperature: float = Field(1.0, ge=0)
+    """0 or more; 0 takes the most likely token."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus, in (0, 1]; 1 is off."""
+    top_k: int = Field(0, ge=0)
+    """Most likely tokens considered, 0 is off."""
+
+
+class EngineConfig(StrictModel):
+    """The embedded engine."""
+
+    max_rows: int = Field(256, ge=1)
+    """Rollouts that decode at once, at least 1; the rest wait in a queue."""
+    prefill_tokens: int = Field(16384, ge=1)
+    """Prompt tokens prefilled in one pass, at least 1."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of generation; bfloat16 keeps a second copy of the weights."""
+
+
+class TrainingConfig(StrictModel):
+    """How much, and how fast, the policy learns."""
+
+    steps: int = Field(100, ge=1)
+    """Training steps, at least 1."""
+    prompts_per_step: int = Field(16, ge=1)
+    """Prompts per step, at least 1."""
+    group_size: int = Field(16, ge=1)
+    """Rollouts started per prompt, at least 1."""
+    minibatches: int = Field(1, ge=1)
+    """Optimizer steps per pass over the batch, at least 1."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the batch, at least 1."""
+    microbatch_tokens: int = Field(8192, ge=1)
+    """Padded tokens per forward and backward, at least 1."""
+    bf16: bool = False
+    """Autocast the learner's matrix products to bfloat16."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Steps between checkpoints; 0 saves at the end only."""
+    keep_checkpoints: int = Field(1, ge=1)
+    """Newest checkpoints kept, at least 1."""
+    max_bad_steps: int = Field(5, ge=1)
+    """Optimizer steps in a row without a finite gradient before the run stops, at least 1."""
+
+
+class OptimizerConfig(StrictModel):
+    """AdamW."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    """Peak rate, above 0."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment, in [0, 1)."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Decay of the second moment, in [0, 1)."""
+    weight_decay: float = Field(0.0, ge=0)
+    """0 or more."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled to at most this norm, above 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the rate does after its warm-up; linear and cosine end at 0."""
+    lr_warmup_steps: int = Field(0, ge=0)
+    """Steps in which the rate rises linearly, 0 or more."""
+
+
+class EvaluationConfig(StrictModel):
+    """Held-out accuracy; nothing is ever pruned there."""
+
+    every: int = Field(10, ge=0)
+    """Steps between evaluations; 0 evaluates at the start and the end only."""
+    num_prompts: int = Field(256, ge=1)
+    """Held-out prompts, at least 1."""
+    samples_per_prompt: int = Field(1, ge=1)
+    """Completions per prompt, at least 1."""
+    temperature: float = Field(1.0, ge=0)
+    """0 or more; 0 takes the most likely token."""
+
+
+class RunConfig(StrictModel):
+    """Everything that determines a run."""
+
+    name: str = Field("run", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run and of its folder under out_dir: letters, digits, dots, dashes."""
+    model: str = Field(min_length=1)
+    """Folder or hub name of the base model."""
+    out_dir: str = "runs"
+    """Folder that receives the run's folder."""
+    seed: int = Field(0, ge=0)
+    """One seed reproduces the run on a CPU, bit for bit."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    num_threads: int = Field(1, ge=1)
+    """CPU threads of torch, at least 1; part of what makes a run repeatable."""
+    report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Metric services besides the records: tensorboard, wandb, trackio."""
+    task: TaskConfig
+    """What is asked."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How completions are sampled in training."""
+    engine: EngineConfig = EngineConfig()
+    """Who samples."""
+    pruning: PruningConfig = NeverRule()
+    """Who keeps running."""
+    quality: QualityConfig = QualityConfig()
+    """How rollouts are judged at a probe."""
+    algorithm: AlgorithmConfig = DrGrpoConfig()
+    """What a reward teaches."""
+    training: TrainingConfig = TrainingConfig()
+    """How much is learnt."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How weights move."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How progress is measured."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        pruning, size = self.pruning, self.training.group_size
+        if isinstance(pruning, NeverRule) and not pruning.observe:
+            return self
+        limit = self.sampling.max_completion_tokens
+        if pruning.probe_tokens[-1] >= limit:
+            raise ValueError(
+                f"pruning.probe_tokens = {list(pruning.probe_tokens)}: beyond the length limit; keep each below "
+                f"sampling.max_completion_tokens = {limit}"
+            )
+        if not isinstance(pruning, NeverRule) and pruning.keep_ratio * size < pruning.min_survivors:
+            raise ValueError(
+                f"training.group_size = {size}: too small for the floor; keep_ratio {pruning.keep_ratio} leaves "
+                f"{pruning.keep_ratio * size:g} of a group, fewer than pruning.min_survivors = {pruning.min_survivors}"
+            )
+        weighted = self.algorithm.estimator != "plain"
+        certain = isinstance(pruning, method.ExtremesRule) or (isinstance(pruning, method.ConfidenceRule) and pruning.mix == 0)
+        if weighted and certain:
+            raise ValueError(
+                f"algorithm.estimator = {self.algorithm.estimator!r}: rule {pruning.rule!r} stops with certainty, so no "
+                "weights exist; set it to 'plain'" + (" or pruning.mix above 0" if pruning.rule == "confidence" else "")
+            )
+        return self
+
+
+class Arm(StrictModel):
+    """One line of a comparison: the base config with some fields changed."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name in tables and of the folder: letters, digits, dots, dashes."""
+    change: dict[str, Any] = {}
+    """Sections and fields to change, in the shape of a run's config."""
+
+
+class CompareConfig(StrictModel):
+    """Arms on the same prompts and seeds."""
+
+    name: str = Field("compare", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the comparison and of its folder under run.out_dir."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One run per arm and seed."""
+    arms: tuple[Arm, ...] = Field(min_length=1)
+    """The first one is the baseline of every ratio."""
+    run: dict[str, Any]
+    """The base config, in the shape of a run's config."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            raise ValueError(f"arms = {names}: give each arm a name of its own")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds = {list(self.seeds)}: name each seed once")
+        return self
+
+
+_RULES = {
+    model.model_fields["rule"].default: model
+    for model in (
+        method.NeverRule, method.UniformRule, method.OracleRule, method.ConfidenceRule,
+        method.ExtremesRule, method.PaperRule, method.BalancedRule, method.NeymanRule,
+    )
+}  # fmt: skip
+_ALGORITHMS = {m.model_fields["name"].default: m for m in (method.GrpoConfig, DrGrpoConfig, method.DapoConfig)}
+
+
+def change_run(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Raw run values with changes laid over; a changed tag drops the fields that the new variant does not have."""
+    merged = merge(values, changes)
+    for section, tag, variants in (("pruning", "rule", _RULES), ("algorithm", "name", _ALGORITHMS)):
+        old, new = values.get(section, {}), changes.get(section, {})
+        variant = variants.get(new.get(tag)) if isinstance(new, Mapping) else None
+        if variant is not None and isinstance(old, Mapping) and old.get(tag) != new.get(tag):
+            inherited = {key: value for key, value in old.items() if key in variant.model_fields}
+            merged[section] = merge(inherited, new)
+    return merged
+
+
+def load_run(path: str | Path, flags: Sequence[str] = ()) -> RunConfig:
+    """The config of a file under flags; ConfigError on the first mistake."""
+    return validate(RunConfig, change_run(read_toml(path), parse_flags(flags)))
+
+
+def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
+    """The comparison of a file under flags (``--seeds``, ``--name``, ``--run.section.field``); every arm is checked."""
+    changes = parse_flags(flags)
+    values = read_toml(path)
+    if "run" in changes and "run" in values:
+        values["run"] = change_run(values["run"], changes.pop("run"))
+    compare = validate(CompareConfig, merge(values, changes))
+    for arm in compare.arms:
+        arm_config(compare, arm, compare.seeds[0])
+    return compare
+
+
+def arm_config(compare: CompareConfig, arm: Arm, seed: int) -> RunConfig:
+    """The run of one arm under one seed; its folder is ``out_dir/<comparison>/<arm>-seed<seed>``."""
+    values = change_run(compare.run, arm.change)
+    root = Path(values.get("out_dir", "runs")) / compare.name
+    try:
+        return validate(RunConfig, merge(values, {"name": f"{arm.name}-seed{seed}", "seed": seed, "out_dir": str(root)}))
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm.name!r}: {error}") from None

@@ -1,0 +1,113 @@
+"""The seams, on one page. Neither side of a seam knows the other.
+
+Everything that learns during a run is :class:`Stateful`: it saves, loads and reports, so a restart loses nothing.
+Legend: ``C`` candidates, ``F`` features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from arrol.types import (
+    Completion,
+    GroupRequest,
+    ProbeEvent,
+    Prompt,
+    PruningDecision,
+    RolloutId,
+    SamplingParams,
+    State,
+    Verdict,
+)
+
+
+class Stateful(Protocol):
+    """What learns during a run."""
+
+    def save(self) -> State: ...
+    def load(self, state: State) -> None: ...
+    def metrics(self) -> dict[str, float]: ...
+
+
+class Estimator(Protocol):
+    """Features or scores in, calibrated probability of ending right out."""
+
+    @property
+    def version(self) -> int:
+        """Grows by one with every refit."""
+
+    def scores(self, features_CF: np.ndarray, probe: int) -> np.ndarray:
+        """float64 ``[C]``: raw logits of the head at a probe."""
+
+    def quality(self, score_C: np.ndarray, probe: int) -> np.ndarray:
+        """float64 ``[C]`` in [0, 1]; the prior for all while too little has been seen."""
+
+
+class Controller(Protocol):
+    """Decides who keeps running; the only thing an engine knows about pruning.
+
+    Each event returns the ids to stop now. The host owns the clock: ``tick`` passes any number that grows.
+    """
+
+    @property
+    def probe_tokens(self) -> tuple[int, ...]:
+        """Completion lengths at which rollouts are looked at, ascending; empty when nothing is to be looked at."""
+
+    def open(self, step: int, group: int, size: int, success_rate: float | None = None) -> None: ...
+    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]: ...
+    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]: ...
+    def tick(self, now: float) -> list[RolloutId]: ...
+    def decisions(self, step: int, group: int) -> list[PruningDecision]: ...
+
+
+class Engine(Protocol):
+    """Produces completions and lets a controller stop some."""
+
+    def generate(
+        self,
+        requests: Sequence[GroupRequest],
+        params: SamplingParams,
+        *,
+        seed: int,
+        controller: Controller | None = None,
+    ) -> list[list[Completion]]:
+        """One list of ``size`` completions per request, in order. A rollout's tokens depend on
+        ``(seed, rollout id)`` and the weights, never on its siblings."""
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that tasks need."""
+
+    eos_token_id: int | None
+
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]: ...
+    def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = False) -> str: ...
+
+
+class Verifier(Protocol):
+    """Is this answer right? The text is hostile; the answer comes within a time limit."""
+
+    def verify(self, text: str, answer: str) -> Verdict: ...
+
+
+class Task(Protocol):
+    """A seeded source of prompts with a verifier.
+
+    ``prompt(i)`` is a pure function of the task's seed and ``i``, so the data position of a run is one integer.
+    """
+
+    name: str
+
+    def train_prompt(self, position: int) -> Prompt: ...
+    def eval_prompts(self, count: int) -> list[Prompt]: ...
+    def verify(self, prompt: Prompt, completion_text: str) -> Verdict: ...
+
+
+class Sink(Protocol):
+    """Where metrics go."""
+
+    def write(self, row: dict[str, object]) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,247 @@
+"""The nouns of arrol: what is asked, what is written, how it ended, what was decided about it.
+
+Worked example (executed by the tests)::
+
+    >>> import numpy as np
+    >>> prompt = Prompt(key="a", token_ids=(5, 6), text="1+1=", answer="2")
+    >>> short = Completion((7, 2), np.float32([-0.1, -0.2]), FinishReason.STOP)
+    >>> cut = Completion((8, 8, 8), np.float32([-2, -2, -2]), FinishReason.PRUNED)
+    >>> group = RolloutGroup(prompt, [Rollout(RolloutId(0, 0, 0), short, reward=1.0), Rollout(RolloutId(0, 0, 1), cut)])
+    >>> [rollout.survived for rollout in group.rollouts], group.num_survivors
+    ([True, False], 1)
+    >>> group.rewards_G
+    array([ 1., nan])
+
+Legend of shape suffixes: ``G`` rollouts of a group, ``C`` candidates, ``T`` completion tokens, ``F`` features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+
+class RolloutId(NamedTuple):
+    """Address of a rollout in a run; also the key of its random streams, so no draw depends on order of arrival."""
+
+    step: int
+    """Training step that asked for it; evaluation counts its own."""
+    group: int
+    """Position of the prompt in the step's batch."""
+    index: int
+    """Position of the rollout in its group, ``0 .. group_size - 1``."""
+
+
+class FinishReason(StrEnum):
+    """Why a rollout ended."""
+
+    STOP = "stop"
+    """It wrote a stop token."""
+    LENGTH = "length"
+    """It reached ``max_completion_tokens``."""
+    PRUNED = "pruned"
+    """The controller stopped it."""
+    ERROR = "error"
+    """The engine could not finish it (for example logits that are not finite)."""
+
+    @property
+    def survived(self) -> bool:
+        """True when the rollout may be verified and trained on."""
+        return self in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+class Reason(StrEnum):
+    """Why a candidate was kept or stopped at a probe."""
+
+    DRAW = "draw"
+    """The lottery decided with probability ``survival``."""
+    FLOOR = "floor"
+    """Kept with certainty: one more loss would have left fewer than ``min_survivors``."""
+    WARMUP = "warmup"
+    """Kept: pruning has not begun."""
+    RULE_NEVER = "rule_never"
+    """Kept: the rule never stops anything."""
+    NO_SCORE = "no_score"
+    """Kept: the score was absent or not a number."""
+    DEADLINE = "deadline"
+    """Drawn without its siblings because the barrier's deadline passed."""
+    OUTCOME = "outcome"
+    """Dropped or kept after verification (``oracle`` only); nothing was saved."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question as token ids, with the answer its verifier expects."""
+
+    key: str
+    """Stable name of the prompt across epochs and restarts."""
+    token_ids: tuple[int, ...]
+    """At least one id."""
+    text: str
+    answer: str
+    """Gold answer; its meaning belongs to the verifier."""
+    level: int = 0
+    """Difficulty grade where the task knows one, else 0."""
+    solution: str = ""
+    """A worked solution where the task knows one, else empty."""
+
+
+@dataclass
+class Completion:
+    """What the policy wrote after a prompt."""
+
+    token_ids: tuple[int, ...]
+    """``T`` sampled ids, the stop token included."""
+    sampler_logprobs_T: np.ndarray
+    """float32 ``[T]``: log-probability of each sampled id after temperature, before top-k and top-p."""
+    finish_reason: FinishReason
+    features_at: dict[int, np.ndarray] = field(default_factory=dict)
+    """Probe position (tokens) -> float32 ``[F]``; only probes that were reached."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class ProbeEvent:
+    """A rollout has reached a probe: the one message from an engine to a controller.
+
+    Either ``features_F`` (the controller's estimator scores it) or ``score`` (the host has scored already).
+    """
+
+    rollout_id: RolloutId
+    probe: int
+    """Index of the probe, 0-based."""
+    features_F: np.ndarray | None = None
+    score: float | None = None
+    confidence: float = 0.0
+    """Mean log-probability of the sampled tokens so far, at most 0."""
+
+
+@dataclass(frozen=True)
+class PruningDecision:
+    """One decision about one candidate at one probe."""
+
+    rollout_id: RolloutId
+    probe: int
+    keep: bool
+    survival: float
+    """Probability, in (0, 1], of having been kept through this probe: the product over probes so far."""
+    reason: Reason
+    score: float = float("nan")
+    """Raw output (logit) of the quality head."""
+    quality: float = float("nan")
+    """Calibrated probability of ending right, in [0, 1]."""
+    version: int = 0
+    """Version of the estimator that scored it."""
+
+
+@dataclass
+class Rollout:
+    """A completion with its address, its reward and what was decided about it."""
+
+    rollout_id: RolloutId
+    completion: Completion
+    decision: PruningDecision | None = None
+    """The last decision; None for a rollout that ended before the first probe."""
+    reward: float | None = None
+    """The verifier's number, written once; None for a rollout that was stopped."""
+    answer: str | None = None
+    """What the verifier extracted."""
+    dropped: bool = False
+    """Generated in full and then left out of training (``oracle``, dynamic sampling)."""
+
+    @property
+    def survived(self) -> bool:
+        """Kept, verified and trained on."""
+        return self.completion.finish_reason.survived and not self.dropped
+
+    @property
+    def is_candidate(self) -> bool:
+        """It reached a probe and was judged there."""
+        return self.decision is not None
+
+    @property
+    def survival(self) -> float:
+        """Probability of having been kept; exactly 1 for a rollout that was never a candidate."""
+        return 1.0 if self.decision is None else self.decision.survival
+
+
+@dataclass
+class RolloutGroup:
+    """All rollouts of one prompt in one step."""
+
+    prompt: Prompt
+    rollouts: list[Rollout]
+
+    @property
+    def survivors(self) -> list[Rollout]:
+        return [rollout for rollout in self.rollouts if rollout.survived]
+
+    @property
+    def num_survivors(self) -> int:
+        return len(self.survivors)
+
+    @property
+    def rewards_G(self) -> np.ndarray:
+        """float64 ``[G]``; NaN where the rollout did not survive."""
+        return np.array([r.reward if r.survived and r.reward is not None else np.nan for r in self.rollouts], float)
+
+    @property
+    def survival_G(self) -> np.ndarray:
+        """float64 ``[G]``, in (0, 1]."""
+        return np.array([r.survival for r in self.rollouts], float)
+
+    @property
+    def quality_G(self) -> np.ndarray:
+        """float64 ``[G]``; NaN where no quality was predicted."""
+        return np.array([np.nan if r.decision is None else r.decision.quality for r in self.rollouts], float)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verifier's answer about one completion."""
+
+    reward: float
+    """1 right, 0 wrong; tasks may grade in between."""
+    answer: str | None
+    """What was extracted from the text, None when nothing was found."""
+    timed_out: bool = False
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How an engine samples."""
+
+    max_completion_tokens: int
+    temperature: float = 1.0
+    """0 means the most likely token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means off."""
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """One prompt to be completed ``size`` times."""
+
+    step: int
+    group: int
+    prompt: Prompt
+    size: int
+    success_rate: float | None = None
+    """What earlier steps knew of this prompt, in [0, 1]; None when it is new."""
+
+    @property
+    def rollout_ids(self) -> list[RolloutId]:
+        return [RolloutId(self.step, self.group, index) for index in range(self.size)]
+
+
+State = Mapping[str, object]
+"""What ``save`` returns and ``load`` takes: JSON values and numpy arrays, nested by string keys."""
