@@ -29,7 +29,7 @@ class RolloutId(NamedTuple):
     """Address of a rollout in a run; also the key of its random streams, so no draw depends on order of arrival."""
 
     step: int
-    """Training step that asked for it; evaluation counts its own."""
+    """Training step that asked for it, from 1; evaluation uses 0."""
     group: int
     """Position of the prompt in the step's batch."""
     index: int

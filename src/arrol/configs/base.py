@@ -34,7 +34,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """The file as a dict; ConfigError when it is absent or not TOML."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"config = {str(path)!r}: no such file; give the path of a TOML file, for example one in configs/")
+        raise ConfigError(
+            f"config = {str(path)!r}: no such file; give the path of a TOML file, for example one in configs/"
+        )
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -59,7 +61,9 @@ def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
         for part in path:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise ConfigError(f"flag = {flag!r}: {part} was given a value before; give either the section or its fields")
+                raise ConfigError(
+                    f"flag = {flag!r}: {part} was given a value before; give either the section or its fields"
+                )
         node[leaf] = _toml_value(value)
     return tree
 
@@ -100,7 +104,9 @@ def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
         return f"{field}: missing; {_describe(node, path)}"
     if kind == "union_tag_invalid":
         context = error.get("ctx", {})
-        near = difflib.get_close_matches(str(context.get("tag")), _words(str(context.get("expected_tags"))), n=1, cutoff=0.0)
+        near = difflib.get_close_matches(
+            str(context.get("tag")), _words(str(context.get("expected_tags"))), n=1, cutoff=0.0
+        )
         tag = str(context.get("discriminator", "")).strip("'")
         return f"{field}.{tag} = {context.get('tag')!r}: unknown; the nearest of {context.get('expected_tags')} is {near[0]!r}"
     message = error["msg"].removeprefix("Value error, ")

@@ -214,7 +214,9 @@ class RunConfig(StrictModel):
                 f"{pruning.keep_ratio * size:g} of a group, fewer than pruning.min_survivors = {pruning.min_survivors}"
             )
         weighted = self.algorithm.estimator != "plain"
-        certain = isinstance(pruning, method.ExtremesRule) or (isinstance(pruning, method.ConfidenceRule) and pruning.mix == 0)
+        certain = isinstance(pruning, method.ExtremesRule) or (
+            isinstance(pruning, method.ConfidenceRule) and pruning.mix == 0
+        )
         if weighted and certain:
             raise ValueError(
                 f"algorithm.estimator = {self.algorithm.estimator!r}: rule {pruning.rule!r} stops with certainty, so no "
@@ -298,6 +300,8 @@ def arm_config(compare: CompareConfig, arm: Arm, seed: int) -> RunConfig:
     values = change_run(compare.run, arm.change)
     root = Path(values.get("out_dir", "runs")) / compare.name
     try:
-        return validate(RunConfig, merge(values, {"name": f"{arm.name}-seed{seed}", "seed": seed, "out_dir": str(root)}))
+        return validate(
+            RunConfig, merge(values, {"name": f"{arm.name}-seed{seed}", "seed": seed, "out_dir": str(root)})
+        )
     except ConfigError as error:
         raise ConfigError(f"arm {arm.name!r}: {error}") from None

@@ -40,4 +40,4 @@ def systematic(survival_C: np.ndarray, key: Sequence[int]) -> np.ndarray:
     marks = np.floor(edges - rng.random())
     kept = np.empty(len(survival_C), bool)
     kept[order] = marks[1:] > marks[:-1]
-    return kept
+    return kept | (np.asarray(survival_C) >= 1.0)  # certainty is certainty, whatever the sums rounded to

@@ -86,7 +86,9 @@ def paper(candidates: Candidates, config: PaperRule, keep_ratio: float) -> np.nd
     """The rule as printed, section 4; see the confession on top."""
     slope, rho = config.balance_strength, config.target_positive_ratio
     bounds = (config.min_survival, config.max_survival)
-    return clipped_line(slope * (rho - candidates.quality_C), slope * (rho - candidates.reference_B), keep_ratio, bounds)
+    return clipped_line(
+        slope * (rho - candidates.quality_C), slope * (rho - candidates.reference_B), keep_ratio, bounds
+    )
 
 
 def balanced(candidates: Candidates, config: BalancedRule, keep_ratio: float) -> np.ndarray:
@@ -202,7 +204,9 @@ def conditional_survival(target_C: np.ndarray, previous_C: np.ndarray, mean: flo
     return np.clip(_scale(ratio_C, mean, floor_C) * ratio_C, floor_C, 1.0)
 
 
-def lift_to_floor(survival_C: np.ndarray, group_C: np.ndarray, needed: dict[int, int], min_survival: float) -> np.ndarray:
+def lift_to_floor(
+    survival_C: np.ndarray, group_C: np.ndarray, needed: dict[int, int], min_survival: float
+) -> np.ndarray:
     """Raise whole groups until the sum of survival reaches the survivors they need, and take the excess from the others.
 
     Before the draw, so survival stays exact: a systematic draw keeps at least floor(sum p) of a group.

@@ -1,0 +1,69 @@
+"""A resolved config to objects; the only place that branches on a tag.
+
+Torch is loaded by what is built here, not by importing this module's callers' configs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arrol.configs.run import ArithmeticTaskConfig, CountdownTaskConfig, DatasetTaskConfig, RunConfig, TaskConfig
+from arrol.engines.embedded.engine import EmbeddedEngine
+from arrol.protocols import Task
+from arrol.pruning.controller import PruningController
+from arrol.quality.estimator import QualityEstimator
+from arrol.quality.features import FeatureLayout
+from arrol.types import SamplingParams
+
+
+def build_task(config: TaskConfig, tokenizer: Any, *, seed: int) -> Task:
+    """The task with its verifier."""
+    if isinstance(config, ArithmeticTaskConfig):
+        from arrol.tasks.arithmetic import ArithmeticTask
+
+        return ArithmeticTask(tokenizer, min_ops=config.min_ops, max_ops=config.max_ops, seed=seed)
+    if isinstance(config, CountdownTaskConfig):
+        from arrol.tasks.countdown import CountdownTask
+
+        return CountdownTask(tokenizer, min_numbers=config.min_numbers, max_numbers=config.max_numbers, seed=seed)
+    assert isinstance(config, DatasetTaskConfig), config
+    from arrol.tasks.dataset import DatasetTask
+
+    return DatasetTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
+
+
+def task_alphabet(config: TaskConfig) -> str:
+    """Characters of a synthetic task."""
+    from arrol.tasks.arithmetic import ArithmeticTask
+    from arrol.tasks.countdown import CountdownTask
+
+    return {"arithmetic": ArithmeticTask, "countdown": CountdownTask}[config.name].alphabet
+
+
+def build_layout(config: RunConfig, model: Any) -> FeatureLayout:
+    """Order and size of the probe's features for this model."""
+    return FeatureLayout(config.quality.features, int(model.config.hidden_size))
+
+
+def build_engine(config: RunConfig, model: Any) -> EmbeddedEngine:
+    return EmbeddedEngine(model, config.engine, build_layout(config, model))
+
+
+def build_estimator(config: RunConfig, model: Any) -> QualityEstimator:
+    return QualityEstimator(config.quality, build_layout(config, model), config.pruning.probe_tokens, seed=config.seed)
+
+
+def build_controller(config: RunConfig, estimator: QualityEstimator) -> PruningController:
+    return PruningController(config.pruning, estimator, seed=config.seed)
+
+
+def build_sampling(
+    config: RunConfig, stop_token_ids: tuple[int, ...], *, temperature: float | None = None
+) -> SamplingParams:
+    """Training's sampling, or evaluation's when a temperature is given (then without top-k and top-p)."""
+    sampling = config.sampling
+    if temperature is not None:
+        return SamplingParams(sampling.max_completion_tokens, temperature, stop_token_ids=stop_token_ids)
+    return SamplingParams(
+        sampling.max_completion_tokens, sampling.temperature, sampling.top_p, sampling.top_k, stop_token_ids
+    )

@@ -1,0 +1,123 @@
+"""``arrol sft``: make or tune a base model, with the record of how it was made beside it.
+
+The result is ``OUT/NAME/model``, a plain ``save_pretrained`` folder, and ``OUT/NAME/records.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from arrol import assembly
+from arrol.configs.run import EngineConfig
+from arrol.configs.sft import SftConfig, load_sft
+from arrol.engines.embedded.engine import EmbeddedEngine
+from arrol.errors import CheckpointError
+from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
+from arrol.evaluation.runner import sample_rewards
+from arrol.records.schema import EndRecord, EvalRecord, StepRecord
+from arrol.records.store import RecordWriter, provenance
+from arrol.training.policy import character_tokenizer, load_policy, load_tokenizer, resolve_device, stop_token_ids
+from arrol.training.sft import Demonstration, file_demonstrations, new_model, warm_start
+from arrol.training.sinks import TerminalSink
+from arrol.types import SamplingParams
+
+JUDGED_SAMPLES = 16
+"""Completions per held-out prompt when the result is judged: enough for groups of 8 and 16."""
+
+
+def run_sft(path: str, flags: list[str], *, as_json: bool) -> int:
+    config = load_sft(path, flags)
+    console = Console(stderr=as_json)
+    folder = Path(config.out_dir) / config.name
+    if folder.exists():
+        raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
+    torch.set_num_threads(config.num_threads)
+    device = resolve_device(config.device)
+    tokenizer = (
+        load_tokenizer(config.model) if config.model else character_tokenizer(assembly.task_alphabet(config.task))
+    )
+    model = (
+        load_policy(config.model, device)
+        if config.model
+        else new_model(config.shape, tokenizer, config.seed).to(device)
+    )
+    task = assembly.build_task(config.task, tokenizer, seed=config.seed)
+    demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
+    folder.mkdir(parents=True)
+    record = _train(config, model, tokenizer, task, demonstration, folder, console)
+    facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
+    print(json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value:.3f}" for key, value in facts.items()))
+    console.print(f"model: {folder / 'model'}", highlight=False)
+    return 0
+
+
+def _own(task: Any, config: SftConfig) -> Demonstration:
+    """The task's solvers in the given mixture; exact solutions come from its first solver."""
+    exact = {task.solvers[0]: 1.0}
+    mixture = config.mixture or None
+    return lambda position, is_exact: task.demonstration(position, exact if is_exact else mixture)
+
+
+def _train(
+    config: SftConfig,
+    model: Any,
+    tokenizer: Any,
+    task: Any,
+    demonstration: Demonstration,
+    folder: Path,
+    console: Console,
+) -> EvalRecord:
+    terminal = TerminalSink(config.name, config.steps, console)
+    last = [time.monotonic()]
+    with RecordWriter(folder / "records.jsonl") as records:
+        here = provenance(sys.argv, [config.seed])
+        dumped = config.model_dump(mode="json")
+        records.write(here.run_record(name=config.name, arm=config.name, seed=config.seed, config=dumped))
+
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            now = time.monotonic()
+            metrics["time/step_s"], last[0] = now - last[0], now
+            if step % 10 == 0 or step == config.steps:
+                records.write(StepRecord(step=step, metrics=metrics))
+            terminal.write({"step": step, **metrics})
+
+        warm_start(model, tokenizer, demonstration, config, on_step)
+        terminal.close()
+        model.to(getattr(torch, config.save_dtype)).save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        record = _judge(config, load_policy(str(folder / "model"), next(model.parameters()).device), tokenizer, task)
+        records.write(record)
+        records.write(EndRecord(step=config.steps, outcome="finished"))
+    return record
+
+
+def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any) -> EvalRecord:
+    """The saved model on held-out prompts: success, its spread over prompts, and how many groups would teach nothing."""
+    params = SamplingParams(config.max_completion_tokens, stop_token_ids=stop_token_ids(model, tokenizer))
+    reward_PG, tokens_PG = sample_rewards(
+        EmbeddedEngine(model, EngineConfig()),
+        task,
+        tokenizer,
+        params,
+        num_prompts=config.eval_prompts,
+        samples=JUDGED_SAMPLES,
+        seed=config.seed,
+    )
+    accuracy, low, high = accuracy_with_interval(reward_PG)
+    metrics = {
+        "eval/completion_tokens/mean": float(tokens_PG.mean()),
+        "eval/prompt_success/std": float(reward_PG.mean(1).std()),
+        "eval/dead_group_frac_8": dead_group_frac(reward_PG, 8),
+        "eval/dead_group_frac_16": dead_group_frac(reward_PG, 16),
+    }
+    return EvalRecord(
+        step=config.steps, accuracy=accuracy, low=low, high=high, num_prompts=reward_PG.shape[0],
+        samples_per_prompt=JUDGED_SAMPLES, metrics=metrics,
+    )  # fmt: skip

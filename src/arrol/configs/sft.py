@@ -1,0 +1,91 @@
+"""A supervised warm start: shape of the model, source of the solutions, length of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from arrol.configs.base import StrictModel, merge, parse_flags, read_toml, validate
+from arrol.configs.run import ArithmeticTaskConfig, CountdownTaskConfig, DatasetTaskConfig, OptimizerConfig, TaskConfig
+
+
+class ModelShape(StrictModel):
+    """A new model; character-level over the task's alphabet."""
+
+    architecture: Literal["qwen3", "llama"] = "qwen3"
+    """qwen3 or llama."""
+    hidden_size: int = Field(128, ge=8)
+    """Width, at least 8, a multiple of num_heads."""
+    intermediate_size: int = Field(384, ge=8)
+    """Width inside the feed-forward part, at least 8."""
+    num_layers: int = Field(5, ge=1)
+    """Layers, at least 1."""
+    num_heads: int = Field(4, ge=1)
+    """Attention heads, at least 1."""
+    num_kv_heads: int = Field(4, ge=1)
+    """Key-value heads, a divisor of num_heads."""
+    max_positions: int = Field(512, ge=16)
+    """Longest prompt and completion together, at least 16."""
+
+
+class SftConfig(StrictModel):
+    """Everything that determines a warm start."""
+
+    name: str = Field("sft", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run and of its folder under out_dir."""
+    out_dir: str = "runs"
+    """Folder that receives the run's folder."""
+    model: str | None = None
+    """Folder or hub name to start from; absent starts a new model of the given shape."""
+    shape: ModelShape = ModelShape()
+    """Shape of a new model."""
+    task: TaskConfig
+    """Whose solutions are learnt; also judges the result."""
+    demonstrations: str | None = None
+    """JSONL of prompt and solution to learn instead of the task's own."""
+    mixture: dict[str, float] = {}
+    """Solver -> share of the demonstrations; empty takes the task's default."""
+    pretrain_steps: int = Field(0, ge=0)
+    """First steps that see exact solutions only, 0 or more."""
+    steps: int = Field(1000, ge=1)
+    """Optimizer steps, pretraining included, at least 1."""
+    batch_size: int = Field(256, ge=1)
+    """Demonstrations per step, at least 1."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=2e-3, weight_decay=0.01, schedule="cosine", lr_warmup_steps=50
+    )
+    """How weights move."""
+    seed: int = Field(0, ge=0)
+    """One seed reproduces the run on a CPU, bit for bit."""
+    num_threads: int = Field(1, ge=1)
+    """CPU threads of torch, at least 1."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    bf16: bool = False
+    """Autocast matrix products to bfloat16."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the saved weights."""
+    eval_prompts: int = Field(256, ge=1)
+    """Held-out prompts judged at the end, at least 1."""
+    max_completion_tokens: int = Field(128, ge=1)
+    """Length limit of a judged completion, at least 1."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.pretrain_steps >= self.steps:
+            raise ValueError(
+                f"pretrain_steps = {self.pretrain_steps}: leaves nothing of steps = {self.steps}; lower it"
+            )
+        if isinstance(self.task, DatasetTaskConfig) and self.demonstrations is None:
+            raise ValueError("demonstrations = None: a dataset task has no solver; give a JSONL of prompt and solution")
+        if self.model is None and not isinstance(self.task, (ArithmeticTaskConfig, CountdownTaskConfig)):
+            raise ValueError("model = None: only the synthetic tasks know an alphabet; name a model to start from")
+        return self
+
+
+def load_sft(path: str | Path, flags: Sequence[str] = ()) -> SftConfig:
+    """The warm start of a file under flags."""
+    return validate(SftConfig, merge(read_toml(path), parse_flags(flags)))

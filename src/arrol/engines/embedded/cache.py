@@ -1,0 +1,97 @@
+"""Which rollout lives in which row: a static key-value cache whose rows have lengths of their own.
+
+Layout: per layer one tensor of keys and one of values, ``[S, H, W, K]``, allocated once for ``max_rows`` and the longest rollout and
+reused by later calls. Rows ``0 .. num_live - 1`` are live, the rest is free; row s holds tokens ``0 .. length_S[s] - 1`` at columns of the
+same numbers, whatever its siblings do, so no padding exists and no position is shifted.
+
+* ``fan_out``  a prompt's keys and values, computed once, are copied into the rows of its rollouts.
+* ``compact``  rows that ended leave holes; the last live rows move into them, bit for bit, and nothing else is touched.
+
+To transformers it is a ``Cache``: in decoding, ``update`` writes one token per live row at the row's own length and hands back the
+live part; in a prefill it keeps what it is given. Legend: ``S`` rows, ``H`` key-value heads, ``W`` columns, ``K`` head size, ``P`` prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Cache
+
+
+class PromptCache(Cache):
+    """Keys and values of right-padded prompts, per layer ``[P, H, W, K]``; causal attention never looks at the padding."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert layer_idx == len(self.keys), "layers are prefilled in order, once"
+        self.keys.append(key_states)
+        self.values.append(value_states)
+        return key_states, value_states
+
+
+class RowCache(Cache):
+    """See the module."""
+
+    def __init__(self, config: Any, max_rows: int, max_width: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(layers=[])
+        heads = int(config.num_key_value_heads)
+        size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        shape = (max_rows, heads, max_width, size)
+        layers = range(int(config.num_hidden_layers))
+        self._keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self._values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.max_rows, self.max_width = max_rows, max_width
+        self.num_live = 0
+        self.length_S = torch.zeros(max_rows, dtype=torch.long, device=device)
+        """Tokens held by each row."""
+        self._rows = torch.arange(max_rows, device=device)
+        self._width = 0
+
+    def clear(self) -> None:
+        """Every row is free again; contents are left, since lengths hide them."""
+        self.num_live = 0
+
+    def fan_out(self, prompts: PromptCache, prompt: int, num_tokens: int, rows: slice) -> None:
+        """Copy one prefilled prompt into fresh rows, which must follow the live ones."""
+        assert rows.start == self.num_live and rows.stop <= self.max_rows, (rows, self.num_live, self.max_rows)
+        for layer in range(len(self._keys)):
+            self._keys[layer][rows, :, :num_tokens] = prompts.keys[layer][prompt, :, :num_tokens]
+            self._values[layer][rows, :, :num_tokens] = prompts.values[layer][prompt, :, :num_tokens]
+        self.length_S[rows] = num_tokens
+        self.num_live = rows.stop
+
+    def compact(self, sources: torch.Tensor, holes: torch.Tensor, num_live: int, width: int) -> None:
+        """Move row ``sources[i]`` to ``holes[i]``; afterwards ``num_live`` rows are live. ``width`` covers every moved row."""
+        for tensor in (*self._keys, *self._values):
+            tensor[holes, :, :width] = tensor[sources, :, :width]
+        self.length_S[holes] = self.length_S[sources]
+        self.num_live = num_live
+
+    def begin_step(self, width: int) -> torch.Tensor:
+        """Announce a decode step of all live rows; returns its attention mask, bool ``[S, 1, 1, width]``.
+
+        ``width`` is one more than the longest live row: the new token takes the column after the last.
+        """
+        self._width = width
+        columns = self._rows.new_tensor(range(width)) if width > self.max_rows else self._rows[:width]
+        return (columns[None, :] <= self.length_S[: self.num_live, None])[:, None, None, :]
+
+    def end_step(self) -> None:
+        """The fed tokens now belong to their rows."""
+        self.length_S[: self.num_live] += 1
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        live, rows = self.num_live, self._rows[: self.num_live]
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys[rows, :, self.length_S[:live]] = key_states[:, :, 0]
+        values[rows, :, self.length_S[:live]] = value_states[:, :, 0]
+        return keys[:live, :, : self._width], values[:live, :, : self._width]

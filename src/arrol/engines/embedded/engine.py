@@ -1,0 +1,363 @@
+"""Prefill once per prompt, fan out, decode, probe, stop, refill. No other subject.
+
+One decode step feeds the last token of every live row and gives its hidden state. In this order: rows that have now been fed
+``probe_tokens`` completion tokens are shown to the controller and the rows it stops leave, with exactly that many tokens; the
+others get their next token; rows that ended leave; holes are closed and waiting rollouts take the free rows.
+
+The completion of a stopped rollout thus has ``probe_tokens`` tokens, unless it waited for siblings (then more, the ledger calls them wasted).
+A rollout that ends at or before the probe is never shown. The engine knows no rule and no quality: it computes features and obeys.
+Legend: ``S`` rows, ``C`` candidates, ``D`` hidden size, ``V`` vocabulary, ``M`` most completion tokens, ``P`` prompts, ``T`` prompt tokens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from arrol.configs.run import EngineConfig
+from arrol.engines.embedded.cache import PromptCache, RowCache
+from arrol.engines.embedded.sampling import sample, token_uniforms
+from arrol.errors import ModelError
+from arrol.protocols import Controller
+from arrol.quality.features import FeatureLayout
+from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
+
+
+class EmbeddedEngine:
+    """Generates with a Hugging Face causal language model in this process. Implements :class:`arrol.protocols.Engine`."""
+
+    def __init__(self, model: Any, config: EngineConfig, layout: FeatureLayout | None = None) -> None:
+        self._config, self._layout = config, layout
+        self._dtype = getattr(torch, config.dtype)
+        self._source = model
+        self._model = model if model.dtype == self._dtype else _copy_of(model, self._dtype)
+        self._cache: RowCache | None = None
+        self.device = next(model.parameters()).device
+        _check_decoder(self._model)
+
+    def sync_weights(self) -> None:
+        """Take over the learner's weights; free when both are the same object."""
+        if self._model is self._source:
+            return
+        with torch.no_grad():
+            for ours, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
+                ours.copy_(theirs)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        requests: Sequence[GroupRequest],
+        params: SamplingParams,
+        *,
+        seed: int,
+        controller: Controller | None = None,
+    ) -> list[list[Completion]]:
+        """See :class:`arrol.protocols.Engine`; prompts must not be empty."""
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            batch = _Batch(self, requests, params, seed, controller)
+            while batch.has_work:
+                batch.advance()
+            return batch.completions()
+        finally:
+            self._model.train(was_training)
+
+    def rows_for(self, num_rollouts: int, width: int) -> RowCache:
+        """A cache that is large enough, kept for the next call."""
+        rows = min(self._config.max_rows, num_rollouts)
+        if self._cache is None or self._cache.max_rows < rows or self._cache.max_width < width:
+            self._cache = None  # free the old one first
+            self._cache = RowCache(self._model.config, rows, width, device=self.device, dtype=self._dtype)
+        self._cache.clear()
+        return self._cache
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], PromptCache, torch.Tensor]]:
+        """Chunks of prompts: their numbers, keys and values, and logits ``[P, V]`` behind the last token of each."""
+        waiting = deque(range(len(prompts)))
+        while waiting:
+            chunk, longest = [waiting.popleft()], 0
+            longest = len(prompts[chunk[0]])
+            while waiting:
+                longer = max(longest, len(prompts[waiting[0]]))
+                if longer * (len(chunk) + 1) > self._config.prefill_tokens:
+                    break
+                longest = longer
+                chunk.append(waiting.popleft())
+            yield chunk, *self._prefill_chunk([prompts[number] for number in chunk], longest)
+
+    def _prefill_chunk(self, prompts: Sequence[Sequence[int]], longest: int) -> tuple[PromptCache, torch.Tensor]:
+        ids_PT = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids_PT[row, : len(prompt)] = torch.tensor(prompt)
+        cache, columns = PromptCache(), torch.arange(longest, device=self.device)
+        hidden = self.decoder(
+            ids_PT.to(self.device), columns[None, :], (columns[None, :] <= columns[:, None])[None, None], cache
+        )
+        last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
+        return cache, self.logits(hidden[torch.arange(len(prompts), device=self.device), last])
+
+    def decoder(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
+        """Hidden states after the final norm."""
+        return self._model.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+
+    def logits(self, hidden_SD: torch.Tensor) -> torch.Tensor:
+        return self._model.get_output_embeddings()(hidden_SD)
+
+    @property
+    def layout(self) -> FeatureLayout | None:
+        return self._layout
+
+
+@dataclass
+class _Row:
+    """A rollout while it lives in a row."""
+
+    rollout_id: RolloutId
+    request: int
+    num_prompt: int
+    num_completion: int = 0
+    features_at: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class _Batch:
+    """The state of one ``generate`` call. Device tensors are indexed by row; ``rows[s]`` says who lives there."""
+
+    def __init__(
+        self,
+        engine: EmbeddedEngine,
+        requests: Sequence[GroupRequest],
+        params: SamplingParams,
+        seed: int,
+        controller: Controller | None,
+    ) -> None:
+        self.engine, self.requests, self.params, self.seed, self.controller = engine, requests, params, seed, controller
+        self.probes = controller.probe_tokens if controller else ()
+        if self.probes and engine.layout is None:
+            raise ModelError(
+                "engine.layout = None: a controller that looks at rollouts needs the layout of their features"
+            )
+        widest = max((len(request.prompt.token_ids) for request in requests), default=1) + params.max_completion_tokens
+        self.cache = engine.rows_for(sum(request.size for request in requests), widest)
+        self.rows: list[_Row] = []
+        self.done: dict[RolloutId, Completion] = {}
+        self.steps = 0
+        self._queue = deque((number, i) for number, request in enumerate(requests) for i in range(request.size))
+        self._prefilled: dict[int, tuple[PromptCache, int, torch.Tensor]] = {}
+        self._chunks = engine.prefill([request.prompt.token_ids for request in requests])
+        self._stop_ids = torch.tensor(params.stop_token_ids, dtype=torch.long, device=engine.device)
+        for request in requests:
+            if controller:
+                controller.open(request.step, request.group, request.size, request.success_rate)
+        self._allocate(self.cache.max_rows, params.max_completion_tokens, engine.device)
+
+    def _allocate(self, rows: int, most: int, device: torch.device) -> None:
+        floats: dict[str, Any] = {"dtype": torch.float32, "device": device}
+        self.token_S = torch.zeros(rows, dtype=torch.long, device=device)
+        self.tokens_SM = torch.zeros(rows, most, dtype=torch.long, device=device)
+        self.logprobs_SM = torch.zeros(rows, most, **floats)
+        self.uniforms_SM = torch.zeros(rows, most, dtype=torch.float64, device=device)
+        self.count_S = torch.zeros(rows, dtype=torch.long, device=device)
+        self.bad_S = torch.zeros(rows, dtype=torch.bool, device=device)
+        size = self.engine.layout.hidden_size if self.probes and self.engine.layout else 0
+        self.hidden_sum_SD = torch.zeros(rows, size, **floats)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._queue or self.rows)
+
+    def completions(self) -> list[list[Completion]]:
+        return [[self.done[rollout_id] for rollout_id in request.rollout_ids] for request in self.requests]
+
+    def advance(self) -> None:
+        """Fill free rows, then one decode step."""
+        self._refill()
+        if not self.rows:
+            return
+        self.steps += 1
+        hidden_SD = self._feed()
+        if self.probes:
+            hidden_SD = self._probe(hidden_SD)
+        if self.rows:
+            self._extend(slice(0, len(self.rows)), self.engine.logits(hidden_SD))
+            self._collect()
+        if self.controller and self.probes:
+            self._remove(dict.fromkeys(self.controller.tick(float(self.steps)), FinishReason.PRUNED))
+
+    def _refill(self) -> None:
+        """Waiting rollouts take the free rows; siblings follow each other, so a prompt is prefilled shortly before."""
+        first = len(self.rows)
+        while self._queue and len(self.rows) < self.cache.max_rows:
+            number = self._queue[0][0]
+            while number not in self._prefilled:
+                chunk, prompts, logits_PV = next(self._chunks)
+                self._prefilled |= {n: (prompts, place, logits_PV[place]) for place, n in enumerate(chunk)}
+            start = len(self.rows)
+            while self._queue and self._queue[0][0] == number and len(self.rows) < self.cache.max_rows:
+                self._start(*self._queue.popleft())
+            prompts, place, logits_V = self._prefilled[number]
+            rows = slice(start, len(self.rows))
+            self.cache.fan_out(prompts, place, self.rows[start].num_prompt, rows)
+            self._extend(rows, logits_V.expand(rows.stop - rows.start, -1))
+            if not self._queue or self._queue[0][0] != number:
+                del self._prefilled[number]
+        if len(self.rows) > first:
+            self._collect()
+
+    def _start(self, number: int, index: int) -> None:
+        request, row = self.requests[number], len(self.rows)
+        rollout_id = RolloutId(request.step, request.group, index)
+        self.rows.append(_Row(rollout_id, number, len(request.prompt.token_ids)))
+        uniforms = token_uniforms(self.seed, rollout_id, self.params.max_completion_tokens)
+        self.uniforms_SM[row] = torch.from_numpy(uniforms).to(self.uniforms_SM.device)
+        self.hidden_sum_SD[row] = 0.0
+        self.count_S[row] = 0
+        self.bad_S[row] = False
+
+    def _feed(self) -> torch.Tensor:
+        """Hidden state ``[S, D]`` of the last token of every live row."""
+        live = len(self.rows)
+        width = max(row.num_prompt + row.num_completion for row in self.rows)
+        mask = self.cache.begin_step(width)
+        positions_S1 = self.cache.length_S[:live, None]
+        hidden_SD = self.engine.decoder(self.token_S[:live, None], positions_S1, mask, self.cache)[:, -1]
+        self.cache.end_step()
+        return hidden_SD
+
+    def _extend(self, rows: slice, logits_SV: torch.Tensor) -> None:
+        """Sample the next token of these rows."""
+        count_S1 = self.count_S[rows, None]
+        uniform_S = self.uniforms_SM[rows].gather(1, count_S1).squeeze(1)
+        finite_S = torch.isfinite(logits_SV).all(-1)
+        logits_SV = torch.where(
+            finite_S[:, None], logits_SV, torch.zeros((), device=logits_SV.device, dtype=logits_SV.dtype)
+        )
+        token_S, logprob_S = sample(logits_SV, uniform_S, self.params)
+        self.bad_S[rows] |= ~finite_S
+        self.token_S[rows] = token_S
+        self.tokens_SM[rows] = self.tokens_SM[rows].scatter(1, count_S1, token_S[:, None])
+        self.logprobs_SM[rows] = self.logprobs_SM[rows].scatter(1, count_S1, logprob_S[:, None])
+        self.count_S[rows] += 1
+        for row in self.rows[rows]:
+            row.num_completion += 1
+
+    def _collect(self) -> None:
+        """Take out the rows that ended by themselves, and those that their end condemns."""
+        live = len(self.rows)
+        stopped = torch.isin(self.token_S[:live], self._stop_ids).cpu().numpy()
+        bad = self.bad_S[:live].cpu().numpy()
+        ended: dict[RolloutId, FinishReason] = {}
+        for s, row in enumerate(self.rows):
+            if bad[s]:
+                ended[row.rollout_id] = FinishReason.ERROR
+            elif stopped[s]:
+                ended[row.rollout_id] = FinishReason.STOP
+            elif row.num_completion >= self.params.max_completion_tokens:
+                ended[row.rollout_id] = FinishReason.LENGTH
+        if not ended:
+            return
+        if self.controller and self.probes:
+            ended |= dict.fromkeys(self.controller.finished(list(ended)), FinishReason.PRUNED)
+        self._remove(ended)
+
+    def _probe(self, hidden_SD: torch.Tensor) -> torch.Tensor:
+        """Show rows at a probe to the controller, take out those it stops; returns the others' hidden states."""
+        live = len(self.rows)
+        self.hidden_sum_SD[:live] += hidden_SD.float()
+        events: list[ProbeEvent] = []
+        for probe, length in enumerate(self.probes):
+            due = [s for s, row in enumerate(self.rows) if row.num_completion == length]
+            if due:
+                events += self._events(probe, length, due, hidden_SD)
+        if not events:
+            return hidden_SD
+        assert self.controller is not None
+        stops = self.controller.probed(events)
+        return self._remove(dict.fromkeys(stops, FinishReason.PRUNED), hidden_SD)
+
+    def _events(self, probe: int, length: int, due: list[int], hidden_SD: torch.Tensor) -> list[ProbeEvent]:
+        assert self.engine.layout is not None
+        rows_C = torch.tensor(due, device=hidden_SD.device)
+        logprobs_CL = self.logprobs_SM[rows_C, :length]
+        statistics_C3 = torch.stack([logprobs_CL.sum(1), logprobs_CL.amin(1), logprobs_CL.mean(1)], 1).cpu().numpy()
+        last_CD = hidden_SD[rows_C].float().cpu().numpy()
+        mean_CD = (self.hidden_sum_SD[rows_C] / length).cpu().numpy()
+        features_CF = self.engine.layout.assemble(last_CD, mean_CD, statistics_C3)
+        for place, s in enumerate(due):
+            self.rows[s].features_at[length] = features_CF[place]
+        return [
+            ProbeEvent(self.rows[s].rollout_id, probe, features_CF[place], None, float(statistics_C3[place, 2]))
+            for place, s in enumerate(due)
+        ]
+
+    def _remove(self, ended: dict[RolloutId, FinishReason], hidden_SD: torch.Tensor | None = None) -> Any:
+        """Hand out completions, close the holes with the last rows; ``hidden_SD`` is compacted alike and returned."""
+        gone = [s for s, row in enumerate(self.rows) if row.rollout_id in ended]
+        if not gone:
+            return hidden_SD
+        tokens = self.tokens_SM[gone].cpu().numpy()
+        logprobs = self.logprobs_SM[gone].cpu().numpy()
+        for place, s in enumerate(gone):
+            row, length = self.rows[s], self.rows[s].num_completion
+            self.done[row.rollout_id] = Completion(
+                tuple(tokens[place, :length].tolist()),
+                logprobs[place, :length].copy(),
+                ended[row.rollout_id],
+                row.features_at,
+            )
+        return self._close_holes(gone, hidden_SD)
+
+    def _close_holes(self, gone: list[int], hidden_SD: torch.Tensor | None) -> torch.Tensor | None:
+        live, num_left = len(self.rows), len(self.rows) - len(gone)
+        lost = set(gone)
+        holes = [s for s in gone if s < num_left]
+        sources = [s for s in range(num_left, live) if s not in lost]
+        if holes:
+            width = max(self.rows[s].num_prompt + self.rows[s].num_completion for s in sources)
+            holes_t = torch.tensor(holes, device=self.token_S.device)
+            sources_t = torch.tensor(sources, device=self.token_S.device)
+            self.cache.compact(sources_t, holes_t, num_left, min(width, self.cache.max_width))
+            for name in ("token_S", "tokens_SM", "logprobs_SM", "uniforms_SM", "count_S", "bad_S", "hidden_sum_SD"):
+                tensor = getattr(self, name)
+                tensor[holes_t] = tensor[sources_t]
+            if hidden_SD is not None:
+                hidden_SD[holes_t] = hidden_SD[sources_t]
+            for hole, source in zip(holes, sources, strict=True):
+                self.rows[hole] = self.rows[source]
+        self.cache.num_live = num_left
+        del self.rows[num_left:]
+        return None if hidden_SD is None else hidden_SD[:num_left]
+
+
+def _copy_of(model: Any, dtype: torch.dtype) -> Any:
+    """A second model of another precision with the same weights, never trained."""
+    twin = type(model)(model.config).to(device=next(model.parameters()).device, dtype=dtype)
+    twin.load_state_dict(model.state_dict())
+    return twin.eval().requires_grad_(False)
+
+
+def _check_decoder(model: Any) -> None:
+    """Refuse models whose logits are more than the output embedding of the last hidden state, or whose layers look back less far."""
+    vocabulary = int(model.config.vocab_size)
+    device = next(model.parameters()).device
+    ids = torch.arange(min(8, vocabulary), device=device)[None] % vocabulary
+    with torch.inference_mode():
+        whole = model(input_ids=ids).logits.float()
+        parts = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state).float()
+    layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if layers != {"full_attention"}:
+        raise ModelError(
+            f"model.layer_types = {sorted(layers)}: the embedded engine keeps full attention only; choose another model"
+        )
+    if not torch.allclose(whole, parts, rtol=1e-2, atol=1e-2, equal_nan=True):
+        raise ModelError(
+            f"model = {type(model).__name__}: its logits are not the output embedding of the last hidden state; "
+            "the tested architectures are Qwen3 and Llama"
+        )

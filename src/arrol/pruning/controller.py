@@ -1,0 +1,294 @@
+"""Events in, ids to stop out: the one object that every host drives. Numpy only; it knows no engine, no clock, no model.
+
+Life of a candidate: an engine reports that it reached a probe; the estimator turns features into quality; it waits for its
+siblings where the draw is an exact count (or the rule looks at the whole batch), else it is drawn at once; it is stopped or runs on.
+
+Promises, each a property test: the same (rollout, probe) twice counts once; order of arrival changes no draw unless a deadline passed,
+which is recorded; rollouts that end before a probe, or while they wait, are not candidates there; the floor of survivors is
+set before the draw, so ``survival`` is exact; an absent or NaN score means keep; warm-up keeps everything; over several probes conditional
+probabilities multiply and ``min_survival`` bounds the product.
+
+Deviations: events come in lists (one estimator call per decode step, and the whole step crosses together), and the deadline is in
+whatever unit the host ticks with: decode steps in the embedded engine, so that a run repeats; seconds in servers.
+
+Legend: ``C`` candidates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
+from arrol.protocols import Estimator
+from arrol.pruning.draws import PRUNING_STREAM, bernoulli, systematic
+from arrol.pruning.survival import RULES, Candidates, conditional_survival, lift_to_floor
+from arrol.types import ProbeEvent, PruningDecision, Reason, RolloutId, State
+
+RECENT_SIZE = 1024
+"""Candidates remembered per probe as the population behind buffer-level constants."""
+MIN_RECENT = 32
+"""With fewer remembered, a draw without siblings is uniform."""
+
+
+@dataclass
+class _Waiting:
+    """A candidate between its probe and its draw."""
+
+    rollout_id: RolloutId
+    score: float
+    quality: float
+    confidence: float
+    since: float
+    version: int
+
+
+@dataclass
+class _Group:
+    """What the controller knows about the rollouts of one prompt."""
+
+    size: int
+    success_rate: float | None
+    ended: set[int] = field(default_factory=set)
+    stopped: set[int] = field(default_factory=set)
+    reached: dict[int, int] = field(default_factory=dict)
+    """Rollout -> probes it has reached."""
+    waiting: dict[int, _Waiting] = field(default_factory=dict)
+    survival: dict[int, float] = field(default_factory=dict)
+    decisions: dict[int, PruningDecision] = field(default_factory=dict)
+
+    @property
+    def num_alive(self) -> int:
+        return self.size - len(self.stopped)
+
+    def is_past(self, probe: int) -> bool:
+        """Nobody is still on the way to this probe."""
+        return all(i in self.ended or i in self.stopped or self.reached.get(i, 0) > probe for i in range(self.size))
+
+
+class PruningController:
+    """Implements :class:`arrol.protocols.Controller`; see the module for its promises."""
+
+    def __init__(self, config: PruningBase, estimator: Estimator, *, seed: int) -> None:
+        self._config, self._estimator, self._seed = config, estimator, seed
+        self._groups: dict[tuple[int, int], _Group] = {}
+        count = len(config.probe_tokens)
+        self._recent_quality = [deque[float](maxlen=RECENT_SIZE) for _ in range(count)]
+        self._recent_confidence = [deque[float](maxlen=RECENT_SIZE) for _ in range(count)]
+        self._now = 0.0
+        self._reasons: Counter[str] = Counter()
+        self._num_candidates = 0
+        self._num_kept = 0
+
+    @property
+    def probe_tokens(self) -> tuple[int, ...]:
+        idle = isinstance(self._config, NeverRule) and not self._config.observe
+        return () if idle else self._config.probe_tokens
+
+    def open(self, step: int, group: int, size: int, success_rate: float | None = None) -> None:
+        """Announce a group before its first rollout starts. Groups of earlier steps are forgotten."""
+        for old in [key for key in self._groups if key[0] != step]:
+            del self._groups[old]
+        self._groups[step, group] = _Group(size, success_rate)
+
+    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
+        """Rollouts have reached a probe; returns the ids to stop now."""
+        fresh = [event for event in events if self._is_fresh(event)]
+        for event, score, quality in zip(fresh, *self._judge(fresh), strict=True):
+            group, index = self._groups[event.rollout_id[:2]], event.rollout_id.index
+            group.reached[index] = event.probe + 1
+            group.waiting[index] = _Waiting(
+                event.rollout_id, float(score), float(quality), event.confidence, self._now, self._estimator.version
+            )
+            if np.isfinite(quality):
+                self._recent_quality[event.probe].append(float(quality))
+            self._recent_confidence[event.probe].append(event.confidence)
+        return self._decide_what_is_due({event.rollout_id[:2] for event in fresh})
+
+    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        """Rollouts have ended by themselves; that may complete a barrier of their siblings."""
+        touched = set()
+        for rollout_id in rollout_ids:
+            group = self._groups.get(rollout_id[:2])
+            if group is None or rollout_id.index in group.stopped:
+                continue
+            group.ended.add(rollout_id.index)
+            group.waiting.pop(rollout_id.index, None)
+            touched.add(rollout_id[:2])
+        return self._decide_what_is_due(touched)
+
+    def tick(self, now: float) -> list[RolloutId]:
+        """Time passes; candidates that waited too long are drawn alone."""
+        self._now = now
+        stops: list[RolloutId] = []
+        for group in self._groups.values():
+            late = [w for w in group.waiting.values() if now - w.since >= self._config.barrier_timeout]
+            for probe in sorted({group.reached[w.rollout_id.index] - 1 for w in late}):
+                pool = [w for w in late if group.reached[w.rollout_id.index] - 1 == probe]
+                stops += self._draw(pool, probe, siblings_known=False, reason=Reason.DEADLINE)
+        return stops
+
+    def decisions(self, step: int, group: int) -> list[PruningDecision]:
+        """The last decision about each candidate of a group, by rollout index."""
+        return [decision for _, decision in sorted(self._groups[step, group].decisions.items())]
+
+    def save(self) -> State:
+        """Buffers only: groups never outlive a step, and draws are keyed."""
+        return {
+            "recent_quality": [list(recent) for recent in self._recent_quality],
+            "recent_confidence": [list(recent) for recent in self._recent_confidence],
+        }
+
+    def load(self, state: State) -> None:
+        for name, buffers in (("recent_quality", self._recent_quality), ("recent_confidence", self._recent_confidence)):
+            for buffer, values in zip(buffers, cast(list[list[float]], state[name]), strict=True):
+                buffer.clear()
+                buffer.extend(values)
+
+    def metrics(self) -> dict[str, float]:
+        """Counts since the last call."""
+        total = self._num_candidates
+        values = {"pruning/candidates": float(total), "pruning/kept_frac": self._num_kept / total if total else 1.0}
+        values |= {
+            f"pruning/reason/{reason}": float(self._reasons[reason]) for reason in Reason if self._reasons[reason]
+        }
+        self._reasons.clear()
+        self._num_candidates = self._num_kept = 0
+        return values
+
+    def _is_fresh(self, event: ProbeEvent) -> bool:
+        """False for a probe that was seen before (a preempted request is scored again) or that nobody awaits."""
+        group = self._groups.get(event.rollout_id[:2])
+        index = event.rollout_id.index
+        if group is None or index in group.stopped or index in group.ended:
+            return False
+        return event.probe >= group.reached.get(index, 0)
+
+    def _judge(self, events: list[ProbeEvent]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and qualities; NaN where there is nothing to judge by."""
+        score_C, quality_C = np.full(len(events), np.nan), np.full(len(events), np.nan)
+        for probe in sorted({event.probe for event in events}):
+            rows = [i for i, event in enumerate(events) if event.probe == probe]
+            for i in rows:
+                score = events[i].score
+                score_C[i] = np.nan if score is None else score
+            featured = [i for i in rows if events[i].score is None and events[i].features_F is not None]
+            if featured:
+                features_CF = np.stack([cast(np.ndarray, events[i].features_F) for i in featured])
+                score_C[featured] = self._estimator.scores(features_CF, probe)
+            known = [i for i in rows if np.isfinite(score_C[i])]
+            if known:
+                quality_C[known] = self._estimator.quality(score_C[known], probe)
+        return score_C, quality_C
+
+    def _decide_what_is_due(self, touched: set[tuple[int, int]]) -> list[RolloutId]:
+        """Draw every pool whose barrier is complete."""
+        stops: list[RolloutId] = []
+        whole_batch = isinstance(self._config, NeymanRule) and self._config.scope == "batch"
+        waits = self._config.draw == "systematic"
+        for probe in range(len(self._config.probe_tokens)):
+            pools = [list(self._groups)] if whole_batch and waits and touched else [[key] for key in sorted(touched)]
+            for keys in pools:
+                if waits and not all(self._groups[key].is_past(probe) for key in keys):
+                    continue
+                pool = [w for key in sorted(keys) for w in self._at(self._groups[key], probe)]
+                if pool:
+                    stops += self._draw(pool, probe, siblings_known=waits, reason=Reason.DRAW)
+        return stops
+
+    def _at(self, group: _Group, probe: int) -> list[_Waiting]:
+        return [w for i, w in sorted(group.waiting.items()) if group.reached[i] == probe + 1]
+
+    def _draw(self, pool: list[_Waiting], probe: int, *, siblings_known: bool, reason: Reason) -> list[RolloutId]:
+        """Decide a pool of waiting candidates, in the order of their ids."""
+        if isinstance(self._config, (NeverRule, OracleRule)):
+            return self._keep_all(pool, probe, Reason.RULE_NEVER)
+        if pool[0].rollout_id.step <= self._config.warmup_steps:  # steps count from 1
+            return self._keep_all(pool, probe, Reason.WARMUP)
+        stops = self._keep_all([w for w in pool if not np.isfinite(w.quality)], probe, Reason.NO_SCORE)
+        pool = [w for w in pool if np.isfinite(w.quality)]
+        if not pool:
+            return stops
+        factor_C = self._factors(pool, probe, siblings_known)
+        if siblings_known:
+            return stops + self._draw_exactly(pool, probe, factor_C, reason)
+        return stops + self._draw_alone(pool, probe, factor_C, reason)
+
+    def _factors(self, pool: list[_Waiting], probe: int, siblings_known: bool) -> np.ndarray:
+        """Probability of passing this probe, given survival so far."""
+        groups = [self._groups[w.rollout_id[:2]] for w in pool]
+        candidates = Candidates(
+            quality_C=np.array([w.quality for w in pool]),
+            group_C=np.array([w.rollout_id.group for w in pool]),
+            siblings_known=siblings_known,
+            history_C=np.array([np.nan if g.success_rate is None else g.success_rate for g in groups]),
+            confidence_C=np.array([w.confidence for w in pool]),
+            recent_quality_B=np.array(self._recent_quality[probe]),
+            recent_confidence_B=np.array(self._recent_confidence[probe]),
+        )
+        keep = self._config.cumulative_keep
+        too_few = not siblings_known and len(self._recent_quality[probe]) < MIN_RECENT
+        target_C = RULES["uniform" if too_few else self._rule](candidates, self._config, keep[probe])
+        if probe == 0:
+            return target_C
+        previous_C = np.array([g.survival.get(w.rollout_id.index, 1.0) for g, w in zip(groups, pool, strict=True)])
+        return conditional_survival(target_C, previous_C, keep[probe] / keep[probe - 1], self._config.min_survival)
+
+    @property
+    def _rule(self) -> str:
+        return str(getattr(self._config, "rule"))  # noqa: B009  every variant of the union has it, the base does not
+
+    def _draw_exactly(self, pool: list[_Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
+        """One systematic draw per group, after lifting groups that would fall below the floor."""
+        group_C = np.array([w.rollout_id.group for w in pool])
+        step = pool[0].rollout_id.step
+        counts = Counter(int(g) for g in group_C)
+        needed = {
+            group: max(0, self._config.min_survivors - (self._groups[step, group].num_alive - count))
+            for group, count in counts.items()
+        }
+        factor_C = lift_to_floor(factor_C, group_C, needed, self._config.min_survival)
+        stops: list[RolloutId] = []
+        for group in sorted(counts):
+            rows = np.flatnonzero(group_C == group)
+            kept = systematic(factor_C[rows], [self._seed, PRUNING_STREAM, step, group, probe])
+            for row, keep in zip(rows, kept, strict=True):
+                stops += self._settle(pool[row], probe, float(factor_C[row]), bool(keep), reason)
+        return stops
+
+    def _draw_alone(self, pool: list[_Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
+        """Independent draws; whoever could be the one too many is kept with certainty."""
+        kept_C = bernoulli(factor_C, [w.rollout_id for w in pool], seed=self._seed, probe=probe)
+        stops: list[RolloutId] = []
+        for waiting, factor, keep in zip(pool, factor_C, kept_C, strict=True):
+            if self._groups[waiting.rollout_id[:2]].num_alive <= self._config.min_survivors:
+                stops += self._settle(waiting, probe, 1.0, True, Reason.FLOOR)
+            else:
+                stops += self._settle(waiting, probe, float(factor), bool(keep), reason)
+        return stops
+
+    def _keep_all(self, pool: list[_Waiting], probe: int, reason: Reason) -> list[RolloutId]:
+        for waiting in pool:
+            self._settle(waiting, probe, 1.0, True, reason)
+        return []
+
+    def _settle(self, waiting: _Waiting, probe: int, factor: float, keep: bool, reason: Reason) -> list[RolloutId]:
+        """Record one decision; returns the id if it is to be stopped."""
+        rollout_id, group = waiting.rollout_id, self._groups[waiting.rollout_id[:2]]
+        index = rollout_id.index
+        group.waiting.pop(index, None)
+        group.survival[index] = group.survival.get(index, 1.0) * factor
+        group.decisions[index] = PruningDecision(
+            rollout_id, probe, keep, group.survival[index], reason, waiting.score, waiting.quality, waiting.version
+        )
+        self._num_candidates += 1
+        self._num_kept += keep
+        self._reasons[reason] += 1
+        if keep:
+            return []
+        group.stopped.add(index)
+        return [rollout_id]

@@ -1,0 +1,275 @@
+"""The rows a run leaves behind: flat, one JSON object per line, tagged by ``kind``.
+
+Conventions:
+
+* Training steps count from 1; step 0 is the state before training (an ``EvalRecord`` may stand there).
+* ``segment`` counts the processes that wrote a run: 0 for the first, one more after each resume.
+* A ``float`` that is not finite is written as ``null`` and read as NaN; ``None`` is for fields that may be absent.
+* Metric keys are paths with the unit last (``docs/metrics.md``). ``time/step_s`` is a training step without evaluation,
+  ``time/eval_s`` stands beside it.
+
+Decoding is strict: an unknown kind, a missing field, an unknown field or a wrong type is a ``DataError`` naming it.
+
+Worked example (executed by the tests)::
+
+    >>> record = EvalRecord(step=0, accuracy=0.25, low=0.1, high=0.5, num_prompts=8, samples_per_prompt=1)
+    >>> row = encode(record)
+    >>> row["kind"], row["accuracy"], decode(row) == record
+    ('eval', 0.25, True)
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, ClassVar, get_type_hints
+
+from arrol.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Who made the rows that follow, from what, with what."""
+
+    kind: ClassVar[str] = "run"
+    run_id: str
+    """The same in every segment of a run."""
+    name: str
+    arm: str
+    """What is compared: runs of one arm differ in their seed only."""
+    seed: int
+    command: str
+    """``arrol ...``, without paths of the machine."""
+    commit: str
+    """Of the code that ran; ``unknown`` outside a checkout."""
+    dirty: bool
+    """Tracked files differed from the commit, or the commit is unknown."""
+    versions: dict[str, str]
+    device: str
+    """CPU model, cores, memory and GPU, in words."""
+    config: dict[str, Any]
+    """Resolved: every field, defaults included."""
+    started_at: str
+    """UTC, ISO 8601."""
+    segment: int = 0
+    resume_step: int | None = None
+    """Step of the checkpoint this segment continues from; None: found from its first row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What one training step measured."""
+
+    kind: ClassVar[str] = "step"
+    step: int
+    segment: int = 0
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecord:
+    """Accuracy on held-out prompts after ``step`` training steps."""
+
+    kind: ClassVar[str] = "eval"
+    step: int
+    segment: int = 0
+    accuracy: float
+    """Mean reward over prompts and samples, in [0, 1]."""
+    low: float
+    """Lower end of its 95% interval."""
+    high: float
+    num_prompts: int
+    samples_per_prompt: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutRecord:
+    """One rollout: how it ended and what was decided about it."""
+
+    kind: ClassVar[str] = "rollout"
+    step: int
+    segment: int = 0
+    group: int
+    index: int
+    prompt_key: str
+    level: int
+    """Difficulty grade of the prompt, 0 where unknown."""
+    finish_reason: str
+    completion_tokens: int
+    reward: float | None
+    """None when it was not verified."""
+    score: float
+    """NaN when it was not scored; so is ``quality``."""
+    quality: float
+    survival: float
+    """In (0, 1]; 1 for a rollout that was never a candidate."""
+    reason: str
+    """Of the last decision; empty for a rollout that was never a candidate."""
+    keep: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndRecord:
+    """How a segment ended; its absence means that it was killed, or still runs."""
+
+    kind: ClassVar[str] = "end"
+    step: int
+    """Last step that was completed."""
+    segment: int = 0
+    outcome: str
+    """``finished``, ``stopped`` (by a signal) or ``failed``."""
+    message: str = ""
+    """One line, when it failed."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Sums over the run, under the metric keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRecord:
+    """One speed measurement beside its rival and its limit; a ``RunRecord`` in the same file says where and when."""
+
+    kind: ClassVar[str] = "bench"
+    benchmark: str
+    variant: str
+    unit: str
+    median: float
+    p20: float
+    p80: float
+    repeats: int
+    ratio_to: str = ""
+    """Variant that ``ratio`` divides by; empty when none."""
+    ratio: float = math.nan
+    limit: float = math.nan
+    """What the arithmetic, the bytes or the token counts allow, in ``unit``."""
+    gap: float = math.nan
+    """``median`` over ``limit``."""
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+Record = RunRecord | StepRecord | EvalRecord | RolloutRecord | EndRecord | BenchRecord
+
+RECORD_TYPES: dict[str, type[Record]] = {
+    record_type.kind: record_type
+    for record_type in (RunRecord, StepRecord, EvalRecord, RolloutRecord, EndRecord, BenchRecord)
+}
+
+
+def encode(record: Record) -> dict[str, Any]:
+    """The row of a record: JSON values only, ``kind`` first, numbers that are not finite as None."""
+    row: dict[str, Any] = {"kind": record.kind}
+    for name, _ in _readers(record.kind):
+        row[name] = _plain(getattr(record, name))
+    return row
+
+
+def decode(row: Mapping[str, Any]) -> Record:
+    """The record of a row; DataError naming the first thing that is wrong with it."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"record = {_shown(row)}: not a JSON object; every line holds one object")
+    kind = row.get("kind")
+    record_type = RECORD_TYPES.get(kind) if isinstance(kind, str) else None
+    if record_type is None:
+        raise DataError(f"kind = {_shown(kind)}: unknown record; known are {', '.join(RECORD_TYPES)}")
+    known = _readers(record_type.kind)
+    if len(row) != len(known) + 1 or any(name not in row for name, _ in known):
+        _refuse_names(row, kind, [name for name, _ in known])
+    values = {}
+    for name, read in known:
+        try:
+            values[name] = read(row[name])
+        except TypeError:
+            wanted = record_type.__annotations__[name]
+            raise DataError(f"{kind}.{name} = {_shown(row[name])}: not of type {wanted}; mend that row") from None
+    return record_type(**values)
+
+
+def _refuse_names(row: Mapping[str, Any], kind: str | None, known: list[str]) -> None:
+    for name in known:
+        if name not in row:
+            raise DataError(f"{kind}.{name}: missing field; the file was written by another version or damaged")
+    for name in row:
+        if name not in known and name != "kind":
+            nearest = difflib.get_close_matches(str(name), known, 1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else "; the file was written by another version"
+            raise DataError(f"{kind}.{_shown(name)}: unknown field{hint}")
+
+
+def _plain(value: Any) -> Any:
+    """Nested JSON values of a field; numpy scalars become plain numbers, tuples become lists."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, int):
+        return int(value)
+    if hasattr(value, "item"):  # a numpy scalar
+        return _plain(value.item())
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    raise DataError(f"record value = {_shown(value)}: not JSON; write numbers, strings, lists and dicts")
+
+
+@cache
+def _readers(kind: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Name and reader of each field of a kind, in order."""
+    record_type = RECORD_TYPES[kind]
+    hints = get_type_hints(record_type)
+    return tuple((item.name, _READERS[str(hints[item.name])]) for item in fields(record_type))
+
+
+def _read_float(value: Any) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError
+    return float(value)
+
+
+def _read_int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    return value
+
+
+def _read_str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _read_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _read_dict(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    str(str): _read_str,
+    str(int): _read_int,
+    str(float): _read_float,
+    str(bool): _read_bool,
+    "int | None": lambda value: None if value is None else _read_int(value),
+    "float | None": lambda value: None if value is None else _read_float(value),
+    "dict[str, float]": lambda value: {key: _read_float(item) for key, item in _read_dict(value).items()},
+    "dict[str, str]": lambda value: {key: _read_str(item) for key, item in _read_dict(value).items()},
+    "dict[str, typing.Any]": _read_dict,
+}
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."

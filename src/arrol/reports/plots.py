@@ -1,0 +1,357 @@
+"""Runs to pictures: one PNG per question, 1200 pixels wide.
+
+An arm has the same colour, line and marker in every picture (Okabe and Ito's palette, safe for colour-blind readers);
+the unpruned arm is dark grey. Lines are means over seeds, bands reach from the lowest to the highest seed.
+Matplotlib is imported inside the functions and used without pyplot, so no global state, backend included, is touched.
+
+Legend: ``T`` steps, ``R`` runs of an arm, ``B`` bins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from arrol.errors import DataError
+from arrol.records.store import Run, portable_path
+from arrol.reports.curves import (
+    PHASES,
+    aligned,
+    column_mean,
+    mean_evals,
+    mean_rewards,
+    phase_means,
+    reliability_table,
+    rollouts_after_warmup,
+    rule_of,
+    runs_by_arm,
+    smoothed,
+    was_at_risk,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Arms = Mapping[str, Sequence[Run]]
+
+PIXELS_PER_INCH = 150
+WIDTH_INCHES = 8.0
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "figure.titlesize": 11,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#808080",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+GREY = "#404040"
+KNOWN_COLOURS = {
+    "balanced": "#0072b2",
+    "neyman": "#d55e00",
+    "paper": "#009e73",
+    "uniform": "#e69f00",
+    "oracle": "#cc79a7",
+    "confidence": "#56b4e9",
+    "small_group": "#8c6d31",
+}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31", "#7f7f7f")
+LINES = ("-", "--", "-.", ":")
+MARKERS = "osD^vPX<>"
+PHASE_COLOURS = ("#08519c", "#4292c6", "#fdae6b", "#a63603", "#bdbdbd")
+
+
+class ArmStyle(NamedTuple):
+    """How an arm looks, everywhere."""
+
+    label: str
+    colour: str
+    line: Any
+    marker: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture on disk, with what it shows."""
+
+    name: str
+    title: str
+    path: Path
+
+
+def draw_plots(runs: Sequence[Run], out_dir: str | Path) -> list[Plot]:
+    """Draw every picture the runs have data for; the others are left out."""
+    import matplotlib as mpl
+
+    arms, drawn = runs_by_arm(runs), []
+    with mpl.rc_context(STYLE):
+        for name, (title, draw) in FIGURES.items():
+            figure = draw(arms) if arms else None
+            if figure is None:
+                continue
+            figure.suptitle(title)
+            drawn.append(Plot(name, title, _save(figure, Path(out_dir) / f"{name}.png")))
+    return drawn
+
+
+def accuracy(arms: Arms) -> Figure | None:
+    """Accuracy on held-out prompts against steps, training time and tokens generated."""
+    curves = {arm: points for arm, runs in arms.items() if (points := mean_evals(runs)) is not None}
+    return _three_axes(arms, curves, "accuracy", with_markers=True) if curves else None
+
+
+def reward(arms: Arms) -> Figure | None:
+    """Success share of all rollouts started, against steps, training time and tokens generated."""
+    curves = {arm: points for arm, runs in arms.items() if (points := mean_rewards(runs)) is not None}
+    return _three_axes(arms, curves, "share right, moving average", with_markers=False) if curves else None
+
+
+def kept_share(arms: Arms) -> Figure | None:
+    """Share of the candidates that was kept, per step."""
+    series = {arm: found for arm, runs in arms.items() if (found := aligned(runs, "pruning/kept_frac")) is not None}
+    if not series:
+        return None
+    figure, (axes,) = _panels(1, 1, 3.8)
+    styles = arm_styles(arms)
+    for arm, (steps_T, values_RT) in series.items():
+        _line(axes, styles[arm], steps_T, values_RT, smooth=False, marker=False)
+        pruning = arms[arm][0].run.config.get("pruning", {})
+        wanted = pruning.get("keep_ratio") if rule_of(arms[arm][0]) not in ("", "never") else None
+        if isinstance(wanted, float):
+            axes.axhline(wanted, color=styles[arm].colour, linewidth=1, linestyle=":")
+    axes.set(xlabel="training step", ylabel="share kept (dotted: keep ratio asked for)", ylim=(0, 1.05))
+    _legend(figure, [styles[arm] for arm in series], markers=False)
+    return figure
+
+
+def success_before_after(arms: Arms) -> Figure | None:
+    """Success share of all rollouts started beside that of the survivors, one panel per arm where they differ."""
+    keys = ("rollout/success_frac_before", "rollout/success_frac_after")
+    pairs = {arm: [aligned(runs, key) for key in keys] for arm, runs in arms.items()}
+    shown = [
+        arm
+        for arm, (before, after) in pairs.items()
+        if before and after and not np.array_equal(before[1], after[1], equal_nan=True)
+    ]
+    if not shown:
+        return None
+    figure, panels = _arm_panels(len(shown))
+    styles = arm_styles(arms)
+    for axes, arm in zip(panels, shown, strict=True):
+        looks = (("all started (weighted)", "--", "#808080"), ("survivors", "-", styles[arm].colour))
+        for found, (label, line, colour) in zip(pairs[arm], looks, strict=True):
+            assert found is not None
+            _line(axes, styles[arm]._replace(colour=colour, line=line, label=label), *found, smooth=True, marker=False)
+        axes.set(title=styles[arm].label, xlabel="training step", ylabel="share right", ylim=(0, 1))
+        axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+def reliability(arms: Arms) -> Figure | None:
+    """Predicted quality against the share that ended right, verified rollouts weighted by 1/survival."""
+    tables = {arm: rows for arm, runs in arms.items() if (rows := reliability_table(runs))}
+    if not tables:
+        return None
+    figure, (axes,) = _panels(1, 1, 5.4)
+    styles = arm_styles(arms)
+    axes.plot([0, 1], [0, 1], color="#a0a0a0", linewidth=1, linestyle=":")
+    legend = []
+    for arm, rows in tables.items():
+        style, weight_B = styles[arm], np.array([row["weight"] for row in rows])
+        predicted_B, right_B = np.array([row["quality"] for row in rows]), np.array([row["right"] for row in rows])
+        bars = [right_B - [row["low"] for row in rows], [row["high"] for row in rows] - right_B]
+        axes.errorbar(predicted_B, right_B, np.maximum(bars, 0), fmt="none", ecolor=style.colour, alpha=0.5)
+        axes.plot(predicted_B, right_B, color=style.colour, linestyle=style.line)
+        area_B = 20 + 180 * weight_B / weight_B.sum()
+        axes.scatter(predicted_B, right_B, s=area_B, color=style.colour, marker=style.marker, zorder=3)
+        ece = float(np.sum(weight_B * np.abs(predicted_B - right_B)) / weight_B.sum())
+        legend.append(style._replace(label=f"{style.label} (ECE {ece:.3f})"))
+    axes.set(xlabel="predicted quality", ylabel="share that ended right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _legend(figure, legend)
+    return figure
+
+
+def survival(arms: Arms) -> Figure | None:
+    """Survival probabilities of the candidates after warm-up, kept and stopped, one panel per arm."""
+    drawn = {
+        arm: rows
+        for arm, runs in arms.items()
+        if (rows := [row for run in runs for row in rollouts_after_warmup(run) if was_at_risk(row)])
+    }
+    if not drawn:
+        return None
+    figure, panels = _arm_panels(len(drawn))
+    styles = arm_styles(arms)
+    for axes, (arm, rows) in zip(panels, drawn.items(), strict=True):
+        kept = [row.survival for row in rows if row.keep]
+        stopped = [row.survival for row in rows if not row.keep]
+        axes.hist(
+            [kept, stopped],
+            bins=list(np.linspace(0, 1, 21)),
+            stacked=True,
+            color=[styles[arm].colour, "#d9d9d9"],
+            edgecolor="white",
+            label=[f"kept ({len(kept)})", f"stopped ({len(stopped)})"],
+        )
+        axes.set(title=styles[arm].label, xlabel="survival probability", ylabel="candidates", xlim=(0, 1))
+        axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+def phase_times(arms: Arms) -> Figure | None:
+    """Mean seconds of a training step by phase, one bar per arm."""
+    bars = {arm: phases for arm, runs in arms.items() if sum((phases := phase_means(runs)).values()) > 0}
+    if not bars:
+        return None
+    figure, (axes,) = _panels(1, 1, 1.6 + 0.45 * len(bars))
+    styles = arm_styles(arms)
+    left = np.zeros(len(bars))
+    for phase, colour in zip(PHASES, PHASE_COLOURS, strict=True):
+        widths = np.array([phases[phase] for phases in bars.values()])
+        axes.barh(range(len(bars)), widths, left=left, height=0.62, color=colour, label=phase, edgecolor="white")
+        left += widths
+    for position, total in enumerate(left):
+        axes.annotate(f"{total:.3g} s", (total, position), (4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(bars)), [styles[arm].label for arm in bars])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set(xlabel="seconds per training step, evaluation left out", xlim=(0, 1.12 * float(left.max())))
+    figure.legend(loc="outside lower center", ncols=len(PHASES))
+    return figure
+
+
+FIGURES: dict[str, tuple[str, Callable[[Arms], Figure | None]]] = {
+    "accuracy": ("Accuracy on held-out prompts (mean over seeds; band: lowest to highest seed)", accuracy),
+    "reward": ("Success share in training, of all rollouts started", reward),
+    "kept_share": ("How many of the candidates were kept", kept_share),
+    "success_before_after": ("What pruning does to the share of right rollouts", success_before_after),
+    "reliability": ("Does predicted quality come true? (dot area: share of rollouts; bars: 95%)", reliability),
+    "survival": ("Survival probabilities of the candidates", survival),
+    "phase_times": ("Where the time of a training step goes", phase_times),
+}
+"""File name -> (title, how it is drawn); the order is that of the report."""
+
+
+def arm_styles(arms: Sequence[str] | Arms) -> dict[str, ArmStyle]:
+    """Colour, line and marker of each arm; the first is the baseline."""
+    names = list(arms)
+    taken = {KNOWN_COLOURS[name] for name in names[1:] if name in KNOWN_COLOURS}
+    free = [colour for colour in COLOURS if colour not in taken] or list(COLOURS)
+    styles: dict[str, ArmStyle] = {}
+    for position, name in enumerate(names):
+        if position == 0:
+            colour = GREY
+        elif name in KNOWN_COLOURS:
+            colour = KNOWN_COLOURS[name]
+        else:
+            colour = free.pop(0) if len(free) > 1 else free[0]
+        line, marker = LINES[position // len(COLOURS) % len(LINES)], MARKERS[position % len(MARKERS)]
+        styles[name] = ArmStyle(plain_label(name), colour, line, marker)
+    return styles
+
+
+def plain_label(text: str) -> str:
+    """A name from the data as matplotlib can show it: no mathematics, no missing glyphs, not hidden, not endless."""
+    shown = "".join(char if char.isprintable() and ord(char) < 0x250 else "?" for char in text)
+    shown = (shown if len(shown) <= 32 else shown[:29] + "...").replace("$", r"\$")
+    return " " + shown if shown.startswith("_") or not shown else shown
+
+
+def _three_axes(arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel: str, *, with_markers: bool) -> Figure:
+    """One panel per currency: steps, seconds, tokens."""
+    figure, panels = _panels(1, 3, 3.6)
+    styles = arm_styles(arms)
+    tokens = max((float(np.nanmax(curve[2], initial=0)) for curve in curves.values()), default=0)
+    scale, prefix = (1e6, "millions") if tokens >= 2e6 else (1e3, "thousands")
+    for arm, (steps, seconds, spent, values_RT) in curves.items():
+        for axes, x in zip(panels, (steps, seconds, spent / scale), strict=True):
+            if not np.isnan(x).all():
+                _line(axes, styles[arm], x, values_RT, smooth=False, marker=with_markers)
+    xlabels = ("training steps", "training time (s)", f"tokens generated ({prefix})")
+    for axes, xlabel in zip(panels, xlabels, strict=True):
+        axes.set(xlabel=xlabel)
+        axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
+    panels[0].set_ylabel(ylabel)
+    for axes in panels[1:]:
+        axes.sharey(panels[0])
+        axes.tick_params(labelleft=False)
+    _legend(figure, [styles[arm] for arm in curves], markers=with_markers)
+    return figure
+
+
+def _line(axes: Axes, style: ArmStyle, x: np.ndarray, values_RT: np.ndarray, *, smooth: bool, marker: bool) -> None:
+    """Mean over runs, with a band from the lowest to the highest where there are several."""
+    if smooth:
+        values_RT = np.array([smoothed(row) for row in values_RT])
+    known = ~np.isnan(x) & ~np.isnan(values_RT).all(axis=0)
+    x, values_RT = x[known], values_RT[:, known]
+    if not x.size:
+        return
+    axes.plot(
+        x,
+        column_mean(values_RT),
+        color=style.colour,
+        linestyle=style.line,
+        marker=style.marker if marker or x.size == 1 else "",
+        label=style.label,
+    )
+    if len(values_RT) > 1:
+        low, high = np.nanmin(values_RT, axis=0), np.nanmax(values_RT, axis=0)
+        axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
+
+
+def _panels(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=PIXELS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def _arm_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """One panel per arm, two in a row."""
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure, panels = _panels(rows, columns, 0.5 + 2.9 * rows)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def _legend(figure: Figure, styles: Sequence[ArmStyle], *, markers: bool = True) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=style.colour, linestyle=style.line, marker=style.marker if markers else "")
+        for style in styles
+    ]
+    labels = [style.label for style in styles]
+    columns = max(1, 88 // (max(map(len, labels)) + 8))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """Written beside and moved into place, so a report never shows half a picture."""
+    part = path.with_suffix(".png.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
+        os.replace(part, path)
+    except OSError as error:
+        shown = portable_path(str(path))
+        raise DataError(f"out = {shown!r}: cannot be written ({error.strerror}); choose another folder") from None
+    return path

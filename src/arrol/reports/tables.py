@@ -1,0 +1,282 @@
+"""Runs to tables: what pruning saved and what it did to accuracy, one row per arm beside the controls.
+
+How each number is made:
+
+1. Accuracy: mean of the last evaluation over seeds. Its 95% interval is Student's t over seeds; with a single seed it
+   is over the evaluation's samples (Wilson, unless the evaluation recorded another), and the row says which.
+2. Time is training without evaluation. Speed-up is the first arm's time over this arm's, over the steps both have:
+   the median over pairs when both ran the same seeds, else the ratio of means.
+3. Time and tokens to the target: linear interpolation to the first evaluation at or above it, median over seeds, where
+   a seed that never got there counts as infinite. The target, when none is given, lies 90% of the way from the first
+   arm's start to its final accuracy.
+4. Kept share (weighted by candidates) and AUROC (mean over steps) leave the warm-up steps out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from arrol.records.schema import EvalRecord, StepRecord
+from arrol.records.store import Run
+from arrol.reports.curves import after_warmup, cost_to_target, cost_until, eval_curve, runs_by_arm, step_seconds
+from arrol.stats import mean_interval, wilson_interval
+
+NOT_RUN = "not run"
+CONTROLS = ("never", "uniform", "oracle", "small_group")
+"""Arms that belong in every comparison; ``grpo`` is ``never`` under its usual name."""
+TARGET_SHARE = 0.9
+
+Row = dict[str, Any]
+
+
+def comparison_rows(runs: Sequence[Run], target: float | None = None) -> list[Row]:
+    """One row of plain JSON values per arm, the arm that speed-ups refer to first; None where nothing was measured.
+
+    Controls without a run have a row too, so that nobody forgets what was not compared.
+    """
+    arms = runs_by_arm(runs)
+    if not arms:
+        return []
+    baseline = next(iter(arms.values()))
+    if target is None:
+        target = default_target(baseline)
+    rows = [_arm_row(arm, members, baseline, target) for arm, members in arms.items()]
+    absent = [arm for arm in CONTROLS if arm not in arms and not (arm == "never" and "grpo" in arms)]
+    return rows + [{**dict.fromkeys(rows[0]), "arm": arm, "seeds": []} for arm in absent]
+
+
+def default_target(baseline: Sequence[Run]) -> float | None:
+    """Accuracy 90% of the way from the arm's start to its final one; None unless it has both and has learnt."""
+    start, final = _mean(map(start_accuracy, baseline)), _mean(map(final_accuracy, baseline))
+    if start is None or final is None or final <= start:
+        return None
+    return start + TARGET_SHARE * (final - start)
+
+
+def start_accuracy(run: Run) -> float:
+    """Before training; NaN when that was not evaluated."""
+    return run.evals[0].accuracy if run.evals and run.evals[0].step == 0 else math.nan
+
+
+def final_accuracy(run: Run) -> float:
+    """At the last evaluation after training began; NaN when there was none."""
+    return run.evals[-1].accuracy if run.evals and run.evals[-1].step > 0 else math.nan
+
+
+def speedup(baseline: Sequence[Run], members: Sequence[Run]) -> float | None:
+    """Training time of the baseline over that of the arm, over the steps that all of these runs have."""
+    lasts = [run.steps[-1].step if run.steps else 0 for run in (*baseline, *members)]
+    last_E = np.array([min(lasts, default=0)])
+    ours = np.array([cost_until(run, step_seconds, last_E)[0] for run in members])
+    theirs = np.array([cost_until(run, step_seconds, last_E)[0] for run in baseline])
+    if not (np.nansum(ours) > 0 and np.nansum(theirs) > 0):
+        return None
+    seeds = [run.run.seed for run in members]
+    if seeds == [run.run.seed for run in baseline] and (ours > 0).all():
+        return _finite(float(np.median(theirs / ours)))
+    return _finite(float(np.nanmean(theirs) / np.nanmean(ours)))
+
+
+def _arm_row(arm: str, members: list[Run], baseline: list[Run], target: float | None) -> Row:
+    low, high, interval = _accuracy_interval(members)
+    reached, time_to_target, tokens_to_target = _to_target(members, target)
+    lasts = [run.steps[-1].step for run in members if run.steps]
+    return {
+        "arm": arm,
+        "seeds": [run.run.seed for run in members],
+        "steps": max(lasts, default=None),
+        "start_accuracy": _mean(map(start_accuracy, members)),
+        "final_accuracy": _mean(map(final_accuracy, members)),
+        "final_low": low,
+        "final_high": high,
+        "interval": interval,
+        "train_s": _mean(_total(run, step_seconds) for run in members),
+        **{
+            f"tokens_{name}": _mean(_total(run, _metric(f"tokens/{name}")) for run in members)
+            for name in ("generated", "scored", "trained", "saved", "wasted")
+        },
+        "kept_frac": _mean(map(_kept_frac, members)),
+        "speedup": speedup(baseline, members),
+        "target_accuracy": target,
+        "target_reached": reached,
+        "time_to_target_s": time_to_target,
+        "tokens_to_target": tokens_to_target,
+        "auroc_within_prompt": _mean(_step_mean(run, "quality/auroc_within_prompt") for run in members),
+        "auroc_pooled": _mean(_step_mean(run, "quality/auroc_pooled") for run in members),
+    }
+
+
+def _accuracy_interval(members: Sequence[Run]) -> tuple[float | None, float | None, str | None]:
+    finals = [run.evals[-1] for run in members if not math.isnan(final_accuracy(run))]
+    if not finals:
+        return None, None, None
+    if len(finals) > 1:
+        low, high = mean_interval([record.accuracy for record in finals])
+        return max(0.0, low), min(1.0, high), f"t over {len(finals)} seeds"
+    return _sample_interval(finals[0])
+
+
+def _sample_interval(record: EvalRecord) -> tuple[float, float, str]:
+    total = record.num_prompts * record.samples_per_prompt
+    wilson = wilson_interval(min(max(record.accuracy, 0.0), 1.0) * total, total)
+    own = (record.low, record.high)
+    if math.isfinite(record.low + record.high) and max(abs(a - b) for a, b in zip(own, wilson, strict=True)) > 1e-6:
+        return *own, f"as evaluated, over {total} samples"
+    return *wilson, f"Wilson over {total} samples"
+
+
+def _to_target(members: Sequence[Run], target: float | None) -> tuple[list[int] | None, float | None, float | None]:
+    """How many of how many seeds reached the target, and the median time and tokens until then."""
+    curves = [curve for curve in map(eval_curve, members) if curve.steps_E.size]
+    if target is None or not curves:
+        return None, None, None
+    reached = sum(bool((curve.accuracy_E >= target).any()) for curve in curves)
+    times = [cost_to_target(curve.train_s_E, curve.accuracy_E, target) for curve in curves]
+    tokens = [cost_to_target(curve.tokens_E, curve.accuracy_E, target) for curve in curves]
+    return [reached, len(curves)], _finite_median(times), _finite_median(tokens)
+
+
+def _kept_frac(run: Run) -> float:
+    kept, candidates = [], []
+    for step in after_warmup(run):
+        share = step.metrics.get("pruning/kept_frac", math.nan)
+        if not math.isnan(share):
+            kept.append(share)
+            candidates.append(step.metrics.get("pruning/candidates", math.nan))
+    if not kept:
+        return math.nan
+    weights = np.array(candidates) if np.nansum(candidates) > 0 and not np.isnan(candidates).any() else None
+    return float(np.average(kept, weights=weights))
+
+
+def _metric(key: str) -> Callable[[StepRecord], float]:
+    return lambda step: step.metrics.get(key, math.nan)
+
+
+def _step_mean(run: Run, key: str) -> float:
+    found = _mean(step.metrics.get(key, math.nan) for step in after_warmup(run))
+    return math.nan if found is None else found
+
+
+def _total(run: Run, cost: Callable[[StepRecord], float]) -> float:
+    return float(cost_until(run, cost, np.array([np.iinfo(int).max]))[0])
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _finite_median(values: Sequence[float]) -> float | None:
+    known = sorted(value for value in values if not math.isnan(value))
+    if not known:
+        return None
+    lower, upper = known[(len(known) - 1) // 2], known[len(known) // 2]
+    return _finite((lower + upper) / 2)
+
+
+def display_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """The rows as a person reads them: heading -> text, ``not run`` where there is no number."""
+    target = next((row["target_accuracy"] for row in rows if row["target_accuracy"] is not None), None)
+    goal = "target" if target is None else f"{target:.3f}"
+    return [
+        {
+            "arm": f"{row['arm']} (control)" if row["arm"] in CONTROLS else str(row["arm"]),
+            "seeds": str(len(row["seeds"])) if row["seeds"] else NOT_RUN,
+            "steps": _text(row["steps"], "{:d}"),
+            "start accuracy": _text(row["start_accuracy"], "{:.3f}"),
+            "final accuracy (95% interval)": _accuracy_text(row),
+            "training time": _text(row["train_s"], "{:.1f} s"),
+            "tokens generated": count_text(row["tokens_generated"]),
+            "tokens scored": count_text(row["tokens_scored"]),
+            "tokens trained": count_text(row["tokens_trained"]),
+            "kept": _text(row["kept_frac"], "{:.2f}"),
+            "speed-up": _text(row["speedup"], "{:.2f}x"),
+            f"time to {goal}": _target_text(row, "time_to_target_s", lambda value: _text(value, "{:.1f} s")),
+            f"tokens to {goal}": _target_text(row, "tokens_to_target", count_text),
+            "AUROC within prompt": _text(row["auroc_within_prompt"], "{:.2f}"),
+            "AUROC pooled": _text(row["auroc_pooled"], "{:.2f}"),
+        }
+        for row in rows
+    ]
+
+
+def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """A Markdown table of comparison rows; ``columns`` picks headings by their beginning, all when None."""
+    shown = display_rows(rows)
+    if not shown:
+        return f"| arm |\n|:--|\n| {NOT_RUN} |\n"
+    heads = list(shown[0])
+    if columns is not None:
+        heads = [head for begin in columns for head in heads if head.startswith(begin)]
+    lines = [heads, [":--"] + ["--:"] * (len(heads) - 1)]
+    lines += [[escape_markdown(row[head]) for head in heads] for row in shown]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def comparison_notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know to argue with the table, one sentence or two per note."""
+    run = [row for row in rows if row["seeds"]]
+    if not run:
+        return []
+    first = run[0]["arm"]
+    intervals = sorted({row["interval"] for row in run if row["interval"]})
+    notes = [f"Accuracy intervals: {'; '.join(intervals)}."] if intervals else []
+    notes.append(f"Training time leaves evaluation out. Speed-up: against {first}, over the steps that both have.")
+    if run[0]["target_accuracy"] is not None:
+        notes.append(
+            f"Target accuracy {run[0]['target_accuracy']:.3f}: time and tokens until an evaluation first reaches it, "
+            "interpolated; median over seeds."
+        )
+    notes.append("Kept share (of the candidates) and AUROC leave the warm-up steps out.")
+    if all(len(row["seeds"]) < 5 for row in run):
+        notes.append("Fewer than five seeds: no claim about learning is made.")
+    return notes
+
+
+def count_text(value: float | None) -> str:
+    """A count with three digits and a unit prefix: ``950``, ``12.3 k``, ``4.56 M``."""
+    if value is None:
+        return NOT_RUN
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size * 0.9995:
+            return f"{value / size:.3g} {prefix}" if value < size * 999.5 else f"{value / size:.0f} {prefix}"
+    return f"{value:.0f}"
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it stands, on one line: no markup, no HTML, no cell borders."""
+    for plain, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        text = text.replace(plain, safe)
+    for mark in "\\`*[]|":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())
+
+
+def _text(value: float | None, template: str) -> str:
+    return NOT_RUN if value is None else template.format(value)
+
+
+def _accuracy_text(row: Row) -> str:
+    if row["final_accuracy"] is None:
+        return NOT_RUN
+    return f"{row['final_accuracy']:.3f} ({row['final_low']:.3f} to {row['final_high']:.3f})"
+
+
+def _target_text(row: Row, key: str, shown: Callable[[float | None], str]) -> str:
+    if not row["seeds"] or row["final_accuracy"] is None:
+        return NOT_RUN
+    if row["target_reached"] is None:
+        return "no target"
+    reached, total = row["target_reached"]
+    if row[key] is None:
+        return f"not reached ({reached} of {total})" if 2 * reached <= total else NOT_RUN
+    return shown(row[key]) + (f" ({reached} of {total})" if reached < total else "")

@@ -1,0 +1,175 @@
+"""Seeded, resumable sources of prompts.
+
+What is asked is a pure function of (seed, stream, position): the data position of a run is one integer, and a restart
+asks the same questions. Training and evaluation never meet: a hash of the problem, the same for every seed, says
+on which side it lies. Warm-start demonstrations come from the training side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from arrol.errors import ConfigError, ModelError
+from arrol.protocols import Tokenizer, Verifier
+from arrol.types import Prompt, Verdict
+
+HELD_OUT_ONE_IN = 16
+"""One problem in so many is kept for evaluation."""
+MAX_DRAWS = 2_000
+"""Draws before a source of problems counts as exhausted."""
+
+BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+TEMPLATES = {
+    "plain": "{question}",
+    "qa": "Question: {question}\nAnswer:",
+    "qwen-boxed": "{question}\n" + BOXED_INSTRUCTION,
+    "chat": "{question}",
+    "chat-boxed": "{question}\n" + BOXED_INSTRUCTION,
+}
+"""Named prompts. Those that begin with ``chat`` become one user message for the tokenizer's own chat template."""
+
+
+class Stream(IntEnum):
+    """Independent sequences of random numbers under one seed."""
+
+    TRAIN = 0
+    EVAL = 1
+    DEMONSTRATION = 2
+    SHUFFLE = 3
+
+
+def rng_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
+    """The random numbers of one position; nothing drawn elsewhere changes them."""
+    return np.random.default_rng((seed, int(stream), position))
+
+
+def is_held_out(key: str) -> bool:
+    """True for problems that only evaluation may ask; depends on the problem alone, not on a seed."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % HELD_OUT_ONE_IN == 0
+
+
+def require_seed(seed: int) -> int:
+    """Seeds are integers from 0."""
+    if seed < 0:
+        raise ConfigError(f"seed: {seed} is negative; choose an integer from 0")
+    return seed
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question before it is tokenized."""
+
+    key: str
+    """Equal for problems that are the same question; decides train or evaluation."""
+    text: str
+    answer: str
+    level: int
+
+
+P = TypeVar("P", bound=Problem)
+
+
+class SyntheticTask(ABC, Generic[P]):
+    """Problems made on the spot, with worked solutions by solvers of different reliability.
+
+    A subclass draws a problem of a level and writes a solver's solution; streams, the split, mixtures and
+    tokens are settled here.
+    """
+
+    name: ClassVar[str]
+    alphabet: ClassVar[str]
+    """Every character of prompts and solutions, for a character-level tokenizer."""
+    solvers: ClassVar[tuple[str, ...]]
+    """Names a mixture may use; the first is exact."""
+    default_mixture: ClassVar[Mapping[str, float]]
+
+    def __init__(self, tokenizer: Tokenizer, verifier: Verifier, *, levels: Sequence[int], seed: int) -> None:
+        self.tokenizer = tokenizer
+        self.verifier = verifier
+        self.levels = tuple(levels)
+        self.seed = require_seed(seed)
+        self._require_spelling()
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, level: int) -> P:
+        """A random problem of a level."""
+
+    @abstractmethod
+    def solution(self, problem: P, solver: str, rng: np.random.Generator) -> str:
+        """What one solver writes, final answer included, end-of-text excluded."""
+
+    def train_prompt(self, position: int) -> Prompt:
+        rng = rng_at(self.seed, Stream.TRAIN, position)
+        return self._prompt(self._problem(rng, self._random_level(rng), held_out=False))
+
+    def eval_prompts(self, count: int) -> list[Prompt]:
+        """``count`` different held-out prompts, all levels alike; a smaller count is a prefix of a larger one."""
+        problems: dict[str, P] = {}
+        position = repeats = 0
+        while len(problems) < count:
+            rng = rng_at(self.seed, Stream.EVAL, position)
+            problem = self._problem(rng, self.levels[position % len(self.levels)], held_out=True)
+            repeats = repeats + 1 if problem.key in problems else 0
+            if repeats > MAX_DRAWS:
+                raise ConfigError(
+                    f"eval prompts: {count} asked, {self.name} found {len(problems)} different held-out problems;"
+                    " ask for fewer or widen the levels"
+                )
+            problems.setdefault(problem.key, problem)
+            position += 1
+        return [self._prompt(problem) for problem in problems.values()]
+
+    def demonstration(self, position: int, solver_mixture: Mapping[str, float] | None = None) -> tuple[str, str]:
+        """(prompt text, solution text) by one solver, drawn from the mixture; None means ``default_mixture``."""
+        names, weights = self._mixture(self.default_mixture if solver_mixture is None else solver_mixture)
+        rng = rng_at(self.seed, Stream.DEMONSTRATION, position)
+        problem = self._problem(rng, self._random_level(rng), held_out=False)
+        return problem.text, self.solution(problem, names[int(rng.choice(len(names), p=weights))], rng)
+
+    def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
+        return self.verifier.verify(completion_text, prompt.answer)
+
+    def _random_level(self, rng: np.random.Generator) -> int:
+        return self.levels[int(rng.integers(len(self.levels)))]
+
+    def _problem(self, rng: np.random.Generator, level: int, *, held_out: bool) -> P:
+        for _ in range(MAX_DRAWS):
+            problem = self.draw(rng, level)
+            if is_held_out(problem.key) == held_out:
+                return problem
+        raise ConfigError(f"level: {level} of task {self.name} has too few problems; choose another level")
+
+    def _prompt(self, problem: P) -> Prompt:
+        exact = self.solution(problem, self.solvers[0], np.random.default_rng(0))
+        token_ids = tuple(self.tokenizer.encode(problem.text))
+        return Prompt(problem.key, token_ids, problem.text, problem.answer, problem.level, exact)
+
+    def _mixture(self, mixture: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
+        for name, weight in mixture.items():
+            if name not in self.solvers:
+                raise ConfigError(f"solver_mixture: {name!r} is no solver of {self.name}; choose from {self.solvers}")
+            if not 0 <= weight < float("inf"):
+                raise ConfigError(f"solver_mixture: weight {weight} of {name!r} must be a finite number from 0")
+        total = sum(mixture.values())
+        if total <= 0:
+            raise ConfigError(f"solver_mixture: {dict(mixture)} has no weight above 0; give one solver a weight")
+        return list(mixture), np.array([weight / total for weight in mixture.values()])
+
+    def _require_spelling(self) -> None:
+        """Refuse a tokenizer that would silently turn the task's characters into an unknown token."""
+        spelled = self.tokenizer.decode(self.tokenizer.encode(self.alphabet, add_special_tokens=False))
+        missing = sorted(set(self.alphabet) - set(spelled) - {" "})
+        if missing:
+            raise ModelError(
+                f"tokenizer: cannot spell {''.join(missing)!r} of task {self.name};"
+                " use a tokenizer that covers the task's alphabet"
+            )

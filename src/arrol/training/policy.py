@@ -1,0 +1,122 @@
+"""The language model that learns: loading, saving, and log-probabilities of sampled tokens without waste.
+
+Legend: ``R`` rollouts, ``T`` completion positions, ``N`` selected tokens, ``D`` hidden size, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as CoreTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from arrol.errors import ConfigError, ModelError
+
+LOGIT_CHUNK = 2**24
+"""Logits computed at a time (tokens times vocabulary), so that a large vocabulary does not fill the memory."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one; ConfigError for a device this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device = {name!r}: not a device; use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device = {name!r}: no CUDA device here; use auto or cpu")
+    return device
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or hub name; it must know how a completion ends."""
+    _require_model(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model = {source!r}: no tokenizer could be loaded ({_first_line(error)}); put one beside the weights"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"model = {source!r}: its tokenizer has no eos token, so no completion could end; set eos_token in it"
+        )
+    return tokenizer
+
+
+def load_policy(source: str, device: torch.device) -> Any:
+    """A causal language model in float32, in training mode, without dropout of its own choosing."""
+    _require_model(source)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model = {source!r}: could not be loaded ({_first_line(error)}); give a folder or hub name of a causal language model"
+        ) from None
+    return model.to(device)
+
+
+def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Ids that end a completion: the tokenizer's eos and those the model's generation config names."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    extra = [named] if isinstance(named, int) else list(named or [])
+    return tuple(sorted({int(tokenizer.eos_token_id), *map(int, extra)}))
+
+
+def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """One token per character, with ``<pad>`` and ``<eos>``; spaces kept as they are."""
+    vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", "<unk>", *sorted(set(alphabet))])}
+    core = CoreTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def token_logprobs(
+    model: Any, ids_RT: torch.Tensor, selected_RT: torch.Tensor, *, temperature: float = 1.0, with_entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities ``[N]`` of the selected tokens, and their distributions' entropies ``[N]`` without gradient.
+
+    ``ids_RT`` are right-padded rows of prompt and completion; ``selected_RT`` is true at completion tokens (never in column 0). Only the
+    hidden states in front of selected tokens meet the output embedding. Causal attention never looks right, so padding needs no mask.
+    """
+    assert not bool(selected_RT[:, 0].any()), "the first token of a row has nothing in front of it"
+    hidden_RTD = model.base_model(input_ids=ids_RT, use_cache=False).last_hidden_state
+    hidden_ND = hidden_RTD[:, :-1][selected_RT[:, 1:]]
+    target_N = ids_RT[:, 1:][selected_RT[:, 1:]]
+    head = model.get_output_embeddings()
+    chunk = max(1, LOGIT_CHUNK // int(model.config.vocab_size))
+    logprobs, entropies = [], []
+    for hidden, target in zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True):
+        logprob_NV = (head(hidden).float() / (temperature or 1.0)).log_softmax(-1)
+        logprobs.append(logprob_NV.gather(1, target[:, None]).squeeze(1))
+        if with_entropy:
+            with torch.no_grad():
+                entropies.append(-(logprob_NV.exp() * logprob_NV).sum(-1))
+    return torch.cat(logprobs), torch.cat(entropies) if with_entropy else None
+
+
+def _require_model(source: str) -> None:
+    """A path that looks local must exist; anything else is a hub name."""
+    looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source.split("/")[0]).is_dir()
+    folder = Path(source).expanduser()
+    if looks_local and not folder.is_dir():
+        raise ModelError(
+            f"model = {source!r}: no such folder; give a folder with config.json or a hub name such as Qwen/Qwen3-1.7B-Base"
+        )
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(f"model = {source!r}: the folder has no config.json; give one written by save_pretrained")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,110 @@
+"""Supervised warm start: a model learns worked solutions, its task's own or those of a JSONL file.
+
+A mixture of solvers of different reliability gives reinforcement learning something to elicit, and the quality head something to
+see: which solver a completion imitates shows early and decides much. First steps may see exact solutions only, so that the model learns to
+compute before it learns to be careless. Legend: ``R`` demonstrations, ``T`` tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from arrol.configs.sft import ModelShape, SftConfig
+from arrol.errors import DataError
+from arrol.training.optimization import GuardedOptimizer, learning_rate
+from arrol.training.policy import token_logprobs
+
+IDLE_BAD_STEPS = 5
+Demonstration = Callable[[int, bool], tuple[str, str]]
+"""(position, exact only) -> prompt text, solution text."""
+
+
+def new_model(shape: ModelShape, tokenizer: Any, seed: int) -> Any:
+    """A random model over the tokenizer's vocabulary."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        shape.architecture,
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.hidden_size // shape.num_heads,
+        max_position_embeddings=shape.max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def file_demonstrations(path: str) -> Demonstration:
+    """Prompt and solution columns of a JSONL file, cycled in order."""
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"demonstrations = {path!r}: no such file; give a JSONL with the fields prompt and solution")
+    rows = []
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append((str(row["prompt"]), str(row["solution"])))
+        except (ValueError, KeyError, TypeError):
+            raise DataError(
+                f"demonstrations = {path!r}: line {number} is no JSON object with prompt and solution; mend it"
+            ) from None
+    if not rows:
+        raise DataError(f"demonstrations = {path!r}: the file is empty; add a line with prompt and solution")
+    return lambda position, exact: rows[position % len(rows)]
+
+
+def warm_start(
+    model: Any,
+    tokenizer: Any,
+    demonstration: Demonstration,
+    config: SftConfig,
+    on_step: Callable[[int, dict[str, float]], None],
+) -> None:
+    """Train ``model`` in place; ``on_step`` receives the 1-based step and its metrics."""
+    device = next(model.parameters()).device
+    guard = GuardedOptimizer(list(model.parameters()), config.optimizer, IDLE_BAD_STEPS)
+    model.train()
+    for step in range(config.steps):
+        start = step * config.batch_size
+        pairs = [demonstration(start + i, step < config.pretrain_steps) for i in range(config.batch_size)]
+        ids_RT, learns_RT = encode_demonstrations(pairs, tokenizer, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            logprob_N, _ = token_logprobs(model, ids_RT, learns_RT)
+        loss = -logprob_N.mean()
+        loss.backward()
+        norm = guard.step(step, config.steps)
+        on_step(
+            step + 1,
+            {
+                "loss/sft": float(loss.detach()),
+                "loss/grad_norm": norm,
+                "tokens/trained": float(learns_RT.sum()),
+                "train/learning_rate": learning_rate(config.optimizer, step, config.steps),
+            },
+        )
+
+
+def encode_demonstrations(
+    pairs: list[tuple[str, str]], tokenizer: Any, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and a mask of the tokens to learn: the solution and the eos behind it."""
+    rows, masks = [], []
+    for prompt, solution in pairs:
+        prompt_ids = tokenizer.encode(prompt)
+        solution_ids = [*tokenizer.encode(solution, add_special_tokens=False), tokenizer.eos_token_id]
+        rows.append(torch.tensor(prompt_ids + solution_ids))
+        masks.append(torch.tensor([False] * len(prompt_ids) + [True] * len(solution_ids)))
+    ids_RT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return ids_RT.to(device), torch.nn.utils.rnn.pad_sequence(masks, batch_first=True).to(device)

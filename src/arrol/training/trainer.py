@@ -1,0 +1,329 @@
+"""The loop, read from top to bottom: sample, verify, estimate, learn, record. One process.
+
+A run is its folder: records, rollouts, checkpoints. Everything random is keyed by (seed, step, ...), everything that learns is saved, so a run
+that was killed and resumed writes the same metrics as one that was not, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arrol.configs.method import OracleRule
+from arrol.configs.run import RunConfig
+from arrol.errors import ArrolError
+from arrol.protocols import Engine, Sink, Task
+from arrol.pruning.controller import PruningController
+from arrol.pruning.draws import ORACLE_STREAM, systematic
+from arrol.pruning.ledger import Ledger
+from arrol.pruning.survival import oracle
+from arrol.quality.buffer import PromptHistory
+from arrol.quality.estimator import QualityEstimator
+from arrol.records.schema import EndRecord, EvalRecord, RolloutRecord, StepRecord
+from arrol.records.store import RecordWriter
+from arrol.training.checkpoint import load_optimizer, load_state, require_same_config, save_checkpoint
+from arrol.training.learner import Learner
+from arrol.types import (
+    FinishReason,
+    GroupRequest,
+    PruningDecision,
+    Reason,
+    Rollout,
+    RolloutGroup,
+    SamplingParams,
+    State,
+)
+
+FREE_FIELDS = frozenset(
+    {"out_dir", "report_to", "device", "training.steps", "training.checkpoint_every", "training.keep_checkpoints"}
+)
+"""What may differ between a checkpoint's config and the run that resumes it."""
+
+
+@dataclass
+class Parts:
+    """What assembly hands to the trainer."""
+
+    model: Any
+    tokenizer: Any
+    task: Task
+    engine: Engine
+    estimator: QualityEstimator
+    controller: PruningController
+    learner: Learner
+    sampling: SamplingParams
+    evaluate: Callable[[int, int], EvalRecord]
+    """(step, segment) -> one row of the learning curve."""
+    sinks: list[Sink] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one policy. ``run`` may be called once."""
+
+    def __init__(self, config: RunConfig, parts: Parts, folder: Path, *, segment: int = 0) -> None:
+        self.config, self.parts, self.folder, self.segment = config, parts, folder, segment
+        self.ledger, self.history = Ledger(), PromptHistory()
+        self.step = 0
+        self._position = 0
+        self._stop_requested = False
+        self._records = RecordWriter(folder / "records.jsonl")
+        self._rollouts = RecordWriter(folder / "rollouts.jsonl")
+
+    def resume(self, checkpoint: Path) -> None:
+        """Continue after ``checkpoint``; its policy must be in ``parts.model`` already."""
+        state = load_state(checkpoint)
+        require_same_config(state["config"], self.config.model_dump(mode="json"), FREE_FIELDS)
+        load_optimizer(checkpoint, self.parts.learner.guard.optimizer)
+        self.parts.estimator.load(state["estimator"])
+        self.parts.controller.load(state["controller"])
+        self.ledger.load(state["ledger"])
+        self.history.load(state["history"])
+        guard = self.parts.learner.guard
+        guard.num_skipped, guard.bad_in_a_row = state["num_skipped"], state["bad_in_a_row"]
+        self.step, self._position = state["step"], state["position"]
+
+    def run(self) -> EndRecord:
+        """All steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run in order."""
+        every, evaluation = self.config.training.checkpoint_every, self.config.evaluation
+        outcome = "finished"
+        try:
+            with self._signals():
+                if self.step == 0:
+                    self._evaluate()
+                while self.step < self.config.training.steps and not self._stop_requested:
+                    self.step += 1
+                    metrics = self.train_step()
+                    is_last = self.step == self.config.training.steps
+                    if is_last or (evaluation.every and self.step % evaluation.every == 0):
+                        metrics |= self._evaluate()
+                    self._record(metrics)
+                    if is_last or self._stop_requested or (every and self.step % every == 0):
+                        self.save()
+            outcome = "finished" if self.step >= self.config.training.steps else "stopped"
+            return self._end(outcome)
+        except ArrolError as error:
+            self._end("failed", str(error))
+            raise
+        finally:
+            for sink in (self._records, self._rollouts, *self.parts.sinks):
+                sink.close()
+
+    def train_step(self) -> dict[str, float]:
+        """One step: the whole method in order."""
+        clock = _Clock()
+        groups = self._sample()
+        clock.lap("time/generate_s")
+        self._verify(groups)
+        clock.lap("time/verify_s")
+        metrics = self._describe(groups)
+        if self.parts.controller.probe_tokens:
+            metrics |= self.parts.estimator.learn(groups)
+        if isinstance(self.config.pruning, OracleRule):
+            self._drop_by_outcome(groups)
+        clock.lap("time/estimate_s")
+        learnt = self.parts.learner.update(groups, self.step)
+        clock.lap("time/learn_s")
+        metrics |= learnt | self._survivors(groups)
+        metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
+        self._remember(groups)
+        self._write_rollouts(groups)
+        return metrics | clock.laps
+
+    def save(self) -> None:
+        """A checkpoint of everything that learns."""
+        save_checkpoint(
+            self.folder / "checkpoints",
+            self.step,
+            self.parts.model,
+            self.parts.tokenizer,
+            self.parts.learner.guard.optimizer,
+            self._state(),
+            self.config.training.keep_checkpoints,
+        )
+
+    def _state(self) -> State:
+        guard = self.parts.learner.guard
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "step": self.step,
+            "position": self._position,
+            "segment": self.segment,
+            "estimator": self.parts.estimator.save(),
+            "controller": self.parts.controller.save(),
+            "ledger": self.ledger.save(),
+            "history": self.history.save(),
+            "num_skipped": guard.num_skipped,
+            "bad_in_a_row": guard.bad_in_a_row,
+        }
+
+    def _sample(self) -> list[RolloutGroup]:
+        training = self.config.training
+        prompts = [self.parts.task.train_prompt(self._position + i) for i in range(training.prompts_per_step)]
+        self._position += len(prompts)
+        requests = [
+            GroupRequest(self.step, number, prompt, training.group_size, self.history.success_rate(prompt.key))
+            for number, prompt in enumerate(prompts)
+        ]
+        controller = self.parts.controller
+        sync = getattr(self.parts.engine, "sync_weights", None)
+        if sync is not None:
+            sync()
+        completions = self.parts.engine.generate(
+            requests, self.parts.sampling, seed=self.config.seed, controller=controller
+        )
+        groups = []
+        for request, written in zip(requests, completions, strict=True):
+            decisions = {d.rollout_id: d for d in controller.decisions(request.step, request.group)}
+            rollouts = [
+                Rollout(rollout_id, completion, decisions.get(rollout_id))
+                for rollout_id, completion in zip(request.rollout_ids, written, strict=True)
+            ]
+            groups.append(RolloutGroup(request.prompt, rollouts))
+        return groups
+
+    def _verify(self, groups: Sequence[RolloutGroup]) -> None:
+        """Survivors only: a stopped rollout has no answer to judge."""
+        for group in groups:
+            for rollout in group.survivors:
+                text = self.parts.tokenizer.decode(rollout.completion.token_ids, skip_special_tokens=True)
+                verdict = self.parts.task.verify(group.prompt, text)
+                rollout.reward, rollout.answer = verdict.reward, verdict.answer
+
+    def _drop_by_outcome(self, groups: Sequence[RolloutGroup]) -> None:
+        """Control ``oracle``: everything was generated, now the outcome decides what is trained on."""
+        rule = self.config.pruning
+        assert isinstance(rule, OracleRule)
+        if self.step <= rule.warmup_steps:
+            return
+        for number, group in enumerate(groups):
+            finished = group.survivors
+            reward = np.array([rollout.reward for rollout in finished], float)
+            # One exact-count draw per kind keeps exactly as many of each as the rule says.
+            for stratum, kind in enumerate((reward > 0, reward <= 0)):
+                rows = np.flatnonzero(kind)
+                survival = oracle(reward, rule, rule.keep_ratio)[rows]
+                kept = systematic(survival, [self.config.seed, ORACLE_STREAM, self.step, number, stratum])
+                for row, probability, keep in zip(rows, survival, kept, strict=True):
+                    rollout = finished[row]
+                    rollout.dropped = not keep
+                    rollout.decision = PruningDecision(
+                        rollout.rollout_id, 0, bool(keep), max(float(probability), 1e-9), Reason.OUTCOME
+                    )
+
+    def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """What was sampled, before anything is dropped or learnt."""
+        survivors = [rollout for group in groups for rollout in group.survivors]
+        weight = np.array([1.0 / rollout.survival for rollout in survivors])
+        reward = np.array([float(rollout.reward or 0.0) for rollout in survivors])
+        tokens = [rollout.completion.num_tokens for group in groups for rollout in group.rollouts]
+        before = float(np.average(reward, weights=weight)) if len(reward) else float("nan")
+        return {
+            "rollout/success_frac_before": before,
+            "rollout/completion_tokens/mean": float(np.mean(tokens)),
+            **self.ledger.generated(groups),
+            **self.parts.controller.metrics(),
+        }
+
+    def _survivors(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """What was trained on."""
+        rewards = [group.rewards_G[~np.isnan(group.rewards_G)] for group in groups]
+        everything = np.concatenate(rewards)
+        spread = [float(r.mean() * (1 - r.mean())) if len(r) else 0.0 for r in rewards]
+        started = sum(len(group.rollouts) for group in groups)
+        return {
+            "rollout/success_frac_after": float(everything.mean()) if len(everything) else float("nan"),
+            "rollout/dead_group_frac": float(np.mean([s == 0.0 for s in spread])),
+            "rollout/outcome_variance/mean": float(np.mean(spread)),
+            "rollout/survivors_frac": len(everything) / started,
+            "rollout/smallest_group": float(min(len(r) for r in rewards)),
+        }
+
+    def _remember(self, groups: Sequence[RolloutGroup]) -> None:
+        for group in groups:
+            counted = [(1.0 / r.survival, float(r.reward)) for r in group.survivors if r.reward is not None]
+            if counted:
+                right = sum(weight * (reward > 0.5) for weight, reward in counted)
+                self.history.observe(group.prompt.key, right, sum(weight for weight, _ in counted))
+
+    def _write_rollouts(self, groups: Sequence[RolloutGroup]) -> None:
+        for group in groups:
+            for rollout in group.rollouts:
+                self._rollouts.write(_rollout_record(group, rollout, self.segment))
+
+    def _evaluate(self) -> dict[str, float]:
+        started = time.monotonic()
+        record = self.parts.evaluate(self.step, self.segment)
+        self._records.write(record)
+        return {"eval/accuracy": record.accuracy, "time/eval_s": time.monotonic() - started, **record.metrics}
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        self._records.write(StepRecord(step=self.step, segment=self.segment, metrics=metrics))
+        for sink in self.parts.sinks:
+            sink.write({"step": self.step, **metrics})
+
+    def _end(self, outcome: str, message: str = "") -> EndRecord:
+        totals = {key: float(value) for key, value in self.ledger.totals.items()}
+        record = EndRecord(step=self.step, segment=self.segment, outcome=outcome, message=message, totals=totals)
+        self._records.write(record)
+        return record
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for an orderly end; a second SIGINT interrupts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def request(number: int, frame: object) -> None:
+            if self._stop_requested and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._stop_requested = True
+
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class _Clock:
+    """Seconds per phase; ``time/step_s`` is their sum."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {"time/step_s": 0.0}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self.laps["time/step_s"] += now - self._last
+        self._last = now
+
+
+def _rollout_record(group: RolloutGroup, rollout: Rollout, segment: int) -> RolloutRecord:
+    decision, address = rollout.decision, rollout.rollout_id
+    return RolloutRecord(
+        step=address.step,
+        segment=segment,
+        group=address.group,
+        index=address.index,
+        prompt_key=group.prompt.key,
+        level=group.prompt.level,
+        finish_reason=FinishReason(rollout.completion.finish_reason).value,
+        completion_tokens=rollout.completion.num_tokens,
+        reward=rollout.reward,
+        score=decision.score if decision else float("nan"),
+        quality=decision.quality if decision else float("nan"),
+        survival=rollout.survival,
+        reason=decision.reason.value if decision else "",
+        keep=rollout.survived,
+    )

@@ -1,0 +1,190 @@
+r"""Mathematical answers, compared by math-verify in a process of its own.
+
+Sample: ``"... so \boxed{\frac{3}{4}}"`` is right for the gold answer ``0.75``.
+
+Where the answer stands: the last ``\boxed{...}``, else the line behind the last mark (``####``, ``Answer:``), else the
+last expression of the text's tail. An answer that is found and cannot be read is wrong; nothing earlier is tried.
+
+What a text can cost: it is searched backward for a box and the marks, at most :data:`MAX_CHARS` of it reach the worker,
+brackets are nested at most :data:`MAX_DEPTH` deep, and the worker is killed at ``time_limit_s``; the next verdict
+starts a new one. An answer spelled exactly like the gold one needs no worker; the first one that does starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from arrol.errors import ConfigError, MissingExtraError
+from arrol.types import Verdict
+
+MAX_CHARS = 500
+"""Longer answers are wrong; of a text without a box or mark, the tail that is searched."""
+MAX_DEPTH = 24
+"""Nested brackets of any kind."""
+START_LIMIT_S = 60.0
+"""Time for a worker to import sympy on a busy machine; not part of a verdict's time limit."""
+DEFAULT_MARKS = ("####", "Answer:")
+
+
+class Found(NamedTuple):
+    """What looks like the answer in a text."""
+
+    text: str
+    boxed: bool
+    """True when ``text`` is the answer alone, False when the worker must look for it."""
+
+
+def boxed_content(text: str) -> str | None:
+    r"""Inside of the last ``\boxed{...}``; None when there is none, or it does not close in time."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    start += len("\\boxed{")
+    depth = 1
+    for offset, character in enumerate(text[start : start + MAX_CHARS + 1]):
+        if character in "{}":
+            depth += 1 if character == "{" else -1
+            if depth == 0:
+                return text[start : start + offset].strip()
+    return None
+
+
+def final_expression(text: str, marks: Sequence[str] = DEFAULT_MARKS) -> Found | None:
+    """Where the answer stands, by the rules above."""
+    if "\\boxed{" in text:
+        inside = boxed_content(text)
+        return Found(inside, boxed=True) if inside else None
+    end = max((start + len(mark) for mark in marks if (start := text.rfind(mark)) >= 0), default=-1)
+    if end >= 0:
+        # One character more than allowed shows that a line is too long.
+        line = text[end : end + MAX_CHARS + 1].partition("\n")[0]
+        content = line.strip(" *$.\t\r") if len(line) <= MAX_CHARS else ""
+        return Found(content, boxed=True) if content else None
+    tail = text[-MAX_CHARS:].strip()
+    return Found(tail, boxed=False) if tail else None
+
+
+def is_deep(text: str) -> bool:
+    """True when brackets are nested deeper than any honest answer needs."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "{[(") - (character in "}])")
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH
+
+
+class SymbolicVerifier:
+    """Right when math-verify takes the text's final expression for the gold answer.
+
+    Any number of verifiers may exist; each owns at most one worker, which ends with :meth:`close`, with the verifier,
+    or with the interpreter. Calls from several threads wait for each other.
+    """
+
+    def __init__(self, marks: Sequence[str] = DEFAULT_MARKS, *, time_limit_s: float = 5.0) -> None:
+        if not 0 < time_limit_s < float("inf"):
+            raise ConfigError(f"time_limit_s: {time_limit_s} must be a finite number of seconds above 0")
+        if isinstance(marks, str) or not all(marks):
+            raise ConfigError(f"marks: {marks!r} must be a list of texts that are not empty, such as ['####']")
+        self.marks = tuple(marks)
+        self.time_limit_s = time_limit_s
+        self._worker: _Worker | None = None
+        self._lock = threading.Lock()
+
+    def verify(self, text: str, answer: str) -> Verdict:
+        found, gold = final_expression(text, self.marks), answer.strip()
+        if found is None:
+            return Verdict(reward=0.0, answer=None)
+        if found.boxed and found.text == gold:
+            return Verdict(reward=1.0, answer=found.text)
+        if is_deep(found.text) or (found.boxed and _has_foreign_digit(found.text)):
+            return Verdict(reward=0.0, answer=found.text if found.boxed else None)
+        with self._lock:
+            return self._compare(found, gold)
+
+    def close(self) -> None:
+        """End the worker; a later verdict would start another."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.stop()
+                self._worker = None
+
+    def _compare(self, found: Found, gold: str) -> Verdict:
+        if self._worker is None:
+            self._worker = _Worker(self.time_limit_s)
+        reply = self._worker.ask({"gold": gold, "found": found.text, "boxed": found.boxed}, self.time_limit_s)
+        if reply is None:
+            timed_out = self._worker.timed_out
+            self._worker.stop()
+            self._worker = None
+            return Verdict(reward=0.0, answer=found.text if found.boxed else None, timed_out=timed_out)
+        spelled = found.text if found.boxed else reply.get("answer")
+        return Verdict(reward=float(reply["right"] is True), answer=None if spelled is None else str(spelled))
+
+
+def _has_foreign_digit(text: str) -> bool:
+    return any(character.isdecimal() and not character.isascii() for character in text)
+
+
+class _Worker:
+    """One process that runs ``worker.py``, and its two pipes."""
+
+    def __init__(self, time_limit_s: float) -> None:
+        # By path, so that it starts whatever the parent's import path is; -P keeps our module names out of its way.
+        command = [sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("worker.py")), str(time_limit_s)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        )
+        self.timed_out = False
+        self._received = b""
+        # Runs when the verifier is dropped and at the interpreter's end, whichever comes first.
+        self.stop = weakref.finalize(self, _end, self.process)
+        hello = self._receive(START_LIMIT_S)
+        if hello is None or "ready" not in hello:
+            self.stop()
+            reason = "did not start" if hello is None else hello.get("missing", "gave no sign")
+            raise MissingExtraError(f"math-verify: its worker process failed ({reason}); pip install math-verify")
+
+    def ask(self, question: dict[str, object], time_limit_s: float) -> dict[str, object] | None:
+        """The reply, or None when the worker died or took too long; it must be stopped then."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(question).encode() + b"\n")
+        except OSError:  # it died between two questions
+            return None
+        return self._receive(time_limit_s)
+
+    def _receive(self, time_limit_s: float) -> dict[str, object] | None:
+        assert self.process.stdout is not None
+        descriptor, deadline = self.process.stdout.fileno(), time.monotonic() + time_limit_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            while b"\n" not in self._received:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.timed_out = True
+                    return None
+                block = os.read(descriptor, 65_536)
+                if not block:
+                    return None
+                self._received += block
+        line, _, self._received = self._received.partition(b"\n")
+        reply: dict[str, object] = json.loads(line)
+        return reply
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill and reap: no zombie, no open pipe."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()

@@ -1,0 +1,112 @@
+"""Streams, the split and mixtures: what every synthetic task promises."""
+
+import pytest
+
+from arrol.errors import ConfigError, ModelError
+from arrol.tasks import base
+from arrol.tasks.arithmetic import ArithmeticTask
+from arrol.tasks.base import HELD_OUT_ONE_IN, Stream, is_held_out, rng_at
+from arrol.tasks.countdown import CountdownTask
+
+TASKS = pytest.mark.parametrize("kind", [ArithmeticTask, CountdownTask])
+
+
+def test_random_numbers_depend_on_seed_stream_and_position_alone():
+    def first(*address):
+        return int(rng_at(*address).integers(2**62))
+
+    assert first(3, Stream.TRAIN, 5) == first(3, Stream.TRAIN, 5)
+    others = {first(3, Stream.TRAIN, 5), first(4, Stream.TRAIN, 5), first(3, Stream.EVAL, 5), first(3, Stream.TRAIN, 6)}
+    assert len(others) == 4
+
+
+def test_the_split_is_the_same_for_ever_and_about_one_in_sixteen():
+    held_out = [key for key in range(4_000) if is_held_out(str(key))]
+    assert held_out[:5] == [5, 23, 85, 127, 146]  # another list means: published runs met their evaluation in training
+    assert abs(len(held_out) * HELD_OUT_ONE_IN / 4_000 - 1) < 0.2
+
+
+@TASKS
+def test_prompts_are_a_pure_function_of_seed_and_position(kind, tokenizer):
+    task = kind(tokenizer, seed=7)
+    backward = [task.train_prompt(position) for position in reversed(range(20))]
+    task.eval_prompts(3)
+    again = kind(tokenizer, seed=7)
+    assert backward[::-1] == [again.train_prompt(position) for position in range(20)]
+    assert [kind(tokenizer, seed=8).train_prompt(position).text for position in range(20)] != [p.text for p in backward]
+
+
+@TASKS
+def test_evaluation_never_meets_training_whatever_the_seed(kind, tokenizer):
+    asked = {prompt.key for seed in (0, 1) for prompt in kind(tokenizer, seed=seed).eval_prompts(100)}
+    task = kind(tokenizer, seed=2)
+    trained = {task.train_prompt(position).key for position in range(1_500)}
+    shown = {task.demonstration(position)[0] for position in range(1_500)}
+    assert not asked & (trained | shown)
+
+
+@TASKS
+def test_eval_prompts_differ_cover_all_levels_and_grow_at_the_end(kind, tokenizer):
+    task = kind(tokenizer, seed=0)
+    prompts = task.eval_prompts(60)
+    assert len({prompt.key for prompt in prompts}) == 60
+    assert task.eval_prompts(20) == prompts[:20]
+    counts = [sum(prompt.level == level for prompt in prompts) for level in task.levels]
+    assert min(counts) >= 60 // len(counts) - 2
+
+
+@TASKS
+def test_a_prompt_carries_its_tokens_and_an_exact_solution(kind, tokenizer):
+    task = kind(tokenizer)
+    for position in range(50):
+        prompt = task.train_prompt(position)
+        assert prompt.token_ids == tuple(tokenizer.encode(prompt.text))
+        assert task.verify(prompt, prompt.solution).reward == 1.0
+
+
+@TASKS
+def test_the_alphabet_is_enough(kind, tokenizer):
+    task = kind(tokenizer)
+    for position in range(500):
+        assert set("".join(task.demonstration(position))) <= set(kind.alphabet)
+
+
+def test_a_mixture_is_followed(tokenizer):
+    task = ArithmeticTask(tokenizer)
+    alone = [task.demonstration(position, {"careful": 2.0, "direct": 0.0}) for position in range(50)]
+    assert all("," in solution for _, solution in alone)
+    shares = [("," in task.demonstration(p, {"careful": 1.0, "direct": 3.0})[1]) for p in range(800)]
+    assert abs(sum(shares) / 800 - 0.25) < 0.06
+    assert task.demonstration(3) == task.demonstration(3, task.default_mixture)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ({"brilliant": 1.0}, r"'brilliant' is no solver of arithmetic; choose from \('careful'"),
+        ({"careful": -1.0}, r"weight -1.0 of 'careful'"),
+        ({"careful": float("nan")}, r"weight nan of 'careful'"),
+        ({"careful": 0.0}, "no weight above 0"),
+        ({}, "no weight above 0"),
+    ],
+)
+def test_a_wrong_mixture_is_one_line(tokenizer, mixture, message):
+    with pytest.raises(ConfigError, match=message):
+        ArithmeticTask(tokenizer).demonstration(0, mixture)
+
+
+@TASKS
+def test_a_tokenizer_that_cannot_spell_the_task_is_refused(kind, tokenizer):
+    with pytest.raises(ModelError, match=r"tokenizer: cannot spell '#9'"):
+        kind(type(tokenizer)(set(kind.alphabet) - {"#", "9"}))
+
+
+def test_a_negative_seed_is_refused(tokenizer):
+    with pytest.raises(ConfigError, match="seed: -1"):
+        ArithmeticTask(tokenizer, seed=-1)
+
+
+def test_too_few_held_out_problems_are_an_error_and_no_endless_loop(tokenizer, monkeypatch):
+    monkeypatch.setattr(base, "MAX_DRAWS", 100)
+    with pytest.raises(ConfigError, match=r"eval prompts: 5000 asked, countdown found \d+"):
+        CountdownTask(tokenizer, min_numbers=2, max_numbers=2).eval_prompts(5_000)
