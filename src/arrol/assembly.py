@@ -37,7 +37,7 @@ def task_alphabet(config: TaskConfig) -> str:
     from arrol.tasks.arithmetic import ArithmeticTask
     from arrol.tasks.countdown import CountdownTask
 
-    return {"arithmetic": ArithmeticTask, "countdown": CountdownTask}[config.name].alphabet
+    return ArithmeticTask.alphabet if isinstance(config, ArithmeticTaskConfig) else CountdownTask.alphabet
 
 
 def build_layout(config: RunConfig, model: Any) -> FeatureLayout:

@@ -99,7 +99,8 @@ class Task(Protocol):
     ``prompt(i)`` is a pure function of the task's seed and ``i``, so the data position of a run is one integer.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def train_prompt(self, position: int) -> Prompt: ...
     def eval_prompts(self, count: int) -> list[Prompt]: ...

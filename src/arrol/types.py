@@ -32,7 +32,7 @@ class RolloutId(NamedTuple):
     """Training step that asked for it, from 1; evaluation uses 0."""
     group: int
     """Position of the prompt in the step's batch."""
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no id needs
     """Position of the rollout in its group, ``0 .. group_size - 1``."""
 
 

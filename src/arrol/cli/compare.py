@@ -16,7 +16,8 @@ from arrol.reports.tables import comparison_rows
 
 
 def run_compare(path: str, flags: list[str], *, resume: bool, as_json: bool) -> int:
-    """Seeds outside, arms inside, so that a drifting machine speed touches all arms alike. Finished runs are not repeated."""
+    """Seeds outside, arms inside, so that a drifting machine speed touches all arms alike. Finished runs are not
+    repeated."""
     compare = load_compare(path, flags)
     console = Console(stderr=as_json)
     folder = Path(str(compare.run.get("out_dir", "runs"))) / compare.name

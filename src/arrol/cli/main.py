@@ -1,4 +1,5 @@
-"""``arrol``: train with online rollout pruning, warm-start, compare, report. Help comes in a blink: commands load when used."""
+"""``arrol``: train with online rollout pruning, warm-start, compare, report. Help comes in a blink: commands load when
+used."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except OSError as error:
         print(
-            f"arrol: {error.filename or 'file'}: {error.strerror or error}; check the path, its rights and the free space",
+            f"arrol: {error.filename or 'file'}: {error.strerror or error}; "
+            "check the path, its rights and the free space",
             file=sys.stderr,
         )
         return EXIT_USER_ERROR
@@ -61,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
+    if options.command in ("sft", "train", "compare"):
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # one live line is enough
     if options.command == "sft":
         from arrol.cli.sft import run_sft
 

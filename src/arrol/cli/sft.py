@@ -99,7 +99,7 @@ def _train(
 
 
 def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any) -> EvalRecord:
-    """The saved model on held-out prompts: success, its spread over prompts, and how many groups would teach nothing."""
+    """The saved model on held-out prompts: success, its spread over prompts, and dead groups."""
     params = SamplingParams(config.max_completion_tokens, stop_token_ids=stop_token_ids(model, tokenizer))
     reward_PG, tokens_PG = sample_rewards(
         EmbeddedEngine(model, EngineConfig()),

@@ -1,4 +1,5 @@
-"""``arrol train``: from a config to a finished run folder. ``train_one`` is the whole recipe; ``compare`` calls it per arm."""
+"""``arrol train``: from a config to a finished run folder. ``train_one`` is the whole recipe; ``compare`` calls it per
+arm."""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ import torch
 from rich.console import Console
 
 from arrol import assembly
-from arrol.configs.method import NeverRule
 from arrol.configs.run import RunConfig, load_run
 from arrol.errors import CheckpointError
 from arrol.evaluation.runner import evaluate
@@ -129,6 +129,3 @@ def _open_records(config: RunConfig, arm: str, folder: Path, checkpoint: Path | 
         writer.write(row)
     return row.segment
 
-
-def is_pruning(config: RunConfig) -> bool:
-    return not isinstance(config.pruning, NeverRule)

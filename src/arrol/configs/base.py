@@ -107,8 +107,8 @@ def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
         near = difflib.get_close_matches(
             str(context.get("tag")), _words(str(context.get("expected_tags"))), n=1, cutoff=0.0
         )
-        tag = str(context.get("discriminator", "")).strip("'")
-        return f"{field}.{tag} = {context.get('tag')!r}: unknown; the nearest of {context.get('expected_tags')} is {near[0]!r}"
+        tag, known = str(context.get("discriminator", "")).strip("'"), context.get("expected_tags")
+        return f"{field}.{tag} = {context.get('tag')!r}: unknown; the nearest of {known} is {near[0]!r}"
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return message if "=" in message.split(":")[0] else f"{field} = {value!r}: {message}"

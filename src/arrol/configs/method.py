@@ -1,7 +1,7 @@
 """What the method does: the quality head, the survival rule, the algorithm. Naming a variant gives its vetted defaults.
 
-The preset ``paper`` (``configs/paper-*.toml``) spells out arXiv 2603.24840 literally: rule ``paper``, draw ``bernoulli``,
-estimator ``plain``, labels unweighted.
+The preset ``paper`` (``configs/paper-*.toml``) spells out arXiv 2603.24840 literally: rule ``paper``, draw
+``bernoulli``, estimator ``plain``, labels unweighted.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class PruningBase(StrictModel):
     warmup_steps: int = Field(20, ge=0)
     """Steps in which all are kept while the head learns, 0 or more."""
     barrier_timeout: float = Field(64, gt=0)
-    """How long a candidate waits for its siblings before it is drawn alone: decode steps in the embedded engine, seconds elsewhere."""
+    """How long a candidate waits for its siblings before it is drawn alone: decode steps in the embedded engine,
+    seconds elsewhere."""
 
     @model_validator(mode="after")
     def _probes(self) -> Self:
@@ -75,7 +76,8 @@ class PruningBase(StrictModel):
             raise ValueError(f"pruning.probe_tokens = {list(probes)}: give one or more ascending lengths of at least 1")
         if ratios and (len(ratios) != len(probes) or ratios[-1] != self.keep_ratio):
             raise ValueError(
-                f"pruning.probe_keep_ratios = {list(ratios)}: give one per probe, the last equal to keep_ratio {self.keep_ratio}"
+                f"pruning.probe_keep_ratios = {list(ratios)}: give one per probe, "
+                f"the last equal to keep_ratio {self.keep_ratio}"
             )
         if any(not 0 < b <= a for a, b in zip((1.0, *ratios), ratios, strict=False)):
             raise ValueError(f"pruning.probe_keep_ratios = {list(ratios)}: let them fall, each in (0, 1]")
@@ -159,7 +161,8 @@ class NeymanRule(PruningBase):
 
     rule: Literal["neyman"] = "neyman"
     scope: Literal["group", "batch"] = "group"
-    """group: the same share of every group; batch: groups heading for all-right or all-wrong give theirs to mixed ones."""
+    """group: the same share of every group; batch: groups heading for all-right or all-wrong give theirs to mixed ones.
+    """
     shrinkage: float = Field(4.0, ge=0)
     """Pseudo-rollouts by which the prompt's history pulls the group's mean quality, 0 or more."""
 
@@ -174,7 +177,8 @@ class AlgorithmBase(StrictModel):
     """What all algorithms share: the estimator after pruning, clipping, reference, engine mismatch."""
 
     estimator: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
-    """plain: survivors only, biased; ipw: weighted by 1/survival; doubly_robust: ipw with predicted qualities in the baseline."""
+    """plain: survivors only, biased; ipw: weighted by 1/survival; doubly_robust: ipw with predicted qualities in the
+    baseline."""
     leave_one_out: bool = True
     """Keep a rollout's own reward out of its baseline; needed for an exactly unbiased gradient."""
     self_normalized: bool = False

@@ -21,10 +21,10 @@ class ArithmeticTaskConfig(StrictModel):
     """Chained two-digit arithmetic with a scratchpad."""
 
     name: Literal["arithmetic"] = "arithmetic"
-    min_ops: int = Field(1, ge=1)
+    min_ops: int = Field(2, ge=1)
     """Fewest operations in a problem, at least 1."""
-    max_ops: int = Field(6, ge=1)
-    """Most operations in a problem, at least min_ops."""
+    max_ops: int = Field(4, ge=1, le=8)
+    """Most operations in a problem, min_ops to 8."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -219,8 +219,9 @@ class RunConfig(StrictModel):
         )
         if weighted and certain:
             raise ValueError(
-                f"algorithm.estimator = {self.algorithm.estimator!r}: rule {pruning.rule!r} stops with certainty, so no "
-                "weights exist; set it to 'plain'" + (" or pruning.mix above 0" if pruning.rule == "confidence" else "")
+                f"algorithm.estimator = {self.algorithm.estimator!r}: rule {pruning.rule!r} stops with certainty, "
+                "so no weights exist; set it to 'plain'"
+                + (" or pruning.mix above 0" if pruning.rule == "confidence" else "")
             )
         return self
 

@@ -18,7 +18,8 @@ def accuracy_with_interval(reward_PG: np.ndarray) -> tuple[float, float, float]:
 
 
 def pass_at_k(reward_PG: np.ndarray, k: int) -> float:
-    """Chance that one of k samples is right, unbiased from G >= k samples: 1 - C(G - c, k) / C(G, k), mean over prompts."""
+    """Chance that one of k samples is right, unbiased from G >= k samples: 1 - C(G - c, k) / C(G, k), mean over
+    prompts."""
     size = reward_PG.shape[1]
     assert 1 <= k <= size, (k, size)
     wrong_P = size - (reward_PG > 0).sum(1)
@@ -33,7 +34,7 @@ def _miss(wrong: int, size: int, k: int) -> float:
 
 
 def dead_group_frac(reward_PG: np.ndarray, group_size: int) -> float:
-    """Chance that a group of this size is all right or all wrong, unbiased from the samples at hand, mean over prompts."""
+    """Chance that a group of this size is all right or all wrong, unbiased from the samples, mean over prompts."""
     size = reward_PG.shape[1]
     assert 1 <= group_size <= size, (group_size, size)
     right_P = (reward_PG > 0).sum(1)

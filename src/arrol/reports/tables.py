@@ -36,7 +36,7 @@ Row = dict[str, Any]
 def comparison_rows(runs: Sequence[Run], target: float | None = None) -> list[Row]:
     """One row of plain JSON values per arm, the arm that speed-ups refer to first; None where nothing was measured.
 
-    Controls without a run have a row too, so that nobody forgets what was not compared.
+    Where arms are compared, controls without a run have a row too, so that nobody forgets what was not compared.
     """
     arms = runs_by_arm(runs)
     if not arms:
@@ -45,7 +45,8 @@ def comparison_rows(runs: Sequence[Run], target: float | None = None) -> list[Ro
     if target is None:
         target = default_target(baseline)
     rows = [_arm_row(arm, members, baseline, target) for arm, members in arms.items()]
-    absent = [arm for arm in CONTROLS if arm not in arms and not (arm == "never" and "grpo" in arms)]
+    wanted = CONTROLS if len(arms) > 1 else ()
+    absent = [arm for arm in wanted if arm not in arms and not (arm == "never" and "grpo" in arms)]
     return rows + [{**dict.fromkeys(rows[0]), "arm": arm, "seeds": []} for arm in absent]
 
 

@@ -7,8 +7,8 @@ Layout of ``RUN/checkpoints/step-000020``::
     state.safetensors     arrays of everything else that learns (estimator, controller, random states)
     state.json            the rest, with the config and the step
 
-A folder is written under a hidden name, flushed to disk and then renamed, so a folder without that prefix is always whole. Whatever goes
-wrong while saving, older checkpoints stay.
+A folder is written under a hidden name, flushed to disk and then renamed, so a folder without that prefix is always
+whole. Whatever goes wrong while saving, older checkpoints stay.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         return _join(tree, arrays)
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
-            f"checkpoint = {checkpoint.name!r}: damaged ({type(error).__name__}); delete that folder to go on from an older one"
+            f"checkpoint = {checkpoint.name!r}: damaged ({type(error).__name__}); "
+            "delete that folder to go on from an older one"
         ) from None
 
 
@@ -90,7 +91,8 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
         flat = load_file(checkpoint / "optimizer.safetensors")
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
-            f"checkpoint = {checkpoint.name!r}: optimizer.safetensors is damaged ({type(error).__name__}); delete that folder"
+            f"checkpoint = {checkpoint.name!r}: optimizer.safetensors is damaged ({type(error).__name__}); "
+            "delete that folder"
         ) from None
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in flat.items():
@@ -111,7 +113,8 @@ def require_same_config(
             require_same_config(old, new, free, f"{name}.")
         elif old != new:
             raise CheckpointError(
-                f"{name} = {new!r}: the checkpoint was made with {old!r}; resume with that value or give the run another name"
+                f"{name} = {new!r}: the checkpoint was made with {old!r}; "
+                "resume with that value or give the run another name"
             )
 
 
@@ -170,4 +173,7 @@ def _save_message(folder: Path, error: Exception) -> str:
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
     reason = "the disk is full" if full else str(error).splitlines()[0]
     remedy = "free some space" if full else "make the folder writable"
-    return f"out_dir = {folder.parent.name!r}: the checkpoint could not be saved, {reason}; {remedy} and resume, older checkpoints are intact"
+    return (
+        f"out_dir = {folder.parent.name!r}: the checkpoint could not be saved, {reason}; "
+        f"{remedy} and resume, older checkpoints are intact"
+    )

@@ -1,8 +1,8 @@
 """Supervised warm start: a model learns worked solutions, its task's own or those of a JSONL file.
 
-A mixture of solvers of different reliability gives reinforcement learning something to elicit, and the quality head something to
-see: which solver a completion imitates shows early and decides much. First steps may see exact solutions only, so that the model learns to
-compute before it learns to be careless. Legend: ``R`` demonstrations, ``T`` tokens.
+A mixture of solvers of different reliability gives reinforcement learning something to elicit, and the quality head
+something to see: which solver a completion imitates shows early and decides much. First steps may see exact solutions
+only, so that the model learns to compute before it learns to be careless. Legend: ``R`` demonstrations, ``T`` tokens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where metrics go: the records on disk always, a terminal, TensorBoard, and services that are installed.
 
-Every sink receives the same flat dict once per step. A service that is asked for and not installed is an error before the run starts,
-not a silent gap after it.
+Every sink receives the same flat dict once per step. A service that is asked for and not installed is an error before
+the run starts, not a silent gap after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from arrol.protocols import Sink
 
 
 class TerminalSink:
-    """A live line with step, tokens per second, reward, kept share and time left; plain lines where there is no terminal."""
+    """A live line with step, tokens per second, reward, kept share and time left; plain lines where there is no
+    terminal."""
 
     def __init__(self, label: str, steps: int, console: Console, *, done: int = 0, every_s: float = 5.0) -> None:
         self._label, self._steps, self._console, self._done = label, steps, console, done

@@ -1,7 +1,7 @@
 """The loop, read from top to bottom: sample, verify, estimate, learn, record. One process.
 
-A run is its folder: records, rollouts, checkpoints. Everything random is keyed by (seed, step, ...), everything that learns is saved, so a run
-that was killed and resumed writes the same metrics as one that was not, bit for bit on a CPU.
+A run is its folder: records, rollouts, checkpoints. Everything random is keyed by (seed, step, ...), everything that
+learns is saved, so a run that was killed and resumed writes the same metrics as one that was not, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Trainer:
             self._end("failed", str(error))
             raise
         finally:
-            for sink in (self._records, self._rollouts, *self.parts.sinks):
+            self._records.close()
+            self._rollouts.close()
+            for sink in self.parts.sinks:
                 sink.close()
 
     def train_step(self) -> dict[str, float]:

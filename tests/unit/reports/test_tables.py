@@ -154,7 +154,11 @@ class TestRows:
         assert set(absent.values()) == {NOT_RUN}
 
     def test_never_is_asked_for_where_no_grpo_arm_stands(self, plain_run):
-        assert "never" in [row["arm"] for row in comparison_rows([plain_run("x", rule="paper")])]
+        runs = [plain_run(arm, rule="paper") for arm in ("x", "y")]
+        assert "never" in [row["arm"] for row in comparison_rows(runs)]
+
+    def test_a_run_on_its_own_is_no_comparison(self, plain_run):
+        assert [row["arm"] for row in comparison_rows([plain_run("x", rule="paper")])] == ["x"]
 
     def test_rows_are_json(self, comparison):
         rows = comparison_rows(comparison)
