@@ -12,7 +12,7 @@ from arrol.cli.train import run_folder, train_one
 from arrol.configs.run import arm_config, load_compare
 from arrol.records.store import find_runs, load_run
 from arrol.reports.page import write_report
-from arrol.reports.tables import comparison_rows
+from arrol.reports.tables import comparison_rows, display_rows
 
 
 def run_compare(path: str, flags: list[str], *, resume: bool, as_json: bool) -> int:
@@ -38,7 +38,7 @@ def run_compare(path: str, flags: list[str], *, resume: bool, as_json: bool) -> 
     if as_json:
         print(json.dumps(rows, indent=1))
     else:
-        _print_table(console, compare.name, rows)
+        _print_table(console, compare.name, display_rows(rows))
     console.print(f"report: {report.markdown} and {report.html}", highlight=False, soft_wrap=True)
     return 0
 
