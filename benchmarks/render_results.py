@@ -1,0 +1,88 @@
+"""Regenerate the tables of README.md and docs/results.md from the records under results/.
+
+    python benchmarks/render_results.py            # rewrite
+    python benchmarks/render_results.py --check    # exit 1 when a table is not what the records say
+"""
+
+import sys
+from pathlib import Path
+
+from arrol.records.schema import BenchRecord, RunRecord
+from arrol.records.store import find_runs, load_run, read_records
+from arrol.reports.tables import comparison_notes, comparison_rows, markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+README_COLUMNS = ("arm", "final accuracy", "training time", "speed-up", "tokens generated", "tokens trained")
+
+
+def study(name: str) -> tuple[list, str]:
+    """Runs of a committed comparison in the order of its arms, and where they come from."""
+    runs = [load_run(folder) for folder in find_runs([ROOT / "results" / name])]
+    runs.sort(key=lambda run: run.run.started_at)
+    record = runs[0].run
+    versions = ", ".join(f"{key} {value}" for key, value in record.versions.items())
+    seeds = sorted({run.run.seed for run in runs})
+    commits = sorted({run.run.commit[:12] + (" (with local changes)" if run.run.dirty else "") for run in runs})
+    return runs, f"`{record.command}`, commit {', '.join(commits)}, seeds {seeds}, {record.device}, {versions}."
+
+
+def study_table(name: str, columns: tuple[str, ...] | None = None) -> str:
+    runs, source = study(name)
+    rows = comparison_rows(runs)
+    notes = "".join(f"- {note}\n" for note in comparison_notes(rows)) if columns is None else ""
+    return f"{markdown_table(rows, columns)}\n{source} Records: `results/{name}`.\n" + (f"\n{notes}" if notes else "")
+
+
+def bench_table(name: str) -> str:
+    records = list(read_records(ROOT / "results" / f"{name}.jsonl"))
+    lines = ["| variant | median | 20-80 % | unit | ratio | to | limit | repeats |", "|:--|--:|--:|:--|--:|:--|--:|--:|"]
+    for r in (r for r in records if isinstance(r, BenchRecord)):
+        ratio = f"{r.ratio:.3g}" if r.ratio_to else ""
+        limit = "" if r.limit != r.limit else f"{r.limit:.3g}"
+        lines.append(
+            f"| {r.variant} | {r.median:.3g} | {r.p20:.3g}-{r.p80:.3g} | {r.unit} | {ratio} | {r.ratio_to} | {limit} "
+            f"| {r.repeats} |"
+        )
+    run = next(r for r in records if isinstance(r, RunRecord))
+    return "\n".join(lines) + f"\n\n`{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
+
+
+def blocks() -> dict[str, str]:
+    """Everything that may stand between markers, by name; only what has records."""
+    made = {}
+    for folder in sorted((ROOT / "results").iterdir()):
+        if folder.is_dir() and find_runs([folder]):
+            made[folder.name] = study_table(folder.name)
+            made[f"{folder.name}:short"] = study_table(folder.name, README_COLUMNS)
+        elif folder.name.startswith("bench-"):
+            made[folder.stem] = bench_table(folder.stem)
+    return made
+
+
+def render(text: str, made: dict[str, str]) -> str:
+    """The text with each marked block replaced."""
+    for name, table in made.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if begin in text:
+            head, rest = text.split(begin, 1)
+            text = head + begin + table + end + rest.split(end, 1)[1]
+    return text
+
+
+def main() -> int:
+    made, stale = blocks(), []
+    for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        text = path.read_text("utf-8")
+        fresh = render(text, made)
+        if fresh != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(fresh, "utf-8")
+    if "--check" in sys.argv and stale:
+        print(f"not what the records say: {', '.join(stale)}; run make report")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
