@@ -1,7 +1,8 @@
 """Generation without pruning: the embedded engine beside ``model.generate``, in one process, in turn.
 
-Both sample at temperature 1 from the same weights and write every token of the shape. ``generate`` gets left-padded copies of each prompt,
-one per rollout, as trainers call it, and no stop token, so it checks none. It returns tokens only, the engine also their log-probabilities.
+Both sample at temperature 1 from the same weights and write every token of the shape. ``generate`` gets left-padded
+copies of each prompt, one per rollout, as trainers call it, and no stop token, so it checks none. It returns tokens
+only, the engine also their log-probabilities.
 
     python benchmarks/generation.py [--threads N] [--dtype bfloat16] [--repeats N] [--out FILE]
 """
@@ -13,6 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from arrol.assembly import build_engine
+from arrol.records.schema import BenchRecord
 from measure import Laps, Rates, Samples, generation_work, interleave, measure_rates, time_record, write
 from shape import (
     Shape,
@@ -25,9 +29,6 @@ from shape import (
     describe,
     shape_of,
 )
-
-from arrol.assembly import build_engine
-from arrol.records.schema import BenchRecord
 
 
 def engine_arm(shape: Shape, model: Any) -> Callable[[int], Laps]:
@@ -73,7 +74,9 @@ def measure(shape: Shape, model: Any, *, warmup: int, repeats: int) -> tuple[dic
     twin = build_model(shape).to(getattr(torch, shape.dtype)).eval()
     twin.generation_config.eos_token_id = None
     arms = {"arrol": engine_arm(shape, model), "model.generate": transformers_arm(shape, twin)}
-    return interleave(arms, warmup=warmup, repeats=repeats), measure_rates(shape, shape.rows)
+    return interleave(arms, warmup=warmup, repeats=repeats), measure_rates(
+        shape, shape.rows, seconds=0.02 if repeats < 3 else 0.5
+    )
 
 
 def records(shape: Shape, samples: dict[str, Samples], rates: Rates, config: dict[str, Any]) -> list[BenchRecord]:

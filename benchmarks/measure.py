@@ -1,10 +1,11 @@
 """Timing, limits and records: what every benchmark does the same way.
 
-* Arms run in turn within each repeat, the first one rotating, so that a slow minute of the machine hits all of them; ratios are taken
-  within a repeat and then summarised.
-* A row holds median, 20th and 80th percentile of wall time, and the median of processor time beside it: on a busy machine they part.
-* A limit is what the machine allows: floating-point operations at the rate of a matrix product of the very shape, or bytes at the rate of
-  a copy, whichever takes longer. Both rates are measured in the same run.
+* Arms run in turn within each repeat, the first one rotating, so that a slow minute of the machine hits all of them;
+  ratios are taken within a repeat and then summarised.
+* A row holds median, 20th and 80th percentile of wall time, and the median of processor time beside it: on a busy
+  machine they part.
+* A limit is what the machine allows: floating-point operations at the rate of a matrix product of the very shape, or
+  bytes at the rate of a copy, whichever takes longer. Both rates are measured in the same run.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from shape import Shape, build_prompts
 from torch.nn.functional import linear
 
 from arrol.records.schema import BenchRecord
 from arrol.records.store import RecordWriter, provenance
+from shape import Shape, build_prompts
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -101,7 +102,9 @@ def measure_rates(shape: Shape, rows: int, *, seconds: float = 0.5) -> Rates:
     target = torch.empty_like(source)
     flops = 2 * rows * shape.hidden_size * shape.intermediate_size * shape.layers
     with torch.inference_mode():
-        return Rates(flops / _fast(products, seconds), 2 * 4 * len(source) / _fast(lambda: target.copy_(source), seconds))
+        return Rates(
+            flops / _fast(products, seconds), 2 * 4 * len(source) / _fast(lambda: target.copy_(source), seconds)
+        )
 
 
 def _fast(call: Callable[[], object], seconds: float) -> float:
@@ -116,7 +119,7 @@ def _fast(call: Callable[[], object], seconds: float) -> float:
 
 
 def generation_work(shape: Shape) -> tuple[float, float]:
-    """Operations and bytes of one generation without pruning: each prompt prefilled once, weights and cache read once per decode step."""
+    """Operations and bytes of one unpruned generation; a prompt is prefilled once, a step reads the cache once."""
     lengths = np.array([len(prompt.token_ids) for prompt in build_prompts(shape)])
     fed = shape.completion_tokens - 1  # the last token is sampled, never fed
     decoded = shape.rows * fed
@@ -172,7 +175,13 @@ def time_record(
 
 
 def speedup_record(
-    benchmark: str, variant: str, times: Sequence[float], base: tuple[str, Sequence[float]], *, limit: float, config: Mapping[str, Any]
+    benchmark: str,
+    variant: str,
+    times: Sequence[float],
+    base: tuple[str, Sequence[float]],
+    *,
+    limit: float,
+    config: Mapping[str, Any],
 ) -> BenchRecord:
     """Base's time over own time, paired by repeat; ``gap`` is the share of the limit that was reached."""
     ratios = [b / a for a, b in zip(times, base[1], strict=True)]
@@ -180,7 +189,9 @@ def speedup_record(
     return _record(benchmark, variant, "x", ratios, limit=limit, ratio_to=base[0], ratio=ratio, config=dict(config))
 
 
-def _record(benchmark: str, variant: str, unit: str, values: Sequence[float], *, limit: float, **others: Any) -> BenchRecord:
+def _record(
+    benchmark: str, variant: str, unit: str, values: Sequence[float], *, limit: float, **others: Any
+) -> BenchRecord:
     median = statistics.median(values)
     low, high = np.quantile(values, [0.2, 0.8])
     return BenchRecord(
@@ -208,7 +219,8 @@ def write(path: str | Path, name: str, config: Mapping[str, Any], records: Seque
 
 
 def print_table(records: Sequence[BenchRecord]) -> None:
-    head = f"{'variant':34} {'median':>9} {'p20':>8} {'p80':>8} {'n':>3}  {'ratio':>7} {'to':16} {'limit':>9} {'of limit':>8}"
+    head = f"{'variant':34} {'median':>9} {'p20':>8} {'p80':>8} {'n':>3}  {'ratio':>7} {'to':16}"
+    head += f" {'limit':>9} {'of limit':>8}"
     print(head, "-" * len(head), sep="\n")
     for r in records:
         ratio = f"{r.ratio:7.3f} {r.ratio_to:16}" if r.ratio_to else " " * 24

@@ -1,8 +1,9 @@
 """The common shape of every benchmark: one small random model, prompts of mixed lengths, completions of full length.
 
-1.6 M parameters (Qwen3, 6 layers, hidden size 128, a character vocabulary of 64), 16 prompts x 16 rollouts x 96 completion tokens, float32, one
-thread. Weights are random, so what is sampled means nothing; no stop token is given, so every rollout writes all its tokens and the token
-counts are known before the run. ``--smoke`` shrinks it to something that runs in a second and measures nothing.
+1.6 M parameters (Qwen3, 6 layers, hidden size 128, a character vocabulary of 64), 16 prompts x 16 rollouts x 96
+completion tokens, float32, one thread. Weights are random, so what is sampled means nothing; no stop token is given, so
+every rollout writes all its tokens and the token counts are known before the run. ``--smoke`` shrinks it to something
+that runs in a second and measures nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def add_shape_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of generation")
     parser.add_argument("--completion-tokens", type=int, help="length of every completion (default 96)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="a tiny shape and two repeats: proves that the script runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="a tiny shape and two repeats: proves that the script runs"
+    )
 
 
 def shape_of(arguments: argparse.Namespace) -> Shape:
@@ -129,7 +132,9 @@ def build_config(shape: Shape, **sections: Any) -> RunConfig:
         num_threads=shape.threads,
         sampling=SamplingConfig(max_completion_tokens=shape.completion_tokens),
         engine=EngineConfig(max_rows=shape.rows, dtype=shape.dtype),
-        training=TrainingConfig(prompts_per_step=shape.prompts, group_size=shape.rollouts, **sections.pop("training", {})),
+        training=TrainingConfig(
+            prompts_per_step=shape.prompts, group_size=shape.rollouts, **sections.pop("training", {})
+        ),
         **sections,
     )
 

@@ -2,19 +2,22 @@
 
 With R reward, K = 1 for survivors, p survival, q predicted quality, G rollouts started:
 
-* ``plain``          mean and spread of the survivors, weight 1. As published (arXiv 2603.24840); biased for the full group, since the
-                     survivors' mean follows the rule.
+* ``plain``          mean and spread of the survivors, weight 1. As published (arXiv 2603.24840); biased for the full
+                     group, since the survivors' mean follows the rule.
 * ``ipw``            weight 1/p; baseline b = (1/G) sum K R / p. (1/G) sum_i (K_i/p_i) (R_i - b) S_i is unbiased.
-* ``doubly_robust``  weight 1/p; b = (1/G) sum [q + (K/p) (R - q)], where a rollout that was never a candidate counts R. Uses the stopped
-                     rollouts' predictions too; unbiased for any q, because p is known; good q lowers the variance.
+* ``doubly_robust``  weight 1/p; b = (1/G) sum [q + (K/p) (R - q)], where a rollout that was never a candidate counts R.
+                     Uses the stopped rollouts' predictions too; unbiased for any q, because p is known; good q lowers
+                     the variance.
 
-Options: ``leave_one_out`` takes rollout i out of its own baseline and multiplies by (1 - 1/G), which without pruning is exactly
-R - mean R, and under independent draws makes the expected pruned gradient equal the full group's. ``self_normalized``
-divides the weighted sums by the sum of weights and clips b to [0, 1]: less variance, bias of order 1/G.
-``normalize_by_std`` divides by the spread: of the survivors (plain), else sqrt(b (1 - b)) for 0/1 rewards.
+Options: ``leave_one_out`` takes rollout i out of its own baseline and multiplies by (1 - 1/G), which without pruning is
+exactly R - mean R, and under independent draws makes the expected pruned gradient equal the full group's.
+``self_normalized`` divides the weighted sums by the sum of weights and clips b to [0, 1]: less variance, bias of order
+1/G. ``normalize_by_std`` divides by the spread: of the survivors (plain), else sqrt(b (1 - b)) for 0/1 rewards.
 
-Deviations: (1) spreads are population ones, so 0/1 rewards give sqrt(b (1 - b)); (2) under weights b is kept 1/(2G) away from 0 and 1 inside the spread,
-or a group that is almost dead would be blown up again. Legend: ``G`` rollouts of a group.
+Deviations: (1) spreads are population ones, so 0/1 rewards give sqrt(b (1 - b)); (2) under weights b is kept 1/(2G)
+away from 0 and 1 inside the spread, or a group that is almost dead would be blown up again; (3) the clip of b widens to
+the rewards seen, since a length penalty makes some negative; (4) a rollout that ended in an error counts as a reward of
+0 in b. Legend: ``G`` rollouts of a group.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ import numpy as np
 from arrol.configs.method import AlgorithmBase
 
 EPSILON = 1e-6
+FLOAT_NOISE = 1e-12
+"""An advantage below this is rounding, and a group without signal must cost nothing."""
 
 
 class GroupSignal(NamedTuple):
@@ -49,9 +54,11 @@ def group_signal(
 ) -> GroupSignal:
     """Advantages and weights of one group.
 
-    ``reward_G`` is NaN where the rollout did not survive; ``survival_G`` lies in (0, 1]; ``quality_G`` is NaN where nothing was predicted.
+    ``reward_G`` is NaN where the rollout did not survive; ``survival_G`` lies in (0, 1]; ``quality_G`` is NaN where
+    nothing was predicted.
     """
     assert reward_G.shape == survival_G.shape == quality_G.shape, (reward_G.shape, survival_G.shape, quality_G.shape)
+    assert ((survival_G > 0) & (survival_G <= 1)).all(), survival_G
     kept_G = ~np.isnan(reward_G)
     if not kept_G.any():
         return GroupSignal(np.zeros(len(reward_G)), np.zeros(len(reward_G)), float("nan"))
@@ -61,7 +68,7 @@ def group_signal(
     filled_G = np.where(kept_G, reward_G, 0.0)
     guess_G = np.zeros(len(reward_G))
     if config.estimator == "doubly_robust":
-        # A rollout that was certain to survive needs no guess: its term is its reward either way.
+        # Without a prediction the guess is 0: ipw's term, and with survival 1 the reward itself.
         guess_G = np.where(np.isnan(quality_G), 0.0, quality_G)
     baseline = _baseline(filled_G, weight_G, guess_G, config.self_normalized, leave_out=None)
     if config.leave_one_out and len(reward_G) > 1:
@@ -71,6 +78,7 @@ def group_signal(
         advantage_G = (1 - 1 / len(reward_G)) * (filled_G - others)
     else:
         advantage_G = filled_G - baseline
+    advantage_G = _without_noise(advantage_G)
     if normalize_by_std:
         advantage_G = advantage_G / (_spread(filled_G, kept_G, weight_G, baseline) + EPSILON)
     return GroupSignal(np.where(kept_G, advantage_G, 0.0), weight_G, baseline)
@@ -79,7 +87,7 @@ def group_signal(
 def _plain(reward_G: np.ndarray, kept_G: np.ndarray, normalize_by_std: bool) -> GroupSignal:
     survivors = reward_G[kept_G]
     advantage_G = np.zeros(len(reward_G))
-    advantage_G[kept_G] = survivors - survivors.mean()
+    advantage_G[kept_G] = _without_noise(survivors - survivors.mean())
     if normalize_by_std:
         advantage_G /= survivors.std() + EPSILON
     return GroupSignal(advantage_G, kept_G.astype(float), float(survivors.mean()))
@@ -95,7 +103,12 @@ def _baseline(
     if not self_normalized:
         return float(guess_G[rows].mean()) + residual / count
     total = float(weight_G[rows].sum())
-    return float(np.clip(guess_G[rows].mean() + (residual / total if total > 0 else 0.0), 0.0, 1.0))
+    lowest, highest = min(0.0, float(filled_G.min())), max(1.0, float(filled_G.max()))
+    return float(np.clip(guess_G[rows].mean() + (residual / total if total > 0 else 0.0), lowest, highest))
+
+
+def _without_noise(advantage_G: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(advantage_G) < FLOAT_NOISE, 0.0, advantage_G)
 
 
 def _spread(filled_G: np.ndarray, kept_G: np.ndarray, weight_G: np.ndarray, baseline: float) -> float:

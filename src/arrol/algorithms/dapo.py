@@ -1,7 +1,7 @@
-"""DAPO (arXiv 2503.14476): its triple is baseline = group mean, clip 0.2 below and 0.28 above, denominator = all tokens.
+"""DAPO (arXiv 2503.14476): baseline = group mean, clip 0.2 below and 0.28 above, denominator = all tokens.
 
-The triple is set by ``configs.method.DapoConfig`` and computed by ``advantages`` and ``losses``; only the overlong penalty is DAPO's own. Dynamic
-sampling is not built here. Legend: ``G`` rollouts of a group.
+The triple is set by ``configs.method.DapoConfig`` and computed by ``advantages`` and ``losses``; only the overlong
+penalty is DAPO's own. Dynamic sampling is not built here. Legend: ``G`` rollouts of a group.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 def overlong_penalty(
     tokens_G: np.ndarray, max_completion_tokens: int, buffer_tokens: int, penalty: float
 ) -> np.ndarray:
-    """``[G]`` in [0, penalty], to subtract from the reward: 0 up to the buffer, then linear, ``penalty`` at the limit."""
+    """``[G]`` to subtract from the reward: 0 up to the buffer, then linear, ``penalty`` at the limit."""
     if buffer_tokens == 0:
         return np.zeros(len(tokens_G))
     excess_G = np.asarray(tokens_G, float) - (max_completion_tokens - buffer_tokens)

@@ -1,14 +1,17 @@
-"""The policy's loss: a clipped surrogate with two bounds, three denominators, optional KL and truncated importance correction.
+"""The policy's loss: a clipped surrogate with two bounds, three denominators, optional KL, importance correction.
 
 For rollout i and token t, with ratio r = exp(policy - behaviour) and advantage A of the rollout:
 
-    loss = sum_i w_i sum_t m_it c_it [ -min(r A, clip(r, 1 - low, 1 + high) A) + kl_coef k3(reference - policy) ] / denominator_i
+    l_it = -min(r A, clip(r, 1 - low, 1 + high) A) + kl_coef k3(reference - policy)
+    loss = sum_i (w_i / denominator_i) sum_t m_it c_it l_it
 
-* behaviour: the sampler's log-probabilities; with an importance cap, the learner's own from before the update, and then
-  c = min(exp(learner before - sampler), cap) corrects for an engine that differs (truncated importance sampling). Else c = 1.
+* behaviour: the sampler's log-probabilities; with an importance cap, the learner's own from before the step's first
+  update, and then c = min(exp(learner before - sampler), cap) corrects for an engine that differs (truncated importance
+  sampling). Else c = 1.
 * k3(x) = exp(x) - x - 1, never negative (Schulman's third estimator).
-* denominator: sequence_mean, rollouts times the completion's own length (GRPO); token_mean, all tokens (DAPO); constant, rollouts times the
-  length limit (Dr. GRPO). It is handed in for the whole batch, so the split into microbatches changes nothing.
+* denominator: sequence_mean, rollouts times the completion's own length (GRPO); token_mean, all tokens (DAPO);
+  constant, rollouts times the length limit (Dr. GRPO). It is handed in for the whole batch, so the split into
+  microbatches changes nothing.
 
 The loss knows no pruning: it sees masks, weights and denominators. Legend: ``R`` rollouts, ``T`` completion positions.
 """

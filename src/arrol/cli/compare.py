@@ -6,54 +6,44 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from arrol.cli.train import run_folder, train_one
-from arrol.configs.run import arm_config, load_compare
-from arrol.records.store import find_runs, load_run
+from arrol.cli.tables import print_rows
+from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, train_one
+from arrol.configs.run import CompareConfig, RunConfig, arm_config
+from arrol.errors import DataError
+from arrol.records.store import load_run
 from arrol.reports.page import write_report
-from arrol.reports.tables import comparison_rows, display_rows
 
 
-def run_compare(path: str, flags: list[str], *, resume: bool, as_json: bool) -> int:
+def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
     """Seeds outside, arms inside, so that a drifting machine speed touches all arms alike. Finished runs are not
     repeated."""
-    compare = load_compare(path, flags)
-    console = Console(stderr=as_json)
-    folder = Path(str(compare.run.get("out_dir", "runs"))) / compare.name
-    for seed in compare.seeds:
-        for arm in compare.arms:
-            config = arm_config(compare, arm, seed)
-            if resume and _is_finished(run_folder(config)):
-                console.print(f"{config.name}: finished before", highlight=False)
-                continue
-            end = train_one(config, arm=arm.name, resume=resume, console=console)
-            if end.outcome == "stopped":
-                console.print(f"stopped at step {end.step} of {config.name}; go on with --resume", highlight=False)
-                return 130
-    order = [arm.name for arm in compare.arms]
-    runs = sorted((load_run(run) for run in find_runs([folder])), key=lambda run: order.index(run.run.arm))
-    rows = comparison_rows(runs)
-    report = write_report([folder], folder / "report")
+    console = Console(stderr=as_json, markup=False, highlight=False)
+    plan = [(arm.name, arm_config(compare, arm, seed)) for seed in compare.seeds for arm in compare.arms]
+    for _, config in plan:  # refuse before the first run, not between two
+        previous_record(config, resume=resume)
+    for arm, config in plan:
+        if _is_finished(config):
+            console.print(f"{config.name}: finished before")
+            continue
+        end, stop_requested = train_one(config, arm=arm, resume=resume, console=console)
+        if stop_requested:
+            console.print(f"stopped at step {end.step} of {config.name}; go on with --resume")
+            return EXIT_STOPPED
+    folders = [run_folder(config) for _, config in plan]
+    report = write_report(folders, Path(plan[0][1].out_dir) / "report")
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(report.rows, indent=1))
     else:
-        _print_table(console, compare.name, display_rows(rows))
-    console.print(f"report: {report.markdown} and {report.html}", highlight=False, soft_wrap=True)
+        print_rows(console, compare.name, report.rows)
+    console.print(f"report: {report.markdown} and {report.html}", soft_wrap=True)
     return 0
 
 
-def _is_finished(folder: Path) -> bool:
-    if not (folder / "records.jsonl").exists():
+def _is_finished(config: RunConfig) -> bool:
+    """A run of this config lies there whole; its config was compared before."""
+    try:
+        end = load_run(run_folder(config)).end
+    except DataError:  # nothing there, or killed before its first row
         return False
-    end = load_run(folder).end
-    return end is not None and end.outcome == "finished"
-
-
-def _print_table(console: Console, title: str, rows: list[dict[str, str]]) -> None:
-    table = Table(title=title)
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+    return end is not None and end.outcome == "finished" and end.step >= config.training.steps

@@ -5,39 +5,51 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from arrol.configs.base import read_toml
-from arrol.configs.run import load_compare, load_run
-from arrol.configs.sft import load_sft
+from arrol.configs.base import StrictModel, read_toml
+from arrol.configs.run import RunConfig, load_compare, load_run
+from arrol.configs.sft import SftConfig, load_sft
 from arrol.records.store import provenance
 
 
 def run_info(path: str | None, *, as_json: bool) -> int:
-    """Without a config: versions, commit, device. With one: every field, defaults included."""
-    if path is None:
-        here = provenance(["arrol", "info"])
-        facts: dict[str, Any] = {"commit": here.commit, "dirty": here.dirty, "device": here.device, **here.versions}
-    else:
-        facts = _resolve(path)
+    """Without a config: versions, commit, device. With one: every field, defaults included, and its meaning."""
+    config = None if path is None else _resolve(path)
     if as_json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(_facts() if config is None else config.model_dump(mode="json"), indent=1))
+    elif config is None:
+        print("\n".join(f"{name} = {value}" for name, value in _facts().items()))
     else:
-        for name, value in _flat(facts):
-            print(f"{name} = {value}")
+        print("\n".join(_explained(config)))
     return 0
 
 
-def _resolve(path: str) -> dict[str, Any]:
-    """The kind of config is told by its tables: arms, shape or mixture, else a run."""
+def _facts() -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    here = provenance(["arrol", "info"], gpu=gpu)
+    return {"commit": here.commit, "dirty": here.dirty, "device": here.device, **here.versions}
+
+
+def _resolve(path: str) -> StrictModel:
+    """The kind of config is told by its keys: arms, or what only a warm start has, else a run."""
     values = read_toml(path)
     if "arms" in values:
-        return load_compare(path).model_dump(mode="json")
-    if {"shape", "mixture", "steps", "demonstrations"} & set(values):
-        return load_sft(path).model_dump(mode="json")
-    return load_run(path).model_dump(mode="json")
+        return load_compare(path)
+    if set(values) & (set(SftConfig.model_fields) - set(RunConfig.model_fields)):
+        return load_sft(path)
+    return load_run(path)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return rows
+def _explained(node: StrictModel, prefix: str = "") -> list[str]:
+    """``section.field = value  # meaning``, as in the config's file."""
+    lines = []
+    for name, info in type(node).model_fields.items():
+        value = getattr(node, name)
+        if isinstance(value, StrictModel):
+            lines += _explained(value, f"{prefix}{name}.")
+        else:
+            meaning = " ".join((info.description or "").split())
+            shown = node.model_dump(mode="json", include={name})[name]
+            lines.append(f"{prefix}{name} = {json.dumps(shown)}" + (f"  # {meaning}" if meaning else ""))
+    return lines

@@ -10,45 +10,61 @@ from collections.abc import Sequence
 from arrol.errors import ArrolError
 
 EXIT_USER_ERROR = 2
-OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example --training.steps 5."
+EXIT_STOPPED = 130
+OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example {example}."
+EXITS = (
+    "Exit status: 0 finished; 2 something to mend, named in one line on stderr, nothing overwritten; 130 stopped "
+    "by SIGINT or SIGTERM: train and compare finish the step, save, go on with --resume; a second SIGINT ends at once."
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options; ``tests/contract`` freezes them."""
     parser = argparse.ArgumentParser(
-        prog="arrol", description="Online rollout pruning for reinforcement learning with verifiable rewards."
+        prog="arrol",
+        description="Online rollout pruning for reinforcement learning with verifiable rewards.",
+        epilog=EXITS,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _config_command(commands, "sft", "supervised warm start: make or tune a base model", resume=False)
-    _config_command(commands, "train", "train a policy with online rollout pruning", resume=True)
-    _config_command(commands, "compare", "train several arms on the same prompts and seeds", resume=True)
-    report = commands.add_parser("report", help="table, plots and one HTML page from the records of runs")
+    _config_command(commands, "sft", "supervised warm start: make or tune a base model", "--steps 5")
+    _config_command(commands, "train", "train a policy with online rollout pruning", "--training.steps 5")
+    _config_command(
+        commands, "compare", "train several arms on the same prompts and seeds", "--seeds [0,1] --run.training.steps 5"
+    )
+    report = commands.add_parser(
+        "report", help="table, plots and one HTML page from the records of runs", allow_abbrev=False
+    )
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a comparison")
     report.add_argument("--out", default=None, metavar="DIR", help="where to write; RUN/report when absent")
     report.add_argument("--json", action="store_true", help="print the table as JSON")
-    info = commands.add_parser("info", help="versions and device, or every field of a config with its meaning")
+    info = commands.add_parser(
+        "info", help="versions and device, or every field of a config with its meaning", allow_abbrev=False
+    )
     info.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file to check and show, resolved")
     info.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
-def _config_command(commands: argparse._SubParsersAction, name: str, text: str, *, resume: bool) -> None:
-    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=OVERRIDES)
+def _config_command(commands: argparse._SubParsersAction, name: str, text: str, example: str) -> None:
+    epilog = f"{OVERRIDES.format(example=example)} {EXITS}"
+    description = f"{text[0].upper()}{text[1:]}."
+    command = commands.add_parser(name, help=text, description=description, epilog=epilog, allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", help="TOML file, see configs/")
-    if resume:
+    if name != "sft":
         command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    command.add_argument("--json", action="store_true", help="print the final table as JSON")
+    command.add_argument("--json", action="store_true", help="print the final table as JSON, progress to stderr")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it worked, 2 with one line on stderr when the user can mend it."""
+    """Run a command; the exit status is explained in ``EXITS``."""
     options, flags = build_parser().parse_known_args(argv)
     if flags and options.command in ("report", "info"):
         build_parser().error(f"unrecognized arguments: {' '.join(flags)}")
     try:
         return _dispatch(options, flags)
     except ArrolError as error:
-        print(f"arrol: {error}", file=sys.stderr)
+        print(f"arrol: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
     except OSError as error:
         print(
@@ -58,27 +74,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("arrol: interrupted; the newest checkpoint is intact, go on with --resume", file=sys.stderr)
-        return 130
+        remedy = "go on with --resume" if options.command in ("train", "compare") else "call it again"
+        print(f"arrol: interrupted; what was saved before is intact, {remedy}", file=sys.stderr)
+        return EXIT_STOPPED
 
 
 def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
-    if options.command in ("sft", "train", "compare"):
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # one live line is enough
+    """Configs are checked before torch is loaded, so a mistake in one is told in a blink."""
     if options.command == "sft":
+        from arrol.configs.sft import load_sft
+
+        warm_start = load_sft(options.config, flags)
+        _hush()
         from arrol.cli.sft import run_sft
 
-        return run_sft(options.config, flags, as_json=options.json)
+        return run_sft(warm_start, as_json=options.json)
     if options.command == "train":
+        from arrol.configs.run import load_run
+
+        run = load_run(options.config, flags)
+        _hush()
         from arrol.cli.train import run_train
 
-        return run_train(options.config, flags, resume=options.resume, as_json=options.json)
+        return run_train(run, resume=options.resume, as_json=options.json)
     if options.command == "compare":
+        from arrol.configs.run import load_compare
+
+        compare = load_compare(options.config, flags)
+        _hush()
         from arrol.cli.compare import run_compare
 
-        return run_compare(options.config, flags, resume=options.resume, as_json=options.json)
+        return run_compare(compare, resume=options.resume, as_json=options.json)
     if options.command == "report":
         from arrol.cli.report import run_report
 
@@ -86,6 +112,13 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
     from arrol.cli.info import run_info
 
     return run_info(options.config, as_json=options.json)
+
+
+def _hush() -> None:
+    """One live line is enough."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from arrol.records.store import find_runs, load_run
+from rich.console import Console
+
+from arrol.cli.tables import print_rows
+from arrol.records.store import find_runs
 from arrol.reports.page import write_report
-from arrol.reports.tables import comparison_rows, markdown_table
 
 
 def run_report(paths: list[str], out: str | None, *, as_json: bool) -> int:
-    rows = comparison_rows([load_run(run) for run in find_runs(paths)])
-    report = write_report(paths, Path(out) if out else Path(paths[0]) / "report")
-    print(json.dumps(rows, indent=1) if as_json else markdown_table(rows))
-    if not as_json:
-        print(f"\nreport: {report.markdown} and {report.html}")
+    first = Path(paths[0])
+    folder = Path(out) if out else (first.parent if first.is_file() else first) / "report"
+    report = write_report(find_runs(paths), folder)
+    console = Console(stderr=as_json, markup=False, highlight=False)
+    if as_json:
+        print(json.dumps(report.rows, indent=1))
+    else:
+        print_rows(console, "", report.rows)
+    console.print(f"report: {report.markdown} and {report.html}", soft_wrap=True)
     return 0

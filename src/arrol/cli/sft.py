@@ -8,21 +8,23 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
 from arrol import assembly
 from arrol.configs.run import EngineConfig
-from arrol.configs.sft import SftConfig, load_sft
+from arrol.configs.sft import SftConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
 from arrol.evaluation.runner import sample_rewards
 from arrol.records.schema import EndRecord, EvalRecord, StepRecord
-from arrol.records.store import RecordWriter, provenance
+from arrol.records.store import RECORDS_FILE, RecordWriter, provenance
+from arrol.training.checkpoint import save_policy
 from arrol.training.policy import character_tokenizer, load_policy, load_tokenizer, resolve_device, stop_token_ids
 from arrol.training.sft import Demonstration, file_demonstrations, new_model, warm_start
 from arrol.training.sinks import TerminalSink
@@ -32,9 +34,15 @@ JUDGED_SAMPLES = 16
 """Completions per held-out prompt when the result is judged: enough for groups of 8 and 16."""
 
 
-def run_sft(path: str, flags: list[str], *, as_json: bool) -> int:
-    config = load_sft(path, flags)
-    console = Console(stderr=as_json)
+class _Parts(NamedTuple):
+    model: Any
+    tokenizer: Any
+    task: Any
+    demonstration: Demonstration
+
+
+def run_sft(config: SftConfig, *, as_json: bool) -> int:
+    console = Console(stderr=as_json, markup=False, highlight=False)
     folder = Path(config.out_dir) / config.name
     if folder.exists():
         raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
@@ -50,11 +58,13 @@ def run_sft(path: str, flags: list[str], *, as_json: bool) -> int:
     )
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
+    for is_exact in (True, False):
+        demonstration(0, is_exact)  # an unknown solver is an error now, before anything is written
     folder.mkdir(parents=True)
-    record = _train(config, model, tokenizer, task, demonstration, folder, console)
+    record = _train(config, _Parts(model, tokenizer, task, demonstration), folder, console)
     facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
     print(json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value:.3f}" for key, value in facts.items()))
-    console.print(f"model: {folder / 'model'}", highlight=False)
+    console.print(f"model: {folder / 'model'}", soft_wrap=True)
     return 0
 
 
@@ -65,18 +75,10 @@ def _own(task: Any, config: SftConfig) -> Demonstration:
     return lambda position, is_exact: task.demonstration(position, exact if is_exact else mixture)
 
 
-def _train(
-    config: SftConfig,
-    model: Any,
-    tokenizer: Any,
-    task: Any,
-    demonstration: Demonstration,
-    folder: Path,
-    console: Console,
-) -> EvalRecord:
+def _train(config: SftConfig, parts: _Parts, folder: Path, console: Console) -> EvalRecord:
     terminal = TerminalSink(config.name, config.steps, console)
     last = [time.monotonic()]
-    with RecordWriter(folder / "records.jsonl") as records:
+    with RecordWriter(folder / RECORDS_FILE) as records, closing(terminal):
         here = provenance(sys.argv, [config.seed])
         dumped = config.model_dump(mode="json")
         records.write(here.run_record(name=config.name, arm=config.name, seed=config.seed, config=dumped))
@@ -88,11 +90,11 @@ def _train(
                 records.write(StepRecord(step=step, metrics=metrics))
             terminal.write({"step": step, **metrics})
 
-        warm_start(model, tokenizer, demonstration, config, on_step)
-        terminal.close()
-        model.to(getattr(torch, config.save_dtype)).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-        record = _judge(config, load_policy(str(folder / "model"), next(model.parameters()).device), tokenizer, task)
+        model, tokenizer = parts.model, parts.tokenizer
+        warm_start(model, tokenizer, parts.demonstration, config, on_step)
+        save_policy(folder / "model", model.to(getattr(torch, config.save_dtype)), tokenizer)
+        saved = load_policy(str(folder / "model"), next(model.parameters()).device)
+        record = _judge(config, saved, tokenizer, parts.task)
         records.write(record)
         records.write(EndRecord(step=config.steps, outcome="finished"))
     return record

@@ -6,71 +6,115 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
 from arrol import assembly
-from arrol.configs.run import RunConfig, load_run
+from arrol.cli.tables import print_rows
+from arrol.configs.run import RunConfig
 from arrol.errors import CheckpointError
 from arrol.evaluation.runner import evaluate
-from arrol.records.schema import EndRecord, EvalRecord
-from arrol.records.store import RecordWriter, provenance
-from arrol.records.store import load_run as read_run
+from arrol.records.schema import EndRecord, EvalRecord, RunRecord
+from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
+from arrol.reports.tables import comparison_rows
 from arrol.training.checkpoint import load_state, newest_checkpoint, require_same_config
 from arrol.training.learner import Learner
 from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
-from arrol.training.sinks import TerminalSink, build_sinks
+from arrol.training.sinks import TerminalSink, build_sinks, require_services
 from arrol.training.trainer import FREE_FIELDS, Parts, Trainer
 
+EXIT_STOPPED = 130
+"""A signal ended the run; it was saved and goes on with --resume."""
+PATH_FIELDS = frozenset({"model", "task.source", "task.eval_source", "task.demonstrations"})
+"""Written into records relative to the working directory, so they may differ between two records of one run."""
 
-def run_train(path: str, flags: list[str], *, resume: bool, as_json: bool) -> int:
-    config = load_run(path, flags)
-    console = Console(stderr=as_json)
-    end = train_one(config, arm=config.name, resume=resume, console=console)
+
+class Ended(NamedTuple):
+    """How ``train_one`` ended, and whether a signal asked for it (perhaps during the last step)."""
+
+    end: EndRecord
+    stop_requested: bool
+
+
+def run_train(config: RunConfig, *, resume: bool, as_json: bool) -> int:
+    console = Console(stderr=as_json, markup=False, highlight=False)
+    end = train_one(config, arm=config.name, resume=resume, console=console).end
     folder = run_folder(config)
-    from arrol.reports.tables import comparison_rows, markdown_table
-
-    rows = comparison_rows([read_run(folder)])
-    print(json.dumps(rows, indent=1) if as_json else markdown_table(rows))
-    console.print(f"{end.outcome} at step {end.step}; records, rollouts and checkpoints: {folder}", highlight=False)
-    return 0
+    rows = comparison_rows([load_run(folder)])
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_rows(console, config.name, rows)
+    console.print(f"{end.outcome} at step {end.step}; records, rollouts and checkpoints: {folder}", soft_wrap=True)
+    return 0 if end.outcome == "finished" else EXIT_STOPPED
 
 
 def run_folder(config: RunConfig) -> Path:
     return Path(config.out_dir) / config.name
 
 
-def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) -> EndRecord:
+def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) -> Ended:
     """Build, resume if asked, train. Nothing on disk changes before everything that can be checked has been."""
     torch.set_num_threads(config.num_threads)
     device, folder = resolve_device(config.device), run_folder(config)
-    checkpoint = _checkpoint(config, folder, resume)
+    require_services(config.report_to)
+    previous = previous_record(config, resume=resume)
+    checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
     model = load_policy(str(checkpoint / "policy") if checkpoint else config.model, device)
     reference = load_policy(config.model, device).eval().requires_grad_(False) if config.algorithm.kl_coef > 0 else None
     parts = _parts(config, model, tokenizer, reference)
-    segment = _open_records(config, arm, folder, checkpoint, device)
-    done = load_state(checkpoint)["step"] if checkpoint else 0
-    parts.sinks = [
-        *build_sinks(config.report_to, folder, config.name, config.model_dump(mode="json")),
-        TerminalSink(config.name, config.training.steps, console, done=done),
-    ]
-    trainer = Trainer(config, parts, folder, segment=segment)
+    trainer = Trainer(config, parts, folder, segment=previous.segment + 1 if previous else 0)
     if checkpoint:
         trainer.resume(checkpoint)
-    return trainer.run()
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    with RecordWriter(folder / RECORDS_FILE) as writer:
+        writer.write(
+            provenance(sys.argv, [config.seed], gpu=gpu).run_record(
+                name=config.name,
+                arm=arm,
+                seed=config.seed,
+                config=config.model_dump(mode="json"),
+                previous=previous,
+                resume_step=trainer.step if previous else None,
+            )
+        )
+    parts.sinks = [
+        *build_sinks(config.report_to, folder, config.name, config.model_dump(mode="json")),
+        TerminalSink(config.name, config.training.steps, console, done=trainer.step),
+    ]
+    try:
+        return Ended(trainer.run(), trainer.stop_requested)
+    finally:
+        getattr(parts.task, "close", lambda: None)()  # a verifier's worker process
 
 
-def _checkpoint(config: RunConfig, folder: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from; refuses to write over a run that is there."""
-    if not (folder / "records.jsonl").exists():
-        return None
-    if not resume:
+def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:
+    """The newest opening row of the run that lies in the config's folder, None when there is none; CheckpointError when
+    it may not be gone on with: not asked to, or another config."""
+    folder = run_folder(config)
+    exists = (folder / RECORDS_FILE).exists()
+    if exists and not resume:
         raise CheckpointError(
             f"name = {config.name!r}: {folder} holds a run already; go on with --resume or choose another --name"
         )
+    records = read_records(folder / RECORDS_FILE) if exists else []
+    opened = [record for record in records if isinstance(record, RunRecord)]
+    if not opened:  # new, or killed before the first row was whole
+        if newest_checkpoint(folder / "checkpoints"):
+            raise CheckpointError(
+                f"name = {config.name!r}: {folder} holds checkpoints without their records; choose another --name"
+            )
+        return None
+    wanted = portable(config.model_dump(mode="json"))
+    require_same_config(opened[-1].config, wanted, FREE_FIELDS | PATH_FIELDS, where="run in that folder")
+    return opened[-1]
+
+
+def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
+    """The checkpoint to go on from; None for a run that was killed before its first: it starts over."""
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint:
         require_same_config(load_state(checkpoint)["config"], config.model_dump(mode="json"), FREE_FIELDS)
@@ -109,23 +153,3 @@ def _parts(config: RunConfig, model: Any, tokenizer: Any, reference: Any) -> Par
         sampling=assembly.build_sampling(config, stops),
         evaluate=judge,
     )
-
-
-def _open_records(config: RunConfig, arm: str, folder: Path, checkpoint: Path | None, device: torch.device) -> int:
-    """Write the row that opens this segment; returns the segment's number."""
-    records = folder / "records.jsonl"
-    previous = read_run(folder).run if records.exists() else None
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    row = provenance(sys.argv, [config.seed], gpu=gpu).run_record(
-        name=config.name,
-        arm=arm,
-        seed=config.seed,
-        config=config.model_dump(mode="json"),
-        previous=previous,
-        resume_step=(load_state(checkpoint)["step"] if checkpoint else 0) if previous else None,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    with RecordWriter(records) as writer:
-        writer.write(row)
-    return row.segment
-

@@ -24,7 +24,9 @@ from arrol.errors import ConfigError
 class StrictModel(BaseModel):
     """A frozen config node that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 Config = TypeVar("Config", bound=StrictModel)
@@ -64,6 +66,8 @@ def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(
                     f"flag = {flag!r}: {part} was given a value before; give either the section or its fields"
                 )
+        if leaf in node:
+            raise ConfigError(f"flag = {flag!r}: {key} was given before; give it once")
         node[leaf] = _toml_value(value)
     return tree
 
@@ -102,8 +106,11 @@ def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
         return f"{field} = {value!r}: unknown key; the nearest known one is {near[0]!r}"
     if kind == "missing":
         return f"{field}: missing; {_describe(node, path)}"
+    context = error.get("ctx", {})
+    if kind == "union_tag_not_found":
+        tag = str(context.get("discriminator", "")).strip("'")
+        return f"{field}.{tag}: missing; choose one of {', '.join(_variants(node, path[-1], tag))}"
     if kind == "union_tag_invalid":
-        context = error.get("ctx", {})
         near = difflib.get_close_matches(
             str(context.get("tag")), _words(str(context.get("expected_tags"))), n=1, cutoff=0.0
         )
@@ -113,6 +120,12 @@ def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
     if kind == "value_error":
         return message if "=" in message.split(":")[0] else f"{field} = {value!r}: {message}"
     return f"{field} = {value!r}: {message[0].lower()}{message[1:]}; {_describe(node, path)}"
+
+
+def _variants(node: type[StrictModel], field: str, tag: str) -> list[str]:
+    """Tags of the union that stands under a field."""
+    candidates = _models(node.model_fields[field].annotation) if field in node.model_fields else []
+    return [repr(model.model_fields[tag].default) for model in candidates if tag in model.model_fields]
 
 
 def _words(text: str) -> list[str]:

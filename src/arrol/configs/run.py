@@ -243,7 +243,7 @@ class CompareConfig(StrictModel):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """One run per arm and seed."""
     arms: tuple[Arm, ...] = Field(min_length=1)
-    """The first one is the baseline of every ratio."""
+    """One line of the table each; ratios refer to the arm named grpo or never, else to the first unpruned one."""
     run: dict[str, Any]
     """The base config, in the shape of a run's config."""
 
@@ -272,7 +272,7 @@ def change_run(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
     merged = merge(values, changes)
     for section, tag, variants in (("pruning", "rule", _RULES), ("algorithm", "name", _ALGORITHMS)):
         old, new = values.get(section, {}), changes.get(section, {})
-        variant = variants.get(new.get(tag)) if isinstance(new, Mapping) else None
+        variant = variants.get(str(new.get(tag))) if isinstance(new, Mapping) else None
         if variant is not None and isinstance(old, Mapping) and old.get(tag) != new.get(tag):
             inherited = {key: value for key, value in old.items() if key in variant.model_fields}
             merged[section] = merge(inherited, new)
@@ -288,21 +288,20 @@ def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
     """The comparison of a file under flags (``--seeds``, ``--name``, ``--run.section.field``); every arm is checked."""
     changes = parse_flags(flags)
     values = read_toml(path)
-    if "run" in changes and "run" in values:
+    if isinstance(changes.get("run"), Mapping) and isinstance(values.get("run"), Mapping):
         values["run"] = change_run(values["run"], changes.pop("run"))
     compare = validate(CompareConfig, merge(values, changes))
-    for arm in compare.arms:
-        arm_config(compare, arm, compare.seeds[0])
+    for seed in compare.seeds:
+        for arm in compare.arms:
+            arm_config(compare, arm, seed)
     return compare
 
 
 def arm_config(compare: CompareConfig, arm: Arm, seed: int) -> RunConfig:
     """The run of one arm under one seed; its folder is ``out_dir/<comparison>/<arm>-seed<seed>``."""
-    values = change_run(compare.run, arm.change)
-    root = Path(values.get("out_dir", "runs")) / compare.name
+    values = merge(change_run(compare.run, arm.change), {"name": f"{arm.name}-seed{seed}", "seed": seed})
     try:
-        return validate(
-            RunConfig, merge(values, {"name": f"{arm.name}-seed{seed}", "seed": seed, "out_dir": str(root)})
-        )
+        config = validate(RunConfig, values)
     except ConfigError as error:
         raise ConfigError(f"arm {arm.name!r}: {error}") from None
+    return config.model_copy(update={"out_dir": str(Path(config.out_dir) / compare.name)})

@@ -18,7 +18,7 @@ class ModelShape(StrictModel):
     architecture: Literal["qwen3", "llama"] = "qwen3"
     """qwen3 or llama."""
     hidden_size: int = Field(128, ge=8)
-    """Width, at least 8, a multiple of num_heads."""
+    """Width, at least 8, an even multiple of num_heads."""
     intermediate_size: int = Field(384, ge=8)
     """Width inside the feed-forward part, at least 8."""
     num_layers: int = Field(5, ge=1)
@@ -29,6 +29,16 @@ class ModelShape(StrictModel):
     """Key-value heads, a divisor of num_heads."""
     max_positions: int = Field(512, ge=16)
     """Longest prompt and completion together, at least 16."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.hidden_size % (2 * self.num_heads):  # rotary embeddings turn pairs
+            raise ValueError(
+                f"shape.hidden_size = {self.hidden_size}: no even multiple of num_heads = {self.num_heads}"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"shape.num_kv_heads = {self.num_kv_heads}: no divisor of num_heads = {self.num_heads}")
+        return self
 
 
 class SftConfig(StrictModel):

@@ -1,4 +1,4 @@
-"""A deterministic engine without a model: it plays given completions and drives a controller exactly as a real engine does.
+"""A deterministic engine without a model: plays given completions and drives a controller as a real engine does.
 
 For tests of rules, trainers and integrations, yours included. Numpy only.
 
@@ -29,8 +29,8 @@ class ScriptedEngine:
         *,
         delay: Callable[[RolloutId], int] = lambda rollout_id: 0,
     ) -> None:
-        """``tokens`` writes the whole completion; ``features`` is what the probe at a length sees; ``delay`` starts a rollout late,
-        in decode steps, to play refilled rows and preemption."""
+        """``tokens`` writes the whole completion; ``features`` is what the probe at a length sees; ``delay`` starts a
+        rollout late, in decode steps, to play refilled rows."""
         self._tokens, self._features, self._delay = tokens, features, delay
 
     def generate(

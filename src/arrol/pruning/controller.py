@@ -1,24 +1,28 @@
-"""Events in, ids to stop out: the one object that every host drives. Numpy only; it knows no engine, no clock, no model.
+"""Events in, ids to stop out: the one object every host drives. Numpy only; it knows no engine, no clock, no model.
 
-Life of a candidate: an engine reports that it reached a probe; the estimator turns features into quality; it waits for its
-siblings where the draw is an exact count (or the rule looks at the whole batch), else it is drawn at once; it is stopped or runs on.
+Life of a candidate: an engine reports that it reached a probe; the estimator turns features into quality; it waits for
+its siblings where the draw is an exact count (or the rule looks at the whole batch), else it is drawn at once; it is
+stopped or runs on.
 
-Promises, each a property test: the same (rollout, probe) twice counts once; order of arrival changes no draw unless a deadline passed,
-which is recorded; rollouts that end before a probe, or while they wait, are not candidates there; the floor of survivors is
-set before the draw, so ``survival`` is exact; an absent or NaN score means keep; warm-up keeps everything; over several probes conditional
-probabilities multiply and ``min_survival`` bounds the product.
+Promises, each a property test: the same (rollout, probe) twice counts once; order of arrival changes no draw unless a
+deadline passed, which is recorded; rollouts that end before a probe, or while they wait, are not candidates there; the
+floor of survivors is set before the draw, so ``survival`` is exact; an absent or NaN score means keep; warm-up keeps
+everything; over several probes conditional probabilities multiply and ``min_survival`` bounds the product.
 
-Deviations: events come in lists (one estimator call per decode step, and the whole step crosses together), and the deadline is in
-whatever unit the host ticks with: decode steps in the embedded engine, so that a run repeats; seconds in servers.
+Deviations: (1) events come in lists: one estimator call per decode step, and the whole step crosses together; (2) the
+deadline is in whatever unit the host ticks with: decode steps in the embedded engine, so that a run repeats; seconds in
+servers; reaching the next probe is a deadline too; (3) the buffer behind buffer-level constants is that of earlier
+steps, or siblings would see each other in order of arrival; (4) under independent draws order of arrival still says who
+is kept by the floor, once so many were stopped that it is reached; that too is recorded.
 
-Legend: ``C`` candidates.
+Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -33,6 +37,10 @@ RECENT_SIZE = 1024
 """Candidates remembered per probe as the population behind buffer-level constants."""
 MIN_RECENT = 32
 """With fewer remembered, a draw without siblings is uniform."""
+LEAST_SURVIVAL = 1e-9
+"""Recorded for those that a rule stops with certainty (``confidence``, ``extremes``), so that survival is above 0."""
+QUALITY, CONFIDENCE, HISTORY, PREVIOUS = range(4)
+"""Columns of the buffer: the last two are the prompt's success rate (NaN where unknown), survival before the probe."""
 
 
 @dataclass
@@ -43,7 +51,8 @@ class _Waiting:
     score: float
     quality: float
     confidence: float
-    since: float
+    since: float | None
+    """Time of the last tick before it arrived; None until the first tick of a step."""
     version: int
 
 
@@ -76,10 +85,11 @@ class PruningController:
     def __init__(self, config: PruningBase, estimator: Estimator, *, seed: int) -> None:
         self._config, self._estimator, self._seed = config, estimator, seed
         self._groups: dict[tuple[int, int], _Group] = {}
-        count = len(config.probe_tokens)
-        self._recent_quality = [deque[float](maxlen=RECENT_SIZE) for _ in range(count)]
-        self._recent_confidence = [deque[float](maxlen=RECENT_SIZE) for _ in range(count)]
-        self._now = 0.0
+        self._recent = [np.zeros((0, 4)) for _ in config.probe_tokens]
+        """Per probe, candidates of earlier steps, oldest first; see the columns above."""
+        self._newest: list[dict[RolloutId, tuple[float, ...]]] = [{} for _ in config.probe_tokens]
+        """Those of this step, which join the others when the next begins."""
+        self._now: float | None = None
         self._reasons: Counter[str] = Counter()
         self._num_candidates = 0
         self._num_kept = 0
@@ -90,14 +100,18 @@ class PruningController:
         return () if idle else self._config.probe_tokens
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None) -> None:
-        """Announce a group before its first rollout starts. Groups of earlier steps are forgotten."""
-        for old in [key for key in self._groups if key[0] != step]:
-            del self._groups[old]
+        """Announce a group before its first rollout starts. Groups of other steps are forgotten."""
+        if any(key[0] != step for key in self._groups):
+            self._groups.clear()
+            self._recent, self._now = self._remembered(), None
+            self._newest = [{} for _ in self._recent]
         self._groups[step, group] = _Group(size, success_rate)
 
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
         """Rollouts have reached a probe; returns the ids to stop now."""
-        fresh = [event for event in events if self._is_fresh(event)]
+        unique = list({(event.rollout_id, event.probe): event for event in events if self._is_fresh(event)}.values())
+        stops = self._draw_late([w for w in map(self._waiting_of, unique) if w is not None])
+        fresh = [event for event in unique if self._is_fresh(event)]
         for event, score, quality in zip(fresh, *self._judge(fresh), strict=True):
             group, index = self._groups[event.rollout_id[:2]], event.rollout_id.index
             group.reached[index] = event.probe + 1
@@ -105,9 +119,8 @@ class PruningController:
                 event.rollout_id, float(score), float(quality), event.confidence, self._now, self._estimator.version
             )
             if np.isfinite(quality):
-                self._recent_quality[event.probe].append(float(quality))
-            self._recent_confidence[event.probe].append(event.confidence)
-        return self._decide_what_is_due({event.rollout_id[:2] for event in fresh})
+                self._remember(event, float(quality), group)
+        return stops + self._decide_what_is_due({event.rollout_id[:2] for event in unique})
 
     def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
         """Rollouts have ended by themselves; that may complete a barrier of their siblings."""
@@ -124,13 +137,13 @@ class PruningController:
     def tick(self, now: float) -> list[RolloutId]:
         """Time passes; candidates that waited too long are drawn alone."""
         self._now = now
-        stops: list[RolloutId] = []
-        for group in self._groups.values():
-            late = [w for w in group.waiting.values() if now - w.since >= self._config.barrier_timeout]
-            for probe in sorted({group.reached[w.rollout_id.index] - 1 for w in late}):
-                pool = [w for w in late if group.reached[w.rollout_id.index] - 1 == probe]
-                stops += self._draw(pool, probe, siblings_known=False, reason=Reason.DEADLINE)
-        return stops
+        late = []
+        for waiting in [w for group in self._groups.values() for w in group.waiting.values()]:
+            waiting.since = now if waiting.since is None else waiting.since
+            if now - waiting.since >= self._config.barrier_timeout:
+                late.append(waiting)
+        # Whoever is stopped here is awaited by nobody at later probes any more.
+        return self._draw_late(late) + self._decide_what_is_due({w.rollout_id[:2] for w in late})
 
     def decisions(self, step: int, group: int) -> list[PruningDecision]:
         """The last decision about each candidate of a group, by rollout index."""
@@ -138,16 +151,13 @@ class PruningController:
 
     def save(self) -> State:
         """Buffers only: groups never outlive a step, and draws are keyed."""
-        return {
-            "recent_quality": [list(recent) for recent in self._recent_quality],
-            "recent_confidence": [list(recent) for recent in self._recent_confidence],
-        }
+        return {"recent": {str(probe): recent for probe, recent in enumerate(self._remembered())}}
 
     def load(self, state: State) -> None:
-        for name, buffers in (("recent_quality", self._recent_quality), ("recent_confidence", self._recent_confidence)):
-            for buffer, values in zip(buffers, cast(list[list[float]], state[name]), strict=True):
-                buffer.clear()
-                buffer.extend(values)
+        recent = cast(dict[str, np.ndarray], state["recent"])
+        assert len(recent) == len(self._recent), (len(recent), len(self._recent))
+        self._recent = [np.asarray(recent[str(probe)], float).reshape(-1, 4) for probe in range(len(recent))]
+        self._newest = [{} for _ in self._recent]
 
     def metrics(self) -> dict[str, float]:
         """Counts since the last call."""
@@ -167,6 +177,24 @@ class PruningController:
         if group is None or index in group.stopped or index in group.ended:
             return False
         return event.probe >= group.reached.get(index, 0)
+
+    def _waiting_of(self, event: ProbeEvent) -> _Waiting | None:
+        return self._groups[event.rollout_id[:2]].waiting.get(event.rollout_id.index)
+
+    def _remember(self, event: ProbeEvent, quality: float, group: _Group) -> None:
+        """Into the buffer of later steps. Warm-up stops nobody: the survival expected of a lottery stands in."""
+        previous = group.survival.get(event.rollout_id.index, 1.0)
+        if event.probe and event.rollout_id.step <= self._config.warmup_steps:
+            previous = self._config.cumulative_keep[event.probe - 1]
+        history = np.nan if group.success_rate is None else group.success_rate
+        self._newest[event.probe][event.rollout_id] = (quality, event.confidence, history, previous)
+
+    def _remembered(self) -> list[np.ndarray]:
+        """Per probe, the newest candidates, those of this step included, in the order of their ids."""
+        return [
+            np.concatenate([recent, np.array([row for _, row in sorted(newest.items())]).reshape(-1, 4)])[-RECENT_SIZE:]
+            for recent, newest in zip(self._recent, self._newest, strict=True)
+        ]
 
     def _judge(self, events: list[ProbeEvent]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and qualities; NaN where there is nothing to judge by."""
@@ -200,6 +228,17 @@ class PruningController:
                     stops += self._draw(pool, probe, siblings_known=waits, reason=Reason.DRAW)
         return stops
 
+    def _draw_late(self, late: list[_Waiting]) -> list[RolloutId]:
+        """Draw these without their siblings."""
+        stops: list[RolloutId] = []
+        pools: dict[tuple[int, ...], list[_Waiting]] = {}
+        for waiting in sorted(late, key=lambda w: w.rollout_id):
+            step, group, index = waiting.rollout_id
+            pools.setdefault((step, group, self._groups[step, group].reached[index] - 1), []).append(waiting)
+        for (_, _, probe), pool in sorted(pools.items()):
+            stops += self._draw(pool, probe, siblings_known=False, reason=Reason.DEADLINE)
+        return stops
+
     def _at(self, group: _Group, probe: int) -> list[_Waiting]:
         return [w for i, w in sorted(group.waiting.items()) if group.reached[i] == probe + 1]
 
@@ -220,23 +259,38 @@ class PruningController:
 
     def _factors(self, pool: list[_Waiting], probe: int, siblings_known: bool) -> np.ndarray:
         """Probability of passing this probe, given survival so far."""
-        groups = [self._groups[w.rollout_id[:2]] for w in pool]
+        groups, recent = [self._groups[w.rollout_id[:2]] for w in pool], self._recent[probe]
         candidates = Candidates(
             quality_C=np.array([w.quality for w in pool]),
             group_C=np.array([w.rollout_id.group for w in pool]),
             siblings_known=siblings_known,
             history_C=np.array([np.nan if g.success_rate is None else g.success_rate for g in groups]),
             confidence_C=np.array([w.confidence for w in pool]),
-            recent_quality_B=np.array(self._recent_quality[probe]),
-            recent_confidence_B=np.array(self._recent_confidence[probe]),
+            recent_quality_B=recent[:, QUALITY],
+            recent_confidence_B=recent[:, CONFIDENCE],
+            recent_history_B=recent[:, HISTORY],
         )
-        keep = self._config.cumulative_keep
-        too_few = not siblings_known and len(self._recent_quality[probe]) < MIN_RECENT
-        target_C = RULES["uniform" if too_few else self._rule](candidates, self._config, keep[probe])
+        keep, too_few = self._config.cumulative_keep, not siblings_known and len(recent) < MIN_RECENT
+        rule = RULES["uniform" if too_few else self._rule]
+        target_C = rule(candidates, self._config, keep[probe])
         if probe == 0:
             return target_C
-        previous_C = np.array([g.survival.get(w.rollout_id.index, 1.0) for g, w in zip(groups, pool, strict=True)])
-        return conditional_survival(target_C, previous_C, keep[probe] / keep[probe - 1], self._config.min_survival)
+        target_B, previous_B = target_C, self._previous(pool)
+        if not siblings_known:  # one alone says nothing about the mean of those still running; the buffer does
+            population = replace(
+                candidates,
+                quality_C=recent[:, QUALITY],
+                group_C=np.zeros(len(recent), int),
+                history_C=recent[:, HISTORY],
+                confidence_C=recent[:, CONFIDENCE],
+            )
+            target_B, previous_B = rule(population, self._config, keep[probe]), recent[:, PREVIOUS]
+        mean, floor = keep[probe] / keep[probe - 1], self._config.min_survival
+        return conditional_survival(target_C, self._previous(pool), mean, floor, over=(target_B, previous_B))
+
+    def _previous(self, pool: list[_Waiting]) -> np.ndarray:
+        """Survival of each before the probe at which it waits."""
+        return np.array([self._groups[w.rollout_id[:2]].survival.get(w.rollout_id.index, 1.0) for w in pool])
 
     @property
     def _rule(self) -> str:
@@ -251,7 +305,7 @@ class PruningController:
             group: max(0, self._config.min_survivors - (self._groups[step, group].num_alive - count))
             for group, count in counts.items()
         }
-        factor_C = lift_to_floor(factor_C, group_C, needed, self._config.min_survival)
+        factor_C = lift_to_floor(factor_C, group_C, needed, self._config.min_survival / self._previous(pool))
         stops: list[RolloutId] = []
         for group in sorted(counts):
             rows = np.flatnonzero(group_C == group)
@@ -281,7 +335,7 @@ class PruningController:
         rollout_id, group = waiting.rollout_id, self._groups[waiting.rollout_id[:2]]
         index = rollout_id.index
         group.waiting.pop(index, None)
-        group.survival[index] = group.survival.get(index, 1.0) * factor
+        group.survival[index] = max(group.survival.get(index, 1.0) * factor, LEAST_SURVIVAL)
         group.decisions[index] = PruningDecision(
             rollout_id, probe, keep, group.survival[index], reason, waiting.score, waiting.quality, waiting.version
         )

@@ -1,8 +1,8 @@
-"""The lottery: survival in, keep or stop out. Every draw is keyed by (seed, stream, step, group, ...), never by order of arrival.
+"""The lottery: survival in, keep or stop out. Every draw is keyed by (seed, stream, step, group, ...), not by arrival.
 
 * ``bernoulli``   independent; needs no siblings; the number kept varies.
-* ``systematic``  one uniform number per pool; marginals are exactly p and the number kept is the sum of p, rounded down or up
-                  (Madow's systematic sampling on a keyed random permutation).
+* ``systematic``  one uniform number per pool; marginals are exactly p and the number kept is the sum of p, rounded down
+                  or up (Madow's systematic sampling on a keyed random permutation).
 
 Legend: ``C`` candidates.
 """

@@ -1,17 +1,20 @@
-"""All survival rules: quality of the candidates in, probability of surviving out. Pure; no rule reads an outcome but ``oracle``.
+"""All survival rules: quality of the candidates in, probability of surviving out. Pure; only ``oracle`` reads outcomes.
 
-Rules (arXiv 2603.24840 section 4 and our notes; symbols: kappa = keep_ratio, rho = target_positive_ratio, q = quality, p = survival):
+Rules (arXiv 2603.24840 section 4 and our notes; symbols: kappa = keep_ratio, rho = target_positive_ratio, q = quality,
+p = survival):
 
 * ``paper``     p = clip(kappa + delta + lambda (rho - q), p_min, p_max), delta solved so that mean p = kappa over the
-                recent candidates. As printed, and not our default: unclipped, mean p = kappa forces delta = lambda (E q - rho), so
-                rho cancels and the survivors' share of right answers is E q - lambda Var q / kappa, always below E q.
-* ``balanced``  the same line with the slope that reaches the target: lambda = kappa (E q - rho) / Var q, signed and limited.
-* ``neyman``    p proportional to w = sqrt(q (1-b)^2 + (1-q) b^2), b = success rate of the prompt. Minimises the variance
-                that pruning adds to the unbiased gradient when score vectors have about equal size (Neyman allocation).
-* controls      ``never``, ``uniform``, ``confidence`` (DeepConf-style), ``extremes`` (a warning), ``oracle`` (after the fact).
+                recent candidates. As printed, and not our default: unclipped, mean p = kappa forces delta =
+                lambda (E q - rho), so rho cancels and the survivors' share of right answers is
+                E q - lambda Var q / kappa, always below E q.
+* ``balanced``  the same line with the slope that reaches the target: lambda = kappa (E q - rho) / Var q, limited.
+* ``neyman``    p proportional to w = sqrt(q (1-b)^2 + (1-q) b^2), b = success rate of the prompt. Minimises the
+                variance that pruning adds to the unbiased gradient when score vectors have about equal size (Neyman
+                allocation).
+* controls      ``never``, ``uniform``, ``confidence`` (DeepConf-style), ``extremes`` (a warning), ``oracle``.
 
-Deviations from the paper: (1) the buffer that fixes delta holds all recent candidates, not survivors only; (2) survival is recorded
-through all probes, so several probes compose; (3) ``never`` and warm-up are exact ones.
+Deviations from the paper: (1) the buffer that fixes delta holds all recent candidates, not survivors only; (2) survival
+is recorded through all probes, so several probes compose; (3) ``never`` and warm-up are exact ones.
 
 Legend: ``C`` candidates, ``B`` recent candidates (the buffer), ``G`` rollouts of a group.
 """
@@ -39,6 +42,8 @@ MIN_VARIANCE = 1e-3
 """Floor of Var q in ``balanced``: below it every slope is noise."""
 BASE_RATE_LIMIT = 0.02
 """``neyman`` believes no prompt to be easier or harder than this."""
+MARGIN = 1e-9
+"""Added to the survival of groups lifted to the floor, against rounding."""
 
 
 def _none() -> np.ndarray:
@@ -65,6 +70,8 @@ class Candidates:
     """Mean log-probability up to the probe (``confidence`` only)."""
     recent_quality_B: np.ndarray = field(default_factory=_none)
     recent_confidence_B: np.ndarray = field(default_factory=_none)
+    recent_history_B: np.ndarray = field(default_factory=_none)
+    """Like ``history_C``, of the recent candidates."""
 
     @property
     def reference_B(self) -> np.ndarray:
@@ -78,8 +85,8 @@ def never(candidates: Candidates, config: PruningBase, keep_ratio: float) -> np.
 
 
 def uniform(candidates: Candidates, config: PruningBase, keep_ratio: float) -> np.ndarray:
-    """Everyone survives with probability ``keep_ratio``."""
-    return np.full(len(candidates.quality_C), keep_ratio)
+    """Everyone survives with probability ``keep_ratio``, or ``min_survival`` where that is more."""
+    return np.full(len(candidates.quality_C), max(keep_ratio, config.min_survival))
 
 
 def paper(candidates: Candidates, config: PaperRule, keep_ratio: float) -> np.ndarray:
@@ -92,7 +99,7 @@ def paper(candidates: Candidates, config: PaperRule, keep_ratio: float) -> np.nd
 
 
 def balanced(candidates: Candidates, config: BalancedRule, keep_ratio: float) -> np.ndarray:
-    """The slope that reaches the target share, from group moments shrunk to the buffer's, or from the buffer's alone."""
+    """The slope that reaches the target share, from group moments shrunk to the buffer's, or the buffer's alone."""
     quality_C, reference_B, rho = candidates.quality_C, candidates.reference_B, config.target_positive_ratio
     bounds = (config.min_survival, config.max_survival)
 
@@ -117,10 +124,13 @@ def neyman(candidates: Candidates, config: NeymanRule, keep_ratio: float) -> np.
     """Survival proportional to ``neyman_weight``; one scale per group, or one for the whole batch."""
     quality_C, floor = candidates.quality_C, config.min_survival
     if not candidates.siblings_known:
-        mean = np.full(len(quality_C), candidates.reference_B.mean())
-        base_C = np.where(np.isnan(_history(candidates)), mean, _history(candidates))
-        weight_B = neyman_weight(candidates.reference_B, mean[:1] if len(mean) else np.array([0.5]))
-        return np.clip(_scale(weight_B, keep_ratio, floor) * neyman_weight(quality_C, base_C), floor, 1.0)
+        reference_B = candidates.reference_B
+        past_C = _history(candidates.history_C, len(quality_C))
+        past_B = _history(candidates.recent_history_B, len(reference_B))
+        # The population with its own histories, or the scale would not keep keep_ratio of it.
+        weight_B = neyman_weight(reference_B, np.where(np.isnan(past_B), reference_B.mean(), past_B))
+        weight_C = neyman_weight(quality_C, np.where(np.isnan(past_C), reference_B.mean(), past_C))
+        return np.clip(_scale(weight_B, keep_ratio, floor) * weight_C, floor, 1.0)
     weight_C = neyman_weight(quality_C, _base_rate(candidates, config.shrinkage))
     if config.scope == "batch":
         return np.clip(_scale(weight_C, keep_ratio, floor) * weight_C, floor, 1.0)
@@ -137,7 +147,10 @@ def neyman_weight(quality_C: np.ndarray, base_rate_C: np.ndarray) -> np.ndarray:
 
 
 def confidence(candidates: Candidates, config: ConfidenceRule, keep_ratio: float) -> np.ndarray:
-    """1 for those above the (1 - keep_ratio) quantile of recent mean log-probabilities, else 0; ``mix`` adds a uniform lottery."""
+    """1 for those above the (1 - keep_ratio) quantile of recent mean log-probabilities, else 0.
+
+    ``mix`` adds a uniform lottery.
+    """
     recent_B = candidates.recent_confidence_B
     threshold = np.quantile(recent_B if len(recent_B) else candidates.confidence_C, 1 - keep_ratio)
     chosen_C = (candidates.confidence_C >= threshold).astype(float)
@@ -182,7 +195,7 @@ RULES: dict[str, Callable[[Candidates, Any, float], np.ndarray]] = {
 
 
 def clipped_line(tilt_C: np.ndarray, tilt_B: np.ndarray, keep_ratio: float, bounds: tuple[float, float]) -> np.ndarray:
-    """clip(keep_ratio + delta + tilt_C, bounds), delta solved by bisection so that the mean over ``tilt_B`` is keep_ratio."""
+    """clip(keep_ratio + delta + tilt_C, bounds), delta by bisection so that the mean over ``tilt_B`` is keep_ratio."""
     low, high = bounds
     target = min(max(keep_ratio, low), high)
 
@@ -193,40 +206,61 @@ def clipped_line(tilt_C: np.ndarray, tilt_B: np.ndarray, keep_ratio: float, boun
     return np.clip(keep_ratio + bisect_increasing(excess, -reach, reach) + tilt_C, low, high)
 
 
-def conditional_survival(target_C: np.ndarray, previous_C: np.ndarray, mean: float, min_survival: float) -> np.ndarray:
+def conditional_survival(
+    target_C: np.ndarray,
+    previous_C: np.ndarray,
+    mean: float,
+    min_survival: float,
+    *,
+    over: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
     """Several probes: probability of passing this probe, given survival so far.
 
-    target / previous, scaled by bisection so that its mean over those still running is ``mean``; ``min_survival`` bounds the
-    product over probes, not each factor.
+    target / previous, scaled by bisection so that its mean over those still running is ``mean``; ``min_survival``
+    bounds the product over probes, not each factor. ``over`` gives target and previous survival of the population behind
+    that mean; by default the candidates themselves.
     """
-    ratio_C = np.minimum(1.0, target_C / previous_C)
-    floor_C = np.minimum(1.0, min_survival / previous_C)
-    return np.clip(_scale(ratio_C, mean, floor_C) * ratio_C, floor_C, 1.0)
+
+    def ratio_and_floor(target: np.ndarray, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.minimum(1.0, target / previous), np.minimum(1.0, min_survival / previous)
+
+    ratio_C, floor_C = ratio_and_floor(target_C, previous_C)
+    ratio_B, floor_B = ratio_and_floor(*over) if over else (ratio_C, floor_C)
+    return np.clip(_scale(ratio_B, mean, floor_B) * ratio_C, floor_C, 1.0)
 
 
 def lift_to_floor(
-    survival_C: np.ndarray, group_C: np.ndarray, needed: dict[int, int], min_survival: float
+    survival_C: np.ndarray, group_C: np.ndarray, needed: dict[int, int], min_survival: float | np.ndarray
 ) -> np.ndarray:
-    """Raise whole groups until the sum of survival reaches the survivors they need, and take the excess from the others.
+    """Raise whole groups until the sum of survival reaches the survivors they need; take the excess from the others.
 
-    Before the draw, so survival stays exact: a systematic draw keeps at least floor(sum p) of a group.
+    Before the draw, so survival stays exact: a systematic draw keeps at least floor(sum p) of a group. Nobody is
+    lowered below ``min_survival`` (one number, or one per candidate).
     """
-    survival_C, total = survival_C.copy(), float(survival_C.sum())
-    lifted = np.zeros(len(survival_C), bool)
-    for rows in _groups(group_C):
-        need = min(needed.get(int(group_C[rows[0]]), 0), len(rows))
-        # Rounding in the cumulative sum must not cost the last survivor, hence the margin.
-        if need and survival_C[rows].sum() < need + 1e-9:
-            share = need / len(rows)
-            survival_C[rows] = np.clip(_scale(survival_C[rows], share, 0.0) * survival_C[rows] + 1e-9, 0.0, 1.0)
+    given_C, survival_C = survival_C, survival_C.copy()
+    lowest_C = np.minimum(min_survival, given_C)
+    lifted = np.zeros(len(given_C), bool)
+    while True:
+        low = [
+            (rows, need)
+            for rows in _groups(group_C)
+            if (need := min(needed.get(int(group_C[rows[0]]), 0), len(rows)))
+            # Rounding in the cumulative sum must not cost the last survivor, hence the margin.
+            and not lifted[rows[0]]
+            and survival_C[rows].sum() < need + MARGIN
+        ]
+        if not low:
+            return survival_C
+        for rows, need in low:
+            weight = np.maximum(given_C[rows], MARGIN)  # where a rule stops with certainty, all have the same chance
+            survival_C[rows] = np.clip(_scale(weight, need / len(rows), 0.0) * weight + MARGIN, 0.0, 1.0)
             lifted[rows] = True
-    free = ~lifted
-    if lifted.any() and free.any():
-        left = (total - float(survival_C[lifted].sum())) / int(free.sum())
-        scale = _scale(survival_C[free], max(left, min_survival), min_survival)
-        # Never up: the floor must not cost other groups more than it must, and never gives them more.
-        survival_C[free] = np.clip(min(scale, 1.0) * survival_C[free], np.minimum(min_survival, survival_C[free]), 1.0)
-    return survival_C
+        free = ~lifted
+        if free.any():  # the next round lifts whom this brings below what it needs
+            left = (float(given_C.sum()) - float(survival_C[lifted].sum())) / int(free.sum())
+            scale = _scale(given_C[free], max(left, float(lowest_C[free].mean())), lowest_C[free])
+            # Never up: the floor must not cost other groups more than it must, and never gives them more.
+            survival_C[free] = np.clip(min(scale, 1.0) * given_C[free], lowest_C[free], 1.0)
 
 
 def _scale(weight_C: np.ndarray, mean: float, floor: float | np.ndarray) -> float:
@@ -245,14 +279,15 @@ def _groups(group_C: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(group_C == group) for group in np.unique(group_C)]
 
 
-def _history(candidates: Candidates) -> np.ndarray:
-    known = len(candidates.history_C) > 0
-    return candidates.history_C if known else np.full(len(candidates.quality_C), np.nan)
+def _history(history: np.ndarray, count: int) -> np.ndarray:
+    """NaN for all when empty."""
+    return history if len(history) else np.full(count, np.nan)
 
 
 def _base_rate(candidates: Candidates, shrinkage: float) -> np.ndarray:
     """Mean quality of the group, pulled to the prompt's history where there is one."""
-    base_C, history_C = np.empty_like(candidates.quality_C), _history(candidates)
+    base_C = np.empty_like(candidates.quality_C)
+    history_C = _history(candidates.history_C, len(base_C))
     for rows in _groups(candidates.group_C):
         mean, past = candidates.quality_C[rows].mean(), history_C[rows[0]]
         tau = 0.0 if np.isnan(past) else shrinkage

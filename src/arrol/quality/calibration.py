@@ -1,14 +1,16 @@
 """Score to quality: an online binned posterior (arXiv 2603.24840, section 4 of the method notes).
 
-Bins b = floor(num_bins * sigmoid(score)). With c+ and c- the (weighted) counts of right and wrong records per bin, pi the share of right ones:
+Bins b = floor(num_bins * sigmoid(score)). With c+ and c- the (weighted) counts of right and wrong records per bin and
+pi the share of right ones:
 
 * ``binned``  as published: Laplace-smoothed P(b | right) and P(b | wrong), then Bayes with prior pi:
               q = pi P(b|right) / (pi P(b|right) + (1 - pi) P(b|wrong)). An empty bin gives about 0.5.
 * ``shrunk``  ours: q = (c+ + alpha pi) / (c+ + c- + alpha). An empty bin gives pi.
 
-Deviations: (1) records count 1/survival times, unless labels are unweighted; (2) scores are those given at the probe, before the
-outcome was known (never rescored by the refitted head), so the table is honest about unseen rollouts; only the newest
-``CALIBRATION_SIZE`` are used, since the head moves on; (3) until each class has ``min_class_records``, quality is pi for all.
+Deviations: (1) records count 1/survival times, unless labels are unweighted; (2) scores are those given at the probe,
+before the outcome was known (never rescored by the refitted head), so the table is honest about unseen rollouts; only
+the newest ``CALIBRATION_SIZE`` are used, since the head moves on; (3) until each class has ``min_class_records``,
+quality is pi for all; (4) without pseudo counts an empty bin gives pi, where the published rule is 0/0.
 Legend: ``B`` bins, ``C`` candidates, ``N`` records.
 """
 
@@ -36,12 +38,12 @@ def bins(score_C: np.ndarray, num_bins: int) -> np.ndarray:
 
 
 def binned_posterior(right_B: np.ndarray, wrong_B: np.ndarray, prior: float, pseudo_count: float) -> np.ndarray:
-    """``[B]`` in [0, 1]: the published rule."""
+    """``[B]`` in [0, 1]: the published rule; the prior where it is 0/0 (an empty bin without ``pseudo_count``)."""
     num_bins = len(right_B)
     given_right = (right_B + pseudo_count) / (right_B.sum() + pseudo_count * num_bins)
     given_wrong = (wrong_B + pseudo_count) / (wrong_B.sum() + pseudo_count * num_bins)
-    joint = prior * given_right
-    return joint / (joint + (1 - prior) * given_wrong)
+    joint, total = prior * given_right, prior * given_right + (1 - prior) * given_wrong
+    return np.where(total > 0, joint / np.where(total > 0, total, 1.0), prior)
 
 
 def shrunk_rates(right_B: np.ndarray, wrong_B: np.ndarray, prior: float, pseudo_count: float) -> np.ndarray:
@@ -62,10 +64,12 @@ class Calibration:
         """False until both classes have been seen often enough; quality is then the prior."""
 
     def quality(self, score_C: np.ndarray) -> np.ndarray:
-        """``[C]`` in [0, 1]."""
-        if not self.is_ready:
-            return np.full(len(score_C), self.prior)
-        return self.quality_B[bins(score_C, self._config.num_bins)]
+        """``[C]`` in [0, 1]; NaN where the score is NaN."""
+        quality_C = np.full(len(score_C), self.prior)
+        known = ~np.isnan(score_C)
+        if self.is_ready:
+            quality_C[known] = self.quality_B[bins(score_C[known], self._config.num_bins)]
+        return np.where(known, quality_C, np.nan)
 
     def refit(self, score_N: np.ndarray, label_N: np.ndarray, weight_N: np.ndarray) -> None:
         """Rebuild the table from records, oldest first."""

@@ -1,7 +1,7 @@
 """How good is the head? AUROC pooled and within prompt, Brier score, expected calibration error.
 
-The pooled AUROC mostly measures prompt difficulty; only the one within prompts says whether siblings can be told apart. All are
-weighted, so that with weights 1/survival they speak of all candidates and not of survivors only.
+The pooled AUROC mostly measures prompt difficulty; only the one within prompts says whether siblings can be told apart.
+All are weighted, so that with weights 1/survival they speak of all candidates and not of survivors only.
 Legend: ``N`` records.
 """
 
@@ -39,7 +39,7 @@ def brier(quality_N: np.ndarray, label_N: np.ndarray, weight_N: np.ndarray | Non
 def expected_calibration_error(
     quality_N: np.ndarray, label_N: np.ndarray, weight_N: np.ndarray | None = None, num_bins: int = 10
 ) -> float:
-    """Mean gap between predicted and realised rate over equal-width bins, weighted by their mass; NaN without records."""
+    """Mean gap of predicted and realised rate over equal-width bins, weighted by their mass; NaN without records."""
     if not len(label_N):
         return float("nan")
     weight_N = _weights(label_N, weight_N)

@@ -1,7 +1,8 @@
 """QualityEstimator: features, head and calibration behind one call; one head and one table per probe.
 
 Three consumers: the survival rules (prune), the doubly robust baseline (train) and the vote (test time).
-It learns after every step from finished candidates, and is judged on each step's candidates before it has learnt from them.
+It learns after every step from finished candidates, and is judged on each step's candidates before it has learnt from
+them.
 Legend: ``C`` candidates, ``F`` features.
 """
 
@@ -41,7 +42,7 @@ class QualityEstimator:
 
     def scores(self, features_CF: np.ndarray, probe: int) -> np.ndarray:
         """float64 ``[C]``: logits of a probe's head."""
-        assert features_CF.ndim == 2 and features_CF.shape[1] == self._layout.num_features, features_CF.shape
+        assert features_CF.shape == (len(features_CF), self._layout.num_features), features_CF.shape
         return self._heads[probe].scores(features_CF)
 
     def quality(self, score_C: np.ndarray, probe: int) -> np.ndarray:

@@ -6,7 +6,8 @@ A probe at ``probe_tokens = L`` looks at a rollout when its L-th completion toke
 * ``mean_hidden``  running mean of such states over the completion tokens fed so far, ``[D]``            (ours)
 * ``logprobs``     sum, minimum and mean of the log-probabilities of the L sampled tokens, ``[3]``         (ours)
 
-Pilots found little within-prompt signal in the hidden state alone and more in the log-probabilities, hence all three by default.
+Pilots found little within-prompt signal in the hidden state alone and more in the log-probabilities, hence all three by
+default.
 Legend: ``C`` candidates, ``D`` hidden size, ``F`` features.
 """
 

@@ -1,8 +1,9 @@
 """The quality head: a two-layer network from probe features to one logit, trained on finished rollouts.
 
-arXiv 2603.24840 gives a two-layer MLP trained with binary cross-entropy, detached from the backbone, in the policy's own optimiser step.
-Deviations: (1) inputs are standardised by the buffer's moments, since hidden states and log-probability sums differ by orders of magnitude;
-(2) an AdamW of its own; (3) records weighted by 1/survival, so that survivors stand for all candidates.
+arXiv 2603.24840 gives a two-layer MLP trained with binary cross-entropy, detached from the backbone, in the policy's
+own optimiser step. Deviations: (1) inputs are standardised by the buffer's moments, since hidden states and
+log-probability sums differ by orders of magnitude; (2) an AdamW of its own; (3) records weighted by 1/survival, so that
+survivors stand for all candidates.
 Legend: ``C`` candidates, ``N`` records, ``F`` features.
 """
 
@@ -21,6 +22,9 @@ MAX_WEIGHT = 20.0
 
 class QualityHead(nn.Module):
     """Standardise, Linear, SiLU, Linear; float32, on the CPU."""
+
+    mean_F: torch.Tensor
+    scale_F: torch.Tensor
 
     def __init__(self, num_features: int, hidden_size: int, seed: int) -> None:
         super().__init__()
@@ -58,7 +62,8 @@ def refit(
         return float("nan")
     head.mean_F = features.mean(0)
     head.scale_F = features.std(0).clamp_min(1e-4)
-    order, losses = torch.Generator().manual_seed(seed), []
+    order = torch.Generator().manual_seed(seed)
+    losses: list[float] = []
     for _ in range(config.passes):
         losses = []
         for rows in torch.randperm(len(label), generator=order).split(config.batch_size):

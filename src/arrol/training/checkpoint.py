@@ -7,8 +7,8 @@ Layout of ``RUN/checkpoints/step-000020``::
     state.safetensors     arrays of everything else that learns (estimator, controller, random states)
     state.json            the rest, with the config and the step
 
-A folder is written under a hidden name, flushed to disk and then renamed, so a folder without that prefix is always
-whole. Whatever goes wrong while saving, older checkpoints stay.
+A folder is written under a hidden name, flushed to disk and then renamed; one to be deleted is renamed first. So a
+folder without that prefix is always whole, and whatever goes wrong while saving, older checkpoints stay.
 """
 
 from __future__ import annotations
@@ -29,39 +29,56 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from arrol.errors import CheckpointError
+from arrol.records.store import portable_path
 from arrol.types import State
 
 PREFIX, PARTIAL = "step-", ".partial-"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a full quota, a file size limit."""
 ARRAY_TAG = "__array__"
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: State, keep: int
+    folder: Path, step: int, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: State
 ) -> Path:
-    """Write step's checkpoint below ``folder`` and remove all but the newest ``keep``."""
+    """Write step's checkpoint below ``folder``; CheckpointError when the disk refuses."""
     final, partial = folder / f"{PREFIX}{step:06d}", folder / f"{PARTIAL}{step:06d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        model.save_pretrained(partial / "policy")
-        tokenizer.save_pretrained(partial / "policy")
+        save_policy(partial / "policy", model, tokenizer)
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         arrays: dict[str, np.ndarray] = {}
         tree = _split(state, "", arrays)
         save_arrays(arrays, partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps(tree, indent=1), "utf-8")
         _flush(partial)
-        if final.exists():  # the same step again, after a resume
-            shutil.rmtree(final)
+        if final.exists():  # a damaged one that nobody resumed from
+            _delete(final)
         os.replace(partial, final)
         _flush_folder(folder)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(_save_message(folder, error)) from None
-    for old in _complete(folder)[:-keep]:
-        shutil.rmtree(old)
     return final
+
+
+def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
+    """A plain ``save_pretrained`` folder; OSError when the disk refuses, however the libraries below put it."""
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # tokenizers reports a full disk as a bare Exception, safetensors as one of its own
+        if type(error) not in (Exception, safetensors.SafetensorError):
+            raise
+        raise OSError(errno.EIO, str(error), str(folder)) from None
+
+
+def forget_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the newest ``keep``."""
+    for old in _complete(folder)[:-keep]:
+        _delete(old)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -85,8 +102,8 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         ) from None
 
 
-def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Moments back into a fresh optimiser over the same parameters."""
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Moments and the last learning rate back into a fresh optimiser over the same parameters."""
     try:
         flat = load_file(checkpoint / "optimizer.safetensors")
     except (OSError, safetensors.SafetensorError) as error:
@@ -98,22 +115,28 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
     for key, value in flat.items():
         number, name = key.split(".", 1)
         moments.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    groups = [{**group, "lr": rate} for group in optimizer.state_dict()["param_groups"]]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def require_same_config(
-    saved: Mapping[str, Any], current: Mapping[str, Any], free: frozenset[str], path: str = ""
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    free: frozenset[str],
+    *,
+    where: str = "checkpoint",
+    path: str = "",
 ) -> None:
-    """CheckpointError naming the first field in which a checkpoint's config differs from the run's."""
+    """CheckpointError naming the first field in which the config saved ``where`` differs from the run's."""
     for key in sorted({*saved, *current}):
         name, old, new = f"{path}{key}", saved.get(key), current.get(key)
         if name in free:
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            require_same_config(old, new, free, f"{name}.")
+            require_same_config(old, new, free, where=where, path=f"{name}.")
         elif old != new:
             raise CheckpointError(
-                f"{name} = {new!r}: the checkpoint was made with {old!r}; "
+                f"{name} = {new!r}: the {where} was made with {old!r}; "
                 "resume with that value or give the run another name"
             )
 
@@ -147,7 +170,18 @@ def _join(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _complete(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file())
+    """Whole checkpoints, oldest first."""
+    steps = {path: path.name.removeprefix(PREFIX) for path in folder.glob(f"{PREFIX}*")}
+    whole = [path for path, step in steps.items() if step.isdecimal() and (path / "state.json").is_file()]
+    return sorted(whole, key=lambda path: int(steps[path]))
+
+
+def _delete(checkpoint: Path) -> None:
+    """Hidden first: a half-deleted folder must not look whole after a crash."""
+    hidden = checkpoint.with_name(f"{PARTIAL}old-{checkpoint.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(checkpoint, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
@@ -170,10 +204,11 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _save_message(folder: Path, error: Exception) -> str:
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    reason = "the disk is full" if full else str(error).splitlines()[0]
+    number, text = getattr(error, "errno", None), str(getattr(error, "strerror", None) or error)
+    full = number in NO_SPACE or any(f"os error {code})" in text for code in NO_SPACE)
+    reason = "the disk is full" if full else text.splitlines()[0]
     remedy = "free some space" if full else "make the folder writable"
     return (
-        f"out_dir = {folder.parent.name!r}: the checkpoint could not be saved, {reason}; "
-        f"{remedy} and resume, older checkpoints are intact"
+        f"out_dir = {portable_path(str(folder.parents[1]))!r}: the checkpoint could not be saved, {reason}; "
+        f"{remedy} and go on with --resume, older checkpoints are intact"
     )

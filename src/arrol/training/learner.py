@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,18 @@ from arrol.configs.run import RunConfig
 from arrol.training.optimization import GuardedOptimizer
 from arrol.training.packing import Example, Microbatch, batch_denominator, group_examples, pack, split_groups
 from arrol.training.policy import token_logprobs
-from arrol.types import RolloutGroup
+from arrol.types import RolloutGroup, RolloutId
 
 MINIBATCH_STREAM = 3
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """Log-probabilities ``[T]`` per rollout that no update of this step changes; empty where nobody asks."""
+
+    learner: dict[RolloutId, torch.Tensor]
+    """The learner's own from before the update."""
+    reference: dict[RolloutId, torch.Tensor]
 
 
 class Learner:
@@ -38,16 +48,24 @@ class Learner:
 
     def update(self, groups: Sequence[RolloutGroup], step: int) -> dict[str, float]:
         """All epochs and minibatches of one 1-based training step; returns its metrics."""
-        self.model.train()
+        self.model.eval()  # no dropout: it would make the ratio of an unchanged policy differ from 1
         signals = [self._signal(group) for group in groups]
+        examples = [
+            group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=self._uses_reference)
+            for group, signal in zip(groups, signals, strict=True)
+        ]
         sums: Counter[str] = Counter()
         norms: list[float] = []
         training = self._config.training
+        frozen = self._frozen_logprobs([example for part in examples for example in part], sums)
         for epoch in range(training.epochs):
             parts = split_groups(len(groups), training.minibatches, [self._config.seed, MINIBATCH_STREAM, step, epoch])
             for number, part in enumerate(parts):
                 done = ((step - 1) * training.epochs + epoch) * training.minibatches + number
-                norms.append(self._minibatch([groups[i] for i in part], [signals[i] for i in part], sums, done))
+                limit = self._config.sampling.max_completion_tokens
+                weights = [signals[i].weight_G for i in part]
+                denominator = batch_denominator([groups[i] for i in part], weights, self._algorithm, limit)
+                norms.append(self._minibatch([e for i in part for e in examples[i]], denominator, frozen, sums, done))
         return self._metrics(sums, norms)
 
     def _signal(self, group: RolloutGroup) -> GroupSignal:
@@ -62,59 +80,38 @@ class Learner:
             reward_G, group.survival_G, group.quality_G, algorithm, normalize_by_std=algorithm.normalize_by_std
         )
 
-    def _minibatch(
-        self, groups: list[RolloutGroup], signals: list[GroupSignal], sums: Counter[str], done: int
-    ) -> float:
-        """One optimiser step; returns the gradient's norm."""
-        keep_zero = self._algorithm.kl_coef > 0
-        examples: list[Example] = []
-        for group, signal in zip(groups, signals, strict=True):
-            examples += group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=keep_zero)
-        if not examples:
-            return 0.0
-        limit = self._config.sampling.max_completion_tokens
-        denominator = batch_denominator(groups, [s.weight_G for s in signals], self._algorithm, limit)
-        microbatches = pack(examples, self._config.training.microbatch_tokens, self._device)
-        learner = [self._frozen_logprobs(self.model, mb, sums) for mb in microbatches] if self._corrects else []
-        reference = [self._frozen_logprobs(self._reference, mb, sums) for mb in microbatches] if keep_zero else []
-        for number, microbatch in enumerate(microbatches):
-            self._backward(
-                microbatch,
-                denominator,
-                sums,
-                learner[number] if learner else None,
-                reference[number] if reference else None,
-            )
-        return self.guard.step(done, self._total_updates)
-
     @property
     def _corrects(self) -> bool:
         return self._algorithm.importance_cap > 0
 
-    def _backward(
-        self,
-        microbatch: Microbatch,
-        denominator: Denominator,
-        sums: Counter[str],
-        learner_RC: torch.Tensor | None,
-        reference_RC: torch.Tensor | None,
-    ) -> None:
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.training.bf16):
-            logprob_N, entropy_N = token_logprobs(
-                self.model,
-                microbatch.ids_RT,
-                microbatch.selected_RT,
-                temperature=self._config.sampling.temperature,
-                with_entropy=True,
-            )
+    @property
+    def _uses_reference(self) -> bool:
+        return self._algorithm.kl_coef > 0
+
+    def _minibatch(
+        self, examples: list[Example], denominator: Denominator, frozen: _Frozen, sums: Counter[str], done: int
+    ) -> float:
+        """One optimiser step; returns the gradient's norm."""
+        if not examples:
+            return 0.0
+        for microbatch in pack(examples, self._config.training.microbatch_tokens, self._device):
+            self._backward(microbatch, denominator, frozen, sums)
+        return self.guard.step(done, self._total_updates)
+
+    def _backward(self, microbatch: Microbatch, denominator: Denominator, frozen: _Frozen, sums: Counter[str]) -> None:
+        logprob_N, entropy_N = self._token_logprobs(self.model, microbatch, with_entropy=True)
+        policy_RC = microbatch.unflatten(logprob_N)
+        learner_RC = None
+        if self._corrects:  # a single optimiser step meets the policy as it was before it
+            learner_RC = _rows(frozen.learner, microbatch) if frozen.learner else policy_RC.detach()
         inputs = LossInputs(
-            microbatch.unflatten(logprob_N),
+            policy_RC,
             microbatch.sampler_logprobs_RC,
             microbatch.loss_mask_RC,
             microbatch.advantage_R,
             microbatch.weight_R,
             learner_RC,
-            reference_RC,
+            _rows(frozen.reference, microbatch) if self._uses_reference else None,
         )
         loss, tokens = policy_loss(inputs, self._algorithm, denominator)
         loss.backward()
@@ -123,14 +120,38 @@ class Learner:
         sums.update({name: float(value) for name, value in tokens.items()})
         sums.update({"loss": float(loss.detach()), "entropy": float(entropy_N.sum()), "mismatch": float(gap_N.sum())})
 
+    def _frozen_logprobs(self, examples: list[Example], sums: Counter[str]) -> _Frozen:
+        """Log-probabilities that all epochs and minibatches share, computed before the first of them moves the
+        policy.
+        """
+        training = self._config.training
+        several = training.epochs * training.minibatches > 1
+        return _Frozen(
+            learner=self._score(self.model, examples, sums) if self._corrects and several else {},
+            reference=self._score(self._reference, examples, sums) if self._uses_reference else {},
+        )
+
     @torch.no_grad()
-    def _frozen_logprobs(self, model: Any, microbatch: Microbatch, sums: Counter[str]) -> torch.Tensor:
+    def _score(self, model: Any, examples: list[Example], sums: Counter[str]) -> dict[RolloutId, torch.Tensor]:
+        scored: dict[RolloutId, torch.Tensor] = {}
+        for microbatch in pack(examples, self._config.training.microbatch_tokens, self._device):
+            logprob_N, _ = self._token_logprobs(model, microbatch)
+            lengths = microbatch.loss_mask_RC.sum(1).long().tolist()
+            scored |= dict(zip(microbatch.rollout_ids, logprob_N.split(lengths), strict=True))
+            sums["scored"] += microbatch.num_completion_tokens
+        return scored
+
+    def _token_logprobs(
+        self, model: Any, microbatch: Microbatch, *, with_entropy: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.training.bf16):
-            logprob_N, _ = token_logprobs(
-                model, microbatch.ids_RT, microbatch.selected_RT, temperature=self._config.sampling.temperature
+            return token_logprobs(
+                model,
+                microbatch.ids_RT,
+                microbatch.selected_RT,
+                temperature=self._config.sampling.temperature,
+                with_entropy=with_entropy,
             )
-        sums["scored"] += microbatch.num_completion_tokens
-        return microbatch.unflatten(logprob_N)
 
     def _metrics(self, sums: Counter[str], norms: list[float]) -> dict[str, float]:
         tokens = max(sums["tokens"], 1.0)
@@ -148,6 +169,11 @@ class Learner:
         }
         if self._corrects:
             metrics["loss/importance/mean"] = sums["correction"] / tokens
-        if self._algorithm.kl_coef > 0:
+        if self._uses_reference:
             metrics["loss/kl"] = sums["kl"] / tokens
         return metrics
+
+
+def _rows(scored: dict[RolloutId, torch.Tensor], microbatch: Microbatch) -> torch.Tensor:
+    """``[R, C]`` of this microbatch's rollouts."""
+    return microbatch.unflatten(torch.cat([scored[rollout_id] for rollout_id in microbatch.rollout_ids]))

@@ -1,8 +1,9 @@
 """Survivors to microbatches; owner of masks, weights and denominators. A stopped rollout costs nothing here.
 
-The batch is cut by groups into minibatches (one optimiser step each), and each minibatch, sorted by length, into microbatches of at most
-``microbatch_tokens`` padded tokens. Rollouts whose advantage is exactly 0 have no gradient and are left out too, unless a KL term would
-give them one. Denominators belong to the minibatch, so neither split changes the gradient. Legend: ``R`` rollouts, ``T`` tokens.
+The batch is cut by groups into minibatches (one optimiser step each), and each minibatch, sorted by length, into
+microbatches of at most ``microbatch_tokens`` padded tokens. Rollouts whose advantage is exactly 0 have no gradient and
+are left out too, unless a KL term would give them one. Denominators belong to the minibatch, so neither split changes
+the gradient. Legend: ``R`` rollouts, ``T`` tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from arrol.algorithms.losses import Algorithm, Denominator
-from arrol.types import Rollout, RolloutGroup
+from arrol.types import Rollout, RolloutGroup, RolloutId
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Microbatch:
     sampler_logprobs_RC: torch.Tensor
     advantage_R: torch.Tensor
     weight_R: torch.Tensor
+    rollout_ids: tuple[RolloutId, ...]
+    """Who is in which row."""
 
     @property
     def num_completion_tokens(self) -> int:
@@ -116,7 +119,11 @@ def _tensors(chunk: list[Example], device: torch.device) -> Microbatch:
         mask_RC[row, : completion.num_tokens] = 1.0
         logprobs_RC[row, : completion.num_tokens] = completion.sampler_logprobs_T
     return Microbatch(
-        *(torch.from_numpy(values).to(device) for values in (ids_RT, selected_RT, mask_RC, logprobs_RC)),
-        torch.tensor([e.advantage for e in chunk], dtype=torch.float32, device=device),
-        torch.tensor([e.weight for e in chunk], dtype=torch.float32, device=device),
+        ids_RT=torch.from_numpy(ids_RT).to(device),
+        selected_RT=torch.from_numpy(selected_RT).to(device),
+        loss_mask_RC=torch.from_numpy(mask_RC).to(device),
+        sampler_logprobs_RC=torch.from_numpy(logprobs_RC).to(device),
+        advantage_R=torch.tensor([e.advantage for e in chunk], dtype=torch.float32, device=device),
+        weight_R=torch.tensor([e.weight for e in chunk], dtype=torch.float32, device=device),
+        rollout_ids=tuple(e.rollout.rollout_id for e in chunk),
     )

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer as CoreTokenizer
 from tokenizers import decoders, models, pre_tokenizers
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from arrol.errors import ConfigError, ModelError
 
 LOGIT_CHUNK = 2**24
-"""Logits computed at a time (tokens times vocabulary), so that a large vocabulary does not fill the memory."""
+"""Logits held at a time (tokens times vocabulary), so that a large vocabulary does not fill the memory: with several
+chunks, the backward pass computes each one's logits again instead of keeping them all."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -49,15 +51,17 @@ def load_tokenizer(source: str) -> Any:
 
 
 def load_policy(source: str, device: torch.device) -> Any:
-    """A causal language model in float32, in training mode, without dropout of its own choosing."""
+    """A causal language model in float32, in evaluation mode: reinforcement learning never trains with dropout."""
     _require_model(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"model = {source!r}: could not be loaded ({_first_line(error)}); give a folder or hub name of a causal language model"
+            f"model = {source!r}: could not be loaded ({_first_line(error)}); "
+            "give a folder or hub name of a causal language model"
         ) from None
-    return model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # its signature hides Module.to
+    return model
 
 
 def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -87,8 +91,9 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities ``[N]`` of the selected tokens, and their distributions' entropies ``[N]`` without gradient.
 
-    ``ids_RT`` are right-padded rows of prompt and completion; ``selected_RT`` is true at completion tokens (never in column 0). Only the
-    hidden states in front of selected tokens meet the output embedding. Causal attention never looks right, so padding needs no mask.
+    ``ids_RT`` are right-padded rows of prompt and completion; ``selected_RT`` is true at completion tokens (never in
+    column 0). Only the hidden states in front of selected tokens meet the output embedding. Causal attention never
+    looks right, so padding needs no mask.
     """
     assert not bool(selected_RT[:, 0].any()), "the first token of a row has nothing in front of it"
     hidden_RTD = model.base_model(input_ids=ids_RT, use_cache=False).last_hidden_state
@@ -96,14 +101,19 @@ def token_logprobs(
     target_N = ids_RT[:, 1:][selected_RT[:, 1:]]
     head = model.get_output_embeddings()
     chunk = max(1, LOGIT_CHUNK // int(model.config.vocab_size))
-    logprobs, entropies = [], []
-    for hidden, target in zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True):
+
+    def logprobs_of(hidden: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         logprob_NV = (head(hidden).float() / (temperature or 1.0)).log_softmax(-1)
-        logprobs.append(logprob_NV.gather(1, target[:, None]).squeeze(1))
-        if with_entropy:
-            with torch.no_grad():
-                entropies.append(-(logprob_NV.exp() * logprob_NV).sum(-1))
-    return torch.cat(logprobs), torch.cat(entropies) if with_entropy else None
+        entropy = -(logprob_NV.detach().exp() * logprob_NV.detach()).sum(-1) if with_entropy else None
+        return logprob_NV.gather(1, target[:, None]).squeeze(1), entropy
+
+    parts = list(zip(hidden_ND.split(chunk), target_N.split(chunk), strict=True))
+    if len(parts) > 1 and torch.is_grad_enabled():
+        results = [checkpoint(logprobs_of, *part, use_reentrant=False) for part in parts]
+    else:
+        results = [logprobs_of(*part) for part in parts]
+    entropies = [entropy for _, entropy in results if entropy is not None]
+    return torch.cat([logprob for logprob, _ in results]), torch.cat(entropies) if with_entropy else None
 
 
 def _require_model(source: str) -> None:
@@ -112,7 +122,8 @@ def _require_model(source: str) -> None:
     folder = Path(source).expanduser()
     if looks_local and not folder.is_dir():
         raise ModelError(
-            f"model = {source!r}: no such folder; give a folder with config.json or a hub name such as Qwen/Qwen3-1.7B-Base"
+            f"model = {source!r}: no such folder; "
+            "give a folder with config.json or a hub name such as Qwen/Qwen3-1.7B-Base"
         )
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"model = {source!r}: the folder has no config.json; give one written by save_pretrained")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +76,8 @@ class TensorBoardSink:
     """Scalars for TensorBoard."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingExtraError(
-                "report_to = 'tensorboard': not installed; pip install 'arrol[tensorboard]'"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder))
 
     def write(self, row: dict[str, object]) -> None:
@@ -95,13 +93,7 @@ class ServiceSink:
     """wandb or trackio, which share their calls."""
 
     def __init__(self, service: str, name: str, config: Mapping[str, Any]) -> None:
-        import importlib
-
-        try:
-            module = importlib.import_module(service)
-        except ImportError:
-            raise MissingExtraError(f"report_to = {service!r}: not installed; pip install 'arrol[{service}]'") from None
-        self._run = module.init(project="arrol", name=name, config=dict(config))
+        self._run = import_module(service).init(project="arrol", name=name, config=dict(config))
 
     def write(self, row: dict[str, object]) -> None:
         self._run.log({f"arrol/{key}": value for key, value in _numbers(row).items()}, step=int(str(row["step"])))
@@ -110,8 +102,15 @@ class ServiceSink:
         self._run.finish()
 
 
+def require_services(report_to: Sequence[str]) -> None:
+    """MissingExtraError for a service that is not installed."""
+    for service in report_to:
+        if find_spec(service) is None:
+            raise MissingExtraError(f"report_to = {service!r}: not installed; pip install 'arrol[{service}]'")
+
+
 def build_sinks(report_to: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> list[Sink]:
-    """The services a run asked for."""
+    """The services a run asked for; all installed, see :func:`require_services`."""
     return [
         TensorBoardSink(folder / "tensorboard") if service == "tensorboard" else ServiceSink(service, name, config)
         for service in report_to

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,14 @@ from arrol.pruning.survival import oracle
 from arrol.quality.buffer import PromptHistory
 from arrol.quality.estimator import QualityEstimator
 from arrol.records.schema import EndRecord, EvalRecord, RolloutRecord, StepRecord
-from arrol.records.store import RecordWriter
-from arrol.training.checkpoint import load_optimizer, load_state, require_same_config, save_checkpoint
+from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter
+from arrol.training.checkpoint import (
+    forget_checkpoints,
+    load_optimizer,
+    load_state,
+    require_same_config,
+    save_checkpoint,
+)
 from arrol.training.learner import Learner
 from arrol.types import (
     FinishReason,
@@ -66,22 +72,23 @@ class Parts:
 
 
 class Trainer:
-    """Trains one policy. ``run`` may be called once."""
+    """Trains one policy. Nothing is written before ``run``, which may be called once."""
 
     def __init__(self, config: RunConfig, parts: Parts, folder: Path, *, segment: int = 0) -> None:
         self.config, self.parts, self.folder, self.segment = config, parts, folder, segment
         self.ledger, self.history = Ledger(), PromptHistory()
         self.step = 0
+        self.stop_requested = False
+        """A signal asked for the end; set while ``run`` works."""
         self._position = 0
-        self._stop_requested = False
-        self._records = RecordWriter(folder / "records.jsonl")
-        self._rollouts = RecordWriter(folder / "rollouts.jsonl")
+        self._records: RecordWriter
+        self._rollouts: RecordWriter
 
     def resume(self, checkpoint: Path) -> None:
         """Continue after ``checkpoint``; its policy must be in ``parts.model`` already."""
         state = load_state(checkpoint)
         require_same_config(state["config"], self.config.model_dump(mode="json"), FREE_FIELDS)
-        load_optimizer(checkpoint, self.parts.learner.guard.optimizer)
+        load_optimizer(checkpoint, self.parts.learner.guard.optimizer, state["learning_rate"])
         self.parts.estimator.load(state["estimator"])
         self.parts.controller.load(state["controller"])
         self.ledger.load(state["ledger"])
@@ -92,31 +99,33 @@ class Trainer:
 
     def run(self) -> EndRecord:
         """All steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run in order."""
-        every, evaluation = self.config.training.checkpoint_every, self.config.evaluation
-        outcome = "finished"
-        try:
-            with self._signals():
-                if self.step == 0:
-                    self._evaluate()
-                while self.step < self.config.training.steps and not self._stop_requested:
-                    self.step += 1
-                    metrics = self.train_step()
-                    is_last = self.step == self.config.training.steps
-                    if is_last or (evaluation.every and self.step % evaluation.every == 0):
-                        metrics |= self._evaluate()
-                    self._record(metrics)
-                    if is_last or self._stop_requested or (every and self.step % every == 0):
-                        self.save()
-            outcome = "finished" if self.step >= self.config.training.steps else "stopped"
-            return self._end(outcome)
-        except ArrolError as error:
-            self._end("failed", str(error))
-            raise
-        finally:
-            self._records.close()
-            self._rollouts.close()
+        with ExitStack() as closing:
             for sink in self.parts.sinks:
-                sink.close()
+                closing.callback(sink.close)
+            self._records = closing.enter_context(RecordWriter(self.folder / RECORDS_FILE))
+            self._rollouts = closing.enter_context(RecordWriter(self.folder / ROLLOUTS_FILE))
+            try:
+                with self._signals():
+                    self._all_steps()
+            except ArrolError as error:
+                with suppress(ArrolError):  # a disk that is full refuses this row too
+                    self._end("failed", str(error))
+                raise
+            return self._end("finished" if self.step >= self.config.training.steps else "stopped")
+
+    def _all_steps(self) -> None:
+        every, evaluation = self.config.training.checkpoint_every, self.config.evaluation
+        if self.step == 0:
+            self._evaluate()
+        while self.step < self.config.training.steps and not self.stop_requested:
+            self.step += 1
+            metrics = self.train_step()
+            is_last = self.step == self.config.training.steps
+            if is_last or (evaluation.every and self.step % evaluation.every == 0):
+                metrics |= self._evaluate()
+            self._record(metrics)
+            if is_last or self.stop_requested or (every and self.step % every == 0):
+                self.save()
 
     def train_step(self) -> dict[str, float]:
         """One step: the whole method in order."""
@@ -140,16 +149,12 @@ class Trainer:
         return metrics | clock.laps
 
     def save(self) -> None:
-        """A checkpoint of everything that learns."""
-        save_checkpoint(
-            self.folder / "checkpoints",
-            self.step,
-            self.parts.model,
-            self.parts.tokenizer,
-            self.parts.learner.guard.optimizer,
-            self._state(),
-            self.config.training.keep_checkpoints,
-        )
+        """A checkpoint of everything that learns; rows of its steps are on disk before it is."""
+        self._records.sync()
+        self._rollouts.sync()
+        folder, optimizer = self.folder / "checkpoints", self.parts.learner.guard.optimizer
+        save_checkpoint(folder, self.step, self.parts.model, self.parts.tokenizer, optimizer, self._state())
+        forget_checkpoints(folder, self.config.training.keep_checkpoints)
 
     def _state(self) -> State:
         guard = self.parts.learner.guard
@@ -164,6 +169,7 @@ class Trainer:
             "history": self.history.save(),
             "num_skipped": guard.num_skipped,
             "bad_in_a_row": guard.bad_in_a_row,
+            "learning_rate": guard.optimizer.param_groups[0]["lr"],
         }
 
     def _sample(self) -> list[RolloutGroup]:
@@ -285,9 +291,9 @@ class Trainer:
             return
 
         def request(number: int, frame: object) -> None:
-            if self._stop_requested and number == signal.SIGINT:
+            if self.stop_requested and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self._stop_requested = True
+            self.stop_requested = True
 
         previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -1,14 +1,17 @@
 """Which rollout lives in which row: a static key-value cache whose rows have lengths of their own.
 
-Layout: per layer one tensor of keys and one of values, ``[S, H, W, K]``, allocated once for ``max_rows`` and the longest rollout and
-reused by later calls. Rows ``0 .. num_live - 1`` are live, the rest is free; row s holds tokens ``0 .. length_S[s] - 1`` at columns of the
-same numbers, whatever its siblings do, so no padding exists and no position is shifted.
+Layout: per layer one tensor of keys and one of values, ``[S, H, W, K]``, allocated once for ``max_rows`` and the
+longest rollout and reused by later calls. Rows ``0 .. num_live - 1`` are live, the rest is free; row s holds tokens ``0
+.. length_S[s] - 1`` at columns of the same numbers, whatever its siblings do, so no padding exists and no position is
+shifted.
 
 * ``fan_out``  a prompt's keys and values, computed once, are copied into the rows of its rollouts.
 * ``compact``  rows that ended leave holes; the last live rows move into them, bit for bit, and nothing else is touched.
+* ``wipe``     a row whose numbers are not finite is zeroed: a mask hides what is finite, but 0 times NaN is NaN.
 
-To transformers it is a ``Cache``: in decoding, ``update`` writes one token per live row at the row's own length and hands back the
-live part; in a prefill it keeps what it is given. Legend: ``S`` rows, ``H`` key-value heads, ``W`` columns, ``K`` head size, ``P`` prompts.
+To transformers it is a ``Cache``: in decoding, ``update`` writes one token per live row at the row's own length and
+hands back the live part; in a prefill it keeps what it is given. Legend: ``S`` rows, ``H`` key-value heads, ``W``
+columns, ``K`` head size, ``P`` prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from transformers import Cache
 
 
 class PromptCache(Cache):
-    """Keys and values of right-padded prompts, per layer ``[P, H, W, K]``; causal attention never looks at the padding."""
+    """Keys and values of right-padded prompts, per layer ``[P, H, W, K]``; causal attention never looks at the
+    padding.
+    """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -52,6 +57,7 @@ class RowCache(Cache):
         self.length_S = torch.zeros(max_rows, dtype=torch.long, device=device)
         """Tokens held by each row."""
         self._rows = torch.arange(max_rows, device=device)
+        self._columns = torch.arange(max_width, device=device)
         self._width = 0
 
     def clear(self) -> None:
@@ -60,7 +66,8 @@ class RowCache(Cache):
 
     def fan_out(self, prompts: PromptCache, prompt: int, num_tokens: int, rows: slice) -> None:
         """Copy one prefilled prompt into fresh rows, which must follow the live ones."""
-        assert rows.start == self.num_live and rows.stop <= self.max_rows, (rows, self.num_live, self.max_rows)
+        assert rows.start == self.num_live, (rows, self.num_live)
+        assert rows.stop <= self.max_rows, (rows, self.max_rows)
         for layer in range(len(self._keys)):
             self._keys[layer][rows, :, :num_tokens] = prompts.keys[layer][prompt, :, :num_tokens]
             self._values[layer][rows, :, :num_tokens] = prompts.values[layer][prompt, :, :num_tokens]
@@ -68,11 +75,18 @@ class RowCache(Cache):
         self.num_live = rows.stop
 
     def compact(self, sources: torch.Tensor, holes: torch.Tensor, num_live: int, width: int) -> None:
-        """Move row ``sources[i]`` to ``holes[i]``; afterwards ``num_live`` rows are live. ``width`` covers every moved row."""
+        """Move row ``sources[i]`` to ``holes[i]``; afterwards ``num_live`` rows are live. ``width`` covers every moved
+        row.
+        """
         for tensor in (*self._keys, *self._values):
             tensor[holes, :, :width] = tensor[sources, :, :width]
         self.length_S[holes] = self.length_S[sources]
         self.num_live = num_live
+
+    def wipe(self, rows: torch.Tensor) -> None:
+        """Forget what these rows held, so that whoever lives there next cannot be poisoned by it."""
+        for tensor in (*self._keys, *self._values):
+            tensor[rows] = 0
 
     def begin_step(self, width: int) -> torch.Tensor:
         """Announce a decode step of all live rows; returns its attention mask, bool ``[S, 1, 1, width]``.
@@ -80,8 +94,7 @@ class RowCache(Cache):
         ``width`` is one more than the longest live row: the new token takes the column after the last.
         """
         self._width = width
-        columns = self._rows.new_tensor(range(width)) if width > self.max_rows else self._rows[:width]
-        return (columns[None, :] <= self.length_S[: self.num_live, None])[:, None, None, :]
+        return (self._columns[None, :width] <= self.length_S[: self.num_live, None])[:, None, None, :]
 
     def end_step(self) -> None:
         """The fed tokens now belong to their rows."""

@@ -1,16 +1,19 @@
 """Prefill once per prompt, fan out, decode, probe, stop, refill. No other subject.
 
-One decode step feeds the last token of every live row and gives its hidden state. In this order: rows that have now been fed
-``probe_tokens`` completion tokens are shown to the controller and the rows it stops leave, with exactly that many tokens; the
-others get their next token; rows that ended leave; holes are closed and waiting rollouts take the free rows.
+One decode step feeds the last token of every live row and gives its hidden state. In this order: rows that have now
+been fed ``probe_tokens`` completion tokens are shown to the controller and the rows it stops leave, with exactly that
+many tokens; the others get their next token; rows that ended leave; holes are closed and waiting rollouts take the free
+rows.
 
-The completion of a stopped rollout thus has ``probe_tokens`` tokens, unless it waited for siblings (then more, the ledger calls them wasted).
-A rollout that ends at or before the probe is never shown. The engine knows no rule and no quality: it computes features and obeys.
-Legend: ``S`` rows, ``C`` candidates, ``D`` hidden size, ``V`` vocabulary, ``M`` most completion tokens, ``P`` prompts, ``T`` prompt tokens.
+The completion of a stopped rollout thus has ``probe_tokens`` tokens, unless it waited for siblings (then more, the
+ledger calls them wasted). A rollout that ends at or before the probe is never shown. The engine knows no rule and no
+quality: it computes features and obeys. Legend: ``S`` rows, ``C`` candidates, ``D`` hidden size, ``V`` vocabulary,
+``M`` most completion tokens, ``P`` prompts, ``T`` prompt tokens.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +25,7 @@ import torch
 from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.cache import PromptCache, RowCache
 from arrol.engines.embedded.sampling import sample, token_uniforms
+from arrol.engines.embedded.support import additive, require_supported
 from arrol.errors import ModelError
 from arrol.protocols import Controller
 from arrol.quality.features import FeatureLayout
@@ -29,16 +33,19 @@ from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, Roll
 
 
 class EmbeddedEngine:
-    """Generates with a Hugging Face causal language model in this process. Implements :class:`arrol.protocols.Engine`."""
+    """Generates with a Hugging Face causal language model in this process; an :class:`arrol.protocols.Engine`."""
 
     def __init__(self, model: Any, config: EngineConfig, layout: FeatureLayout | None = None) -> None:
         self._config, self._layout = config, layout
         self._dtype = getattr(torch, config.dtype)
         self._source = model
-        self._model = model if model.dtype == self._dtype else _copy_of(model, self._dtype)
         self._cache: RowCache | None = None
         self.device = next(model.parameters()).device
-        _check_decoder(self._model)
+        self.clock = 0
+        """Decode steps that a controller was told of; never set back, since a controller may outlive a call."""
+        require_supported(model)
+        self._model = model if model.dtype == self._dtype else _copy_of(model, self._dtype)
+        self._needs_numbers = model.config._attn_implementation == "eager"
 
     def sync_weights(self) -> None:
         """Take over the learner's weights; free when both are the same object."""
@@ -81,7 +88,7 @@ class EmbeddedEngine:
         """Chunks of prompts: their numbers, keys and values, and logits ``[P, V]`` behind the last token of each."""
         waiting = deque(range(len(prompts)))
         while waiting:
-            chunk, longest = [waiting.popleft()], 0
+            chunk = [waiting.popleft()]
             longest = len(prompts[chunk[0]])
             while waiting:
                 longer = max(longest, len(prompts[waiting[0]]))
@@ -103,7 +110,8 @@ class EmbeddedEngine:
         return cache, self.logits(hidden[torch.arange(len(prompts), device=self.device), last])
 
     def decoder(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Hidden states after the final norm."""
+        """Hidden states after the final norm; ``mask`` is true where attention may look."""
+        mask = additive(mask, self._dtype) if self._needs_numbers else mask
         return self._model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
@@ -148,7 +156,6 @@ class _Batch:
         self.cache = engine.rows_for(sum(request.size for request in requests), widest)
         self.rows: list[_Row] = []
         self.done: dict[RolloutId, Completion] = {}
-        self.steps = 0
         self._queue = deque((number, i) for number, request in enumerate(requests) for i in range(request.size))
         self._prefilled: dict[int, tuple[PromptCache, int, torch.Tensor]] = {}
         self._chunks = engine.prefill([request.prompt.token_ids for request in requests])
@@ -160,6 +167,7 @@ class _Batch:
 
     def _allocate(self, rows: int, most: int, device: torch.device) -> None:
         floats: dict[str, Any] = {"dtype": torch.float32, "device": device}
+        self._row_numbers = torch.arange(rows, device=device)
         self.token_S = torch.zeros(rows, dtype=torch.long, device=device)
         self.tokens_SM = torch.zeros(rows, most, dtype=torch.long, device=device)
         self.logprobs_SM = torch.zeros(rows, most, **floats)
@@ -181,7 +189,6 @@ class _Batch:
         self._refill()
         if not self.rows:
             return
-        self.steps += 1
         hidden_SD = self._feed()
         if self.probes:
             hidden_SD = self._probe(hidden_SD)
@@ -189,7 +196,8 @@ class _Batch:
             self._extend(slice(0, len(self.rows)), self.engine.logits(hidden_SD))
             self._collect()
         if self.controller and self.probes:
-            self._remove(dict.fromkeys(self.controller.tick(float(self.steps)), FinishReason.PRUNED))
+            self.engine.clock += 1
+            self._remove(dict.fromkeys(self.controller.tick(float(self.engine.clock)), FinishReason.PRUNED))
 
     def _refill(self) -> None:
         """Waiting rollouts take the free rows; siblings follow each other, so a prompt is prefilled shortly before."""
@@ -233,8 +241,8 @@ class _Batch:
 
     def _extend(self, rows: slice, logits_SV: torch.Tensor) -> None:
         """Sample the next token of these rows."""
-        count_S1 = self.count_S[rows, None]
-        uniform_S = self.uniforms_SM[rows].gather(1, count_S1).squeeze(1)
+        count_S, row_S = self.count_S[rows], self._row_numbers[rows]
+        uniform_S = self.uniforms_SM[row_S, count_S]
         finite_S = torch.isfinite(logits_SV).all(-1)
         logits_SV = torch.where(
             finite_S[:, None], logits_SV, torch.zeros((), device=logits_SV.device, dtype=logits_SV.dtype)
@@ -242,8 +250,8 @@ class _Batch:
         token_S, logprob_S = sample(logits_SV, uniform_S, self.params)
         self.bad_S[rows] |= ~finite_S
         self.token_S[rows] = token_S
-        self.tokens_SM[rows] = self.tokens_SM[rows].scatter(1, count_S1, token_S[:, None])
-        self.logprobs_SM[rows] = self.logprobs_SM[rows].scatter(1, count_S1, logprob_S[:, None])
+        self.tokens_SM[row_S, count_S] = token_S
+        self.logprobs_SM[row_S, count_S] = logprob_S
         self.count_S[rows] += 1
         for row in self.rows[rows]:
             row.num_completion += 1
@@ -251,13 +259,13 @@ class _Batch:
     def _collect(self) -> None:
         """Take out the rows that ended by themselves, and those that their end condemns."""
         live = len(self.rows)
-        stopped = torch.isin(self.token_S[:live], self._stop_ids).cpu().numpy()
-        bad = self.bad_S[:live].cpu().numpy()
+        stopped_S, bad_S = torch.isin(self.token_S[:live], self._stop_ids), self.bad_S[:live]
+        flags = (stopped_S + 2 * bad_S).tolist()  # one transfer a step
         ended: dict[RolloutId, FinishReason] = {}
-        for s, row in enumerate(self.rows):
-            if bad[s]:
+        for flag, row in zip(flags, self.rows, strict=True):
+            if flag >= 2:
                 ended[row.rollout_id] = FinishReason.ERROR
-            elif stopped[s]:
+            elif flag:
                 ended[row.rollout_id] = FinishReason.STOP
             elif row.num_completion >= self.params.max_completion_tokens:
                 ended[row.rollout_id] = FinishReason.LENGTH
@@ -312,6 +320,9 @@ class _Batch:
                 ended[row.rollout_id],
                 row.features_at,
             )
+        failed = [s for s in gone if ended[self.rows[s].rollout_id] is FinishReason.ERROR]
+        if failed:
+            self.cache.wipe(torch.tensor(failed, device=self.token_S.device))
         return self._close_holes(gone, hidden_SD)
 
     def _close_holes(self, gone: list[int], hidden_SD: torch.Tensor | None) -> torch.Tensor | None:
@@ -337,27 +348,13 @@ class _Batch:
 
 
 def _copy_of(model: Any, dtype: torch.dtype) -> Any:
-    """A second model of another precision with the same weights, never trained."""
-    twin = type(model)(model.config).to(device=next(model.parameters()).device, dtype=dtype)
-    twin.load_state_dict(model.state_dict())
-    return twin.eval().requires_grad_(False)
+    """A second model of another precision with the same weights, never trained.
 
-
-def _check_decoder(model: Any) -> None:
-    """Refuse models whose logits are more than the output embedding of the last hidden state, or whose layers look back less far."""
-    vocabulary = int(model.config.vocab_size)
-    device = next(model.parameters()).device
-    ids = torch.arange(min(8, vocabulary), device=device)[None] % vocabulary
-    with torch.inference_mode():
-        whole = model(input_ids=ids).logits.float()
-        parts = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state).float()
-    layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if layers != {"full_attention"}:
-        raise ModelError(
-            f"model.layer_types = {sorted(layers)}: the embedded engine keeps full attention only; choose another model"
-        )
-    if not torch.allclose(whole, parts, rtol=1e-2, atol=1e-2, equal_nan=True):
-        raise ModelError(
-            f"model = {type(model).__name__}: its logits are not the output embedding of the last hidden state; "
-            "the tested architectures are Qwen3 and Llama"
-        )
+    Only weights change precision: rotary frequencies are buffers, and rounded to bfloat16 they turn distant positions
+    by radians.
+    """
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    for weight in twin.parameters():
+        weight.grad = None
+        weight.data = weight.data.to(dtype)
+    return twin

@@ -1,12 +1,13 @@
 """Temperature, top-k, top-p, and one random stream per rollout.
 
-A token is drawn by inverting the cumulative distribution at one uniform number. Rollout r uses the numbers of a generator keyed by
-(seed, r) only, the n-th for its n-th token, so that stopping a sibling, refilling a row or restarting a run changes nothing. Only float noise
-can: another batch size may choose another matrix kernel, and a probability that moves by 1e-7 flips a token whose uniform number
-lies within 1e-7 of a boundary.
+A token is drawn by inverting the cumulative distribution at one uniform number. Rollout r uses the numbers of a
+generator keyed by (seed, r) only, the n-th for its n-th token, so that stopping a sibling, refilling a row or
+restarting a run changes nothing. Only float noise can: another batch size may choose another matrix kernel, and a
+probability that moves by 1e-7 flips a token whose uniform number lies within 1e-7 of a boundary.
 
-Log-probabilities are those of the tempered distribution before top-k and top-p, which is what the learner can recompute.
-Legend: ``S`` rows, ``V`` vocabulary.
+Top-k comes before top-p, which looks at what top-k left, renormalised: the order of transformers and vLLM.
+Log-probabilities are those of the tempered distribution before top-k and top-p, which is what the learner can
+recompute. Legend: ``S`` rows, ``V`` vocabulary.
 """
 
 from __future__ import annotations
@@ -37,17 +38,20 @@ def sample(
     if params.top_k <= 0 and params.top_p >= 1:
         token_S = _invert(logprob_SV.exp(), uniform_S)
         return token_S, _gather(logprob_SV, token_S)
-    sorted_SV, order_SV = logprob_SV.exp().sort(-1, descending=True, stable=True)
-    kept_SV = (sorted_SV.cumsum(-1) - sorted_SV) < params.top_p  # the first token always stays
+    sorted_SV, order_SV = logprob_SV.exp().sort(dim=-1, descending=True, stable=True)
     if params.top_k > 0:
-        kept_SV[:, params.top_k :] = False
+        sorted_SV[:, params.top_k :] = 0.0
+        sorted_SV = sorted_SV / sorted_SV.sum(-1, keepdim=True)
+    kept_SV = (sorted_SV.cumsum(-1) - sorted_SV) < params.top_p  # the first token always stays
     place_S = torch.minimum(_invert(sorted_SV * kept_SV, uniform_S), kept_SV.sum(-1) - 1)
     token_S = _gather(order_SV, place_S)
     return token_S, _gather(logprob_SV, token_S)
 
 
 def _invert(mass_SV: torch.Tensor, uniform_S: torch.Tensor) -> torch.Tensor:
-    """First index whose cumulative mass exceeds uniform times the total; double precision, so large vocabularies keep their tail."""
+    """First index whose cumulative mass exceeds uniform times the total; double precision, so large vocabularies keep
+    their tail.
+    """
     total_SV = mass_SV.double().cumsum(-1)
     target_S1 = (uniform_S.double() * total_SV[:, -1])[:, None]
     return torch.searchsorted(total_SV, target_S1, right=True).squeeze(1).clamp(max=mass_SV.shape[1] - 1)

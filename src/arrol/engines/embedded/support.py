@@ -1,0 +1,79 @@
+"""Which models the embedded engine can run exactly; everything else is refused before the first token.
+
+The engine calls the base model and the output embedding by itself, keeps one full-length key-value row per rollout and
+hands over its own attention mask. Models that do more (soft caps, scaled logits, sliding windows, foreign attention
+kernels) would be silently wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from arrol.errors import ModelError
+
+NEUTRAL = {
+    "final_logit_softcapping": (None,),
+    "attn_logit_softcapping": (None,),
+    "logit_scale": (None, 1.0),
+    "logits_scaling": (None, 1.0),
+}
+"""Fields of a model's config -> values under which the logits are what the engine computes."""
+ATTENTION = ("sdpa", "eager")
+
+
+def require_supported(model: Any) -> None:
+    """ModelError naming the field, unless the engine's tokens and log-probabilities will be the model's own."""
+    config = model.config
+    for name, allowed in NEUTRAL.items():
+        value = getattr(config, name, None)
+        if value not in allowed:
+            raise ModelError(
+                f"model.{name} = {value!r}: the embedded engine computes plain logits only; choose another model"
+            )
+    layers = set(getattr(config, "layer_types", None) or _layers_without_a_list(config))
+    if layers != {"full_attention"}:
+        raise ModelError(
+            f"model.layer_types = {sorted(layers)}: the embedded engine keeps full attention only; choose another model"
+        )
+    if getattr(config, "num_key_value_heads", None) is None:
+        raise ModelError(
+            f"model = {type(model).__name__}: its config has no num_key_value_heads; "
+            "the tested architectures are Qwen3 and Llama"
+        )
+    implementation = getattr(config, "_attn_implementation", "sdpa")
+    if implementation not in ATTENTION:
+        raise ModelError(
+            f"model.attn_implementation = {implementation!r}: the embedded engine brings its own mask; "
+            "load with sdpa or eager"
+        )
+    _require_plain_head(model)
+
+
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A bool mask as numbers to add to attention scores, which is what ``eager`` attention does with any mask."""
+    return torch.zeros((), dtype=dtype, device=mask.device).where(mask, torch.finfo(dtype).min)
+
+
+def _layers_without_a_list(config: Any) -> list[str]:
+    return ["full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"]
+
+
+def _require_plain_head(model: Any) -> None:
+    """Logits must be the output embedding of the last hidden state; the tolerance is a hundredth of their size."""
+    was_training = model.training
+    model.eval()
+    try:
+        ids = torch.arange(min(8, int(model.config.vocab_size)), device=next(model.parameters()).device)[None]
+        with torch.inference_mode():
+            whole = model(input_ids=ids).logits.float()
+            parts = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state).float()
+    finally:
+        model.train(was_training)
+    tolerance = 1e-2 * float(parts.nan_to_num().abs().max())
+    if not torch.allclose(whole, parts, rtol=1e-2, atol=tolerance, equal_nan=True):
+        raise ModelError(
+            f"model = {type(model).__name__}: its logits are not the output embedding of the last hidden state; "
+            "the tested architectures are Qwen3 and Llama"
+        )

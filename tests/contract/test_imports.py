@@ -1,0 +1,54 @@
+"""The import law holds, and what must be light is light."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "transformers", "datasets", "matplotlib", "math_verify", "sympy", "safetensors", "vllm")
+
+
+def loaded_by(statement):
+    """Top-level packages in memory after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
+def test_the_layer_law_holds():
+    code = "import sys; from importlinter.cli import lint_imports_command as run; sys.argv = ['lint-imports']; run()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("statement", ["import arrol", "import arrol.cli.main; arrol.cli.main.build_parser()"])
+def test_help_loads_nothing_but_the_standard_library(statement):
+    assert not loaded_by(statement) & {*HEAVY, "pydantic", "numpy", "rich"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["configs.run", "configs.sft", "records.store", "protocols", "stats", "pruning.controller", "engines.scripted"],
+)
+def test_what_decides_never_loads_a_model(module):
+    assert not loaded_by(f"import arrol.{module}") & {*HEAVY, "rich"}
+
+
+def test_reports_load_no_model():
+    assert not loaded_by("import arrol.reports.page") & {"torch", "transformers", "datasets", "sympy"}
+
+
+def test_all_configs_load_with_torch_absent():
+    files = sorted(str(path) for path in (ROOT / "configs").glob("*.toml"))
+    assert files
+    code = f"""
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from arrol.cli.info import _resolve
+for file in {files!r}:
+    _resolve(file)
+"""
+    loaded_by(code)

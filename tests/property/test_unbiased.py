@@ -1,0 +1,140 @@
+"""The expected gradient of the pruned batch is the full batch's under ipw and doubly_robust, and not under plain.
+
+Exact: all 2^6 keep-patterns of a group of six are enumerated, each with its probability, through the real advantages,
+denominators and loss, on a policy with a 3 x 3 table of logits in double precision. The predictions are wrong on
+purpose: unbiasedness may not depend on them. Monte Carlo: the exact-count draw, whose draws are not independent; there
+a small bias remains, bounded here.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from arrol.algorithms.advantages import group_signal
+from arrol.algorithms.losses import LossInputs, policy_loss
+from arrol.configs.method import DrGrpoConfig
+from arrol.pruning.draws import systematic
+from arrol.training.packing import batch_denominator
+from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
+
+TOKENS = ((0, 1), (2,), (1, 1, 0), (2, 0), (0,), (1, 2, 2))
+REWARD = np.array([1.0, 0, 0, 1, 0, 1])
+SURVIVAL = np.array([0.9, 0.3, 0.5, 0.7, 0.4, 1.0])
+"""The last one ended before the probe."""
+WRONG = np.array([0.1, 0.8, 0.9, 0.05, 0.6, np.nan])
+LIMIT = 4
+
+
+def rollout_group(keep):
+    """The group as the trainer would hold it after these rollouts were kept."""
+    rollouts = []
+    for index, tokens in enumerate(TOKENS):
+        reason = FinishReason.STOP if keep[index] else FinishReason.PRUNED
+        decision = None
+        if SURVIVAL[index] < 1:
+            decision = PruningDecision(
+                RolloutId(1, 0, index), 0, bool(keep[index]), SURVIVAL[index], Reason.DRAW, 0.0, WRONG[index]
+            )
+        completion = Completion(tokens, np.zeros(len(tokens), np.float32), reason)
+        reward = REWARD[index] if keep[index] else None
+        rollouts.append(Rollout(RolloutId(1, 0, index), completion, decision, reward))
+    return RolloutGroup(Prompt("p", (0,), "", ""), rollouts)
+
+
+def gradient(keep, config):
+    """Of the loss of one group, by the policy's 3 x 3 table of logits (next token given the last one)."""
+    table = torch.tensor([[0.3, -0.2, 0.1], [0.0, 0.5, -0.4], [0.2, 0.2, -0.6]], dtype=torch.float64).requires_grad_()
+    group = rollout_group(keep)
+    signal = group_signal(group.rewards_G, group.survival_G, group.quality_G, config, normalize_by_std=False)
+    denominator = batch_denominator([group], [signal.weight_G], config, LIMIT)
+    logprob = torch.zeros(6, 3, dtype=torch.float64)
+    mask = torch.zeros(6, 3, dtype=torch.float64)
+    for row, tokens in enumerate(TOKENS):
+        for place, (last, token) in enumerate(itertools.pairwise((0, *tokens))):
+            logprob[row, place] = table.log_softmax(-1)[last, token]
+            mask[row, place] = 1.0
+    inputs = LossInputs(
+        logprob, logprob.detach(), mask, torch.from_numpy(signal.advantage_G), torch.from_numpy(signal.weight_G)
+    )
+    policy_loss(inputs, config, denominator)[0].backward()
+    return table.grad.numpy()
+
+
+def full_gradient(aggregation):
+    """Nothing stopped, nothing weighted: plain GRPO."""
+    return gradient((True,) * 6, DrGrpoConfig(estimator="plain", aggregation=aggregation))
+
+
+def expected_gradient(config):
+    """Over independent draws, exactly."""
+    total = np.zeros((3, 3))
+    for keep in itertools.product((False, True), repeat=6):
+        probability = float(np.prod(np.where(keep, SURVIVAL, 1 - SURVIVAL)))
+        if probability > 0:
+            total += probability * gradient(keep, config)
+    return total
+
+
+@pytest.mark.parametrize("aggregation", ["constant", "sequence_mean"])
+@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
+def test_expected_gradient_equals_the_full_groups(estimator, aggregation):
+    config = DrGrpoConfig(estimator=estimator, aggregation=aggregation, leave_one_out=True)
+    full = full_gradient(aggregation)
+    assert np.abs(full).max() > 1e-3
+    np.testing.assert_allclose(expected_gradient(config), full, atol=1e-9)
+
+
+@pytest.mark.parametrize("aggregation", ["constant", "sequence_mean"])
+def test_plain_is_biased(aggregation):
+    config = DrGrpoConfig(estimator="plain", aggregation=aggregation)
+    full = full_gradient(aggregation)
+    assert np.abs(expected_gradient(config) - full).max() > 0.1 * np.abs(full).max()
+
+
+@pytest.mark.parametrize("change", [{"leave_one_out": False}, {"self_normalized": True}])
+def test_the_cheaper_options_are_slightly_biased_as_documented(change):
+    config = DrGrpoConfig(**{"estimator": "ipw", "leave_one_out": True, **change})
+    assert np.abs(expected_gradient(config) - full_gradient("constant")).max() > 1e-4
+
+
+def test_the_baseline_of_either_estimator_is_unbiased():
+    for estimator in ("ipw", "doubly_robust"):
+        config, total = DrGrpoConfig(estimator=estimator), 0.0
+        for keep in itertools.product((False, True), repeat=6):
+            probability = float(np.prod(np.where(keep, SURVIVAL, 1 - SURVIVAL)))
+            if probability > 0:
+                group = rollout_group(keep)
+                signal = group_signal(
+                    group.rewards_G, group.survival_G, group.quality_G, config, normalize_by_std=False
+                )
+                total += probability * signal.baseline
+        assert total == pytest.approx(REWARD.mean(), abs=1e-12)
+
+
+def gradients_by_pattern(config):
+    return {keep: gradient(keep, config) for keep in itertools.product((False, True), repeat=6) if keep[5]}
+
+
+def test_systematic_draws_stay_close_and_plain_does_not():
+    """20,000 exact-count draws in random order; a standard error is below 1 % of the gradient's size.
+
+    Siblings' draws are not independent, so a bias of order 1/G remains, larger where predictions are badly wrong:
+    measured 2.7 % for ipw, 9.3 % for doubly_robust with these predictions, 20 % for plain.
+    """
+    keeps = []
+    for number in range(20_000):
+        kept = systematic(SURVIVAL[:5], [7, number])
+        keeps.append((*map(bool, kept), True))
+    marginals = np.mean(keeps, axis=0)
+    np.testing.assert_allclose(marginals, SURVIVAL, atol=0.015)
+    full = full_gradient("constant")
+    error = {}
+    for estimator in ("ipw", "doubly_robust", "plain"):
+        table = gradients_by_pattern(DrGrpoConfig(estimator=estimator))
+        mean = np.mean([table[keep] for keep in keeps], axis=0)
+        error[estimator] = float(np.linalg.norm(mean - full) / np.linalg.norm(full))
+    assert error["ipw"] < 0.05
+    assert error["doubly_robust"] < 0.12
+    assert error["plain"] > 0.17

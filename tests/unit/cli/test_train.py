@@ -1,0 +1,91 @@
+"""What may be gone on with, what is refused, and what a finished run prints. Real runs: tests/integration."""
+
+import json
+import shutil
+
+import pytest
+
+from arrol.cli.main import main
+from arrol.cli.train import previous_record, run_folder
+from arrol.configs.run import load_run
+from arrol.errors import CheckpointError
+from arrol.records.store import portable
+from arrol.training.policy import character_tokenizer
+
+
+@pytest.fixture
+def tiny_file(tmp_path, make_model):
+    """A config of two short steps on a random model."""
+    tokenizer = character_tokenizer("0123456789+-*=,:;#")
+    make_model(vocab_size=len(tokenizer), eos_token_id=1, hidden_size=16, head_dim=4).save_pretrained(
+        tmp_path / "model"
+    )
+    tokenizer.save_pretrained(tmp_path / "model")
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        f'name = "tiny"\nmodel = {json.dumps(str(tmp_path / "model"))}\n'
+        f'out_dir = {json.dumps(str(tmp_path / "runs"))}\ndevice = "cpu"\n'
+        "sampling.max_completion_tokens = 4\n"
+        "training = {steps = 2, prompts_per_step = 1, group_size = 2, checkpoint_every = 1}\n"
+        "evaluation = {every = 0, num_prompts = 2}\n"
+        '[task]\nname = "arithmetic"\n'
+    )
+    return path
+
+
+def test_json_is_all_that_stands_on_stdout(tiny_file, tmp_path, capsys):
+    assert main(["train", str(tiny_file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)
+    assert (row["arm"], row["steps"], row["seeds"]) == ("tiny", 2, [0])
+    assert (
+        err.splitlines()[-1] == f"finished at step 2; records, rollouts and checkpoints: {tmp_path / 'runs' / 'tiny'}"
+    )
+
+
+def test_a_single_run_prints_itself_and_no_absent_controls(tiny_file, capsys):
+    assert main(["train", str(tiny_file)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "tokens generated" in out
+    assert "uniform" not in out
+    assert "(control)" not in out
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "policy/model.safetensors"])
+def test_a_damaged_checkpoint_leaves_the_records_alone(tiny_file, tmp_path, capsys, name):
+    assert main(["train", str(tiny_file)]) == 0
+    records = tmp_path / "runs" / "tiny" / "records.jsonl"
+    before = records.read_bytes()
+    next((tmp_path / "runs" / "tiny" / "checkpoints").glob(f"step-*/{name}")).unlink()
+    capsys.readouterr()
+    assert main(["train", str(tiny_file), "--resume", "--training.steps", "3"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert records.read_bytes() == before
+
+
+def test_what_lies_in_a_folder_decides_how_to_go_on(run_file, write_run):
+    config = load_run(run_file)
+    folder = run_folder(config)
+    assert previous_record(config, resume=True) is None
+    assert previous_record(config, resume=False) is None
+    folder.mkdir(parents=True)
+    (folder / "records.jsonl").write_text('{"kind":')
+    assert previous_record(config, resume=True) is None
+    with pytest.raises(CheckpointError, match="holds a run already; go on with --resume or choose another --name"):
+        previous_record(config, resume=False)
+    shutil.rmtree(folder)
+    write_run(folder, "mine", config=portable(config.model_dump(mode="json")), outcome="")
+    assert previous_record(config, resume=True).name == "mine"
+    other = config.model_copy(update={"seed": 1})
+    with pytest.raises(CheckpointError, match=r"^seed = 1: the run in that folder was made with 0; resume with that"):
+        previous_record(other, resume=True)
+    moved = config.model_copy(update={"model": "elsewhere/none", "device": "cpu"})
+    assert previous_record(moved, resume=True).name == "mine"
+
+
+def test_a_warm_start_is_no_run_to_go_on_with(run_file, write_run):
+    config = load_run(run_file)
+    write_run(run_folder(config), "mine", config={"steps": 3, "task": {"name": "arithmetic"}})
+    with pytest.raises(CheckpointError, match="the run in that folder was made with"):
+        previous_record(config, resume=True)

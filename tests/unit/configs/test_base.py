@@ -1,0 +1,168 @@
+"""One line for every mistake: field, value, remedy, and the nearest key."""
+
+import math
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from arrol.configs.base import StrictModel, merge, parse_flags, read_toml, validate
+from arrol.errors import ConfigError
+
+
+class Cat(StrictModel):
+    kind: Literal["cat"] = "cat"
+    lives: int = Field(9, ge=1)
+    """Lives left, at least 1."""
+
+
+class Dog(StrictModel):
+    kind: Literal["dog"] = "dog"
+    tricks: tuple[str, ...] = ()
+
+
+class Garden(StrictModel):
+    size: float = 1.0
+    """In square metres, any number."""
+    name: str = "garden"
+    owner: str = Field(min_length=1)
+    """Whose it is."""
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")] = Cat()
+    cat: Cat = Cat()
+
+    @model_validator(mode="after")
+    def _room(self):
+        if self.size < 0:
+            raise ValueError("must not be negative; enlarge it")
+        if self.size > 100:
+            raise ValueError(f"size = {self.size}: too large; sell some")
+        return self
+
+
+GOOD = {"owner": "me"}
+
+
+def message(values):
+    with pytest.raises(ConfigError) as caught:
+        validate(Garden, {**GOOD, **values})
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_good_values_become_a_frozen_config():
+    garden = validate(Garden, {**GOOD, "pet": {"kind": "dog", "tricks": ["sit"]}, "size": 3})
+    assert (garden.size, garden.pet.tricks) == (3.0, ("sit",))
+    with pytest.raises(ValueError, match="frozen"):
+        garden.size = 4.0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"sizze": 2}, "sizze = 2: unknown key; the nearest known one is 'size'"),
+        ({"cat": {"life": 2}}, "cat.life = 2: unknown key; the nearest known one is 'lives'"),
+        ({"pet": {"kind": "cat", "livez": 2}}, "pet.livez = 2: unknown key; the nearest known one is 'lives'"),
+        ({"pet": {"kind": "dog", "trick": 2}}, "pet.trick = 2: unknown key; the nearest known one is 'tricks'"),
+        ({"pet": {"kind": "cats"}}, "pet.kind = 'cats': unknown; the nearest of 'cat', 'dog' is 'cat'"),
+        ({"pet": {"lives": 2}}, "pet.kind: missing; choose one of 'cat', 'dog'"),
+        (
+            {"cat": {"lives": 0}},
+            "cat.lives = 0: input should be greater than or equal to 1; expected: Lives left, at least 1.",
+        ),
+        (
+            {"size": "wide"},
+            "size = 'wide': input should be a valid number, unable to parse string as a number; "
+            "expected: In square metres, any number.",
+        ),
+        ({"size": -1}, "config = {'owner': 'me', 'size': -1}: must not be negative; enlarge it"),
+        ({"size": 101}, "size = 101.0: too large; sell some"),
+        (
+            {"pet": {"kind": "dog", "tricks": [["x"]]}},
+            "pet.tricks = ['x']: input should be a valid string; see the comments in configs/",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(values, expected):
+    assert message(values) == expected
+
+
+def test_a_missing_field_says_what_it_means():
+    with pytest.raises(ConfigError, match=r"^owner: missing; expected: Whose it is\.$"):
+        validate(Garden, {})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_must_be_finite(value):
+    assert message({"size": value}).startswith(f"size = {value}: input should be a finite number; expected:")
+
+
+def test_a_name_may_look_like_a_number():
+    assert validate(Garden, {**GOOD, "name": 7}).name == "7"
+
+
+def test_flags_are_toml_or_plain_strings():
+    flags = [
+        "--a.b",
+        "1",
+        "--a.c=x y",
+        "--d",
+        "[1, 2]",
+        "--e",
+        "true",
+        "--f",
+        "-0.5",
+        "--g",
+        "a=b",
+        "--h=",
+        "--i",
+        "'1'",
+    ]
+    assert parse_flags(flags) == {
+        "a": {"b": 1, "c": "x y"},
+        "d": [1, 2],
+        "e": True,
+        "f": -0.5,
+        "g": "a=b",
+        "h": "",
+        "i": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["a"], "flag = 'a': not understood; write --section.field VALUE"),
+        (["--"], "flag = '--': not understood; write --section.field VALUE"),
+        (["--a"], "flag = '--a': has no value; write --a VALUE"),
+        (["--a", "--b", "1"], "flag = '--a': has no value; write --a VALUE"),
+        (
+            ["--a", "1", "--a.b", "2"],
+            "flag = '--a.b': a was given a value before; give either the section or its fields",
+        ),
+        (["--a.b", "1", "--a", "2"], "flag = '--a': a was given before; give it once"),
+        (["--a", "1", "--a", "2"], "flag = '--a': a was given before; give it once"),
+    ],
+)
+def test_a_bad_flag_is_one_line(flags, expected):
+    with pytest.raises(ConfigError) as caught:
+        parse_flags(flags)
+    assert str(caught.value) == expected
+
+
+def test_tables_merge_and_everything_else_is_replaced():
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 1}
+    assert merge(base, {"a": {"y": [3]}, "b": {"z": 1}}) == {"a": {"x": 1, "y": [3]}, "b": {"z": 1}}
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 1}
+
+
+def test_a_file_that_is_absent_or_no_toml_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"^config = '.*none.toml': no such file; give the path of a TOML file"):
+        read_toml(tmp_path / "none.toml")
+    path = tmp_path / "bad.toml"
+    for content in (b"a = ", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"^config = '.*bad.toml': not valid TOML \(.*\); mend that line$"):
+            read_toml(path)
+    path.write_text("[a]\nb = 1\n")
+    assert read_toml(path) == {"a": {"b": 1}}

@@ -1,0 +1,199 @@
+"""From a file and flags to a run, from a comparison to its arms; one line for every mistake."""
+
+import pytest
+
+from arrol.configs.method import DrGrpoConfig, NeverRule
+from arrol.configs.run import RunConfig, arm_config, change_run, load_compare, load_run
+from arrol.errors import ConfigError
+
+RUN = """
+model = "models/some"
+[task]
+name = "arithmetic"
+[sampling]
+max_completion_tokens = 64
+[pruning]
+rule = "neyman"
+scope = "batch"
+keep_ratio = 0.5
+probe_tokens = [24]
+min_survival = 0.2
+[training]
+group_size = 8
+"""
+
+COMPARE = """
+name = "trial"
+seeds = [3, 4]
+[[arms]]
+name = "grpo"
+[arms.change.pruning]
+rule = "never"
+[[arms]]
+name = "pruned"
+[run]
+model = "models/some"
+out_dir = "out"
+[run.task]
+name = "arithmetic"
+[run.sampling]
+max_completion_tokens = 64
+[run.pruning]
+rule = "neyman"
+scope = "batch"
+probe_tokens = [24]
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(RUN)
+    return path
+
+
+@pytest.fixture
+def compare_file(tmp_path):
+    path = tmp_path / "compare.toml"
+    path.write_text(COMPARE)
+    return path
+
+
+def refusal(load, path, *flags):
+    with pytest.raises(ConfigError) as caught:
+        load(path, flags)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_and_flags_become_a_run(run_file):
+    run = load_run(run_file, ["--training.steps", "5", "--name", "mine", "--report_to", '["tensorboard"]'])
+    assert (run.training.steps, run.name, run.report_to, run.training.group_size) == (5, "mine", ("tensorboard",), 8)
+    assert run.algorithm == DrGrpoConfig()
+    assert RunConfig.model_validate(run.model_dump(mode="json")) == run
+
+
+def test_without_a_pruning_section_nothing_is_pruned(tmp_path):
+    path = tmp_path / "plain.toml"
+    path.write_text('model = "m"\n[task]\nname = "countdown"\n')
+    assert load_run(path).pruning == NeverRule()
+
+
+def test_a_changed_rule_drops_the_fields_it_does_not_have(run_file):
+    run = load_run(run_file, ["--pruning.rule", "uniform"])
+    assert run.pruning.rule == "uniform"
+    assert (run.pruning.probe_tokens, run.pruning.min_survival) == ((24,), 0.2)
+    changed = load_run(run_file, ["--algorithm.name", "dapo", "--algorithm.overlong_buffer_tokens", "8"]).algorithm
+    assert (changed.name, changed.overlong_buffer_tokens) == ("dapo", 8)
+
+
+def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file):
+    assert load_run(run_file, ["--pruning.rule", "neyman"]).pruning.scope == "batch"
+    assert refusal(load_run, run_file, "--pruning.rule", "neymann").startswith(
+        "pruning.rule = 'neymann': unknown; the nearest of"
+    )
+    assert refusal(load_run, run_file, "--pruning.rule", "[1]").startswith("pruning.rule = ")
+    assert refusal(load_run, run_file, "--pruning", "neyman").startswith("pruning = 'neyman': ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (
+            ["--pruning.probe_tokens", "[64]"],
+            "pruning.probe_tokens = [64]: beyond the length limit; keep each below sampling.max_completion_tokens = 64",
+        ),
+        (
+            ["--training.group_size", "3"],
+            "training.group_size = 3: too small for the floor; keep_ratio 0.5 leaves 1.5 of a group, "
+            "fewer than pruning.min_survivors = 2",
+        ),
+        (
+            ["--pruning.rule", "extremes"],
+            "algorithm.estimator = 'doubly_robust': rule 'extremes' stops with certainty, so no weights exist; "
+            "set it to 'plain'",
+        ),
+        (
+            ["--pruning.rule", "confidence"],
+            "algorithm.estimator = 'doubly_robust': rule 'confidence' stops with certainty, so no weights exist; "
+            "set it to 'plain' or pruning.mix above 0",
+        ),
+        (
+            ["--pruning.keep_ratio", "0"],
+            "pruning.keep_ratio = 0: input should be greater than 0; "
+            "expected: Share of the candidates that survive, in (0, 1].",
+        ),
+        (
+            ["--pruning.keep_ratio", "1.5"],
+            "pruning.keep_ratio = 1.5: input should be less than or equal to 1; "
+            "expected: Share of the candidates that survive, in (0, 1].",
+        ),
+        (["--task.max_ops", "1"], "task.max_ops = 1: at least min_ops = 2"),
+        (["--training.step", "5"], "training.step = 5: unknown key; the nearest known one is 'steps'"),
+        (["--traininq.steps", "5"], "traininq = {'steps': 5}: unknown key; the nearest known one is 'training'"),
+        (
+            ["--training.steps", "0"],
+            "training.steps = 0: input should be greater than or equal to 1; expected: Training steps, at least 1.",
+        ),
+        (
+            ["--name", "../up"],
+            "name = '../up': string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; "
+            "expected: Name of the run and of its folder under out_dir: letters, digits, dots, dashes.",
+        ),
+    ],
+)
+def test_a_mistake_names_field_value_and_remedy(run_file, flags, expected):
+    assert refusal(load_run, run_file, *flags) == expected
+
+
+def test_limits_of_pruning_do_not_bind_where_nothing_is_pruned(run_file):
+    flags = ["--pruning.rule", "never", "--pruning.probe_tokens", "[512]", "--training.group_size", "1"]
+    assert load_run(run_file, flags).training.group_size == 1
+    assert "beyond the length limit" in refusal(load_run, run_file, *flags, "--pruning.observe", "true")
+    assert load_run(run_file, ["--pruning.rule", "confidence", "--pruning.mix", "0.1"]).pruning.mix == 0.1
+
+
+def test_a_task_without_its_name_lists_the_tasks(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('model = "m"\n[task]\nmin_ops = 2\n')
+    assert refusal(load_run, path) == "task.name: missing; choose one of 'arithmetic', 'countdown', 'dataset'"
+    path.write_text('[task]\nname = "countdown"\nmin_numbers = 5\n')
+    assert refusal(load_run, path).startswith("model: missing; expected: Folder or hub name")
+    path.write_text('model = "m"\n[task]\nname = "countdown"\nmin_numbers = 5\n')
+    assert refusal(load_run, path) == "task.max_numbers = 4: at least min_numbers = 5"
+
+
+def test_a_comparison_varies_one_run(compare_file):
+    compare = load_compare(compare_file, ["--run.training.steps", "7", "--seeds", "[5]"])
+    grpo, pruned = (arm_config(compare, arm, 5) for arm in compare.arms)
+    assert (grpo.pruning.rule, pruned.pruning.rule, pruned.pruning.scope) == ("never", "neyman", "batch")
+    assert grpo.pruning.probe_tokens == (24,)
+    assert (grpo.name, grpo.out_dir, grpo.seed, grpo.training.steps) == ("grpo-seed5", "out/trial", 5, 7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--seeds", "[1, 1]"], "seeds = [1, 1]: name each seed once"),
+        (["--seeds", "[0, -1]"], "arm 'grpo': seed = -1: input should be greater than or equal to 0"),
+        (["--seeds", "[]"], "seeds = []: tuple should have at least 1 item"),
+        (["--run.training.group_size", "2"], "arm 'pruned': training.group_size = 2: too small for the floor"),
+        (["--run.out_dir", "[1]"], "arm 'grpo': out_dir = [1]: input should be a valid string"),
+        (["--training.steps", "5"], "training = {'steps': 5}: unknown key; the nearest known one is "),
+        (["--arms", '[{name="a"},{name="a"}]'], "arms = ['a', 'a']: give each arm a name of its own"),
+        (
+            ["--arms", '[{name="a", change={prunning={}}}]'],
+            "arm 'a': prunning = {}: unknown key; the nearest known one",
+        ),
+    ],
+)
+def test_a_mistake_in_a_comparison_names_its_arm(compare_file, flags, expected):
+    assert refusal(load_compare, compare_file, *flags).startswith(expected)
+
+
+def test_changes_leave_what_they_are_laid_over_alone():
+    values = {"pruning": {"rule": "neyman", "scope": "batch", "keep_ratio": 0.4}}
+    changed = change_run(values, {"pruning": {"rule": "balanced", "shrinkage": 1}})
+    assert changed["pruning"] == {"rule": "balanced", "scope": "batch", "keep_ratio": 0.4, "shrinkage": 1}
+    assert change_run(values, {"pruning": {"rule": "never"}})["pruning"] == {"rule": "never", "keep_ratio": 0.4}
+    assert values == {"pruning": {"rule": "neyman", "scope": "batch", "keep_ratio": 0.4}}

@@ -1,0 +1,192 @@
+"""All or nothing: what was saved comes back, what went wrong leaves the older ones alone."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+from arrol.errors import CheckpointError
+from arrol.training import checkpoint as module
+from arrol.training.checkpoint import (
+    forget_checkpoints,
+    load_optimizer,
+    load_state,
+    newest_checkpoint,
+    require_same_config,
+    save_checkpoint,
+)
+
+STATE = {
+    "config": {"seed": 0, "training": {"steps": 3}},
+    "step": 2,
+    "rate": 0.1,
+    "nothing": None,
+    "name": "a/b",
+    "buffers": {
+        "0": {"x": np.arange(6.0).reshape(2, 3), "empty": np.zeros((0, 4), np.float32)},
+        "1": [np.array(3), [1, 2]],
+    },
+}
+
+
+class Folder:
+    """Stands for a model or a tokenizer."""
+
+    def __init__(self, name, error=None):
+        self.name, self.error = name, error
+
+    def save_pretrained(self, folder):
+        if self.error:
+            raise self.error
+        folder.mkdir(exist_ok=True)
+        (folder / self.name).write_text(self.name)
+
+
+def stepped_optimizer(steps=2):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = torch.optim.AdamW([weight], lr=0.5)
+    for _ in range(steps):
+        (weight**2).sum().backward()
+        optimizer.step()
+    return weight, optimizer
+
+
+def save(folder, step=2, *, error=None, state=STATE):
+    return save_checkpoint(folder, step, Folder("model", error), Folder("tokenizer"), stepped_optimizer()[1], state)
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    path = save(tmp_path / "checkpoints")
+    assert path.name == "step-000002"
+    assert sorted(file.name for file in (path / "policy").iterdir()) == ["model", "tokenizer"]
+    state = load_state(path)
+    buffers, saved = state.pop("buffers"), {key: value for key, value in STATE.items() if key != "buffers"}
+    assert state == saved
+    np.testing.assert_array_equal(buffers["0"]["x"], STATE["buffers"]["0"]["x"])
+    assert (buffers["0"]["empty"].shape, buffers["0"]["empty"].dtype) == ((0, 4), np.float32)
+    assert buffers["1"][0].shape == ()
+    assert buffers["1"][1] == [1, 2]
+    assert {file.suffix for file in path.iterdir() if file.is_file()} == {".safetensors", ".json"}
+
+
+def test_an_optimizer_goes_on_where_it_was(tmp_path):
+    path = save(tmp_path)
+    weight, straight = stepped_optimizer()
+    other = torch.nn.Parameter(weight.detach().clone())
+    resumed = torch.optim.AdamW([other], lr=9.0)
+    load_optimizer(path, resumed, 0.5)
+    for parameter, optimizer in ((weight, straight), (other, resumed)):
+        parameter.grad = torch.full((2, 2), 0.3)
+        optimizer.step()
+    assert torch.equal(weight, other)
+
+
+def test_an_optimizer_that_never_stepped_can_be_saved(tmp_path):
+    optimizer = stepped_optimizer(0)[1]
+    path = save_checkpoint(tmp_path, 1, Folder("model"), Folder("tokenizer"), optimizer, STATE)
+    load_optimizer(path, optimizer, 0.5)
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_the_newest_whole_checkpoint_counts_and_leftovers_go(tmp_path):
+    assert newest_checkpoint(tmp_path / "none") is None
+    for step in (999_999, 1_000_000, 5):
+        save(tmp_path, step)
+    (tmp_path / "step-2000000").mkdir()  # no state: not whole
+    (tmp_path / "step-x").mkdir()
+    (tmp_path / ".partial-000007").mkdir()
+    assert newest_checkpoint(tmp_path).name == "step-1000000"
+    assert not (tmp_path / ".partial-000007").exists()
+    forget_checkpoints(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-999999", "step-1000000", "step-2000000", "step-x"}
+
+
+def test_the_same_step_replaces_a_damaged_one(tmp_path):
+    save(tmp_path)
+    path = save(tmp_path, state={**STATE, "rate": 0.2})
+    assert load_state(path)["rate"] == 0.2
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full; free some space"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied; make the folder writable"),
+        (
+            safetensors.SafetensorError("I/O error: No space left on device (os error 28)"),
+            "the disk is full; free some space",
+        ),
+        (Exception("File too large (os error 27)"), "the disk is full; free some space"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line_and_older_checkpoints_stay(tmp_path, error, reason):
+    folder = tmp_path / "runs" / "mine" / "checkpoints"
+    save(folder, 1)
+    with pytest.raises(CheckpointError) as caught:
+        save(folder, 2, error=error)
+    text = str(caught.value)
+    assert text.startswith("out_dir = ")
+    assert f"the checkpoint could not be saved, {reason} and go on with --resume" in text
+    assert "\n" not in text
+    assert [path.name for path in folder.iterdir()] == ["step-000001"]
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(TypeError):
+        save(tmp_path, error=TypeError("not a tensor"))
+
+
+def test_a_half_deleted_checkpoint_does_not_look_whole(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    monkeypatch.setattr(module.shutil, "rmtree", lambda *args, **kwargs: None)  # as if killed there
+    forget_checkpoints(tmp_path, 1)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000002"]
+    newest_checkpoint(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{"])
+def test_a_damaged_state_is_one_line(tmp_path, name, content):
+    path = save(tmp_path)
+    (path / name).unlink()
+    if content is not None:
+        (path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"^checkpoint = 'step-000002': damaged .*; delete that folder"):
+        load_state(path)
+
+
+def test_a_damaged_optimizer_is_one_line(tmp_path):
+    path = save(tmp_path)
+    (path / "optimizer.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors is damaged"):
+        load_optimizer(path, stepped_optimizer()[1], 0.5)
+
+
+def test_an_array_that_is_missing_is_damage(tmp_path):
+    path = save(tmp_path)
+    tree = json.loads((path / "state.json").read_text())
+    tree["buffers"]["0"]["x"]["__array__"] = "elsewhere"
+    (path / "state.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_state(path)
+
+
+def test_the_first_field_that_differs_is_named():
+    saved = {"a": {"b": 1, "c": [1]}, "d": 2, "free": 1}
+    require_same_config(saved, {**saved, "free": 2}, frozenset({"free"}))
+    with pytest.raises(CheckpointError) as caught:
+        require_same_config(saved, {"a": {"b": 1, "c": [2]}, "d": 3, "free": 2}, frozenset({"free"}), where="run")
+    assert str(caught.value) == (
+        "a.c = [2]: the run was made with [1]; resume with that value or give the run another name"
+    )
+    with pytest.raises(CheckpointError, match=r"^e = 1: the checkpoint was made with None"):
+        require_same_config(saved, {**saved, "e": 1}, frozenset())

@@ -1,0 +1,95 @@
+"""What a terminal shows, and what a service receives."""
+
+import io
+import math
+import sys
+import types
+
+import pytest
+from rich.console import Console
+
+from arrol.errors import MissingExtraError
+from arrol.training.sinks import ServiceSink, TensorBoardSink, TerminalSink, build_sinks, require_services
+
+ROW = {
+    "step": 1,
+    "time/step_s": 2.0,
+    "tokens/generated": 3000.0,
+    "rollout/success_frac_before": 0.25,
+    "pruning/kept_frac": 0.5,
+    "loss/policy": math.nan,
+}
+
+
+def test_a_terminal_shows_rate_reward_share_and_time_left():
+    out = io.StringIO()
+    sink = TerminalSink("mine", 3, Console(file=out, width=200))
+    sink.write(ROW)
+    sink.write({**ROW, "step": 2})  # too soon for another line
+    sink.write({**ROW, "step": 3, "eval/accuracy": 0.75})
+    sink.close()
+    first, last = out.getvalue().splitlines()
+    assert first.startswith("mine 1/3 1,500 tok/s  reward 0.250  kept 0.500  ")
+    assert first.endswith(" s left")
+    assert last.startswith("mine 3/3 1,500 tok/s  reward 0.250  kept 0.500  accuracy 0.750  0 s left")
+
+
+def test_a_live_terminal_gets_one_line_that_moves():
+    out = io.StringIO()
+    sink = TerminalSink("mine", 2, Console(file=out, width=120, force_terminal=True), done=1)
+    sink.write({**ROW, "step": 2})
+    sink.close()
+    assert "2/2" in out.getvalue()
+    assert "reward 0.250" in out.getvalue()
+
+
+def test_a_warm_start_shows_its_loss_and_nothing_it_does_not_have():
+    out = io.StringIO()
+    sink = TerminalSink("warm", 1, Console(file=out, width=200))
+    sink.write({"step": 1, "loss/sft": 1.5, "tokens/trained": 10.0})
+    assert out.getvalue().startswith("warm 1/1 loss 1.500  0 s left")
+
+
+class Run:
+    def __init__(self):
+        self.rows, self.finished = [], False
+
+    def log(self, row, step):
+        self.rows.append((step, row))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_a_service_receives_finite_numbers_under_our_name(monkeypatch, tmp_path):
+    run, calls = Run(), []
+    fake = types.ModuleType("trackio")
+    fake.init = lambda **fields: calls.append(fields) or run
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    (sink,) = build_sinks(["trackio"], tmp_path, "mine", {"seed": 1})
+    assert isinstance(sink, ServiceSink)
+    sink.write(ROW)
+    sink.close()
+    assert calls == [{"project": "arrol", "name": "mine", "config": {"seed": 1}}]
+    assert run.rows == [
+        (1, {f"arrol/{key}": value for key, value in ROW.items() if key not in ("step", "loss/policy")})
+    ]
+    assert run.finished
+
+
+def test_tensorboard_writes_an_event_file(tmp_path):
+    pytest.importorskip("tensorboard")
+    (sink,) = build_sinks(["tensorboard"], tmp_path, "mine", {})
+    assert isinstance(sink, TensorBoardSink)
+    sink.write(ROW)
+    sink.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"pruning/kept_frac" in events.read_bytes()
+
+
+def test_a_service_that_is_not_installed_says_how_to_get_it():
+    require_services([])
+    with pytest.raises(
+        MissingExtraError, match=r"^report_to = 'wandbx': not installed; pip install 'arrol\[wandbx\]'$"
+    ):
+        require_services(["wandbx"])

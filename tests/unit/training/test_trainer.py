@@ -1,0 +1,275 @@
+"""The loop without a model: a scripted engine, a learner that counts, and what ends up in the records."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from arrol.configs.run import RunConfig
+from arrol.engines.scripted import ScriptedEngine
+from arrol.errors import CheckpointError, NonFiniteError
+from arrol.pruning.controller import PruningController
+from arrol.records.schema import EvalRecord
+from arrol.records.store import load_run
+from arrol.training import trainer as module
+from arrol.training.trainer import Parts, Trainer
+from arrol.types import Prompt, SamplingParams, Verdict
+
+
+class Task:
+    """The answer is the last digit of a completion; 7 is right."""
+
+    name = "digits"
+
+    def train_prompt(self, position):
+        return Prompt(f"p{position % 3}", (5,), "?", "7")
+
+    def eval_prompts(self, count):
+        return []
+
+    def verify(self, prompt, text):
+        return Verdict(float(text.endswith("7")), text[-1:])
+
+
+class Estimator:
+    """Quality is the feature."""
+
+    version = 0
+
+    def __init__(self):
+        self.learnt = 0
+
+    def scores(self, features_CF, probe):
+        return features_CF[:, 0]
+
+    def quality(self, score_C, probe):
+        return score_C
+
+    def learn(self, groups):
+        self.learnt += 1
+        return {"quality/steps": float(self.learnt)}
+
+    def save(self):
+        return {"learnt": self.learnt}
+
+    def load(self, state):
+        self.learnt = state["learnt"]
+
+
+class Learner:
+    """Writes down what it is given."""
+
+    def __init__(self):
+        optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
+        self.guard = SimpleNamespace(optimizer=optimizer, num_skipped=0, bad_in_a_row=0)
+        self.batches, self.on_update = [], lambda step: None
+
+    def update(self, groups, step):
+        self.batches.append(groups)
+        self.on_update(step)
+        return {"tokens/scored": 0.0, "tokens/trained": 10.0}
+
+
+class Sink:
+    def __init__(self):
+        self.rows, self.closed = [], 0
+
+    def write(self, row):
+        self.rows.append(row)
+
+    def close(self):
+        self.closed += 1
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """Steps that were saved, with their state; nothing is written."""
+    states = {}
+    monkeypatch.setattr(module, "save_checkpoint", lambda *args: states.update({args[1]: args[-1]}))
+    monkeypatch.setattr(module, "forget_checkpoints", lambda folder, keep: None)
+    return states
+
+
+def build(folder, *, segment=0, **changes):
+    values = {
+        "model": "none",
+        "task": {"name": "arithmetic"},
+        "sampling": {"max_completion_tokens": 8},
+        "pruning": {"rule": "uniform", "probe_tokens": [2], "warmup_steps": 1, "min_survivors": 1},
+        "training": {"steps": 4, "prompts_per_step": 2, "group_size": 4},
+        "evaluation": {"every": 0},
+    }
+    config = RunConfig.model_validate({**values, **changes})
+    estimator = Estimator()
+    engine = ScriptedEngine(
+        lambda i: [1] * (2 + i.index) + [7 if i.index % 2 else 3], lambda i, length: np.float32([0.5])
+    )
+    parts = Parts(
+        model=None,
+        tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(str, ids))),
+        task=Task(),
+        engine=engine,
+        estimator=estimator,
+        controller=PruningController(config.pruning, estimator, seed=0),
+        learner=Learner(),
+        sampling=SamplingParams(8),
+        evaluate=lambda step, segment: EvalRecord(
+            step=step, segment=segment, accuracy=0.5, low=0.4, high=0.6, num_prompts=2, samples_per_prompt=1
+        ),
+        sinks=[Sink()],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(config, parts, folder, segment=segment)
+
+
+def rows(folder):
+    """The records, behind a row that opens the run."""
+    from arrol.records.store import read_records
+
+    kinds = {"step": [], "eval": [], "end": []}
+    for record in read_records(folder / "records.jsonl"):
+        kinds[record.kind].append(record)
+    return kinds
+
+
+def test_a_run_samples_verifies_learns_and_records(tmp_path, saved):
+    trainer = build(tmp_path)
+    end = trainer.run()
+    found = rows(tmp_path)
+    assert (end.outcome, end.step, end.message) == ("finished", 4, "")
+    assert [row.step for row in found["step"]] == [1, 2, 3, 4]
+    assert [row.step for row in found["eval"]] == [0, 4]
+    assert found["step"][-1].metrics["eval/accuracy"] == 0.5
+    assert "eval/accuracy" not in found["step"][0].metrics
+    assert list(saved) == [4]
+    assert end.totals["tokens/trained"] == 40
+    (sink,) = trainer.parts.sinks
+    assert [row["step"] for row in sink.rows] == [1, 2, 3, 4]
+    assert sink.closed == 1
+
+
+def test_warm_up_keeps_all_then_half_of_each_group_is_stopped_and_never_verified(tmp_path, saved):
+    trainer = build(tmp_path)
+    trainer.run()
+    first, second, *_ = trainer.parts.learner.batches
+    assert [group.num_survivors for group in first] == [4, 4]
+    assert [group.num_survivors for group in second] == [2, 2]
+    for group in second:
+        assert all((rollout.reward is None) == (not rollout.survived) for rollout in group.rollouts)
+        assert {rollout.survival for rollout in group.rollouts} == {0.5}
+    metrics = rows(tmp_path)["step"][1].metrics
+    assert metrics["rollout/survivors_frac"] == 0.5
+    assert metrics["rollout/smallest_group"] == 2
+    assert metrics["pruning/kept_frac"] == 0.5
+    assert metrics["rollout/finish/pruned"] == 4
+    assert metrics["tokens/wasted"] == 8
+
+
+def test_phases_add_up_to_the_step(tmp_path, saved):
+    build(tmp_path).run()
+    for row in rows(tmp_path)["step"]:
+        phases = [row.metrics[f"time/{name}_s"] for name in ("generate", "verify", "estimate", "learn")]
+        assert sum(phases) == pytest.approx(row.metrics["time/step_s"])
+
+
+def test_rollouts_are_written_one_row_each(tmp_path, saved):
+    from arrol.records.store import read_records
+
+    build(tmp_path, segment=3).run()
+    written = read_records(tmp_path / "rollouts.jsonl")
+    assert len(written) == 4 * 2 * 4
+    assert {row.segment for row in written} == {3}
+    assert {row.reason for row in written if row.step == 1} == {"warmup"}
+    stopped = [row for row in written if row.finish_reason == "pruned"]
+    assert all(row.reward is None and not row.keep and row.reason == "draw" for row in stopped)
+
+
+def test_the_outcome_decides_under_the_oracle(tmp_path, saved):
+    pruning = {"rule": "oracle", "probe_tokens": [2], "warmup_steps": 1, "min_survivors": 1}
+    trainer = build(tmp_path, pruning=pruning)
+    trainer.run()
+    first, second, *_ = trainer.parts.learner.batches
+    assert [group.num_survivors for group in first] == [4, 4]
+    for group in second:
+        kept = [rollout.reward for rollout in group.survivors]
+        assert sorted(kept) == [0.0, 1.0]  # half of the group, half of it right
+        assert all(rollout.reward is not None for rollout in group.rollouts)
+        assert all(rollout.decision.reason == "outcome" for rollout in group.rollouts)
+    assert rows(tmp_path)["step"][1].metrics["tokens/saved"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, saved, number):
+    trainer, before = build(tmp_path), signal.getsignal(number)
+    trainer.parts.learner.on_update = lambda step: os.kill(os.getpid(), number) if step == 2 else None
+    end = trainer.run()
+    assert (end.outcome, end.step) == ("stopped", 2)
+    assert trainer.stop_requested
+    assert list(saved) == [2]
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path, saved):
+    trainer = build(tmp_path)
+
+    def twice(step):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.parts.learner.on_update = twice
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert saved == {}
+    assert trainer.parts.sinks[0].closed == 1
+
+
+def test_a_failure_is_recorded_and_raised(tmp_path, saved):
+    trainer = build(tmp_path)
+
+    def fail(step):
+        raise NonFiniteError("training.max_bad_steps = 5: enough")
+
+    trainer.parts.learner.on_update = fail
+    with pytest.raises(NonFiniteError):
+        trainer.run()
+    (end,) = rows(tmp_path)["end"]
+    assert (end.outcome, end.message) == ("failed", "training.max_bad_steps = 5: enough")
+    assert trainer.parts.sinks[0].closed == 1
+
+
+def test_checkpoints_come_when_asked_for(tmp_path, saved):
+    training = {"steps": 5, "prompts_per_step": 1, "group_size": 4, "checkpoint_every": 2}
+    build(tmp_path, training=training, evaluation={"every": 2}).run()
+    assert list(saved) == [2, 4, 5]
+    assert [row.step for row in rows(tmp_path)["eval"]] == [0, 2, 4, 5]
+
+
+def test_a_resumed_trainer_goes_on_where_the_state_says(tmp_path, saved, monkeypatch):
+    training = {"steps": 4, "prompts_per_step": 2, "group_size": 4, "checkpoint_every": 2}
+    straight = build(tmp_path / "a", training=training)
+    straight.run()
+    rates = []
+    monkeypatch.setattr(module, "load_state", lambda path: saved[2])
+    monkeypatch.setattr(module, "load_optimizer", lambda path, optimizer, rate: rates.append(rate))
+    resumed = build(tmp_path / "b", training=training, segment=1)
+    resumed.resume(tmp_path)
+    assert (resumed.step, rates) == (2, [0.5])
+    end = resumed.run()
+    assert end.totals == straight.ledger.totals
+    assert resumed.parts.estimator.learnt == 4
+    assert resumed.history.save() == straight.history.save()
+    assert [row.step for row in rows(tmp_path / "b")["step"]] == [3, 4]
+    assert rows(tmp_path / "b")["eval"][0].step == 4
+
+    other = build(tmp_path / "c", training={**training, "group_size": 6})
+    with pytest.raises(CheckpointError, match=r"^training.group_size = 6: the checkpoint was made with 4"):
+        other.resume(tmp_path)
+    assert list((tmp_path / "c").iterdir()) == []  # nothing is written before run
+
+
+def test_the_step_of_a_run_is_what_its_folder_says(tmp_path, saved):
+    build(tmp_path).run()
+    with pytest.raises(ValueError, match="holds no run row"):
+        load_run(tmp_path)  # the command line writes that row
