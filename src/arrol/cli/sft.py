@@ -58,8 +58,8 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
     )
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
-    for is_exact in (True, False):
-        demonstration(0, is_exact)  # an unknown solver is an error now, before anything is written
+    for is_first in (True, False):
+        demonstration(0, is_first)  # an unknown solver is an error now, before anything is written
     folder.mkdir(parents=True)
     record = _train(config, _Parts(model, tokenizer, task, demonstration), folder, console)
     facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
@@ -69,10 +69,10 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
 
 
 def _own(task: Any, config: SftConfig) -> Demonstration:
-    """The task's solvers in the given mixture; exact solutions come from its first solver."""
-    exact = {task.solvers[0]: 1.0}
-    mixture = config.mixture or None
-    return lambda position, is_exact: task.demonstration(position, exact if is_exact else mixture)
+    """The task's solvers in the mixture of the phase; the first solver is the exact one."""
+    first = config.pretrain_mixture or {task.solvers[0]: 1.0}
+    then = config.mixture or None
+    return lambda position, is_first: task.demonstration(position, first if is_first else then)
 
 
 def _train(config: SftConfig, parts: _Parts, folder: Path, console: Console) -> EvalRecord:

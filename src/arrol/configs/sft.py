@@ -59,7 +59,9 @@ class SftConfig(StrictModel):
     mixture: dict[str, float] = {}
     """Solver -> share of the demonstrations; empty takes the task's default."""
     pretrain_steps: int = Field(0, ge=0)
-    """First steps that see exact solutions only, 0 or more."""
+    """First steps, which see pretrain_mixture, 0 or more."""
+    pretrain_mixture: dict[str, float] = {}
+    """Solver -> share of the first steps' demonstrations; empty takes the exact solver alone."""
     steps: int = Field(1000, ge=1)
     """Optimizer steps, pretraining included, at least 1."""
     batch_size: int = Field(256, ge=1)

@@ -29,7 +29,9 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 class GuardedOptimizer:
-    """Clips the gradient and steps; skips and counts steps whose gradient is not finite, and gives up after too many in a row."""
+    """Clips the gradient and steps; skips and counts steps whose gradient is not finite, and gives up after too many in
+    a row.
+    """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], config: OptimizerConfig, max_bad_steps: int) -> None:
         self.parameters, self._config, self._max_bad = list(parameters), config, max_bad_steps
@@ -38,7 +40,9 @@ class GuardedOptimizer:
         self.num_skipped = 0
 
     def step(self, step: int, steps: int) -> float:
-        """One update at the rate of 0-based ``step``; returns the gradient's norm before clipping. Gradients are cleared."""
+        """One update at the rate of 0-based ``step``; returns the gradient's norm before clipping. Gradients are
+        cleared.
+        """
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self._config.max_grad_norm))
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
@@ -51,7 +55,8 @@ class GuardedOptimizer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.bad_in_a_row >= self._max_bad:
             raise NonFiniteError(
-                f"training.max_bad_steps = {self._max_bad}: that many updates in a row had a gradient that is not finite; "
+                f"training.max_bad_steps = {self._max_bad}: that many updates in a row had "
+                "a gradient that is not finite; "
                 "lower optimizer.learning_rate or switch training.bf16 off"
             )
         return norm

@@ -22,7 +22,7 @@ from arrol.training.policy import token_logprobs
 
 IDLE_BAD_STEPS = 5
 Demonstration = Callable[[int, bool], tuple[str, str]]
-"""(position, exact only) -> prompt text, solution text."""
+"""(position, in the first phase) -> prompt text, solution text."""
 
 
 def new_model(shape: ModelShape, tokenizer: Any, seed: int) -> Any:
@@ -62,7 +62,7 @@ def file_demonstrations(path: str) -> Demonstration:
             ) from None
     if not rows:
         raise DataError(f"demonstrations = {path!r}: the file is empty; add a line with prompt and solution")
-    return lambda position, exact: rows[position % len(rows)]
+    return lambda position, is_first: rows[position % len(rows)]
 
 
 def warm_start(
