@@ -217,8 +217,8 @@ def conditional_survival(
     """Several probes: probability of passing this probe, given survival so far.
 
     target / previous, scaled by bisection so that its mean over those still running is ``mean``; ``min_survival``
-    bounds the product over probes, not each factor. ``over`` gives target and previous survival of the population behind
-    that mean; by default the candidates themselves.
+    bounds the product over probes, not each factor. ``over`` gives target and previous survival of the population
+    behind that mean; by default the candidates themselves.
     """
 
     def ratio_and_floor(target: np.ndarray, previous: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
