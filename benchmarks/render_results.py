@@ -1,7 +1,7 @@
 """Regenerate the tables of README.md and docs/results.md from the records under results/.
 
-    python benchmarks/render_results.py            # rewrite
-    python benchmarks/render_results.py --check    # exit 1 when a table is not what the records say
+python benchmarks/render_results.py            # rewrite
+python benchmarks/render_results.py --check    # exit 1 when a table is not what the records say
 """
 
 import sys
@@ -35,7 +35,10 @@ def study_table(name: str, columns: tuple[str, ...] | None = None) -> str:
 
 def bench_table(name: str) -> str:
     records = list(read_records(ROOT / "results" / f"{name}.jsonl"))
-    lines = ["| variant | median | 20-80 % | unit | ratio | to | limit | repeats |", "|:--|--:|--:|:--|--:|:--|--:|--:|"]
+    lines = [
+        "| variant | median | 20-80 % | unit | ratio | to | limit | repeats |",
+        "|:--|--:|--:|:--|--:|:--|--:|--:|",
+    ]
     for r in (r for r in records if isinstance(r, BenchRecord)):
         ratio = f"{r.ratio:.3g}" if r.ratio_to else ""
         limit = "" if r.limit != r.limit else f"{r.limit:.3g}"

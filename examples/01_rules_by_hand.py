@@ -2,8 +2,8 @@
 
     python examples/01_rules_by_hand.py
 
-Expected: `paper` keeps the fewest right rollouts (share .273), `neyman` .375, `balanced` .438, from a group whose mean quality
-is .331. They are the worked example of docs/method.md.
+Expected: `paper` keeps the fewest right rollouts (share .273), `neyman` .375, `balanced` .438, from a group whose mean
+quality is .331. They are the worked example of docs/method.md.
 """
 
 import numpy as np
@@ -20,4 +20,8 @@ for config in (UniformRule(), PaperRule(), BalancedRule(scope="buffer"), NeymanR
     survival_C = RULES[config.rule](candidates, config, config.keep_ratio)
     share = float((quality_C * survival_C).sum() / survival_C.sum())
     kept = systematic(survival_C, [0, 1])
-    print(f"{config.rule:10}", survival_C.round(4), f"expected share of right survivors {share:.3f}, kept {np.flatnonzero(kept)}")
+    print(
+        f"{config.rule:10}",
+        survival_C.round(4),
+        f"expected share of right survivors {share:.3f}, kept {np.flatnonzero(kept)}",
+    )
