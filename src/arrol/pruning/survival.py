@@ -253,7 +253,8 @@ def lift_to_floor(
             return survival_C
         for rows, need in low:
             weight = np.maximum(given_C[rows], MARGIN)  # where a rule stops with certainty, all have the same chance
-            survival_C[rows] = np.clip(_scale(weight, need / len(rows), 0.0) * weight + MARGIN, 0.0, 1.0)
+            scale = _scale(weight, need / len(rows), lowest_C[rows])
+            survival_C[rows] = np.clip(scale * weight + MARGIN, lowest_C[rows], 1.0)
             lifted[rows] = True
         free = ~lifted
         if free.any():  # the next round lifts whom this brings below what it needs

@@ -77,7 +77,12 @@ class Learner:
                 tokens_G, limit, algorithm.overlong_buffer_tokens, algorithm.overlong_penalty
             )
         return group_signal(
-            reward_G, group.survival_G, group.quality_G, algorithm, normalize_by_std=algorithm.normalize_by_std
+            reward_G,
+            group.survival_G,
+            group.quality_G,
+            algorithm,
+            normalize_by_std=algorithm.normalize_by_std,
+            exact_count=self._config.pruning.draw == "systematic",
         )
 
     @property

@@ -1,0 +1,257 @@
+"""The controller event by event; what holds for any events is in tests/property."""
+
+import numpy as np
+import pytest
+from lottery import all_decisions, controller_of, event, events_of, filled_state, open_groups, play
+
+from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PaperRule, UniformRule
+from arrol.pruning.controller import MIN_RECENT, RECENT_SIZE
+from arrol.types import ProbeEvent, Reason, RolloutId
+
+NOW = {"warmup_steps": 0}
+WAITS = UniformRule(**NOW, barrier_timeout=5)
+ALONE = UniformRule(**NOW, draw="bernoulli", min_survivors=0)
+
+
+def test_the_barrier_waits_for_the_last_sibling():
+    controller = controller_of(WAITS)
+    controller.open(1, 0, 4)
+    for index in range(3):
+        assert controller.probed([event(0, index, 0.5)]) == []
+        assert controller.decisions(1, 0) == []
+    stops = controller.probed([event(0, 3, 0.5)])
+    assert len(stops) == 2
+    assert [d.keep for d in controller.decisions(1, 0)].count(False) == 2
+
+
+def test_an_ended_sibling_completes_the_barrier():
+    controller = controller_of(WAITS)
+    controller.open(1, 0, 5)
+    controller.probed([event(0, index, 0.5) for index in range(4)])
+    stops = controller.finished([RolloutId(1, 0, 4)])
+    assert len(stops) == 2
+    assert RolloutId(1, 0, 4) not in stops
+    assert len(controller.decisions(1, 0)) == 4
+
+
+def test_one_that_ends_while_it_waits_is_no_candidate():
+    controller = controller_of(WAITS)
+    controller.open(1, 0, 5)
+    controller.probed([event(0, index, 0.5) for index in range(4)])
+    controller.finished([RolloutId(1, 0, 0)])
+    assert controller.decisions(1, 0) == []
+    controller.probed([event(0, 4, 0.5)])
+    assert [d.rollout_id.index for d in controller.decisions(1, 0)] == [1, 2, 3, 4]
+
+
+def test_batch_scope_waits_for_every_group():
+    controller = controller_of(NeymanRule(**NOW, scope="batch"))
+    open_groups(controller, np.full((2, 4), 0.5))
+    assert controller.probed([event(0, index, 0.5) for index in range(4)]) == []
+    assert controller.decisions(1, 0) == []
+    assert len(controller.probed([event(1, index, 0.5) for index in range(4)])) == 4
+
+
+def test_bernoulli_decides_at_once():
+    controller = controller_of(ALONE)
+    controller.open(1, 0, 8)
+    for index in range(8):
+        controller.probed([event(0, index, 0.5)])
+        assert len(controller.decisions(1, 0)) == index + 1
+
+
+def test_a_decision_says_everything():
+    controller = controller_of(WAITS)
+    play(controller, [[0.25, 0.75, 0.5, 0.5]])
+    decision = controller.decisions(1, 0)[1]
+    assert decision.rollout_id == RolloutId(1, 0, 1)
+    assert (decision.probe, decision.survival, decision.reason) == (0, 0.5, Reason.DRAW)
+    assert (decision.score, decision.quality, decision.version) == (0.75, 0.75, 3)
+
+
+def test_features_are_scored_by_the_estimator_and_scores_are_taken():
+    controller = controller_of(WAITS)
+    controller.open(1, 0, 4)
+    events = [ProbeEvent(RolloutId(1, 0, index), 0, np.float32([0.1 * index])) for index in range(3)]
+    controller.probed([*events, event(0, 3, 0.875)])
+    np.testing.assert_allclose([d.score for d in controller.decisions(1, 0)], [0, 0.1, 0.2, 0.875], atol=1e-7)
+
+
+def test_the_unscored_are_kept_and_the_others_drawn_among_themselves():
+    controller = controller_of(UniformRule(**NOW, min_survivors=0))
+    stopped = play(controller, [[0.5, np.nan, 0.5, np.nan, 0.5, 0.5]])
+    decisions = controller.decisions(1, 0)
+    assert [d.reason for d in decisions].count(Reason.NO_SCORE) == 2
+    assert {d.rollout_id.index for d in decisions if d.reason is Reason.NO_SCORE} == {1, 3}
+    assert len(stopped) == 2
+
+
+def test_events_nobody_awaits_are_ignored():
+    controller = controller_of(WAITS)
+    controller.open(1, 0, 2)
+    assert controller.probed([event(7, 0, 0.5), event(0, 0, 0.5, step=9)]) == []
+    assert controller.finished([RolloutId(9, 9, 9)]) == []
+    controller.finished([RolloutId(1, 0, 0)])
+    assert controller.probed([event(0, 0, 0.5)]) == []
+    assert controller.decisions(1, 0) == []
+
+
+@pytest.mark.parametrize("rule", [NeverRule(observe=True, **NOW), OracleRule(**NOW)])
+def test_rules_that_never_stop_still_record(rule):
+    controller = controller_of(rule)
+    assert play(controller, np.full((2, 4), 0.5)) == set()
+    assert {(d.reason, d.survival, d.quality) for d in all_decisions(controller, 2)} == {(Reason.RULE_NEVER, 1.0, 0.5)}
+
+
+def test_an_idle_rule_asks_for_no_probe():
+    assert controller_of(NeverRule()).probe_tokens == ()
+    assert controller_of(NeverRule(observe=True, probe_tokens=(3,))).probe_tokens == (3,)
+    assert controller_of(UniformRule(probe_tokens=(3, 5))).probe_tokens == (3, 5)
+
+
+def test_the_deadline_draws_alone_and_says_so():
+    controller = controller_of(WAITS)
+    controller.open(1, 0, 8)
+    controller.tick(100.0)
+    controller.probed([event(0, index, 0.5) for index in range(4)])
+    assert controller.tick(104.9) == []
+    assert controller.decisions(1, 0) == []
+    controller.tick(105.0)
+    assert {d.reason for d in controller.decisions(1, 0)} == {Reason.DEADLINE}
+    controller.probed([event(0, index, 0.5) for index in range(4, 8)])
+    assert [d.reason for d in controller.decisions(1, 0)] == [Reason.DEADLINE] * 4 + [Reason.DRAW] * 4
+
+
+def test_a_hosts_clock_may_start_anywhere():
+    """Monotonic seconds of a server that has been up for days, and a pause for training between two steps."""
+    controller = controller_of(WAITS)
+    for step, now in ((1, 1e6), (2, 2e6)):
+        controller.open(step, 0, 4)
+        controller.probed([event(0, 0, 0.5, step=step)])
+        assert controller.tick(now) == []
+        assert controller.decisions(step, 0) == []
+        controller.tick(now + 5)
+        assert len(controller.decisions(step, 0)) == 1
+
+
+def test_a_stop_at_the_deadline_completes_a_later_barrier():
+    """Rollouts 1 to 3 wait at probe 1 for rollout 0, which is stopped late at probe 0: nobody is awaited any more."""
+    config = UniformRule(**NOW, probe_tokens=(2, 4), keep_ratio=0.2, min_survivors=1, barrier_timeout=5)
+    for seed in range(100):
+        controller = controller_of(config, seed=seed)
+        controller.open(1, 0, 6)
+        controller.tick(0)
+        controller.probed([event(0, index, 0.5) for index in range(1, 5)])
+        controller.tick(5)
+        kept = [d.rollout_id.index for d in controller.decisions(1, 0) if d.keep]
+        controller.probed([event(0, 0, 0.5)])
+        controller.finished([])
+        controller.tick(9)
+        controller.probed([event(0, index, 0.5, probe=1) for index in kept])
+        controller.finished([RolloutId(1, 0, 5)])  # now rollout 0 is drawn, and the others when it is stopped
+        decided = {d.rollout_id.index: d for d in controller.decisions(1, 0)}
+        assert decided[0].reason is Reason.DRAW
+        if kept and not decided[0].keep:
+            assert all(decided[i].probe == 1 and decided[i].reason is Reason.DRAW for i in kept)
+            break
+    else:
+        pytest.fail("no seed stopped rollout 0")
+    for seed in range(100):
+        controller = controller_of(config, seed=seed)
+        controller.open(1, 0, 6)
+        controller.tick(0)
+        controller.probed([event(0, index, 0.5) for index in range(1, 5)])
+        controller.tick(5)
+        kept = [d.rollout_id.index for d in controller.decisions(1, 0) if d.keep]
+        controller.probed([event(0, 0, 0.5), event(0, 5, 0.5, probe=1)])  # 5 joined late, straight at probe 1
+        controller.tick(10)
+        decided = {d.rollout_id.index: d for d in controller.decisions(1, 0)}
+        assert 0 in decided
+        if not kept:
+            continue
+
+
+def test_the_next_probe_is_a_deadline():
+    """Rollout 0 reaches probe 1 while it waits at probe 0: it is drawn there alone, and goes on only if it was kept."""
+    config = UniformRule(**NOW, probe_tokens=(2, 4), keep_ratio=0.25, min_survivors=0, barrier_timeout=100)
+    fates = set()
+    for seed in range(20):
+        controller = controller_of(config, seed=seed)
+        controller.open(1, 0, 2)
+        controller.probed([event(0, 0, 0.5)])
+        stops = controller.probed([event(0, 0, 0.5, probe=1)])
+        (decision,) = controller.decisions(1, 0)
+        assert (decision.probe, decision.reason, decision.survival) == (0, Reason.DEADLINE, 0.5)
+        assert stops == ([] if decision.keep else [RolloutId(1, 0, 0)])
+        fates.add(decision.keep)
+        controller.finished([RolloutId(1, 0, 1)])
+        assert controller.decisions(1, 0)[0].probe == int(decision.keep)
+    assert fates == {True, False}
+
+
+def test_the_floor_of_independent_draws_is_recorded():
+    controller = controller_of(UniformRule(**NOW, draw="bernoulli", keep_ratio=0.11, min_survivors=3))
+    stopped = play(controller, np.full((1, 16), 0.5))
+    decisions = controller.decisions(1, 0)
+    assert len(stopped) == 13
+    floor = [d for d in decisions if d.reason is Reason.FLOOR]
+    assert floor
+    assert all(d.keep and d.survival == 1 for d in floor)
+
+
+def test_an_empty_buffer_means_uniform_without_siblings():
+    config = PaperRule(**NOW, min_survivors=0)
+    few = np.random.default_rng(0).random((1, MIN_RECENT - 1))
+    for state, is_uniform in ((None, True), (filled_state(config, few), True), (filled_state(config, [*few, [0.5]]), False)):
+        controller = controller_of(config, state=state)
+        play(controller, [[0.1, 0.9]], step=2)
+        survival = [d.survival for d in controller.decisions(2, 0)]
+        assert (survival == [0.5, 0.5]) == is_uniform
+
+
+def test_the_buffer_is_that_of_earlier_steps_and_bounded():
+    controller = controller_of(ALONE)
+    play(controller, np.full((2, 8), 0.3), step=1)
+    np.testing.assert_array_equal(controller.save()["recent"]["0"][:, 0], np.full(16, 0.3))
+    for step in range(2, 70):
+        play(controller, np.full((2, 16), step / 100), step=step)
+    recent = controller.save()["recent"]["0"]
+    assert recent.shape == (RECENT_SIZE, 4)
+    assert recent[-1, 0] == 0.69
+    assert recent[0, 0] == 0.38
+
+
+def test_metrics_count_since_the_last_call():
+    controller = controller_of(WAITS)
+    play(controller, np.full((2, 8), 0.5))
+    metrics = controller.metrics()
+    assert metrics == {"pruning/candidates": 16, "pruning/kept_frac": 0.5, "pruning/reason/draw": 16}
+    assert controller.metrics() == {"pruning/candidates": 0, "pruning/kept_frac": 1.0}
+
+
+def test_groups_of_other_steps_are_forgotten():
+    controller = controller_of(WAITS)
+    play(controller, np.full((1, 4), 0.5))
+    controller.open(2, 0, 4)
+    assert controller.decisions(2, 0) == []
+    with pytest.raises(KeyError):
+        controller.decisions(1, 0)
+
+
+def test_two_controllers_share_nothing():
+    first, second = controller_of(WAITS), controller_of(WAITS)
+    play(first, np.full((1, 8), 0.5))
+    assert second.metrics()["pruning/candidates"] == 0
+    assert len(second.save()["recent"]["0"]) == 0
+    stops = [play(controller_of(WAITS, seed=seed), np.full((1, 16), 0.5)) for seed in (0, 0, 1)]
+    assert stops[0] == stops[1] != stops[2]
+
+
+def test_events_of_both_probes_in_one_call():
+    config = UniformRule(**NOW, probe_tokens=(2, 4), draw="bernoulli", min_survivors=0)
+    controller = controller_of(config)
+    open_groups(controller, np.full((1, 4), 0.5))
+    stopped = set(controller.probed(events_of(np.full((1, 4), 0.5))))
+    later = [e for e in events_of(np.full((1, 4), 0.5), probe=1) if e.rollout_id not in stopped]
+    controller.probed([*later, *later])
+    assert controller.metrics()["pruning/candidates"] == 4 + len(later)

@@ -1,0 +1,78 @@
+"""Draws: marginals, counts, keys."""
+
+import numpy as np
+import pytest
+
+from arrol.pruning.draws import bernoulli, systematic
+from arrol.types import RolloutId
+
+SURVIVAL = np.array([0.1, 0.35, 0.8, 1.0, 0.6, 0.9])
+COUNT = 4000
+
+
+def three_errors(survival):
+    return 4.5 * np.sqrt(survival * (1 - survival) / COUNT) + 1e-12
+
+
+def test_systematic_marginals_are_the_survivals():
+    """Six probabilities of sum 3.75: 3 kept in a quarter of the draws, 4 in the others."""
+    kept = np.array([systematic(SURVIVAL, [seed]) for seed in range(COUNT)])
+    assert (np.abs(kept.mean(0) - SURVIVAL) < three_errors(SURVIVAL)).all()
+    counts = kept.sum(1)
+    assert set(counts) == {3, 4}
+    assert abs((counts == 4).mean() - 0.75) < 0.04
+
+
+def test_systematic_pairs_are_all_possible():
+    """The permutation makes every pair of equals possible; without it neighbours would exclude each other."""
+    pairs = {tuple(np.flatnonzero(systematic(np.full(4, 0.5), [seed]))) for seed in range(200)}
+    assert len(pairs) == 6
+
+
+@pytest.mark.parametrize("survival", [np.full(10, 0.3), np.full(3, 1 / 3), np.full(7, 3 / 7), np.full(16, 0.5)])
+def test_a_whole_sum_is_kept_exactly(survival):
+    for seed in range(300):
+        assert systematic(survival, [seed]).sum() == round(survival.sum())
+
+
+def test_certainty_and_impossibility():
+    kept = [systematic(np.array([1.0, 0.0, 1.0, 0.5]), [seed]) for seed in range(100)]
+    assert all(k[0] and k[2] and not k[1] for k in kept)
+    assert {bool(k[3]) for k in kept} == {True, False}
+    assert systematic(np.zeros(3), [1]).sum() == 0
+    assert systematic(np.ones(3), [1]).sum() == 3
+    assert systematic(np.zeros(0), [1]).shape == (0,)
+
+
+def test_bernoulli_marginals_and_independence():
+    ids = [RolloutId(1, 0, index) for index in range(6)]
+    kept = np.array([bernoulli(SURVIVAL, ids, seed=seed, probe=0) for seed in range(COUNT)])
+    assert (np.abs(kept.mean(0) - SURVIVAL) < three_errors(SURVIVAL)).all()
+    assert abs(np.corrcoef(kept[:, 1], kept[:, 4])[0, 1]) < 0.07
+    assert kept.sum(1).min() < 3  # the number kept varies
+
+
+def test_bernoulli_is_keyed_by_the_rollout_alone():
+    ids = [RolloutId(2, g, i) for g in range(3) for i in range(4)]
+    survival = np.full(12, 0.5)
+    together = bernoulli(survival, ids, seed=9, probe=0)
+    alone = [bool(bernoulli(survival[:1], [rollout_id], seed=9, probe=0)[0]) for rollout_id in ids]
+    backwards = bernoulli(survival, ids[::-1], seed=9, probe=0)[::-1]
+    assert together.tolist() == alone == backwards.tolist()
+    assert bernoulli(np.zeros(0), [], seed=0, probe=0).shape == (0,)
+
+
+def test_every_part_of_the_key_matters():
+    ids = [RolloutId(1, 0, index) for index in range(64)]
+    half = np.full(64, 0.5)
+    draws = [
+        bernoulli(half, ids, seed=0, probe=0),
+        bernoulli(half, ids, seed=1, probe=0),
+        bernoulli(half, ids, seed=0, probe=1),
+        bernoulli(half, [i._replace(step=2) for i in ids], seed=0, probe=0),
+        bernoulli(half, [i._replace(group=1) for i in ids], seed=0, probe=0),
+    ]
+    assert len({tuple(d) for d in draws}) == 5
+    keys = ([0, 1, 1, 0, 0], [1, 1, 1, 0, 0], [0, 2, 1, 0, 0], [0, 1, 2, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 0, 1])
+    assert len({tuple(systematic(half, key)) for key in keys}) == 6
+    assert tuple(systematic(half, keys[0])) == tuple(systematic(half, list(keys[0])))

@@ -1,0 +1,78 @@
+"""Where the tokens went, counted by hand."""
+
+import numpy as np
+import pytest
+
+from arrol.pruning.ledger import Ledger
+from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
+
+
+def rollout(index, tokens, reason="stop", survival=None):
+    rollout_id, finish = RolloutId(1, 0, index), FinishReason(reason)
+    decision = None
+    if survival is not None:
+        decision = PruningDecision(rollout_id, 0, finish is not FinishReason.PRUNED, survival, Reason.DRAW)
+    completion = Completion((1,) * tokens, np.zeros(tokens, np.float32), finish)
+    return Rollout(rollout_id, completion, decision)
+
+
+def group(*rollouts):
+    return RolloutGroup(Prompt("p", (1,), "", ""), list(rollouts))
+
+
+MIXED = group(
+    rollout(0, 3),  # ended before the probe: says nothing about candidates
+    rollout(1, 20, "length", 0.5),
+    rollout(2, 10, "stop", 0.25),
+    rollout(3, 8, "pruned", 0.5),
+    rollout(4, 15, "pruned", 0.5),
+)
+
+
+def test_one_step_by_hand():
+    """Kept candidates weigh 2 and 4: expected length (2 x 20 + 4 x 10) / 6 = 13.33. Saved: 5.33 of the first stop, none of the second."""
+    figures = Ledger().generated([MIXED])
+    assert figures["tokens/generated"] == 56
+    assert figures["tokens/wasted"] == 23
+    assert figures["tokens/saved"] == pytest.approx(40 / 3 - 8)
+    assert figures["rollout/finish/stop"] == 2
+    assert figures["rollout/finish/length"] == 1
+    assert figures["rollout/finish/pruned"] == 2
+    assert figures["rollout/finish/error"] == 0
+
+
+@pytest.mark.parametrize(
+    "rollouts",
+    [
+        (rollout(0, 5), rollout(1, 9)),  # nobody stopped
+        (rollout(0, 30), rollout(1, 9, "pruned", 0.5)),  # no candidate kept
+        (),
+    ],
+)
+def test_nothing_is_claimed_without_evidence(rollouts):
+    assert Ledger().generated([group(*rollouts)])["tokens/saved"] == 0
+
+
+def test_totals_add_up_and_survive_a_restart():
+    ledger = Ledger()
+    ledger.generated([MIXED])
+    ledger.learned(scored=7, trained=11)
+    again = Ledger()
+    again.load(ledger.save())
+    for each in (ledger, again):
+        step = each.generated([MIXED, MIXED])
+        each.learned(scored=1, trained=2)
+        assert step["tokens/generated"] == 112
+    assert again.metrics() == ledger.metrics()
+    assert ledger.metrics()["total/tokens/generated"] == 168
+    assert ledger.metrics()["total/tokens/scored"] == 8
+    assert ledger.metrics()["total/tokens/trained"] == 13
+    assert ledger.metrics()["total/rollout/finish/pruned"] == 6
+
+
+def test_a_saved_state_is_not_the_live_one():
+    ledger = Ledger()
+    ledger.learned(scored=1, trained=1)
+    state = ledger.save()
+    ledger.learned(scored=1, trained=1)
+    assert state["tokens/scored"] == 1

@@ -1,0 +1,94 @@
+"""Bins, readiness, weights and odd input; posteriors by hand are in tests/golden."""
+
+import numpy as np
+import pytest
+
+from arrol.configs.method import QualityConfig
+from arrol.quality.calibration import CALIBRATION_SIZE, Calibration, binned_posterior, bins, shrunk_rates, sigmoid
+
+
+def logit(prob):
+    return np.log(prob / (1 - np.asarray(prob, float)))
+
+
+def fitted(score, label, weight=None, **config):
+    calibration = Calibration(QualityConfig(**{"min_class_records": 1, "num_bins": 10, **config}))
+    label = np.asarray(label, float)
+    calibration.refit(np.asarray(score, float), label, np.ones(len(label)) if weight is None else np.asarray(weight))
+    return calibration
+
+
+def test_sigmoid_overflows_nowhere():
+    np.testing.assert_allclose(sigmoid(np.array([-1e308, -1, 0, 1, 1e308])), [0, 0.26894142, 0.5, 0.73105858, 1])
+
+
+def test_bins_cover_the_whole_range():
+    assert bins(logit([0.05, 0.15, 0.95]), 10).tolist() == [0, 1, 9]
+    assert bins(np.array([-1e9, 0.0, 1e9]), 10).tolist() == [0, 5, 9]
+    assert bins(np.array([3.0]), 1).tolist() == [0]
+
+
+def test_before_any_record_everybody_is_even():
+    assert Calibration(QualityConfig()).quality(np.array([-9.0, 9.0])).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("label", [[1] * 40, [0] * 40, [1] * 8 + [0] * 32])
+def test_with_too_few_of_a_class_quality_is_the_prior(label):
+    calibration = fitted(np.linspace(-3, 3, 40), label, min_class_records=10)
+    assert not calibration.is_ready
+    np.testing.assert_allclose(calibration.quality(np.array([-3.0, 3.0])), np.mean(label))
+
+
+def test_enough_records_make_it_ready_and_losing_a_class_unmakes_it():
+    calibration = fitted(logit([0.05] * 10 + [0.95] * 10), [0] * 10 + [1] * 10, min_class_records=10)
+    assert calibration.is_ready
+    low, high = calibration.quality(logit([0.05, 0.95]))
+    assert low < 0.1 < 0.9 < high
+    calibration.refit(np.zeros(20), np.ones(20), np.ones(20))
+    assert calibration.quality(logit([0.05, 0.95])).tolist() == [1, 1]
+
+
+def test_weights_count_as_records():
+    """One right record of weight 3 against three wrong ones, in one bin."""
+    weighted = fitted(np.zeros(4), [1, 0, 0, 0], [3, 1, 1, 1])
+    repeated = fitted(np.zeros(6), [1, 1, 1, 0, 0, 0])
+    np.testing.assert_allclose(weighted.quality(np.zeros(1)), repeated.quality(np.zeros(1)))
+    assert weighted.prior == 0.5
+    assert fitted(np.zeros(4), [1, 0, 0, 0]).prior == 0.25
+
+
+def test_only_the_newest_scored_records_make_the_table():
+    old, new = CALIBRATION_SIZE, CALIBRATION_SIZE
+    calibration = fitted(np.zeros(old + new), [1, 0] * (old // 2) + [1, 0, 0, 0] * (new // 4), pseudo_count=0)
+    np.testing.assert_allclose(calibration.quality(np.zeros(1)), 0.25)
+
+
+def test_records_without_a_score_stay_out_of_the_table():
+    calibration = fitted([np.nan, np.nan, 0.0, 0.0], [1, 1, 1, 0], pseudo_count=0)
+    assert calibration.quality(np.zeros(1)).tolist() == [0.5]
+    assert calibration.prior == 0.75
+
+
+@pytest.mark.parametrize("label", [[1, 0, 1, 0], [1, 1, 1, 1]])
+def test_a_score_that_is_no_number_has_no_quality(label):
+    quality = fitted([0.0] * 4, label).quality(np.array([0.0, np.nan]))
+    assert np.isfinite(quality[0])
+    assert np.isnan(quality[1])
+
+
+@pytest.mark.parametrize("rule", [binned_posterior, shrunk_rates])
+def test_posteriors_are_probabilities_even_without_counts(rule):
+    for pseudo_count in (0.0, 0.5, 1.0):
+        quality = rule(np.array([0.0, 3, 0, 1]), np.array([0.0, 0, 2, 1]), 2 / 3, pseudo_count)
+        assert ((quality >= 0) & (quality <= 1)).all()
+        assert quality[1] > quality[3] > quality[2]
+
+
+def test_a_restart_keeps_the_table():
+    calibration = fitted(logit([0.05] * 5 + [0.95] * 5), [0, 0, 0, 0, 1] + [1] * 5)
+    again = Calibration(QualityConfig(num_bins=10))
+    again.load(calibration.save())
+    score = np.linspace(-4, 4, 50)
+    np.testing.assert_array_equal(again.quality(score), calibration.quality(score))
+    assert again.prior == calibration.prior
+    assert again.is_ready

@@ -1,0 +1,51 @@
+"""The worked examples of the types, executed; and the few rules that live in the types themselves."""
+
+import doctest
+
+import numpy as np
+import pytest
+
+import arrol.types
+from arrol.types import Completion, FinishReason, GroupRequest, Prompt, PruningDecision, Reason, Rollout, RolloutGroup
+from arrol.types import RolloutId as Id
+
+
+def test_docstring_examples():
+    result = doctest.testmod(arrol.types)
+    assert result.attempted >= 6
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "survived"), [("stop", True), ("length", True), ("pruned", False), ("error", False)]
+)
+def test_only_what_ended_by_itself_may_be_trained_on(reason, survived):
+    assert FinishReason(reason).survived is survived
+
+
+def rollout(index, reason=FinishReason.STOP, decision=None, **more):
+    return Rollout(Id(1, 0, index), Completion((1, 2), np.zeros(2, np.float32), reason), decision, **more)
+
+
+def test_a_group_reads_as_arrays():
+    judged = PruningDecision(Id(1, 0, 1), 0, True, 0.25, Reason.DRAW, 0.5, 0.75)
+    cut = PruningDecision(Id(1, 0, 2), 0, False, 0.5, Reason.DRAW, 0.1, 0.125)
+    group = RolloutGroup(
+        Prompt("p", (1,), "", ""),
+        [
+            rollout(0, reward=1.0),
+            rollout(1, decision=judged, reward=0.0),
+            rollout(2, FinishReason.PRUNED, cut),
+            rollout(3, reward=1.0, dropped=True),
+        ],
+    )
+    np.testing.assert_array_equal(group.rewards_G, [1, 0, np.nan, np.nan])
+    np.testing.assert_array_equal(group.survival_G, [1, 0.25, 0.5, 1])
+    np.testing.assert_array_equal(group.quality_G, [np.nan, 0.75, 0.125, np.nan])
+    assert [r.is_candidate for r in group.rollouts] == [False, True, True, False]
+    assert group.num_survivors == 2
+
+
+def test_a_request_numbers_its_rollouts():
+    request = GroupRequest(3, 1, Prompt("p", (1,), "", ""), 2)
+    assert request.rollout_ids == [Id(3, 1, 0), Id(3, 1, 1)]
