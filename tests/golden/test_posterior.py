@@ -28,9 +28,7 @@ def records(case):
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["name"])
 def test_posterior(case, rule):
     num_bins = len(case["right"])
-    config = QualityConfig(
-        calibration=rule, num_bins=num_bins, pseudo_count=case["pseudo_count"], min_class_records=1
-    )
+    config = QualityConfig(calibration=rule, num_bins=num_bins, pseudo_count=case["pseudo_count"], min_class_records=1)
     calibration = Calibration(config)
     score_N, label_N = records(case)
     calibration.refit(score_N, label_N, np.ones(len(label_N)))

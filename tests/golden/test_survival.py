@@ -1,4 +1,4 @@
-"""Survival beside its derivation by hand: the worked example and the table of shares of the method notes, section 6.3."""
+"""Survival beside its derivation by hand: worked example and table of shares of the method notes, section 6.3."""
 
 import json
 from pathlib import Path

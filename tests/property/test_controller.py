@@ -1,14 +1,14 @@
-"""The promises of the controller (its module, and section 3.4 of the house), for any qualities and any order of events."""
+"""The promises of the controller (its module; section 3.4 of the house), for any qualities and order of events."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lottery import all_decisions, controller_of, event, events_of, filled_state, open_groups, play
 
 from arrol.configs.method import BalancedRule, ConfidenceRule, ExtremesRule, NeymanRule, PaperRule, UniformRule
 from arrol.pruning.draws import systematic
 from arrol.types import Reason, RolloutId
+from lottery import all_decisions, controller_of, event, events_of, filled_state, open_groups, play
 
 seeded = settings(max_examples=30, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**20)
@@ -60,10 +60,12 @@ def test_a_probe_seen_twice_counts_once(name, seed):
 @seeded
 @given(seed=seeds)
 def test_order_of_arrival_changes_no_draw(name, seed):
-    """One by one, in lists, with short rollouts ending in between: the same survival and the same lot for everybody."""
+    """One by one or in lists, with short rollouts ending in between: the same survival and lot for everybody."""
     rng, config = np.random.default_rng(seed), RULES[name]
     quality, state = rng.random((3, 8)), filled(config)
-    short = {RolloutId(2, int(g), int(i)) for g, i in zip(rng.integers(3, size=5), rng.integers(8, size=5), strict=True)}
+    short = {
+        RolloutId(2, int(g), int(i)) for g, i in zip(rng.integers(3, size=5), rng.integers(8, size=5), strict=True)
+    }
     outcomes = []
     for _ in range(3):
         controller = controller_of(config, state=state)
@@ -84,7 +86,7 @@ def test_order_of_arrival_changes_no_draw(name, seed):
 @seeded
 @given(seed=seeds)
 def test_any_run_of_events_keeps_the_promises(name, seed):
-    """Random progress, random ends, random ticks, two probes: nobody who has ended is stopped, floors hold, products are bounded."""
+    """Random progress, ends and ticks, two probes: none who ended is stopped, floors hold, products are bounded."""
     rng = np.random.default_rng(seed)
     floor = int(rng.integers(1, 4))
     changes = {**TWO, "min_survivors": floor, "barrier_timeout": float(rng.integers(1, 30))}
@@ -94,7 +96,6 @@ def test_any_run_of_events_keeps_the_promises(name, seed):
     open_groups(controller, quality, step=2)
     length = rng.integers(1, 25, quality.shape)
     place, alive, stopped, now = np.zeros(quality.shape, int), {*np.ndindex(3, 6)}, set(), 0
-    waiting_ended = set()
     while alive:
         now += 1
         moving = [key for key in sorted(alive) if rng.random() < 0.6]
@@ -112,7 +113,6 @@ def test_any_run_of_events_keeps_the_promises(name, seed):
         assert {r[1:] for r in stops} <= alive
         alive -= {r[1:] for r in stops}
         stopped |= set(stops)
-        waiting_ended |= set(ended)
     for group in range(3):
         assert 6 - len({r for r in stopped if r.group == group}) >= floor
         for decision in controller.decisions(2, group):
@@ -140,7 +140,7 @@ def frequencies(config, quality, count, probes, history):
 @pytest.mark.parametrize("draw", ["systematic", "bernoulli"])
 @pytest.mark.parametrize("scope", ["group", "batch"])
 def test_the_frequency_of_keeping_is_the_recorded_survival(scope, draw, probes):
-    """E[K / p] = 1 for everybody, with a floor that binds: one group in batch scope is nearly dead, two of six must stay."""
+    """E[K / p] = 1 for all, with a floor that binds: in batch scope one group is nearly dead, two of six must stay."""
     config = NeymanRule(warmup_steps=0, scope=scope, draw=draw, min_survivors=2, keep_ratio=0.4)
     if probes == 2:
         config = config.model_copy(update=TWO)
@@ -151,7 +151,7 @@ def test_the_frequency_of_keeping_is_the_recorded_survival(scope, draw, probes):
 
 
 def test_a_binding_floor_is_part_of_the_survival():
-    """Batch scope at keep 0.25: alone the dead group would get about 0.6 survivors of six; it needs two, exactly in distribution."""
+    """Batch scope at keep 0.25 gives the dead group less than the two it needs, and the other group pays for it."""
     config = NeymanRule(warmup_steps=0, scope="batch", min_survivors=2, keep_ratio=0.25, min_survival=0.05)
     quality = np.array([[0.01] * 6, [0.5] * 6])
     controller = controller_of(config)
@@ -184,7 +184,7 @@ def test_the_keep_ratio_is_met_exactly_where_siblings_are_known(name):
 @pytest.mark.parametrize("rule", [NeymanRule, PaperRule, BalancedRule, UniformRule])
 @pytest.mark.parametrize("changes", [{}, TWO], ids=["one probe", "two probes"])
 def test_the_keep_ratio_is_met_in_expectation_without_siblings(rule, changes):
-    """Constants come from the buffer, drawn from the same prompts with the same histories; each candidate is drawn alone."""
+    """Constants come from the buffer, filled by such prompts with such histories; each candidate is drawn alone."""
     rng = np.random.default_rng(1)
     config = rule(warmup_steps=0, draw="bernoulli", min_survivors=0, **changes)
     rate = rng.uniform(0.02, 0.98, 120)

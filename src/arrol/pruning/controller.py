@@ -120,7 +120,7 @@ class PruningController:
             )
             if np.isfinite(quality):
                 self._remember(event, float(quality), group)
-        return stops + self._decide_what_is_due({event.rollout_id[:2] for event in unique})
+        return stops + self._decide_what_is_due({event.rollout_id[:2] for event in fresh})
 
     def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
         """Rollouts have ended by themselves; that may complete a barrier of their siblings."""
@@ -142,8 +142,7 @@ class PruningController:
             waiting.since = now if waiting.since is None else waiting.since
             if now - waiting.since >= self._config.barrier_timeout:
                 late.append(waiting)
-        # Whoever is stopped here is awaited by nobody at later probes any more.
-        return self._draw_late(late) + self._decide_what_is_due({w.rollout_id[:2] for w in late})
+        return self._draw_late(late)
 
     def decisions(self, step: int, group: int) -> list[PruningDecision]:
         """The last decision about each candidate of a group, by rollout index."""

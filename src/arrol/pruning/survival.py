@@ -43,7 +43,7 @@ MIN_VARIANCE = 1e-3
 BASE_RATE_LIMIT = 0.02
 """``neyman`` believes no prompt to be easier or harder than this."""
 MARGIN = 1e-9
-"""Added to the survival of groups lifted to the floor, against rounding."""
+"""Rounding allowed in a sum of survivals; also the weight, in a lifted group, of those with survival 0."""
 
 
 def _none() -> np.ndarray:
@@ -245,16 +245,15 @@ def lift_to_floor(
             (rows, need)
             for rows in _groups(group_C)
             if (need := min(needed.get(int(group_C[rows[0]]), 0), len(rows)))
-            # Rounding in the cumulative sum must not cost the last survivor, hence the margin.
             and not lifted[rows[0]]
-            and survival_C[rows].sum() < need + MARGIN
+            and survival_C[rows].sum() < need - MARGIN  # the draw itself rounds sums that are whole up to this
         ]
         if not low:
             return survival_C
         for rows, need in low:
             weight = np.maximum(given_C[rows], MARGIN)  # where a rule stops with certainty, all have the same chance
             scale = _scale(weight, need / len(rows), lowest_C[rows])
-            survival_C[rows] = np.clip(scale * weight + MARGIN, lowest_C[rows], 1.0)
+            survival_C[rows] = np.clip(scale * weight, lowest_C[rows], 1.0)
             lifted[rows] = True
         free = ~lifted
         if free.any():  # the next round lifts whom this brings below what it needs

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from lottery import all_decisions, controller_of, event, events_of, filled_state, open_groups, play
 
 from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PaperRule, UniformRule
 from arrol.pruning.controller import MIN_RECENT, RECENT_SIZE
 from arrol.types import ProbeEvent, Reason, RolloutId
+from lottery import all_decisions, controller_of, event, events_of, filled_state, open_groups, play
 
 NOW = {"warmup_steps": 0}
 WAITS = UniformRule(**NOW, barrier_timeout=5)
@@ -134,43 +134,6 @@ def test_a_hosts_clock_may_start_anywhere():
         assert len(controller.decisions(step, 0)) == 1
 
 
-def test_a_stop_at_the_deadline_completes_a_later_barrier():
-    """Rollouts 1 to 3 wait at probe 1 for rollout 0, which is stopped late at probe 0: nobody is awaited any more."""
-    config = UniformRule(**NOW, probe_tokens=(2, 4), keep_ratio=0.2, min_survivors=1, barrier_timeout=5)
-    for seed in range(100):
-        controller = controller_of(config, seed=seed)
-        controller.open(1, 0, 6)
-        controller.tick(0)
-        controller.probed([event(0, index, 0.5) for index in range(1, 5)])
-        controller.tick(5)
-        kept = [d.rollout_id.index for d in controller.decisions(1, 0) if d.keep]
-        controller.probed([event(0, 0, 0.5)])
-        controller.finished([])
-        controller.tick(9)
-        controller.probed([event(0, index, 0.5, probe=1) for index in kept])
-        controller.finished([RolloutId(1, 0, 5)])  # now rollout 0 is drawn, and the others when it is stopped
-        decided = {d.rollout_id.index: d for d in controller.decisions(1, 0)}
-        assert decided[0].reason is Reason.DRAW
-        if kept and not decided[0].keep:
-            assert all(decided[i].probe == 1 and decided[i].reason is Reason.DRAW for i in kept)
-            break
-    else:
-        pytest.fail("no seed stopped rollout 0")
-    for seed in range(100):
-        controller = controller_of(config, seed=seed)
-        controller.open(1, 0, 6)
-        controller.tick(0)
-        controller.probed([event(0, index, 0.5) for index in range(1, 5)])
-        controller.tick(5)
-        kept = [d.rollout_id.index for d in controller.decisions(1, 0) if d.keep]
-        controller.probed([event(0, 0, 0.5), event(0, 5, 0.5, probe=1)])  # 5 joined late, straight at probe 1
-        controller.tick(10)
-        decided = {d.rollout_id.index: d for d in controller.decisions(1, 0)}
-        assert 0 in decided
-        if not kept:
-            continue
-
-
 def test_the_next_probe_is_a_deadline():
     """Rollout 0 reaches probe 1 while it waits at probe 0: it is drawn there alone, and goes on only if it was kept."""
     config = UniformRule(**NOW, probe_tokens=(2, 4), keep_ratio=0.25, min_survivors=0, barrier_timeout=100)
@@ -190,19 +153,23 @@ def test_the_next_probe_is_a_deadline():
 
 
 def test_the_floor_of_independent_draws_is_recorded():
-    controller = controller_of(UniformRule(**NOW, draw="bernoulli", keep_ratio=0.11, min_survivors=3))
-    stopped = play(controller, np.full((1, 16), 0.5))
-    decisions = controller.decisions(1, 0)
-    assert len(stopped) == 13
-    floor = [d for d in decisions if d.reason is Reason.FLOOR]
-    assert floor
-    assert all(d.keep and d.survival == 1 for d in floor)
+    for seed in range(20):
+        controller = controller_of(UniformRule(**NOW, draw="bernoulli", keep_ratio=0.1, min_survivors=8), seed=seed)
+        stopped = play(controller, np.full((1, 16), 0.5))
+        floor = [d for d in controller.decisions(1, 0) if d.reason is Reason.FLOOR]
+        assert len(stopped) == 8
+        assert all(d.keep and d.survival == 1 for d in floor)
+        assert len(floor) >= 1
 
 
 def test_an_empty_buffer_means_uniform_without_siblings():
     config = PaperRule(**NOW, min_survivors=0)
     few = np.random.default_rng(0).random((1, MIN_RECENT - 1))
-    for state, is_uniform in ((None, True), (filled_state(config, few), True), (filled_state(config, [*few, [0.5]]), False)):
+    for state, is_uniform in (
+        (None, True),
+        (filled_state(config, few), True),
+        (filled_state(config, [*few, [0.5]]), False),
+    ):
         controller = controller_of(config, state=state)
         play(controller, [[0.1, 0.9]], step=2)
         survival = [d.survival for d in controller.decisions(2, 0)]

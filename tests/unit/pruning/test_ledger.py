@@ -30,7 +30,10 @@ MIXED = group(
 
 
 def test_one_step_by_hand():
-    """Kept candidates weigh 2 and 4: expected length (2 x 20 + 4 x 10) / 6 = 13.33. Saved: 5.33 of the first stop, none of the second."""
+    """Kept candidates weigh 2 and 4: expected length (2 x 20 + 4 x 10) / 6 = 13.33.
+
+    Saved: 5.33 by the first stop, nothing by the second, which is already longer.
+    """
     figures = Ledger().generated([MIXED])
     assert figures["tokens/generated"] == 56
     assert figures["tokens/wasted"] == 23
