@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PaperRule, UniformRule
+from arrol.configs.method import ExtremesRule, NeverRule, NeymanRule, OracleRule, PaperRule, UniformRule
 from arrol.pruning.controller import MIN_RECENT, RECENT_SIZE
 from arrol.types import ProbeEvent, Reason, RolloutId
 from lottery import all_decisions, controller_of, event, events_of, filled_state, open_groups, play
@@ -222,3 +222,42 @@ def test_events_of_both_probes_in_one_call():
     later = [e for e in events_of(np.full((1, 4), 0.5), probe=1) if e.rollout_id not in stopped]
     controller.probed([*later, *later])
     assert controller.metrics()["pruning/candidates"] == 4 + len(later)
+
+
+def test_a_certain_stop_is_recorded_with_a_survival_above_zero():
+    controller = controller_of(ExtremesRule(**NOW))
+    assert len(play(controller, [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]])) == 4
+    assert all(0 < d.survival <= 1 for d in controller.decisions(1, 0))
+
+
+def test_a_later_probe_without_siblings_still_follows_the_rule():
+    """On a hard prompt the one that has come to look right passes more easily than the one that has not."""
+    config = NeymanRule(**NOW, probe_tokens=(2, 4), draw="bernoulli", min_survivors=2)
+    state = filled_state(config, np.random.default_rng(0).random((4, 16)), history=[0.1] * 4)
+    for seed in range(20):
+        controller = controller_of(config, seed=seed, state=state)
+        open_groups(controller, np.full((1, 8), 0.3), step=2, history=[0.1])
+        stopped = set(controller.probed(events_of(np.full((1, 8), 0.3), step=2)))
+        alive = [index for index in range(8) if RolloutId(2, 0, index) not in stopped][:2]
+        for index, score in zip(alive, (0.05, 0.9), strict=True):
+            controller.probed([event(0, index, score, step=2, probe=1)])
+        low, high = (d for d in controller.decisions(2, 0) if d.probe == 1)
+        if Reason.FLOOR not in (low.reason, high.reason):
+            assert high.survival > 1.5 * low.survival
+            return
+    pytest.fail("the floor decided every time")
+
+
+def test_paying_for_anothers_floor_leaves_the_product_above_its_own():
+    """At the second probe the small group turns out dead and needs two; the large one pays, not below 0.2 in all."""
+    config = NeymanRule(
+        **NOW, scope="batch", probe_tokens=(2, 4), keep_ratio=0.2, probe_keep_ratios=(0.6, 0.2), min_survival=0.2
+    )
+    first, second = [[0.5] * 4, [0.5] * 24], [[0.01] * 4, [0.5] * 24]
+    for seed in range(5):
+        controller = controller_of(config, seed=seed)
+        open_groups(controller, first, history=[0.02, 0.5])
+        stopped = set(controller.probed(events_of(first)))
+        controller.probed([e for e in events_of(second, probe=1) if e.rollout_id not in stopped])
+        assert min(d.survival for d in all_decisions(controller, 2)) >= 0.2 - 1e-9
+        assert sum(d.keep for d in controller.decisions(1, 0)) >= 2

@@ -54,7 +54,7 @@ def test_paper_respects_its_bounds():
 
 
 def test_balanced_group_is_pulled_to_the_buffer():
-    """Two siblings, shrinkage 2: mean (0.2 + 0.6) / 2, variance (0.01 + 0.09) / 2; slope 0.5 (0.4 - 0.5) / 0.05 = -1."""
+    """Two siblings, shrinkage 2: mean (0.2 + 0.6) / 2; variance (0.01 + 0.09) / 2, so slope -0.1 / 2 / 0.05 = -1."""
     buffer = np.array([0.3, 0.9])
     candidates = one_group([0.1, 0.3], recent_quality_B=buffer)
     config = BalancedRule(shrinkage=2, max_balance_strength=5)
