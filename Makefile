@@ -47,6 +47,7 @@ format: setup  ## rewrite in the house's format
 bench: setup  ## speed of generation and of a step beside their rivals
 	@$(BIN)/python benchmarks/generation.py
 	@$(BIN)/python benchmarks/pruning.py
+	@echo "a whole step beside TRL: see benchmarks/README.md, it needs an environment of its own"
 
 report: setup  ## regenerate tables of README and docs from results/
 	@$(BIN)/python benchmarks/render_results.py
