@@ -1,7 +1,8 @@
 """How often does stopping siblings change a survivor's tokens? It should be never, but for float noise.
 
-The same requests are generated twice with the same seed, once whole and once with half of the rollouts stopped at 36 % of
-the length, so that every later step runs on another batch size. A survivor counts as changed when any of its tokens differs.
+The same requests are generated twice with the same seed, once whole and once with half of the rollouts stopped at 36 %
+of the length, so that every later step runs on another batch size. A survivor counts as changed when any of its tokens
+differs.
 
     OMP_NUM_THREADS=1 python benchmarks/survivors.py [--smoke] [--out FILE]
 """
@@ -20,7 +21,16 @@ from arrol.records.schema import BenchRecord
 from arrol.types import FinishReason
 from measure import write
 from pruning import HalfController
-from shape import Shape, add_shape_arguments, build_config, build_model, build_requests, build_sampling, describe, shape_of
+from shape import (
+    Shape,
+    add_shape_arguments,
+    build_config,
+    build_model,
+    build_requests,
+    build_sampling,
+    describe,
+    shape_of,
+)
 
 PROBE_SHARE = 0.36
 

@@ -127,7 +127,7 @@ def test_systematic_draws_stay_close_and_plain_does_not():
     """20,000 exact-count draws in random order; a standard error is below 1 % of the gradient's size.
 
     Siblings' draws are not independent, so a bias of order 1/G remains: measured 4 % for ipw told of it and 9 % untold,
-    11 % for doubly_robust with these bad predictions, 20 % for plain. Six rollouts are the hard case; sixteen follow below.
+    11 % for doubly_robust with these bad predictions, 20 % for plain. Six rollouts are the hard case.
     """
     keeps = []
     for number in range(20_000):
@@ -149,7 +149,7 @@ def test_systematic_draws_stay_close_and_plain_does_not():
 
 @pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
 def test_with_sixteen_rollouts_the_exact_count_correction_removes_most_of_the_bias(estimator):
-    """Equal survival, random outcomes and random (useless) predictions; sums of weight times advantage times vectors."""
+    """Equal survival, random outcomes, random (useless) predictions; sums of weight, advantage and a vector."""
     rng, config, draws = np.random.default_rng(1), DrGrpoConfig(estimator=estimator), 5_000
     reward, quality, vectors = (rng.random(16) < 0.3).astype(float), rng.random(16), rng.normal(size=(16, 6))
     full = (reward - reward.mean()) @ vectors / 16

@@ -10,12 +10,12 @@ With R reward, K = 1 for survivors, p survival, q predicted quality, G rollouts 
                      the variance.
 
 Options: ``leave_one_out`` takes rollout i out of its own baseline and multiplies by (1 - 1/G), which without pruning is
-exactly R - mean R, and under independent draws makes the expected pruned gradient equal the full group's. An exact-count
-draw is not independent: a survivor leaves fewer places to its siblings. ``exact_count`` corrects for that by weighting
-the others in i's baseline by their expected over their realised number, sum p_j / sum K_j, which is exact when all p are
-equal and close otherwise.
-``self_normalized`` divides the weighted sums by the sum of weights and clips b to [0, 1]: less variance, bias of order
-1/G. ``normalize_by_std`` divides by the spread: of the survivors (plain), else sqrt(b (1 - b)) for 0/1 rewards.
+exactly R - mean R, and under independent draws makes the expected pruned gradient equal the full group's. An
+exact-count draw is not independent: a survivor leaves fewer places to its siblings. ``exact_count`` corrects for that
+by weighting the others in i's baseline by their expected over their realised number, sum p_j / sum K_j, which is exact
+when all p are equal and close otherwise. ``self_normalized`` divides the weighted sums by the sum of weights and clips
+b to [0, 1]: less variance, bias of order 1/G. ``normalize_by_std`` divides by the spread: of the survivors (plain),
+else sqrt(b (1 - b)) for 0/1 rewards.
 
 Deviations: (1) spreads are population ones, so 0/1 rewards give sqrt(b (1 - b)); (2) under weights b is kept 1/(2G)
 away from 0 and 1 inside the spread, or a group that is almost dead would be blown up again; (3) the clip of b widens to
