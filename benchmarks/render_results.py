@@ -7,9 +7,12 @@ python benchmarks/render_results.py --check    # exit 1 when a table is not what
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from arrol.records.schema import BenchRecord, RunRecord
 from arrol.records.store import find_runs, load_run, read_records
 from arrol.reports.tables import comparison_notes, comparison_rows, markdown_table
+from arrol.stats import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 README_COLUMNS = ("arm", "final accuracy", "training time", "speed-up", "tokens generated", "tokens trained")
@@ -31,6 +34,24 @@ def study_table(name: str, columns: tuple[str, ...] | None = None) -> str:
     rows = comparison_rows(runs)
     notes = "".join(f"- {note}\n" for note in comparison_notes(rows)) if columns is None else ""
     return f"{markdown_table(rows, columns)}\n{source} Records: `results/{name}`.\n" + (f"\n{notes}" if notes else "")
+
+
+def paired_table(name: str) -> str:
+    """How far each arm's learning curve lies below the first arm's, seed by seed, with a t interval over seeds."""
+    runs, _ = study(name)
+    curves = {(run.run.arm, run.run.seed): np.array([e.accuracy for e in run.evals if e.step > 0]) for run in runs}
+    arms, seeds = list(dict.fromkeys(arm for arm, _ in curves)), sorted({seed for _, seed in curves})
+    lines = [
+        f"| arm | {arms[0]} ahead, mean of the curve | 95% interval | at the end | seeds |",
+        "|:--|--:|--:|--:|--:|",
+    ]
+    for arm in arms[1:]:
+        gaps = [curves[arms[0], seed] - curves[arm, seed] for seed in seeds]
+        means = [float(gap.mean()) for gap in gaps]
+        low, high = mean_interval(means)
+        last = float(np.mean([gap[-1] for gap in gaps]))
+        lines.append(f"| {arm} | {np.mean(means):+.3f} | {low:+.3f} to {high:+.3f} | {last:+.3f} | {len(seeds)} |")
+    return "\n".join(lines) + "\n"
 
 
 def bench_table(name: str) -> str:
@@ -56,6 +77,8 @@ def blocks() -> dict[str, str]:
     for folder in sorted((ROOT / "results").iterdir()):
         if folder.is_dir() and find_runs([folder]):
             made[folder.name] = study_table(folder.name)
+            if len(find_runs([folder])) > 2:
+                made[f"{folder.name}:paired"] = paired_table(folder.name)
             made[f"{folder.name}:short"] = study_table(folder.name, README_COLUMNS)
         elif folder.name.startswith("bench-"):
             made[folder.stem] = bench_table(folder.stem)
