@@ -58,6 +58,7 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
     )
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
+    task.eval_prompts(config.eval_prompts)  # too few problems to judge by is an error now, not after the training
     for is_first in (True, False):
         demonstration(0, is_first)  # an unknown solver is an error now, before anything is written
     folder.mkdir(parents=True)
