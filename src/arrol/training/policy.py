@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer as CoreTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
@@ -55,7 +56,7 @@ def load_policy(source: str, device: torch.device) -> Any:
     _require_model(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"model = {source!r}: could not be loaded ({_first_line(error)}); "
             "give a folder or hub name of a causal language model"

@@ -1,0 +1,40 @@
+"""Loading refuses what cannot be used, in one line."""
+
+import pytest
+import torch
+
+from arrol.errors import ConfigError, ModelError
+from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(make_model, char_tokenizer, tmp_path):
+    make_model(vocab_size=len(char_tokenizer), eos_token_id=1).save_pretrained(tmp_path / "model")
+    char_tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_saved_folder_loads_in_float32_and_knows_its_end(folder):
+    model, tokenizer = load_policy(str(folder), CPU), load_tokenizer(str(folder))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert tokenizer.eos_token_id in stop_token_ids(model, tokenizer)
+
+
+def test_a_damaged_weight_file_is_one_line(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="could not be loaded") as caught:
+        load_policy(str(folder), CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_names_the_field_and_the_next_step(tmp_path):
+    with pytest.raises(ModelError, match=r"model = .*no such folder; give a folder"):
+        load_policy(str(tmp_path / "absent"), CPU)
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="device = 'gpu'"):
+        resolve_device("gpu")
