@@ -1,4 +1,4 @@
-"""Regenerate the tables of README.md and docs/results.md from the records under results/.
+"""Regenerate the tables of README.md, docs/results.md and docs/vllm.md from the records under results/.
 
 python benchmarks/render_results.py            # rewrite
 python benchmarks/render_results.py --check    # exit 1 when a table is not what the records say
@@ -97,7 +97,7 @@ def render(text: str, made: dict[str, str]) -> str:
 
 def main() -> int:
     made, stale = blocks(), []
-    for path in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    for path in (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "vllm.md"):
         text = path.read_text("utf-8")
         fresh = render(text, made)
         if fresh != text:

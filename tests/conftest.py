@@ -33,7 +33,7 @@ def _make_model(name="qwen3", *, seed=0, kv_heads=2, **changes):
     return model_class(config_class(**{**settings, **changes})).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """``make_model("qwen3" | "llama", seed=0, kv_heads=2, **config)``; kv_heads 4 is plain multi-head attention."""
     return _make_model

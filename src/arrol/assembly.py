@@ -5,15 +5,27 @@ Torch is loaded by what is built here, not by importing this module's callers' c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arrol.configs.run import ArithmeticTaskConfig, CountdownTaskConfig, DatasetTaskConfig, RunConfig, TaskConfig
+from arrol.configs.run import (
+    ArithmeticTaskConfig,
+    CountdownTaskConfig,
+    DatasetTaskConfig,
+    EngineConfig,
+    RunConfig,
+    TaskConfig,
+    VllmEngineConfig,
+)
 from arrol.engines.embedded.engine import EmbeddedEngine
+from arrol.engines.vllm.remote import RemoteController
 from arrol.protocols import Task
 from arrol.pruning.controller import PruningController
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
 from arrol.types import SamplingParams
+
+if TYPE_CHECKING:
+    from arrol.engines.vllm.engine import VllmEngine
 
 
 def build_task(config: TaskConfig, tokenizer: Any, *, seed: int) -> Task:
@@ -45,15 +57,25 @@ def build_layout(config: RunConfig, model: Any) -> FeatureLayout:
     return FeatureLayout(config.quality.features, int(model.config.hidden_size))
 
 
-def build_engine(config: RunConfig, model: Any) -> EmbeddedEngine:
-    return EmbeddedEngine(model, config.engine, build_layout(config, model))
+def build_engine(
+    config: RunConfig, model: Any, estimator: QualityEstimator | None = None
+) -> EmbeddedEngine | VllmEngine:
+    """The engine of the config; vLLM scores for itself, so it is given the estimator."""
+    if isinstance(config.engine, EngineConfig):
+        return EmbeddedEngine(model, config.engine, build_layout(config, model))
+    from arrol.engines.vllm.engine import VllmEngine
+
+    return VllmEngine(model, config.engine, config.sampling, estimator=estimator)
 
 
 def build_estimator(config: RunConfig, model: Any) -> QualityEstimator:
     return QualityEstimator(config.quality, build_layout(config, model), config.pruning.probe_tokens, seed=config.seed)
 
 
-def build_controller(config: RunConfig, estimator: QualityEstimator) -> PruningController:
+def build_controller(config: RunConfig, estimator: QualityEstimator) -> PruningController | RemoteController:
+    """What decides; with vLLM, what keeps the decisions that its scheduler makes."""
+    if isinstance(config.engine, VllmEngineConfig):
+        return RemoteController(config.pruning, seed=config.seed)
     return PruningController(config.pruning, estimator, seed=config.seed)
 
 

@@ -17,6 +17,7 @@ Legend of shape suffixes: ``G`` rollouts of a group, ``C`` candidates, ``T`` com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -101,6 +102,8 @@ class Completion:
     finish_reason: FinishReason
     features_at: dict[int, np.ndarray] = field(default_factory=dict)
     """Probe position (tokens) -> float32 ``[F]``; only probes that were reached."""
+    end_score: float = math.nan
+    """Logit of the quality head at the last token fed, for votes; NaN where nobody asked or no head was at hand."""
 
     @property
     def num_tokens(self) -> int:

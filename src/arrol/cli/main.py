@@ -1,5 +1,5 @@
-"""``arrol``: train with online rollout pruning, warm-start, compare, report. Help comes in a blink: commands load when
-used."""
+"""``arrol``: train with online rollout pruning, warm-start, compare, report, export. Help comes in a blink: commands
+load when used."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a comparison")
     report.add_argument("--out", default=None, metavar="DIR", help="where to write; RUN/report when absent")
     report.add_argument("--json", action="store_true", help="print the table as JSON")
+    export = commands.add_parser(
+        "export", help="policy and estimator of a run's newest checkpoint as a folder to serve", allow_abbrev=False
+    )
+    export.add_argument("run", metavar="RUN", help="folder of a run")
+    export.add_argument("--to", required=True, metavar="DIR", help="new folder to write")
+    export.add_argument(
+        "--head-size", type=int, default=None, metavar="N", help="widen attention heads without changing the function"
+    )
+    export.add_argument("--json", action="store_true", help="print JSON")
     info = commands.add_parser(
         "info", help="versions and device, or every field of a config with its meaning", allow_abbrev=False
     )
@@ -59,7 +68,7 @@ def _config_command(commands: argparse._SubParsersAction, name: str, text: str, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is explained in ``EXITS``."""
     options, flags = build_parser().parse_known_args(argv)
-    if flags and options.command in ("report", "info"):
+    if flags and options.command in ("report", "export", "info"):
         build_parser().error(f"unrecognized arguments: {' '.join(flags)}")
     try:
         return _dispatch(options, flags)
@@ -109,6 +118,11 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.report import run_report
 
         return run_report(options.runs, options.out, as_json=options.json)
+    if options.command == "export":
+        _hush()
+        from arrol.cli.export import run_export
+
+        return run_export(options.run, options.to, head_size=options.head_size, as_json=options.json)
     from arrol.cli.info import run_info
 
     return run_info(options.config, as_json=options.json)

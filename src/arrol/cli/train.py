@@ -88,7 +88,8 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
     try:
         return Ended(trainer.run(), trainer.stop_requested)
     finally:
-        getattr(parts.task, "close", lambda: None)()  # a verifier's worker process
+        for part in (parts.task, parts.engine):  # a verifier's worker process, a server of completions
+            getattr(part, "close", lambda: None)()
 
 
 def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:
@@ -124,8 +125,8 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
 def _parts(config: RunConfig, model: Any, tokenizer: Any, reference: Any) -> Parts:
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     task.eval_prompts(config.evaluation.num_prompts)  # an empty or too small source is an error now, not after an hour
-    engine = assembly.build_engine(config, model)
     estimator = assembly.build_estimator(config, model)
+    engine = assembly.build_engine(config, model, estimator)
     stops = stop_token_ids(model, tokenizer)
 
     def judge(step: int, segment: int) -> EvalRecord:

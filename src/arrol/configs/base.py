@@ -45,8 +45,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config = {str(path)!r}: not valid TOML ({error}); mend that line") from None
 
 
-def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """``["--a.b", "1", "--c=x"]`` to ``{"a": {"b": 1}, "c": "x"}``; values are TOML, else plain strings."""
+def parse_flags(flags: Sequence[str], tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """``["--a.b", "1", "--c=x"]`` to ``{"a": {"b": 1}, "c": "x"}``; values are TOML, else plain strings.
+
+    ``tags`` are sections of which there are variants: with ``{"c": "name"}``, ``--c x`` is short for ``--c.name x``.
+    """
     tree: dict[str, Any] = {}
     pending = list(flags)
     while pending:
@@ -58,6 +61,8 @@ def parse_flags(flags: Sequence[str]) -> dict[str, Any]:
             if not pending or pending[0].startswith("--"):
                 raise ConfigError(f"flag = {flag!r}: has no value; write {flag} VALUE")
             value = pending.pop(0)
+        if key in (tags or {}):
+            key = f"{key}.{(tags or {})[key]}"
         node = tree
         *path, leaf = key.split(".")
         for part in path:

@@ -66,8 +66,7 @@ class PruningBase(StrictModel):
     warmup_steps: int = Field(20, ge=0)
     """Steps in which all are kept while the head learns, 0 or more."""
     barrier_timeout: float = Field(64, gt=0)
-    """How long a candidate waits for its siblings before it is drawn alone: decode steps in the embedded engine,
-    seconds elsewhere."""
+    """How many decode steps a candidate waits for its siblings before it is drawn alone, above 0."""
 
     @model_validator(mode="after")
     def _probes(self) -> Self:

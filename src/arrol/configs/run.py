@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from arrol.configs import method
 from arrol.configs.base import StrictModel, merge, parse_flags, read_toml, validate
@@ -96,12 +96,38 @@ class SamplingConfig(StrictModel):
 class EngineConfig(StrictModel):
     """The embedded engine."""
 
+    name: Literal["embedded"] = "embedded"
     max_rows: int = Field(256, ge=1)
     """Rollouts that decode at once, at least 1; the rest wait in a queue."""
     prefill_tokens: int = Field(16384, ge=1)
     """Prompt tokens prefilled in one pass, at least 1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of generation; bfloat16 keeps a second copy of the weights."""
+
+
+class VllmEngineConfig(StrictModel):
+    """vLLM as the engine; needs the extra arrol[vllm]."""
+
+    name: Literal["vllm"] = "vllm"
+    max_rows: int = Field(256, ge=1)
+    """Rollouts that decode at once, at least 1; the rest wait in a queue."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of generation."""
+    quantization: str | None = None
+    """A method of vLLM that quantises on loading, such as fp8; needs algorithm.importance_cap above 0."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """Memory for keys and values on a CPU, above 0."""
+    gpu_memory_frac: float = Field(0.45, gt=0, le=1)
+    """Share of a GPU's memory that vLLM may take, in (0, 1]; the learner needs the rest."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """Processes that share each matrix, at least 1."""
+    enforce_eager: bool = False
+    """Never capture CUDA graphs; a CPU has none."""
+    sleep_level: Literal[0, 1, 2] = 0
+    """What vLLM gives up while the policy learns: 0 nothing, 1 weights to the host and the cache, 2 both entirely."""
+
+
+AnyEngineConfig = Annotated[EngineConfig | VllmEngineConfig, Field(discriminator="name")]
 
 
 class TrainingConfig(StrictModel):
@@ -182,8 +208,8 @@ class RunConfig(StrictModel):
     """What is asked."""
     sampling: SamplingConfig = SamplingConfig()
     """How completions are sampled in training."""
-    engine: EngineConfig = EngineConfig()
-    """Who samples."""
+    engine: AnyEngineConfig = EngineConfig()
+    """Who samples: embedded, or vllm."""
     pruning: PruningConfig = NeverRule()
     """Who keeps running."""
     quality: QualityConfig = QualityConfig()
@@ -196,6 +222,29 @@ class RunConfig(StrictModel):
     """How weights move."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How progress is measured."""
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _embedded_unless_named(cls, value: Any) -> Any:
+        """A section that names no engine is about the embedded one."""
+        return {"name": "embedded", **value} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> Self:
+        engine, sampling = self.engine, self.sampling
+        if not isinstance(engine, VllmEngineConfig):
+            return self
+        if engine.quantization is not None and not self.algorithm.importance_cap:
+            raise ValueError(
+                f"engine.quantization = {engine.quantization!r}: samples from another policy than the learner's; "
+                "set algorithm.importance_cap, for example to 2.0"
+            )
+        if sampling.temperature != 1.0 and (sampling.top_p < 1.0 or sampling.top_k):
+            raise ValueError(
+                f"sampling.temperature = {sampling.temperature}: with top_p or top_k, vLLM's log-probabilities are not "
+                "the policy's; use temperature 1, or neither top_p nor top_k"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -265,12 +314,16 @@ _RULES = {
     )
 }  # fmt: skip
 _ALGORITHMS = {m.model_fields["name"].default: m for m in (method.GrpoConfig, DrGrpoConfig, method.DapoConfig)}
+_ENGINES = {m.model_fields["name"].default: m for m in (EngineConfig, VllmEngineConfig)}
+_TAGGED = ("pruning", "rule", _RULES), ("algorithm", "name", _ALGORITHMS), ("engine", "name", _ENGINES)
+"""Sections of which a run has one variant: name of the section, of its tag, and the variants by tag."""
+_TAGS = {section: tag for section, tag, _ in _TAGGED} | {"task": "name"}
 
 
 def change_run(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Raw run values with changes laid over; a changed tag drops the fields that the new variant does not have."""
     merged = merge(values, changes)
-    for section, tag, variants in (("pruning", "rule", _RULES), ("algorithm", "name", _ALGORITHMS)):
+    for section, tag, variants in _TAGGED:
         old, new = values.get(section, {}), changes.get(section, {})
         variant = variants.get(str(new.get(tag))) if isinstance(new, Mapping) else None
         if variant is not None and isinstance(old, Mapping) and old.get(tag) != new.get(tag):
@@ -281,12 +334,12 @@ def change_run(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
 def load_run(path: str | Path, flags: Sequence[str] = ()) -> RunConfig:
     """The config of a file under flags; ConfigError on the first mistake."""
-    return validate(RunConfig, change_run(read_toml(path), parse_flags(flags)))
+    return validate(RunConfig, change_run(read_toml(path), parse_flags(flags, _TAGS)))
 
 
 def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
     """The comparison of a file under flags (``--seeds``, ``--name``, ``--run.section.field``); every arm is checked."""
-    changes = parse_flags(flags)
+    changes = parse_flags(flags, {f"run.{section}": tag for section, tag in _TAGS.items()})
     values = read_toml(path)
     if isinstance(changes.get("run"), Mapping) and isinstance(values.get("run"), Mapping):
         values["run"] = change_run(values["run"], changes.pop("run"))

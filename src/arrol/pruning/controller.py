@@ -10,10 +10,10 @@ floor of survivors is set before the draw, so ``survival`` is exact; an absent o
 everything; over several probes conditional probabilities multiply and ``min_survival`` bounds the product.
 
 Deviations: (1) events come in lists: one estimator call per decode step, and the whole step crosses together; (2) the
-deadline is in whatever unit the host ticks with: decode steps in the embedded engine, so that a run repeats; seconds in
-servers; reaching the next probe is a deadline too; (3) the buffer behind buffer-level constants is that of earlier
-steps, or siblings would see each other in order of arrival; (4) under independent draws order of arrival still says who
-is kept by the floor, once so many were stopped that it is reached; that too is recorded.
+deadline is in whatever unit the host ticks with, decode steps in our engines, so that a run repeats; reaching the next
+probe is a deadline too; (3) the buffer behind buffer-level constants is that of earlier steps, or siblings would see
+each other in order of arrival; (4) under independent draws order of arrival still says who is kept by the floor, once
+so many were stopped that it is reached; that too is recorded.
 
 Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 """
@@ -21,7 +21,7 @@ Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -74,6 +74,11 @@ class _Group:
     def num_alive(self) -> int:
         return self.size - len(self.stopped)
 
+    @property
+    def is_over(self) -> bool:
+        """Nobody of it is running."""
+        return len(self.ended) + len(self.stopped) >= self.size
+
     def is_past(self, probe: int) -> bool:
         """Nobody is still on the way to this probe."""
         return all(i in self.ended or i in self.stopped or self.reached.get(i, 0) > probe for i in range(self.size))
@@ -90,6 +95,8 @@ class PruningController:
         self._newest: list[dict[RolloutId, tuple[float, ...]]] = [{} for _ in config.probe_tokens]
         """Those of this step, which join the others when the next begins."""
         self._now: float | None = None
+        self._step: int | None = None
+        """The step whose groups are being opened."""
         self._reasons: Counter[str] = Counter()
         self._num_candidates = 0
         self._num_kept = 0
@@ -100,12 +107,20 @@ class PruningController:
         return () if idle else self._config.probe_tokens
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None) -> None:
-        """Announce a group before its first rollout starts. Groups of other steps are forgotten."""
-        if any(key[0] != step for key in self._groups):
-            self._groups.clear()
-            self._recent, self._now = self._remembered(), None
+        """Announce a group before its first rollout starts. Finished groups of other steps are forgotten."""
+        if step != self._step:
+            self._groups = {key: old for key, old in self._groups.items() if not old.is_over}
+            self._recent, self._now, self._step = self._remembered(), None, step
             self._newest = [{} for _ in self._recent]
         self._groups[step, group] = _Group(size, success_rate)
+
+    def close(self, step: int, group: int) -> None:
+        """Forget a group, for hosts without steps: what it showed joins the buffer of later groups at once."""
+        del self._groups[step, group]
+        for probe, newest in enumerate(self._newest):
+            rows = [newest.pop(rollout_id) for rollout_id in sorted(newest) if rollout_id[:2] == (step, group)]
+            if rows:
+                self._recent[probe] = np.concatenate([self._recent[probe], np.array(rows)])[-RECENT_SIZE:]
 
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
         """Rollouts have reached a probe; returns the ids to stop now."""
@@ -148,6 +163,11 @@ class PruningController:
         """The last decision about each candidate of a group, by rollout index."""
         return [decision for _, decision in sorted(self._groups[step, group].decisions.items())]
 
+    def decision(self, rollout_id: RolloutId) -> PruningDecision | None:
+        """The last decision about a rollout; None for one that was never judged."""
+        group = self._groups.get(rollout_id[:2])
+        return None if group is None else group.decisions.get(rollout_id.index)
+
     def save(self) -> State:
         """Buffers only: groups never outlive a step, and draws are keyed."""
         return {"recent": {str(probe): recent for probe, recent in enumerate(self._remembered())}}
@@ -160,11 +180,7 @@ class PruningController:
 
     def metrics(self) -> dict[str, float]:
         """Counts since the last call."""
-        total = self._num_candidates
-        values = {"pruning/candidates": float(total), "pruning/kept_frac": self._num_kept / total if total else 1.0}
-        values |= {
-            f"pruning/reason/{reason}": float(self._reasons[reason]) for reason in Reason if self._reasons[reason]
-        }
+        values = decision_metrics(self._num_candidates, self._num_kept, self._reasons)
         self._reasons.clear()
         self._num_candidates = self._num_kept = 0
         return values
@@ -218,7 +234,9 @@ class PruningController:
         whole_batch = isinstance(self._config, NeymanRule) and self._config.scope == "batch"
         waits = self._config.draw == "systematic"
         for probe in range(len(self._config.probe_tokens)):
-            pools = [list(self._groups)] if whole_batch and waits and touched else [[key] for key in sorted(touched)]
+            pools = [[key] for key in sorted(touched)]
+            if whole_batch and waits:
+                pools = [[key for key in self._groups if key[0] == step] for step in sorted({k[0] for k in touched})]
             for keys in pools:
                 if waits and not all(self._groups[key].is_past(probe) for key in keys):
                     continue
@@ -345,3 +363,12 @@ class PruningController:
             return []
         group.stopped.add(index)
         return [rollout_id]
+
+
+def decision_metrics(candidates: int, kept: int, reasons: Mapping[str, int]) -> dict[str, float]:
+    """Counts of decisions under their names in ``docs/metrics.md``."""
+    return {
+        "pruning/candidates": float(candidates),
+        "pruning/kept_frac": kept / candidates if candidates else 1.0,
+        **{f"pruning/reason/{reason}": float(reasons[reason]) for reason in Reason if reasons.get(reason)},
+    }

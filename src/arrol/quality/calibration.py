@@ -96,3 +96,46 @@ class Calibration:
         self.prior = float(cast(float, state["prior"]))
         self.quality_B = np.asarray(state["quality"], float)
         self.is_ready = bool(state["is_ready"])
+
+
+class ScoredEstimator:
+    """An :class:`arrol.protocols.Estimator` for hosts that have scored already: tables alone, numpy alone."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.probe_tokens: tuple[int, ...] = ()
+        self.calibrations: list[Calibration] = []
+
+    def scores(self, features_CF: np.ndarray, probe: int) -> np.ndarray:
+        """NaN for all: there is no head here."""
+        return np.full(len(features_CF), np.nan)
+
+    def quality(self, score_C: np.ndarray, probe: int) -> np.ndarray:
+        """float64 ``[C]`` in [0, 1]; NaN before the first :meth:`load`."""
+        if not self.calibrations:
+            return np.full(len(score_C), np.nan)
+        return self.calibrations[probe].quality(np.asarray(score_C, float))
+
+    def load(self, state: State) -> None:
+        """The tables of ``EstimatorSnapshot.tables``."""
+        tables = cast(list[State], state["tables"])
+        self.calibrations = [Calibration(QualityConfig(num_bins=len(cast(list, t["quality"])))) for t in tables]
+        for calibration, table in zip(self.calibrations, tables, strict=True):
+            calibration.load(table)
+        self.version = int(cast(int, state["version"]))
+        self.probe_tokens = tuple(map(int, cast(list[int], state["probe_tokens"])))
+
+
+class ConfidenceEstimator:
+    """An :class:`arrol.protocols.Estimator` without a head: the score is a mean log-probability, its exponential stands
+    for quality. It ranks, it is not calibrated."""
+
+    version = 0
+
+    def scores(self, features_CF: np.ndarray, probe: int) -> np.ndarray:
+        """NaN for all: there is no head here."""
+        return np.full(len(features_CF), np.nan)
+
+    def quality(self, score_C: np.ndarray, probe: int) -> np.ndarray:
+        """float64 ``[C]`` in [0, 1]."""
+        return np.exp(np.minimum(np.asarray(score_C, float), 0.0))

@@ -20,6 +20,7 @@ from arrol.quality.buffer import ProbeBuffer
 from arrol.quality.calibration import Calibration
 from arrol.quality.features import FeatureLayout
 from arrol.quality.head import QualityHead, refit
+from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.types import RolloutGroup, State
 
 
@@ -126,6 +127,10 @@ class QualityEstimator:
             _load_optimizer_state(self._optimizers[probe], saved["optimizer"])
             self._buffers[probe].load(saved["buffer"])
             self._calibrations[probe].load(saved["calibration"])
+
+    def snapshot(self) -> EstimatorSnapshot:
+        """What is known now, for a host in another process."""
+        return EstimatorSnapshot(self._layout, self.probe_tokens, self._heads, self._calibrations, version=self.version)
 
     def metrics(self) -> dict[str, float]:
         """Of the last step learnt from."""

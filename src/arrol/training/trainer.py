@@ -21,7 +21,6 @@ from arrol.configs.method import OracleRule
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
 from arrol.protocols import Engine, Sink, Task
-from arrol.pruning.controller import PruningController
 from arrol.pruning.draws import ORACLE_STREAM, systematic
 from arrol.pruning.ledger import Ledger
 from arrol.pruning.survival import oracle
@@ -63,7 +62,9 @@ class Parts:
     task: Task
     engine: Engine
     estimator: QualityEstimator
-    controller: PruningController
+    controller: Any
+    """What the engine takes: a controller, or what stands for one in another process. The trainer itself asks for
+    ``probe_tokens``, ``decisions``, ``metrics``, ``save`` and ``load``."""
     learner: Learner
     sampling: SamplingParams
     evaluate: Callable[[int, int], EvalRecord]

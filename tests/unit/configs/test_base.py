@@ -166,3 +166,8 @@ def test_a_file_that_is_absent_or_no_toml_is_one_line(tmp_path):
             read_toml(path)
     path.write_text("[a]\nb = 1\n")
     assert read_toml(path) == {"a": {"b": 1}}
+
+
+def test_a_section_with_variants_is_named_by_a_word():
+    assert parse_flags(["--c", "x", "--c.d", "1"], {"c": "name"}) == {"c": {"name": "x", "d": 1}}
+    assert parse_flags(["--a.c=x"], {"a.c": "name"}) == {"a": {"c": {"name": "x"}}}

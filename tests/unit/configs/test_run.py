@@ -93,7 +93,7 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         "pruning.rule = 'neymann': unknown; the nearest of"
     )
     assert refusal(load_run, run_file, "--pruning.rule", "[1]").startswith("pruning.rule = ")
-    assert refusal(load_run, run_file, "--pruning", "neyman").startswith("pruning = 'neyman': ")
+    assert load_run(run_file, ["--pruning", "neyman"]).pruning.scope == "batch"
 
 
 @pytest.mark.parametrize(
@@ -197,3 +197,38 @@ def test_changes_leave_what_they_are_laid_over_alone():
     assert changed["pruning"] == {"rule": "balanced", "scope": "batch", "keep_ratio": 0.4, "shrinkage": 1}
     assert change_run(values, {"pruning": {"rule": "never"}})["pruning"] == {"rule": "never", "keep_ratio": 0.4}
     assert values == {"pruning": {"rule": "neyman", "scope": "batch", "keep_ratio": 0.4}}
+
+
+def test_a_bare_word_names_the_variant_of_a_section(run_file, compare_file):
+    assert load_run(run_file).engine.name == "embedded"
+    assert load_run(run_file, ["--engine.prefill_tokens", "5"]).engine.prefill_tokens == 5
+    engine = load_run(run_file, ["--engine", "vllm", "--engine.max_rows", "7"]).engine
+    assert (engine.name, engine.max_rows) == ("vllm", 7)
+    assert "engine.name = 'vlm': unknown; the nearest of" in refusal(load_run, run_file, "--engine", "vlm")
+    assert "given before" in refusal(load_run, run_file, "--engine", "vllm", "--engine.name", "vllm")
+    assert load_compare(compare_file, ["--run.engine", "vllm"]).run["engine"] == {"name": "vllm"}
+
+
+def test_another_engine_drops_the_fields_it_does_not_have(run_file):
+    run_file.write_text(RUN + "[engine]\nmax_rows = 7\nprefill_tokens = 5\n")
+    engine = load_run(run_file, ["--engine", "vllm"]).engine
+    assert (engine.name, engine.max_rows) == ("vllm", 7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engine.quantization", "fp8"], "engine.quantization = 'fp8': samples from another policy"),
+        (["--sampling.temperature", "0.7", "--sampling.top_p", "0.9"], "sampling.temperature = 0.7: with top_p"),
+        (["--engine.prefill_tokens", "5"], "engine.prefill_tokens = 5: unknown key"),
+        (["--engine.sleep_level", "3"], "engine.sleep_level = 3"),
+    ],
+)
+def test_what_vllm_cannot_do_is_refused(run_file, flags, message):
+    assert message in refusal(load_run, run_file, "--engine", "vllm", *flags)
+
+
+def test_quantised_rollouts_are_allowed_with_the_correction_on(run_file):
+    flags = ["--engine", "vllm", "--engine.quantization", "fp8"]
+    flags += ["--algorithm", "grpo", "--algorithm.importance_cap", "2.0"]
+    assert load_run(run_file, flags).engine.quantization == "fp8"

@@ -196,13 +196,27 @@ def test_metrics_count_since_the_last_call():
     assert controller.metrics() == {"pruning/candidates": 0, "pruning/kept_frac": 1.0}
 
 
-def test_groups_of_other_steps_are_forgotten():
+def test_finished_groups_of_other_steps_are_forgotten_and_running_ones_are_not():
     controller = controller_of(WAITS)
-    play(controller, np.full((1, 4), 0.5))
+    play(controller, np.full((2, 4), 0.5))
+    controller.finished([RolloutId(1, 0, index) for index in range(4)])
     controller.open(2, 0, 4)
     assert controller.decisions(2, 0) == []
     with pytest.raises(KeyError):
         controller.decisions(1, 0)
+    assert len(controller.decisions(1, 1)) == 4
+
+
+def test_a_closed_group_is_forgotten_and_teaches_those_that_come_later():
+    controller = controller_of(WAITS)
+    play(controller, np.full((2, 4), 0.5))
+    controller.close(1, 0)
+    assert controller.decision(RolloutId(1, 0, 0)) is None
+    assert controller.decision(RolloutId(1, 1, 0)) is not None
+    assert len(controller.save()["recent"]["0"]) == 8
+    controller.open(1, 2, 4)
+    controller.close(1, 1)
+    assert len(controller.save()["recent"]["0"]) == 8
 
 
 def test_two_controllers_share_nothing():

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from arrol.configs.method import QualityConfig
-from arrol.quality.calibration import CALIBRATION_SIZE, Calibration, binned_posterior, bins, shrunk_rates, sigmoid
+from arrol.quality.calibration import (
+    CALIBRATION_SIZE,
+    Calibration,
+    ConfidenceEstimator,
+    ScoredEstimator,
+    binned_posterior,
+    bins,
+    shrunk_rates,
+    sigmoid,
+)
 
 
 def logit(prob):
@@ -92,3 +101,44 @@ def test_a_restart_keeps_the_table():
     np.testing.assert_array_equal(again.quality(score), calibration.quality(score))
     assert again.prior == calibration.prior
     assert again.is_ready
+
+
+def tables_of(*calibrations, version=7):
+    tables = [calibration.save() for calibration in calibrations]
+    return {"version": version, "probe_tokens": [8, 16][: len(tables)], "tables": tables}
+
+
+def test_tables_serve_as_they_were_fitted():
+    """Whatever their number of bins; later fits do not reach what was loaded."""
+    score = np.linspace(-4, 4, 50)
+    fits = [fitted(score, score > 0, num_bins=4), fitted(score, score < 1, num_bins=30)]
+    served = ScoredEstimator()
+    served.load(tables_of(*fits))
+    expected = [fit.quality(score) for fit in fits]
+    fits[0].refit(score, np.ones(50), np.ones(50))
+    for probe in (0, 1):
+        np.testing.assert_array_equal(served.quality(score, probe), expected[probe])
+    assert (served.version, served.probe_tokens) == (7, (8, 16))
+    served.load(tables_of(fitted([0.0] * 4, [1, 0, 0, 0]), version=8))
+    assert served.quality(np.zeros(1), 0) == 0.25
+    assert (served.version, served.probe_tokens) == (8, (8,))
+
+
+def test_before_its_tables_have_come_nothing_is_known():
+    served = ScoredEstimator()
+    assert np.isnan(served.quality(np.array([-1.0, 1.0]), 0)).all()
+    assert (served.version, served.probe_tokens) == (0, ())
+
+
+@pytest.mark.parametrize("estimator", [ScoredEstimator(), ConfidenceEstimator()])
+def test_without_a_head_features_have_no_score(estimator):
+    score = estimator.scores(np.ones((3, 2), np.float32), 0)
+    assert score.shape == (3,)
+    assert np.isnan(score).all()
+
+
+def test_confidence_is_the_mean_probability_of_a_token():
+    quality = ConfidenceEstimator().quality(np.log([0.125, 0.25, 1.0]), 0)
+    np.testing.assert_allclose(quality, [0.125, 0.25, 1])
+    quality = ConfidenceEstimator().quality(np.array([-np.inf, np.nan, 1e-6]), 0)
+    np.testing.assert_array_equal(quality, [0, np.nan, 1])

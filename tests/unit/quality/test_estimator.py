@@ -6,6 +6,7 @@ import pytest
 from arrol.configs.method import QualityConfig
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
+from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
 
 LAYOUT = FeatureLayout(("logprobs",), 1)
@@ -203,3 +204,25 @@ def test_each_probe_has_a_head_a_table_and_figures_of_its_own():
 def test_the_wrong_number_of_features_is_our_own_mistake():
     with pytest.raises(AssertionError):
         estimator_of().scores(np.zeros((2, 5), np.float32), 0)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 6])
+def test_a_snapshot_judges_like_the_estimator_did_and_does_not_learn_on(steps):
+    probes = (8, 16)
+    estimator = estimator_of(probes)
+    for seed in range(steps):
+        estimator.learn(step_of(seed, probes=probes))
+    snapshot = estimator.snapshot()
+    features = np.random.default_rng(7).normal(size=(20, 3)).astype(np.float32)
+
+    def judged(judge):
+        score = [judge.scores(features, probe) for probe in (0, 1)]
+        return np.array(score), np.array([judge.quality(score[probe], probe) for probe in (0, 1)])
+
+    then = judged(estimator)
+    for seed in range(10, 14):
+        estimator.learn(step_of(seed, probes=probes))
+    for frozen in (snapshot, EstimatorSnapshot.from_bytes(snapshot.to_bytes())):
+        np.testing.assert_array_equal(judged(frozen), then)
+        assert (frozen.version, frozen.probe_tokens, frozen.layout) == (steps, probes, LAYOUT)
+    assert not np.array_equal(judged(estimator), then)

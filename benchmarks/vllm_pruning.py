@@ -1,0 +1,179 @@
+"""Pruning inside vLLM: what scoring costs when nothing is stopped, and what stopping half of the rollouts gives.
+
+Two engines of one random model live in this process, vLLM as it is and vLLM with our scheduler and worker, and take
+turns. Every request writes all its tokens unless it is stopped. Arms:
+
+* ``plain``      vLLM without our classes
+* ``idle``       our classes, requests that ask for nothing
+* ``scored``     every request is looked at (last hidden state, its running mean, log-probabilities) and kept
+* ``last``       the same with a head that reads the last hidden state alone
+* ``half``       rule ``uniform`` stops half of each group at the probe
+
+The bound of ``half`` is the share of decoded tokens that are left; freed rows are taken by requests that wait. Needs
+the environment of ``make vllm-env``.
+
+    OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py [--repeats N] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from arrol.configs.method import QualityConfig
+from arrol.engines.vllm import pruning_args
+from arrol.quality.estimator import QualityEstimator
+from arrol.quality.features import FeatureLayout
+from arrol.quality.snapshot import EstimatorSnapshot
+from arrol.records.schema import BenchRecord
+from measure import Laps, Samples, interleave, speedup_record, time_record, write
+
+MAX_COST, MIN_SHARE = 0.01, 0.95
+"""What we ask of ourselves: cost of scoring, and share of the token bound."""
+CLASSES = {"scheduler_cls": "arrol.engines.vllm.PruningScheduler", "worker_cls": "arrol.engines.vllm.PruningWorker"}
+
+
+def build_model(folder: str, flags: argparse.Namespace) -> None:
+    """Random weights; sampling at temperature 1 costs the same whatever they say."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=2048,
+        hidden_size=flags.hidden_size,
+        intermediate_size=3 * flags.hidden_size,
+        num_hidden_layers=flags.layers,
+        num_attention_heads=flags.hidden_size // 64,
+        num_key_value_heads=flags.hidden_size // 64,
+        head_dim=64,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+
+
+def build_engine(folder: str, flags: argparse.Namespace, **classes: str) -> Any:
+    from vllm import LLM
+
+    return LLM(
+        folder,
+        skip_tokenizer_init=True,
+        dtype="float32",
+        enforce_eager=True,
+        max_num_seqs=flags.rows,
+        max_model_len=flags.tokens + 64,
+        enable_prefix_caching=False,
+        use_tqdm_on_load=False,
+        **classes,
+    )
+
+
+def snapshot_of(names: tuple[str, ...], flags: argparse.Namespace) -> EstimatorSnapshot:
+    layout = FeatureLayout(names, flags.hidden_size)
+    return QualityEstimator(QualityConfig(), layout, [flags.probe], seed=0).snapshot()
+
+
+class Arm:
+    """One way of asking one engine; a call generates everything."""
+
+    def __init__(self, engine: Any, flags: argparse.Namespace, rule: dict[str, Any], head: bytes | None = None) -> None:
+        self.engine, self.flags, self.rule, self.head = engine, flags, rule, head
+        self.tokens = 0
+
+    def __call__(self, number: int) -> Laps:
+        from vllm import SamplingParams
+
+        flags, prompts, params = self.flags, [], []
+        if self.head is not None:
+            self.engine.collective_rpc("arrol_set_estimator", args=(self.head,))
+        for group in range(flags.groups):
+            for index in range(flags.group_size):
+                asked = (
+                    pruning_args(group=f"{number}-{group}", size=flags.group_size, **self.rule) if self.rule else None
+                )
+                prompts.append({"prompt_token_ids": [(7 * group + i) % 2000 for i in range(32)]})
+                params.append(
+                    SamplingParams(
+                        max_tokens=flags.tokens, ignore_eos=True, logprobs=0, detokenize=False, extra_args=asked,
+                        seed=1000 * group + index,
+                    )
+                )  # fmt: skip
+        laps = Laps()
+        answers = self.engine.generate(prompts, params, use_tqdm=False)
+        laps.lap("generate")
+        self.tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
+        return laps
+
+
+def records(arms: dict[str, Arm], samples: dict[str, Samples], config: dict[str, Any]) -> list[BenchRecord]:
+    rows = []
+    for name, mine in samples.items():
+        rival = {"plain": None, "idle": "plain"}.get(name, "idle")
+        counted = config | {"tokens_generated": arms[name].tokens}
+        against = None if rival is None else (rival, samples[rival])
+        rows.append(time_record("vllm", f"{name} generate", mine, "generate", rival=against, config=counted))
+    bound = arms["idle"].tokens / arms["half"].tokens
+    against = ("idle generate", samples["idle"].wall["generate"])
+    times = samples["half"].wall["generate"]
+    rows.append(speedup_record("vllm", "half generate speed-up", times, against, limit=bound, config=config))
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name, value, text in (
+        ("hidden-size", 512, "width of the model"),
+        ("layers", 8, "layers of the model"),
+        ("rows", 32, "requests that decode at once"),
+        ("groups", 12, "groups"),
+        ("group-size", 8, "requests per group"),
+        ("tokens", 128, "tokens per request"),
+        ("probe", 32, "tokens at the probe"),
+        ("repeats", 7, "timed calls per arm"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
+    parser.add_argument("--out", default="results/bench-vllm.jsonl", help="records; replaced")
+    flags = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        build_model(folder, flags)
+        plain, ours = build_engine(folder, flags), build_engine(folder, flags, **CLASSES)
+    everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags).to_bytes()
+    last = snapshot_of(("last_hidden",), flags).to_bytes()
+    looks = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
+    stops = {"rule": "uniform", "keep_ratio": 0.5, "probe_tokens": flags.probe}
+    arms = {
+        "plain": Arm(plain, flags, {}),
+        "idle": Arm(ours, flags, {}, everything),
+        "scored": Arm(ours, flags, looks, everything),
+        "last": Arm(ours, flags, looks, last),
+        "half": Arm(ours, flags, stops, everything),
+    }
+    calls: dict[str, Callable[[int], Laps]] = {**arms}
+    usage = ours.llm_engine.engine_core.engine_core.scheduler.kv_usage
+    samples = interleave(calls, warmup=1, repeats=flags.repeats)
+    config = {**vars(flags), "threads": torch.get_num_threads(), "kv_usage_before_and_after": _usage(usage, flags)}
+    rows = records(arms, samples, config)
+    write(flags.out, "bench-vllm", config, rows, seed=0)
+
+
+def _usage(usage: Sequence[tuple[float, float]], flags: argparse.Namespace) -> list[float]:
+    """Median share of the cache in use just before and just after half of a wave of requests was stopped."""
+    stopped_at_once = max(1, min(flags.rows, flags.groups * flags.group_size) // 2)
+    waves = [list(usage)[i : i + stopped_at_once] for i in range(0, len(usage), stopped_at_once)]
+    whole = [wave for wave in waves if len(wave) == stopped_at_once]
+    return [statistics.median(wave[0][0] for wave in whole), statistics.median(wave[-1][1] for wave in whole)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""``arrol export``: a run's newest policy and estimator as a folder that other engines serve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from arrol import assembly
+from arrol.configs.base import validate
+from arrol.configs.run import RunConfig
+from arrol.engines.vllm.padding import head_size_of, padded_config, padded_weights
+from arrol.errors import CheckpointError, ConfigError
+from arrol.training.checkpoint import load_state, newest_checkpoint, save_policy
+from arrol.training.policy import load_policy, load_tokenizer
+
+POLICY_FOLDER, ESTIMATOR_FILE = "policy", "estimator.safetensors"
+"""Apart: loaders take every safetensors file beside a config for weights."""
+
+
+def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> int:
+    checkpoint = newest_checkpoint(Path(run) / "checkpoints")
+    if checkpoint is None:
+        raise CheckpointError(f"run = {run!r}: holds no checkpoint; give the folder of a run that arrol train made")
+    target = Path(to)
+    if target.exists() and any(target.iterdir()):
+        raise ConfigError(f"--to = {to!r}: exists and is not empty; name a new folder")
+    state = load_state(checkpoint)
+    config = validate(RunConfig, state["config"])
+    source = checkpoint / "policy"
+    policy = load_policy(str(source), torch.device("cpu"))
+    estimator = assembly.build_estimator(config, policy)
+    estimator.load(state["estimator"])
+    served = policy if head_size is None else widened(policy, head_size)
+    save_policy(target / POLICY_FOLDER, served, load_tokenizer(str(source)))
+    snapshot = estimator.snapshot()
+    snapshot.write(target / ESTIMATOR_FILE)
+    row = {
+        "policy": str(target / POLICY_FOLDER),
+        "estimator": str(target / ESTIMATOR_FILE),
+        "step": state["step"],
+        "head_size": head_size_of(policy.config) if head_size is None else head_size,
+        "probe_tokens": list(snapshot.probe_tokens),
+        "estimator_version": snapshot.version,
+    }
+    if as_json:
+        print(json.dumps(row, indent=1))
+    else:
+        console = Console(markup=False, highlight=False)
+        for key, value in row.items():
+            console.print(f"{key:18} {value}", soft_wrap=True)
+    return 0
+
+
+def widened(policy: Any, head_size: int) -> Any:
+    """The same function with heads of ``head_size``."""
+    wide = AutoModelForCausalLM.from_config(padded_config(policy.config, head_size), dtype=torch.float32)
+    wide.load_state_dict(dict(padded_weights(policy.state_dict().items(), policy.config, head_size)))
+    wide.generation_config = policy.generation_config
+    return wide

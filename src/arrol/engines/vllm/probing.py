@@ -1,0 +1,251 @@
+"""From the rows of a forward pass to features at a probe. Torch, no vLLM.
+
+A request may be fed in any portions: one token per step, several when drafts are verified, all over again after a
+preemption. So everything here is kept by completion position, and a position that comes again changes nothing. A
+request that skipped positions (its cache came from elsewhere) has no features, hence no score, hence runs on.
+
+A step has two halves, because sampling comes between: ``gather`` copies rows before the engine may reuse its buffer,
+``finish`` runs when the step's tokens are known, which under asynchronous scheduling is after the next step has begun.
+Legend: ``N`` fed tokens of a step, ``C`` probes reached, ``D`` hidden size, ``F`` features, ``S`` slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from arrol.engines.vllm.groups import Scored
+from arrol.quality.snapshot import EstimatorSnapshot
+
+FIRST_SLOTS = 64
+"""Running sums allocated at first; doubled when more requests are watched at once."""
+MAX_KEPT = 65536
+"""Features held for a trainer that does not fetch them; the oldest go first."""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """One watched request in one step."""
+
+    request_id: str
+    start: int
+    """Completion index of the first token fed; negative inside the prompt."""
+    count: int
+    """Tokens fed that are certain: drafts only once accepted."""
+    first_row: int
+    probes: tuple[int, ...]
+    tag: tuple[int, int, int] | None
+    score_end: bool = False
+    """Look at the last token fed too, in every step."""
+
+    @property
+    def end(self) -> int:
+        """Completion tokens fed, as far as anybody looks."""
+        fed = self.start + self.count
+        return fed if self.score_end or not self.probes else min(fed, self.probes[-1])
+
+
+@dataclass
+class _Record:
+    """What is known of a request until its last probe."""
+
+    slot: int = -1
+    """Row of the running sums; -1 before a mean is asked for."""
+    fed: int = 0
+    """Completion tokens in the running sum."""
+    is_whole: bool = True
+    logprobs: list[float] = field(default_factory=list)
+    """By completion index, of the sampled token; NaN where it was never told."""
+
+    def sampled(self, first: int, values: Sequence[float]) -> None:
+        """Tokens ``first ...`` were sampled; the same once more after a preemption."""
+        self.logprobs += [np.nan] * (first + len(values) - len(self.logprobs))
+        self.logprobs[first : first + len(values)] = values
+
+
+@dataclass(frozen=True)
+class _Portion:
+    """Consecutive tokens of one request, up to a probe or the end of what was fed."""
+
+    record: _Record
+    fed: Fed
+    begin: int
+    end: int
+
+    @property
+    def rows(self) -> range:
+        first = self.fed.first_row - self.fed.start
+        return range(first + self.begin, first + self.end)
+
+
+@dataclass
+class Gathered:
+    """The first half of a step."""
+
+    probes: list[tuple[Fed, int, bool]]
+    """(request, probe length, whether every token before it was seen)."""
+    hidden_CX: torch.Tensor
+    """float32 on the host (a copy may be under way): last hidden state and, where needed, the mean."""
+    ready: torch.cuda.Event | None
+
+
+class ProbeReader:
+    """Running sums and log-probabilities of watched requests; one per worker."""
+
+    def __init__(self, snapshot: EstimatorSnapshot | None = None) -> None:
+        self.snapshot = snapshot
+        self._records: dict[str, _Record] = {}
+        self._sum_SD = torch.zeros(0, 0)
+        self._free: list[int] = []
+        self.kept: dict[tuple[int, int, int], dict[int, np.ndarray]] = {}
+        """Tag -> probe length -> features ``[F]``."""
+
+    @property
+    def _needs_mean(self) -> bool:
+        return self.snapshot is not None and "mean_hidden" in self.snapshot.layout.names
+
+    def forget(self, request_ids: Sequence[str] | set[str]) -> None:
+        """These have ended."""
+        for request_id in request_ids:
+            record = self._records.pop(request_id, None)
+            if record is not None and record.slot >= 0:
+                self._free.append(record.slot)
+
+    def gather(self, fed: Sequence[Fed], hidden_ND: torch.Tensor) -> Gathered | None:
+        """Add the rows to the running sums; copy what the probes in this step look at. None when there is none."""
+        if self.snapshot is None:
+            return None
+        probes: list[tuple[Fed, int, bool]] = []
+        parts: list[torch.Tensor] = []
+        for portions in self._portions(fed):
+            self._add(portions, hidden_ND)
+            reached = [p for p in portions if p.end in p.fed.probes or (p.fed.score_end and p.end == p.fed.end)]
+            if reached:
+                probes += [(p.fed, p.end, p.record.is_whole) for p in reached]
+                parts.append(self._look(reached, hidden_ND))
+        return Gathered(probes, *_to_host(torch.cat(parts))) if probes else None
+
+    def finish(
+        self, fed: Sequence[Fed], sampled: Mapping[str, np.ndarray | None], gathered: Gathered | None
+    ) -> list[Scored]:
+        """Scores of the probes; ``sampled`` are log-probabilities of this step's tokens, None where not asked for."""
+        for one in fed:
+            logprobs = sampled.get(one.request_id)
+            record = self._records.get(one.request_id)
+            if logprobs is not None and len(logprobs) and record is not None:
+                first = one.start + one.count - (len(logprobs) - 1)
+                record.sampled(first, logprobs.tolist())
+        if gathered is None or self.snapshot is None:
+            return []
+        if gathered.ready is not None:
+            gathered.ready.synchronize()
+        return self._scores(gathered, self.snapshot)
+
+    def _portions(self, fed: Sequence[Fed]) -> list[list[_Portion]]:
+        """Rounds of portions, at most one per request and round; a single round unless drafts crossed a probe."""
+        rounds: list[list[_Portion]] = []
+        for one in fed:
+            record = self._records.get(one.request_id)
+            if record is None:
+                record = self._records[one.request_id] = _Record()
+            if self._needs_mean and record.slot < 0:
+                record.slot, record.is_whole = self._slot(), record.is_whole and record.fed == 0
+            begin, end = max(one.start, record.fed), one.end
+            record.is_whole &= one.start <= record.fed
+            cuts = [length for length in one.probes if begin < length < end] + [end]
+            for number, cut in enumerate(cuts if begin < end else []):
+                if number == len(rounds):
+                    rounds.append([])
+                rounds[number].append(_Portion(record, one, begin, cut))
+                begin = record.fed = cut
+        return rounds
+
+    def _add(self, portions: Sequence[_Portion], hidden_ND: torch.Tensor) -> None:
+        if not self._needs_mean:
+            return
+        self._room_for(hidden_ND)
+        rows = [row for portion in portions for row in portion.rows]
+        slots = [portion.record.slot for portion in portions for _ in portion.rows]
+        index_2N = torch.tensor([rows, slots], device=hidden_ND.device)
+        self._sum_SD.index_add_(0, index_2N[1], hidden_ND[index_2N[0]].float())
+
+    def _look(self, reached: Sequence[_Portion], hidden_ND: torch.Tensor) -> torch.Tensor:
+        """``[C, D]`` or ``[C, 2 D]``: the last hidden state at each probe, then the mean."""
+        device = hidden_ND.device
+        last_CD = hidden_ND[torch.tensor([portion.rows[-1] for portion in reached], device=device)].float()
+        if not self._needs_mean:
+            return last_CD
+        slots = torch.tensor([portion.record.slot for portion in reached], device=device)
+        length_C = torch.tensor([float(portion.end) for portion in reached], device=device)
+        return torch.cat([last_CD, self._sum_SD[slots] / length_C[:, None]], dim=1)
+
+    def _slot(self) -> int:
+        """A free row of the sums, which is cleared when it is taken."""
+        if not self._free:
+            old = len(self._sum_SD)
+            new = max(FIRST_SLOTS, 2 * old)
+            grown = torch.zeros(new, self._sum_SD.shape[1], device=self._sum_SD.device)
+            grown[:old] = self._sum_SD
+            self._sum_SD = grown
+            self._free = list(range(new - 1, old - 1, -1))
+        slot = self._free.pop()
+        self._sum_SD[slot] = 0.0
+        return slot
+
+    def _room_for(self, hidden_ND: torch.Tensor) -> None:
+        """The sums take the model's width and device when the first rows come."""
+        if self._sum_SD.shape[1] != hidden_ND.shape[1]:
+            self._sum_SD = torch.zeros(len(self._sum_SD), hidden_ND.shape[1], device=hidden_ND.device)
+
+    def _scores(self, gathered: Gathered, snapshot: EstimatorSnapshot) -> list[Scored]:
+        """Assemble features, score them by the head of their probe, keep those that a trainer asked for."""
+        probes, hidden_CX, size = gathered.probes, gathered.hidden_CX.numpy(), snapshot.layout.hidden_size
+        statistics_C3 = np.stack([self._logprob_statistics(one.request_id, length) for one, length, _ in probes])
+        features_CF = snapshot.layout.assemble(hidden_CX[:, :size], hidden_CX[:, size:], statistics_C3)
+        features_CF[[not is_whole for _, _, is_whole in probes]] = np.nan
+        heads = {length: number for number, length in enumerate(snapshot.probe_tokens)}
+        at_end = len(heads) - 1  # the head of the last probe reads ends too
+        head_C = np.array([heads.get(length, at_end if one.score_end else -1) for one, length, _ in probes])
+        score_C = np.full(len(probes), np.nan)
+        for number in heads.values():
+            score_C[head_C == number] = snapshot.scores(features_CF[head_C == number], number)
+        for (one, length, _), features_F in zip(probes, features_CF, strict=True):
+            if one.tag is not None and length in one.probes:
+                self._keep(one.tag, length, features_F)
+        confidence_C = np.nan_to_num(statistics_C3[:, 2])
+        return [
+            Scored(one.request_id, length, float(score), float(confidence))
+            for (one, length, _), score, confidence in zip(probes, score_C, confidence_C, strict=True)
+        ]
+
+    def _logprob_statistics(self, request_id: str, length: int) -> np.ndarray:
+        """float32 ``[3]``: sum, minimum, mean over the first ``length`` tokens; NaN where they are not all known."""
+        record = self._records.get(request_id)
+        logprob_T = np.array([] if record is None else record.logprobs[:length], np.float32)
+        if len(logprob_T) < length or np.isnan(logprob_T).any():
+            return np.full(3, np.nan, np.float32)
+        return np.array([logprob_T.sum(), logprob_T.min(), logprob_T.mean()], np.float32)
+
+    def _keep(self, tag: tuple[int, int, int], length: int, features_F: np.ndarray) -> None:
+        self.kept.setdefault(tag, {})[length] = features_F
+        if len(self.kept) > MAX_KEPT:
+            del self.kept[next(iter(self.kept))]
+
+    def take_kept(self) -> dict[tuple[int, int, int], dict[int, np.ndarray]]:
+        """Features held since the last call."""
+        kept, self.kept = self.kept, {}
+        return kept
+
+
+def _to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """A host copy without waiting, and the event that says when it is whole."""
+    if tensor.device.type == "cpu":
+        return tensor, None
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return host, event

@@ -1,0 +1,280 @@
+"""The scheduler's half: who is looked at in a step, who is stopped, and how the client learns of it.
+
+``PruningScheduler`` reads scores that ``PruningWorker`` attached to the model's output; ``ConfidenceScheduler`` needs
+no worker and reads the sampled tokens' log-probabilities. Everything they decide, they ask of ``groups.GroupBook``.
+
+A request stopped at probe L comes back with exactly its first L tokens (more if it waited for siblings), finish reason
+``stop`` (``abort`` would be resumed by some trainers) and a ``stop_reason`` that begins with ``pruned:`` and holds the
+score. Positions, not sampled tokens, are counted, which stays right under asynchronous scheduling, chunked prefill and
+recomputation after preemption. Legend: ``L`` probe length in completion tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from arrol.engines.vllm import compat
+from arrol.engines.vllm.groups import GroupBook, Scored
+from arrol.engines.vllm.request import REFUSED, PruningRequest, StopReport, parse_args
+from arrol.errors import ConfigError
+from arrol.protocols import Estimator
+from arrol.quality.calibration import ConfidenceEstimator, ScoredEstimator
+from arrol.types import RolloutId
+
+PLAN, SCORES = "arrol_plan", "arrol_scores"
+"""Attributes of vLLM's scheduler output (way to the worker) and model output (way back)."""
+ESTIMATOR_VARIABLE = "ARROL_ESTIMATOR"
+"""Environment variable: file of the estimator that scheduler and worker load at start."""
+
+
+class Watch(NamedTuple):
+    """What the worker is told about one request in one step."""
+
+    start: int
+    """Completion index (from 0) of the first token fed in this step; negative while the prompt is being fed."""
+    probes: tuple[int, ...]
+    tag: RolloutId | None
+    """Rollout id under which its features are to be held for the trainer."""
+    score_end: bool
+    """Score it in every step, since any may be its last."""
+
+
+class _GroupScheduler(compat.AsyncScheduler):
+    """What both schedulers share: admission, stopping, reports."""
+
+    reads_hidden_states = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        compat.require_scheduler(self.vllm_config, reads_hidden_states=self.reads_hidden_states)
+        self.book = GroupBook(self._estimator_for)
+        self.kv_usage: deque[tuple[float, float]] = deque(maxlen=4096)
+        """Share of the KV cache in use before and after each step that stopped somebody."""
+        self._end_scores: dict[str, float] = {}
+        """Newest score of each request that asked for one at its end."""
+        self._notices: list[tuple[int, Any]] = []
+        """(client, output) to be delivered with the next step."""
+
+    def add_request(self, request: Any) -> None:
+        known = request.request_id in self.requests
+        super().add_request(request)
+        if known or request.sampling_params is None:  # the next piece of a streamed prompt; a pooling request
+            return
+        try:
+            pruning = parse_args(request.sampling_params.extra_args)
+            if pruning is not None and pruning.looks:
+                self._admit(request, pruning)
+                self.book.add(request.request_id, pruning)
+        except ConfigError as error:  # an exception would end the engine, and everybody else's requests
+            self._end(request, f"{REFUSED}:{error}")
+
+    def update_from_output(self, plan: Any, result: Any) -> dict[int, Any]:
+        scored = self._scored_before(result)
+        if not len(self.book) and not self._notices:
+            return super().update_from_output(plan, result)
+        self.book.probed(scored)
+        self.book.tick()
+        late = self._stop(self.book.take_stops())
+        outputs = super().update_from_output(plan, result)
+        self._note_ends(outputs)
+        self.book.probed(self._scored_after(outputs))
+        self._stop([*late, *self.book.take_stops()], is_late=True)
+        return self._delivered(outputs)
+
+    def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
+        finished = super().finish_requests(request_ids, finished_status)
+        named = [request_ids] if isinstance(request_ids, str) else request_ids
+        self._forget([i for i in (list(self.book.request_ids) if named is None else named) if i in self.book])
+        return finished
+
+    def _estimator_for(self, pruning: PruningRequest) -> Estimator:
+        raise NotImplementedError
+
+    def _admit(self, request: Any, pruning: PruningRequest) -> None:
+        """ConfigError for a request that could not be judged."""
+        if getattr(request, "resumable", False):
+            raise ConfigError("arrol_group: a prompt that is streamed in pieces cannot be pruned; send it whole")
+
+    def _scored_before(self, result: Any) -> list[Scored]:
+        return []
+
+    def _scored_after(self, outputs: dict[int, Any]) -> list[Scored]:
+        return []
+
+    def _forget(self, request_ids: Iterable[str]) -> None:
+        gone = [i for i in request_ids if i not in self.requests or self.requests[i].is_finished()]
+        for request_id in gone:
+            self._end_scores.pop(request_id, None)
+        self.book.ended(gone)
+
+    def _stop(self, request_ids: list[str], *, is_late: bool = False) -> list[str]:
+        """Stop these; returns those whose probed token is accepted only in this step, so that they keep it."""
+        later = []
+        for request_id in request_ids:
+            request, decision = self.requests.get(request_id), self.book.decision(request_id)
+            if request is None or request.is_finished() or decision is None:
+                continue
+            if request.num_output_tokens < self.book.pruning(request_id).probe_tokens[decision.probe]:
+                later.append(request_id)
+                if not is_late:
+                    continue
+            self._end(request, str(StopReport.of(decision)))
+        return later
+
+    def _end(self, request: Any, stop_reason: str) -> None:
+        """End a request; vLLM tells the client nothing, so we do."""
+        before = self.kv_cache_manager.usage
+        self.finish_requests(request.request_id, compat.RequestStatus.FINISHED_STOPPED)
+        self.kv_usage.append((before, self.kv_cache_manager.usage))
+        output = compat.EngineCoreOutput(
+            request_id=request.request_id,
+            new_token_ids=[],
+            finish_reason=compat.FinishReason.STOP,
+            stop_reason=stop_reason,
+            events=request.take_events(),
+            trace_headers=request.trace_headers,
+        )
+        self._notices.append((request.client_index, output))
+
+    def _note_ends(self, outputs: dict[int, Any]) -> None:
+        """Requests that ended by themselves: sign those that asked for a report, then forget all.
+
+        One that ended in the very step in which it was to be stopped counts as stopped: its lottery has been held.
+        """
+        ended = [
+            output
+            for answer in outputs.values()
+            for output in answer.outputs
+            if output.finish_reason is not None and output.request_id in self.book
+        ]
+        for output in ended:
+            pruning, decision = self.book.pruning(output.request_id), self.book.decision(output.request_id)
+            if pruning.score_end or (decision is not None and (pruning.report or not decision.keep)):
+                output.stop_reason = str(StopReport.of(decision, self._end_scores.get(output.request_id, math.nan)))
+            if decision is not None and not decision.keep:
+                output.finish_reason = compat.FinishReason.STOP
+        self._forget([output.request_id for output in ended])
+
+    def _delivered(self, outputs: dict[int, Any]) -> dict[int, Any]:
+        for client, output in self._notices:
+            answer = outputs.setdefault(client, compat.EngineCoreOutputs())
+            answer.outputs = [*answer.outputs, output]
+        self._notices.clear()
+        return outputs
+
+
+class PruningScheduler(_GroupScheduler):
+    """Stops requests by the quality that :class:`arrol.engines.vllm.PruningWorker` reads from hidden states."""
+
+    reads_hidden_states = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._estimator, self._features = ScoredEstimator(), ()
+        super().__init__(*args, **kwargs)
+        path = os.environ.get(ESTIMATOR_VARIABLE)
+        if path:
+            from arrol.quality.snapshot import EstimatorSnapshot
+
+            self._learn(EstimatorSnapshot.read(path).tables())
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        plan = super().schedule(*args, **kwargs)
+        if len(self.book):
+            watched = self._watched(plan)
+            if watched:
+                setattr(plan, PLAN, watched)  # a plain attribute travels with the pickled plan
+        return plan
+
+    def _watched(self, plan: Any) -> dict[str, Watch]:
+        """Requests from the sampling of their first token to the feeding of the one at their last probe."""
+        watched, book = {}, self.book
+        for request_id, count in plan.num_scheduled_tokens.items():
+            if request_id not in book:
+                continue
+            request, pruning = self.requests[request_id], book.pruning(request_id)
+            start = request.num_computed_tokens - count - request.num_prompt_tokens
+            if start + count >= 0 and (pruning.score_end or start < pruning.probe_tokens[-1]):
+                tag = book.rollout_id(request_id) if pruning.report else None
+                watched[request_id] = Watch(start, pruning.probe_tokens, tag, pruning.score_end)
+        return watched
+
+    def _scored_before(self, result: Any) -> list[Scored]:
+        carried = getattr(result, SCORES, None)
+        if carried is None:
+            return []
+        if carried.tables is not None:
+            self._learn(carried.tables)
+        for one in carried.scored:
+            if one.request_id in self.book and self.book.pruning(one.request_id).score_end:
+                self._end_scores[one.request_id] = one.score
+        return list(carried.scored)
+
+    def _learn(self, tables: Any) -> None:
+        self._estimator.load(tables)
+        self._features = tuple(tables["features"])
+
+    def _estimator_for(self, pruning: PruningRequest) -> Estimator:
+        return self._estimator
+
+    def _admit(self, request: Any, pruning: PruningRequest) -> None:
+        super()._admit(request, pruning)
+        if "logprobs" in self._features and request.sampling_params.logprobs is None:
+            raise ConfigError(
+                "logprobs = None: the loaded head reads the sampled tokens' log-probabilities; set logprobs=0"
+            )
+        unknown = [length for length in pruning.probe_tokens if length not in self._estimator.probe_tokens]
+        if self._estimator.probe_tokens and unknown:
+            raise ConfigError(
+                f"arrol_probe_tokens = {list(pruning.probe_tokens)}: the loaded head was trained at "
+                f"{list(self._estimator.probe_tokens)}; ask for those"
+            )
+
+
+class ConfidenceScheduler(_GroupScheduler):
+    """Stops requests by their mean log-probability: no worker, no head, any model. Send ``logprobs=0`` or more."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._logprobs: dict[str, list[float]] = {}
+        """Request -> log-probabilities of its sampled tokens up to its last probe."""
+
+    def _estimator_for(self, pruning: PruningRequest) -> Estimator:
+        return ConfidenceEstimator()
+
+    def _admit(self, request: Any, pruning: PruningRequest) -> None:
+        super()._admit(request, pruning)
+        if pruning.score_end:
+            raise ConfigError("arrol_score_end = 1: there is no head here; use PruningScheduler with PruningWorker")
+        if pruning.rule.rule not in ("confidence", "uniform"):
+            raise ConfigError(
+                f"arrol_rule = {pruning.rule.rule!r}: needs a trained head; use confidence or uniform here, "
+                "or PruningScheduler with PruningWorker"
+            )
+        if request.sampling_params.logprobs is None:
+            raise ConfigError("logprobs = None: confidence is read from log-probabilities; set logprobs=0 or more")
+
+    def _forget(self, request_ids: Iterable[str]) -> None:
+        request_ids = list(request_ids)
+        super()._forget(request_ids)
+        for request_id in request_ids:
+            self._logprobs.pop(request_id, None)
+
+    def _scored_after(self, outputs: dict[int, Any]) -> list[Scored]:
+        scored = []
+        for output in (output for answer in outputs.values() for output in answer.outputs):
+            request_id = output.request_id
+            if output.new_logprobs is None or request_id not in self.book:
+                continue
+            seen, probes = self._logprobs.setdefault(request_id, []), self.book.pruning(request_id).probe_tokens
+            before = len(seen)
+            if before >= probes[-1]:
+                continue
+            seen += output.new_logprobs.logprobs[:, 0].tolist()  # column 0 is the sampled token
+            for length in (length for length in probes if before < length <= len(seen)):
+                mean = sum(seen[:length]) / length
+                scored.append(Scored(request_id, length, mean, mean))
+        return scored

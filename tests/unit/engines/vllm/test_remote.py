@@ -1,0 +1,76 @@
+"""What the trainer holds while vLLM's scheduler decides."""
+
+import pytest
+
+from arrol.configs.method import BalancedRule, NeverRule, NeymanRule, OracleRule
+from arrol.engines.vllm.remote import RemoteController
+from arrol.engines.vllm.request import StopReport, parse_args
+from arrol.types import GroupRequest, Prompt, PruningDecision, Reason, RolloutId
+
+PROMPT = Prompt("a", (5, 6), "a", "7")
+REQUESTS = [GroupRequest(3, group, PROMPT, 4, success_rate=0.25) for group in range(2)]
+
+
+def decision(group, index, *, keep=True, reason=Reason.DRAW):
+    return PruningDecision(RolloutId(3, group, index), 0, keep, 0.5, reason, 1.5, 0.4, 2)
+
+
+def test_arguments_carry_the_whole_rule_and_the_address():
+    rule = BalancedRule(keep_ratio=0.25, probe_tokens=(8, 16), max_survival=0.8, min_survivors=1)
+    controller = RemoteController(rule, seed=7)
+    parsed = parse_args(controller.arguments(REQUESTS[1], 2, num_groups=2))
+    assert parsed.rule == rule
+    assert (parsed.step, parsed.group, parsed.index, parsed.size) == (3, "1", 2, 4)
+    assert (parsed.seed, parsed.success_rate, parsed.report, parsed.batch_groups) == (7, 0.25, True, None)
+
+
+def test_a_rule_over_the_batch_says_how_many_groups_there_are():
+    controller = RemoteController(NeymanRule(scope="batch", probe_tokens=(8,)), seed=0)
+    assert parse_args(controller.arguments(REQUESTS[0], 0, num_groups=2)).batch_groups == 2
+
+
+def test_nothing_is_asked_when_nobody_is_looked_at():
+    controller = RemoteController(NeverRule(probe_tokens=(8,)), seed=0)
+    assert controller.probe_tokens == ()
+    assert controller.arguments(REQUESTS[0], 0, num_groups=2) == {}
+
+
+@pytest.mark.parametrize("rule", [NeverRule(observe=True, probe_tokens=(8,)), OracleRule(probe_tokens=(8,))])
+def test_rules_that_only_look_are_sent_as_an_observing_never(rule):
+    parsed = parse_args(RemoteController(rule, seed=0).arguments(REQUESTS[0], 0, num_groups=2))
+    assert parsed.rule == NeverRule(observe=True, probe_tokens=(8,))
+
+
+def test_decisions_come_back_by_group_in_the_order_of_their_ids():
+    controller = RemoteController(NeymanRule(probe_tokens=(8,)), seed=0)
+    controller.settle(REQUESTS, [decision(1, 3), decision(1, 0, keep=False), decision(0, 2)])
+    assert [d.rollout_id.index for d in controller.decisions(3, 1)] == [0, 3]
+    assert controller.decision(RolloutId(3, 1, 0)).keep is False
+    assert controller.decision(RolloutId(3, 1, 1)) is None
+    controller.settle([GroupRequest(4, 0, PROMPT, 4)], [])
+    assert controller.decisions(4, 0) == []
+    with pytest.raises(KeyError):
+        controller.decisions(3, 1)
+
+
+def test_metrics_are_those_of_a_controller_and_start_anew():
+    controller = RemoteController(NeymanRule(probe_tokens=(8,)), seed=0)
+    controller.settle(REQUESTS, [decision(0, 0), decision(0, 1, keep=False), decision(1, 0, reason=Reason.FLOOR)])
+    assert controller.metrics() == {
+        "pruning/candidates": 3.0,
+        "pruning/kept_frac": pytest.approx(2 / 3),
+        "pruning/reason/draw": 2.0,
+        "pruning/reason/floor": 1.0,
+    }
+    assert controller.metrics() == {"pruning/candidates": 0.0, "pruning/kept_frac": 1.0}
+
+
+def test_a_report_survives_the_trip():
+    there = decision(1, 2)
+    assert StopReport.parse(str(StopReport.of(there))).decision(there.rollout_id) == there
+
+
+def test_there_is_nothing_to_save():
+    controller = RemoteController(NeymanRule(probe_tokens=(8,)), seed=0)
+    controller.load(controller.save())
+    assert controller.save() == {}
