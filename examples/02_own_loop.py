@@ -71,7 +71,7 @@ for step in range(1, STEPS + 1):
         for example in group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=False)
     ]
     denominator = batch_denominator(groups, [s.weight_G for s in signals], algorithm, LIMIT)
-    for batch in pack(examples, 8192, cpu):
+    for batch in pack(examples, 4096, cpu):
         logprob_N, _ = token_logprobs(model, batch.ids_RT, batch.selected_RT)
         inputs = LossInputs(
             batch.unflatten(logprob_N),

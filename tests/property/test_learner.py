@@ -297,3 +297,12 @@ def test_the_same_update_twice_is_the_same_bit_for_bit(make_model):
         Learner(model, config_of(minibatches=2, epochs=2)).update(groups_of(make_model()), 1)
         results.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
     assert torch.equal(*results)
+
+
+def test_a_model_that_cannot_share_prompts_has_the_same_gradient(make_model, monkeypatch):
+    model, groups = make_model(), groups_of(make_model())
+    shared, _ = gradient_of(model, groups, config_of())
+    monkeypatch.setattr("arrol.training.learner.flat_decoder", lambda model: None)
+    padded, _ = gradient_of(model, groups, config_of())
+    assert not torch.equal(shared, padded), "two ways, not one"
+    torch.testing.assert_close(shared, padded, atol=2e-6, rtol=1e-4)

@@ -18,9 +18,10 @@ from arrol.algorithms.dapo import overlong_penalty
 from arrol.algorithms.losses import Algorithm, Denominator, LossInputs, policy_loss
 from arrol.configs.method import DapoConfig
 from arrol.configs.run import RunConfig
+from arrol.engines.embedded.decoder import flat_decoder
 from arrol.training.optimization import GuardedOptimizer
 from arrol.training.packing import Example, Microbatch, batch_denominator, group_examples, pack, split_groups
-from arrol.training.policy import token_logprobs
+from arrol.training.policy import head_logprobs, token_logprobs
 from arrol.types import RolloutGroup, RolloutId
 
 MINIBATCH_STREAM = 3
@@ -44,6 +45,9 @@ class Learner:
         self.guard = GuardedOptimizer(list(model.parameters()), config.optimizer, training.max_bad_steps)
         self._algorithm: Algorithm = config.algorithm
         self._device = next(model.parameters()).device
+        bf16 = config.training.bf16
+        self._decoders = {id(m): None if m is None or bf16 else flat_decoder(m) for m in (model, reference)}
+        """Per model, where its siblings can share their prompt; autocast is left to the model's own forward pass."""
         self._total_updates = training.steps * training.epochs * training.minibatches
 
     def update(self, groups: Sequence[RolloutGroup], step: int) -> dict[str, float]:
@@ -149,14 +153,12 @@ class Learner:
     def _token_logprobs(
         self, model: Any, microbatch: Microbatch, *, with_entropy: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        options: dict[str, Any] = {"temperature": self._config.sampling.temperature, "with_entropy": with_entropy}
+        decoder, shared = self._decoders[id(model)], microbatch.shared
+        if decoder:
+            return head_logprobs(model, shared.hidden(decoder), shared.target_M, **options)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.training.bf16):
-            return token_logprobs(
-                model,
-                microbatch.ids_RT,
-                microbatch.selected_RT,
-                temperature=self._config.sampling.temperature,
-                with_entropy=with_entropy,
-            )
+            return token_logprobs(model, microbatch.ids_RT, microbatch.selected_RT, **options)
 
     def _metrics(self, sums: Counter[str], norms: list[float]) -> dict[str, float]:
         tokens = max(sums["tokens"], 1.0)

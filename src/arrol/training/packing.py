@@ -1,9 +1,9 @@
 """Survivors to microbatches; owner of masks, weights and denominators. A stopped rollout costs nothing here.
 
-The batch is cut by groups into minibatches (one optimiser step each), and each minibatch, sorted by length, into
-microbatches of at most ``microbatch_tokens`` padded tokens. Rollouts whose advantage is exactly 0 have no gradient and
-are left out too, unless a KL term would give them one. Denominators belong to the minibatch, so neither split changes
-the gradient. Legend: ``R`` rollouts, ``T`` tokens.
+The batch is cut by groups into minibatches (one optimiser step each), and each minibatch, siblings together and
+otherwise by length, into microbatches of at most ``microbatch_tokens`` padded tokens. Rollouts whose advantage is
+exactly 0 have no gradient and are left out too, unless a KL term would give them one. Denominators belong to the
+minibatch, so neither split changes the gradient. Legend: ``R`` rollouts, ``T`` tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from arrol.algorithms.losses import Algorithm, Denominator
+from arrol.training.sharing import SharedTokens, shared_tokens
 from arrol.types import Rollout, RolloutGroup, RolloutId
 
 
@@ -48,6 +49,8 @@ class Microbatch:
     weight_R: torch.Tensor
     rollout_ids: tuple[RolloutId, ...]
     """Who is in which row."""
+    shared: SharedTokens
+    """The same tokens without padding, each prompt once."""
 
     @property
     def num_completion_tokens(self) -> int:
@@ -96,13 +99,25 @@ def split_groups(num_groups: int, minibatches: int, key: Sequence[int]) -> list[
 
 
 def pack(examples: Sequence[Example], microbatch_tokens: int, device: torch.device) -> tuple[Microbatch, ...]:
-    """Longest first, so that too large a budget fails at once and not at the end."""
+    """Longest first, so that too large a budget fails at once and not at the end; siblings behind their longest."""
     chunks: list[list[Example]] = []
-    for example in sorted(examples, key=lambda e: -e.num_tokens):
-        if chunks and chunks[-1][0].num_tokens * (len(chunks[-1]) + 1) <= microbatch_tokens:
+    longest: dict[tuple[int, int], int] = {}
+    for example in examples:
+        group = example.rollout.rollout_id[:2]
+        longest[group] = max(longest.get(group, 0), example.num_tokens)
+
+    def place(example: Example) -> tuple[int, tuple[int, int], int]:
+        group = example.rollout.rollout_id[:2]
+        return -longest[group], group, -example.num_tokens
+
+    widest = 0
+    for example in sorted(examples, key=place):
+        widest = max(widest, example.num_tokens)
+        if chunks and widest * (len(chunks[-1]) + 1) <= microbatch_tokens:
             chunks[-1].append(example)
         else:
             chunks.append([example])
+            widest = example.num_tokens
     return tuple(_tensors(chunk, device) for chunk in chunks)
 
 
@@ -126,4 +141,5 @@ def _tensors(chunk: list[Example], device: torch.device) -> Microbatch:
         advantage_R=torch.tensor([e.advantage for e in chunk], dtype=torch.float32, device=device),
         weight_R=torch.tensor([e.weight for e in chunk], dtype=torch.float32, device=device),
         rollout_ids=tuple(e.rollout.rollout_id for e in chunk),
+        shared=shared_tokens([e.prompt_ids for e in chunk], [e.rollout.completion.token_ids for e in chunk], device),
     )

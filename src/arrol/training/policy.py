@@ -100,6 +100,13 @@ def token_logprobs(
     hidden_RTD = model.base_model(input_ids=ids_RT, use_cache=False).last_hidden_state
     hidden_ND = hidden_RTD[:, :-1][selected_RT[:, 1:]]
     target_N = ids_RT[:, 1:][selected_RT[:, 1:]]
+    return head_logprobs(model, hidden_ND, target_N, temperature=temperature, with_entropy=with_entropy)
+
+
+def head_logprobs(
+    model: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, *, temperature: float, with_entropy: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What :func:`token_logprobs` returns, from the hidden states in front of the tokens."""
     head = model.get_output_embeddings()
     chunk = max(1, LOGIT_CHUNK // int(model.config.vocab_size))
 

@@ -1,9 +1,13 @@
 """Which rollout lives in which row: a static key-value cache whose rows have lengths of their own.
 
-Layout: per layer one tensor of keys and one of values, ``[S, H, W, K]``, allocated once for ``max_rows`` and the
-longest rollout and reused by later calls. Rows ``0 .. num_live - 1`` are live, the rest is free; row s holds tokens ``0
-.. length_S[s] - 1`` at columns of the same numbers, whatever its siblings do, so no padding exists and no position is
-shifted.
+Layout: per layer one tensor of keys and one of values, ``[S, H, W, K]``; memory is allocated once for ``max_rows`` and
+the longest rollout and reused by later calls. Rows ``0 .. num_live - 1`` are live, the rest is free; row s holds tokens
+``0 .. length_S[s] - 1`` at columns of the same numbers, whatever its siblings do, so no padding exists and no position
+is shifted.
+
+``W`` grows by ``GROWTH`` columns when the longest live row needs it, and a step attends to all of them. That keeps the
+tensors dense: read as a slice of a wider tensor, the same columns took up to three times as long on a CPU, more than
+the masked ones cost.
 
 * ``fan_out``  a prompt's keys and values, computed once, are copied into the rows of its rollouts.
 * ``compact``  rows that ended leave holes; the last live rows move into them, bit for bit, and nothing else is touched.
@@ -20,6 +24,9 @@ from typing import Any
 
 import torch
 from transformers import Cache
+
+GROWTH = 16
+"""Columns added at a time: a move of everything costs about as much as attending a few steps."""
 
 
 class PromptCache(Cache):
@@ -48,26 +55,51 @@ class RowCache(Cache):
         super().__init__(layers=[])
         heads = int(config.num_key_value_heads)
         size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-        shape = (max_rows, heads, max_width, size)
-        layers = range(int(config.num_hidden_layers))
-        self._keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
-        self._values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        count = int(config.num_hidden_layers)
         self.max_rows, self.max_width = max_rows, max_width
+        self.num_heads, self._size, self._columns = heads, size, 0
+        cells = max_rows * heads * max_width * size
+        self._spare = torch.zeros(cells, device=device, dtype=dtype)
+        """Where the next tensor moves when columns are added; its old memory is the next spare."""
+        self._memory = [torch.zeros(cells, device=device, dtype=dtype) for _ in range(2 * count)]
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
         self.num_live = 0
         self.length_S = torch.zeros(max_rows, dtype=torch.long, device=device)
         """Tokens held by each row."""
         self._rows = torch.arange(max_rows, device=device)
-        self._columns = torch.arange(max_width, device=device)
-        self._width = 0
+        self._places = torch.zeros(0, dtype=torch.long, device=device)
+        self.clear()
 
     def clear(self) -> None:
         """Every row is free again; contents are left, since lengths hide them."""
         self.num_live = 0
+        self._lay_out(min(GROWTH, self.max_width))
+
+    def _widen(self, width: int) -> None:
+        """At least this many columns."""
+        assert width <= self.max_width, (width, self.max_width)
+        if width > self._columns:
+            self._lay_out(min(-(-width // GROWTH) * GROWTH, self.max_width))
+
+    def _lay_out(self, columns: int) -> None:
+        """Dense tensors of this many columns; live rows move along. What a free cell holds is always finite."""
+        shape = (self.max_rows, self.num_heads, columns, self._size)
+        cells, shared = self.max_rows * self.num_heads * columns * self._size, min(columns, self._columns)
+        old = (*self._keys, *self._values)
+        for number, memory in enumerate(self._memory if self.num_live else ()):
+            moved = self._spare[:cells].view(shape)
+            moved[: self.num_live, :, :shared] = old[number][: self.num_live, :, :shared]
+            self._memory[number], self._spare = self._spare, memory
+        tensors = [memory[:cells].view(shape) for memory in self._memory]
+        self._keys, self._values = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        self._columns = columns
 
     def fan_out(self, prompts: PromptCache, prompt: int, num_tokens: int, rows: slice) -> None:
         """Copy one prefilled prompt into fresh rows, which must follow the live ones."""
         assert rows.start == self.num_live, (rows, self.num_live)
         assert rows.stop <= self.max_rows, (rows, self.max_rows)
+        self._widen(num_tokens)
         for layer in range(len(self._keys)):
             self._keys[layer][rows, :, :num_tokens] = prompts.keys[layer][prompt, :, :num_tokens]
             self._values[layer][rows, :, :num_tokens] = prompts.values[layer][prompt, :, :num_tokens]
@@ -89,12 +121,16 @@ class RowCache(Cache):
             tensor[rows] = 0
 
     def begin_step(self, width: int) -> torch.Tensor:
-        """Announce a decode step of all live rows; returns its attention mask, bool ``[S, 1, 1, width]``.
+        """Announce a decode step of all live rows; returns its attention mask, bool ``[S, 1, 1, W]``.
 
         ``width`` is one more than the longest live row: the new token takes the column after the last.
         """
-        self._width = width
-        return (self._columns[None, :width] <= self.length_S[: self.num_live, None])[:, None, None, :]
+        self._widen(width)
+        length_S = self.length_S[: self.num_live]
+        heads = torch.arange(self.num_heads, device=length_S.device)
+        first_SH = (self._rows[: self.num_live, None] * self.num_heads + heads) * self._columns
+        self._places = (first_SH + length_S[:, None]).flatten()
+        return (torch.arange(self._columns, device=length_S.device) <= length_S[:, None])[:, None, None, :]
 
     def end_step(self) -> None:
         """The fed tokens now belong to their rows."""
@@ -103,8 +139,7 @@ class RowCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        live, rows = self.num_live, self._rows[: self.num_live]
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        keys[rows, :, self.length_S[:live]] = key_states[:, :, 0]
-        values[rows, :, self.length_S[:live]] = value_states[:, :, 0]
-        return keys[:live, :, : self._width], values[:live, :, : self._width]
+        keys.view(-1, self._size).index_copy_(0, self._places, key_states.reshape(-1, self._size))
+        values.view(-1, self._size).index_copy_(0, self._places, value_states.reshape(-1, self._size))
+        return keys[: self.num_live], values[: self.num_live]

@@ -23,7 +23,9 @@ import numpy as np
 import torch
 
 from arrol.configs.run import EngineConfig
+from arrol.engines.embedded.attention import over_rows
 from arrol.engines.embedded.cache import PromptCache, RowCache
+from arrol.engines.embedded.decoder import flat_decoder
 from arrol.engines.embedded.sampling import sample, token_uniforms
 from arrol.engines.embedded.support import additive, require_supported
 from arrol.errors import ModelError
@@ -46,6 +48,7 @@ class EmbeddedEngine:
         require_supported(model)
         self._model = model if model.dtype == self._dtype else _copy_of(model, self._dtype)
         self._needs_numbers = model.config._attn_implementation == "eager"
+        self._flat = flat_decoder(self._model)
 
     def sync_weights(self) -> None:
         """Take over the learner's weights; free when both are the same object."""
@@ -115,6 +118,16 @@ class EmbeddedEngine:
         return self._model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
+
+    def step(self, token_S: torch.Tensor, cache: RowCache, width: int) -> torch.Tensor:
+        """Feed one token to every live row; ``width`` is one more than the longest holds. Hidden states ``[S, D]``."""
+        mask, positions_S = cache.begin_step(width), cache.length_S[: cache.num_live]
+        if self._flat:
+            hidden_SD = self._flat(token_S, positions_S, over_rows(cache, mask, self._flat.scaling))
+        else:
+            hidden_SD = self.decoder(token_S[:, None], positions_S[:, None], mask, cache)[:, -1]
+        cache.end_step()
+        return hidden_SD
 
     def logits(self, hidden_SD: torch.Tensor) -> torch.Tensor:
         return self._model.get_output_embeddings()(hidden_SD)
@@ -231,13 +244,8 @@ class _Batch:
 
     def _feed(self) -> torch.Tensor:
         """Hidden state ``[S, D]`` of the last token of every live row."""
-        live = len(self.rows)
         width = max(row.num_prompt + row.num_completion for row in self.rows)
-        mask = self.cache.begin_step(width)
-        positions_S1 = self.cache.length_S[:live, None]
-        hidden_SD = self.engine.decoder(self.token_S[:live, None], positions_S1, mask, self.cache)[:, -1]
-        self.cache.end_step()
-        return hidden_SD
+        return self.engine.step(self.token_S[: len(self.rows)], self.cache, width)
 
     def _extend(self, rows: slice, logits_SV: torch.Tensor) -> None:
         """Sample the next token of these rows."""

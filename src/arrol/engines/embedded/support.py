@@ -32,7 +32,7 @@ def require_supported(model: Any) -> None:
             raise ModelError(
                 f"model.{name} = {value!r}: the embedded engine computes plain logits only; choose another model"
             )
-    layers = set(getattr(config, "layer_types", None) or _layers_without_a_list(config))
+    layers = attention_kinds(config)
     if layers != {"full_attention"}:
         raise ModelError(
             f"model.layer_types = {sorted(layers)}: the embedded engine keeps full attention only; choose another model"
@@ -56,8 +56,10 @@ def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros((), dtype=dtype, device=mask.device).where(mask, torch.finfo(dtype).min)
 
 
-def _layers_without_a_list(config: Any) -> list[str]:
-    return ["full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"]
+def attention_kinds(config: Any) -> set[str]:
+    """``full_attention`` or others, over the layers."""
+    alone = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
+    return set(getattr(config, "layer_types", None) or [alone])
 
 
 def _require_plain_head(model: Any) -> None:

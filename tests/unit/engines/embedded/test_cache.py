@@ -64,18 +64,31 @@ def test_a_step_writes_one_token_at_each_rows_own_length():
     cache = filled_cache()
     before = [contents(cache, row) for row in range(5)]
     mask = cache.begin_step(6)
-    assert mask.shape == (5, 1, 1, 6)
+    assert mask.shape == (5, 1, 1, 8), "all columns there are"
     assert mask.sum(-1).flatten().tolist() == [5, 3, 6, 4, 2], "the fed token sees itself"
     for layer in range(3):
         fed = torch.full((5, 2, 1, 3), float(layer + 1))
         keys, values = cache.update(fed, -fed, layer)
-        assert keys.shape == values.shape == (5, 2, 6, 3)
+        assert keys.shape == values.shape == (5, 2, 8, 3)
+        assert keys.is_contiguous()
     cache.end_step()
     assert cache.length_S[:5].tolist() == [5, 3, 6, 4, 2]
     for row in range(5):
         now = contents(cache, row)
         assert torch.equal(now[:, :, :-1], before[row])
         assert now[:, 0, -1, 0].tolist() == [1, 2, 3, -1, -2, -3]
+
+
+def test_columns_are_added_when_needed_and_rows_keep_their_bits():
+    cache = filled_cache(width=50)
+    before = [contents(cache, row) for row in range(5)]
+    for width, columns in ((6, 16), (16, 16), (17, 32), (33, 48), (49, 50), (20, 50)):
+        assert cache.begin_step(width).shape == (5, 1, 1, columns)
+        assert all(torch.equal(contents(cache, row), before[row]) for row in range(5))
+    with pytest.raises(AssertionError):
+        cache.begin_step(51)
+    cache.clear()
+    assert cache.begin_step(1).shape == (0, 1, 1, 16)
 
 
 def test_a_mask_wider_than_there_are_rows():
