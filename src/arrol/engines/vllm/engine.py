@@ -187,7 +187,9 @@ def _start(folder: Path, config: VllmEngineConfig, sampling: SamplingConfig, dev
     compat.require_supported()
     from vllm import LLM
 
-    memory = {} if device == "cpu" else {"gpu_memory_utilization": config.gpu_memory_frac}
+    special: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_frac}
+    if device == "cpu":  # there, vLLM 0.32 crashes when a prompt with a seed of its own is fed in chunks
+        special = {"enable_chunked_prefill": False}
     return LLM(
         str(folder),
         runner="generate",
@@ -203,5 +205,5 @@ def _start(folder: Path, config: VllmEngineConfig, sampling: SamplingConfig, dev
         scheduler_cls="arrol.engines.vllm.PruningScheduler",
         worker_cls="arrol.engines.vllm.PruningWorker",
         seed=0,
-        **memory,
+        **special,
     )

@@ -53,7 +53,7 @@ class _GroupScheduler(compat.AsyncScheduler):
         compat.require_scheduler(self.vllm_config, reads_hidden_states=self.reads_hidden_states)
         self.book = GroupBook(self._estimator_for)
         self.kv_usage: deque[tuple[float, float]] = deque(maxlen=4096)
-        """Share of the KV cache in use before and after each step that stopped somebody."""
+        """Share of the KV cache in use before and after each stop."""
         self._end_scores: dict[str, float] = {}
         """Newest score of each request that asked for one at its end."""
         self._notices: list[tuple[int, Any]] = []
@@ -122,14 +122,14 @@ class _GroupScheduler(compat.AsyncScheduler):
                 later.append(request_id)
                 if not is_late:
                     continue
+            before = self.kv_cache_manager.usage
             self._end(request, str(StopReport.of(decision)))
+            self.kv_usage.append((before, self.kv_cache_manager.usage))
         return later
 
     def _end(self, request: Any, stop_reason: str) -> None:
         """End a request; vLLM tells the client nothing, so we do."""
-        before = self.kv_cache_manager.usage
         self.finish_requests(request.request_id, compat.RequestStatus.FINISHED_STOPPED)
-        self.kv_usage.append((before, self.kv_cache_manager.usage))
         output = compat.EngineCoreOutput(
             request_id=request.request_id,
             new_token_ids=[],

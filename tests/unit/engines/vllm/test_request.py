@@ -104,7 +104,7 @@ def test_a_request_that_says_nothing_of_ours_is_not_ours(other):
         ({"rule": "oracle"}, "rule", "'oracle'", "use another rule"),
         ({"rule": "nayman"}, "rule", "'nayman'", "'neyman'"),
         ({"rule": "neyman", "scope": "batch"}, "scope", "'batch'", "use scope 'group', or give step and batch_groups"),
-        ({"rule": "balanced", "scope": "bufer"}, "scope", "'bufer'", "'group' or 'buffer'"),
+        ({"rule": "balanced", "scope": "grp"}, "scope", "'grp'", "'group' or 'buffer'"),
         ({"step": 0}, "step", "0", "greater than or equal to 1"),
         ({"index": -1}, "index", "-1", "greater than or equal to 0"),
         ({"index": 4}, "index", "4", "below size = 4"),
