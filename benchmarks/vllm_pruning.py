@@ -9,9 +9,9 @@ turns. Every request writes all its tokens unless it is stopped. Arms:
 * ``last``       the same with a head that reads the last hidden state alone
 * ``half``       rule ``uniform`` stops half of each group at the probe
 
-The bound of ``half`` is the ratio of tokens that have to be fed, prompts included unless they are cached. Freed rows are
-taken by requests that wait, in sixteen waves, so that the end, when nobody waits and rows stay empty, weighs little.
-Needs the environment of ``make vllm-env``.
+The bound of ``half`` is the ratio of tokens that have to be fed, prompts included unless they are cached. Freed rows
+are taken by requests that wait, in sixteen waves, so that the end, when nobody waits and rows stay empty, weighs
+little. Needs the environment of ``make vllm-env``.
 
     OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py [--repeats N] [--out FILE]
 """
