@@ -9,7 +9,7 @@ of each group reward 1, and take one AdamW step in float32 with Dr. GRPO's loss 
 * TRL: gradient checkpointing (its default) is off; no second forward for old log-probabilities; the end token is
   forbidden until the length is reached; prompts are left-padded and copied per rollout, as it does. Its microbatch is
   chosen by ``--trl-batch``.
-* arrol: rule ``never``, default microbatch of 4096 padded tokens, prompts shared among siblings.
+* arrol: rule ``never``, default microbatch of 2048 padded tokens, prompts shared among siblings.
 
 TRL is timed from the end of one optimiser step to the end of the next, through its callbacks; our step runs inside the
 callback, between two of its steps, and is not part of that time. Needs the environment of

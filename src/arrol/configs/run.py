@@ -143,8 +143,8 @@ class TrainingConfig(StrictModel):
     """Optimizer steps per pass over the batch, at least 1."""
     epochs: int = Field(1, ge=1)
     """Passes over the batch, at least 1."""
-    microbatch_tokens: int = Field(4096, ge=1)
-    """Padded tokens per forward and backward, at least 1; a few thousand keep a small model in a processor's cache."""
+    microbatch_tokens: int = Field(2048, ge=1)
+    """Padded tokens per forward and backward, at least 1; few stay in a CPU's caches, a GPU wants 16384 or more."""
     bf16: bool = False
     """Autocast the learner's matrix products to bfloat16."""
     checkpoint_every: int = Field(0, ge=0)
