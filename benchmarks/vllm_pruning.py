@@ -169,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     usage = ours.llm_engine.engine_core.engine_core.scheduler.kv_usage
     samples = interleave(_calls(costs), warmup=1, repeats=3 * flags.repeats)
     samples |= interleave(_calls(gains), warmup=1, repeats=flags.repeats)
-    config = {**vars(flags), "threads": torch.get_num_threads(), "kv_usage_before_and_after": _usage(usage, flags)}
+    shown = {key: value for key, value in vars(flags).items() if key != "out"}
+    config = {**shown, "threads": torch.get_num_threads(), "kv_usage_before_and_after": _usage(usage, flags)}
     rows = records(costs | gains, samples, config)
     write(flags.out, "bench-vllm", config, rows, seed=0)
 

@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args
 
 from pydantic import Field, model_validator
@@ -83,7 +84,7 @@ class PruningRequest(StrictModel):
         """Place of the group in its step, where its name is one."""
         return int(self.group) if re.fullmatch("0|[1-9][0-9]{0,17}", self.group) else None
 
-    @property
+    @cached_property
     def probe_tokens(self) -> tuple[int, ...]:
         """Where the rule looks; empty when it neither stops nor observes anybody."""
         idle = isinstance(self.rule, NeverRule) and not self.rule.observe
