@@ -8,6 +8,7 @@ import pytest
 
 from arrol.cli.main import main
 from integration import tiny
+from vllm_host import has_vllm
 
 FLAGS = [
     ("keep ratio 0", ["--pruning.keep_ratio", "0"], "pruning.keep_ratio = 0: input should be greater than 0", "(0, 1]"),
@@ -69,6 +70,14 @@ def test_a_wrong_field_is_one_line_and_nothing_is_written(config, tmp_path, caps
     line = refused(capsys, "train", config, *flags)
     assert problem in line
     assert remedy in line
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(has_vllm(), reason="vLLM is installed here")
+def test_an_engine_that_is_not_installed_is_one_line(config, tmp_path, capsys):
+    line = refused(capsys, "train", config, "--engine", "vllm")
+    assert "engine = 'vllm': vLLM could not be loaded" in line
+    assert "install arrol[vllm]" in line
     assert not (tmp_path / "runs").exists()
 
 

@@ -54,8 +54,12 @@ class VllmEngine:
         self._config, self._estimator = config, estimator
         self._pushed: int | None = None
         self._folder = PolicyFolder(policy, config)
-        self._folder.write()
-        self._llm = _start(self._folder.path, config, sampling, policy.device.type)
+        try:
+            self._folder.write()
+            self._llm = _start(self._folder.path, config, sampling, policy.device.type)
+        except BaseException:  # a full memory should not stay full
+            self._folder.close()
+            raise
 
     def sync_weights(self) -> None:
         """Push policy, head and calibration; nothing may be generating."""

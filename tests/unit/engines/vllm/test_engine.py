@@ -12,6 +12,7 @@ from arrol.configs.method import NeverRule, NeymanRule, QualityConfig, UniformRu
 from arrol.configs.run import SamplingConfig, VllmEngineConfig
 from arrol.engines.vllm.engine import VllmEngine, rollout_seed
 from arrol.engines.vllm.remote import RemoteController
+from arrol.engines.vllm.weights import MEMORY
 from arrol.errors import ConfigError, ModelError
 from arrol.pruning.controller import PruningController
 from arrol.quality.estimator import QualityEstimator
@@ -200,6 +201,17 @@ def test_the_head_of_another_model_is_refused(engine):
     other = QualityEstimator(QualityConfig(), FeatureLayout(("last_hidden",), 16), PROBES, seed=0)
     with pytest.raises(ModelError, match=r"hidden states of 16, the model's have 32"):
         engine._llm.collective_rpc("arrol_set_estimator", args=(other.snapshot().to_bytes(),))
+
+
+def test_nothing_is_left_behind_when_vllm_does_not_start(model, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("no memory")
+
+    before = set(MEMORY.glob("arrol-policy-*"))
+    monkeypatch.setattr("arrol.engines.vllm.engine._start", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        VllmEngine(model, VllmEngineConfig(), SamplingConfig())
+    assert set(MEMORY.glob("arrol-policy-*")) == before
 
 
 def test_sleep_is_refused_where_there_is_none(model):
