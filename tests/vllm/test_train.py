@@ -71,3 +71,13 @@ def test_engine_and_learner_nearly_agree(run):
     for step in run.steps:
         assert step.metrics["loss/sampler_mismatch"] < 1e-4
         assert step.metrics["loss/importance/mean"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_quantised_rollouts_are_corrected_for(tmp_path):
+    (tmp_path / "run.toml").write_text(CONFIG.format(folder=str(tmp_path)))
+    flags = ["--engine.dtype", "bfloat16", "--engine.quantization", "int8_per_channel_weight_only"]
+    assert main(["train", str(tmp_path / "run.toml"), "--training.steps", "2", *flags]) == 0
+    for step in load_run(tmp_path / "run").steps:
+        assert 1e-3 < step.metrics["loss/sampler_mismatch"] < 0.1
+        assert step.metrics["loss/importance/mean"] == pytest.approx(1.0, abs=0.05)
+        assert step.metrics["loss/importance/mean"] != 1.0

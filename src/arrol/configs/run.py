@@ -114,7 +114,8 @@ class VllmEngineConfig(StrictModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of generation."""
     quantization: str | None = None
-    """A method of vLLM that quantises on loading, such as fp8; needs algorithm.importance_cap above 0."""
+    """A method of vLLM that quantises on loading, such as fp8, or int8_per_channel_weight_only, which a CPU knows too;
+    needs algorithm.importance_cap above 0 and a dtype of 16 bits."""
     kv_cache_gib: float = Field(1.0, gt=0)
     """Memory for keys and values on a CPU, above 0."""
     gpu_memory_frac: float = Field(0.45, gt=0, le=1)
@@ -238,6 +239,10 @@ class RunConfig(StrictModel):
             raise ValueError(
                 f"engine.quantization = {engine.quantization!r}: samples from another policy than the learner's; "
                 "set algorithm.importance_cap, for example to 2.0"
+            )
+        if engine.quantization is not None and engine.dtype == "float32":
+            raise ValueError(
+                f"engine.dtype = {engine.dtype!r}: vLLM quantises models of 16 bits only; set it to 'bfloat16'"
             )
         if sampling.temperature != 1.0 and (sampling.top_p < 1.0 or sampling.top_k):
             raise ValueError(

@@ -231,4 +231,5 @@ def test_what_vllm_cannot_do_is_refused(run_file, flags, message):
 def test_quantised_rollouts_are_allowed_with_the_correction_on(run_file):
     flags = ["--engine", "vllm", "--engine.quantization", "fp8"]
     flags += ["--algorithm", "grpo", "--algorithm.importance_cap", "2.0"]
-    assert load_run(run_file, flags).engine.quantization == "fp8"
+    assert "engine.dtype = 'float32': vLLM quantises" in refusal(load_run, run_file, *flags)
+    assert load_run(run_file, [*flags, "--engine.dtype", "bfloat16"]).engine.quantization == "fp8"
