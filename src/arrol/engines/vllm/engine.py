@@ -26,7 +26,7 @@ from arrol.configs.run import SamplingConfig, VllmEngineConfig
 from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.request import PREFIX, REFUSED, StopReport, pruning_args
 from arrol.engines.vllm.weights import PolicyFolder
-from arrol.errors import ConfigError
+from arrol.errors import ArrolError, ConfigError
 from arrol.protocols import Controller
 from arrol.quality.estimator import QualityEstimator
 from arrol.types import Completion, FinishReason, GroupRequest, PruningDecision, RolloutId, SamplingParams
@@ -57,8 +57,10 @@ class VllmEngine:
         try:
             self._folder.write()
             self._llm = _start(self._folder.path, config, sampling, policy.device.type)
-        except BaseException:  # a full memory should not stay full
+        except BaseException as error:  # a full memory should not stay full
             self._folder.close()
+            if isinstance(error, ValueError) and not isinstance(error, ArrolError):  # how vLLM says no to a setting
+                raise ConfigError(f"engine: vLLM refuses it ({_told(error)}); change the field of [engine]") from None
             raise
 
     def sync_weights(self) -> None:
@@ -135,6 +137,12 @@ def rollout_seed(seed: int, rollout_id: RolloutId) -> int:
     """A seed of 63 bits per rollout, from the run's seed and the rollout's id alone."""
     text = ",".join(map(str, (seed, *rollout_id)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _told(error: ValueError) -> str:
+    """The line that says what is wrong; pydantic writes a heading first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[1] if len(lines) > 1 and "validation error" in lines[0] else lines[0]
 
 
 def _arguments(

@@ -214,6 +214,12 @@ def test_nothing_is_left_behind_when_vllm_does_not_start(model, monkeypatch):
     assert set(MEMORY.glob("arrol-policy-*")) == before
 
 
+def test_what_vllm_refuses_is_one_line(model):
+    with pytest.raises(ConfigError, match=r"engine: vLLM refuses it \(.*nonsense.*\); change the field") as caught:
+        VllmEngine(model, VllmEngineConfig(quantization="nonsense", dtype="bfloat16"), SamplingConfig())
+    assert "\n" not in str(caught.value)
+
+
 def test_sleep_is_refused_where_there_is_none(model):
     with pytest.raises(ConfigError, match=r"engine.sleep_level = 1"):
         VllmEngine(model, VllmEngineConfig(sleep_level=1), SamplingConfig())
