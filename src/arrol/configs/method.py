@@ -6,7 +6,7 @@ The preset ``paper`` (``configs/paper-*.toml``) spells out arXiv 2603.24840 lite
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -170,6 +170,8 @@ PruningConfig = Annotated[
     NeverRule | UniformRule | OracleRule | ConfidenceRule | ExtremesRule | PaperRule | BalancedRule | NeymanRule,
     Field(discriminator="rule"),
 ]
+RULE_FIELDS = frozenset(name for rule in get_args(get_args(PruningConfig)[0]) for name in rule.model_fields)
+"""Every field that some rule has, for hosts that take them as flat keys."""
 
 
 class AlgorithmBase(StrictModel):

@@ -67,3 +67,30 @@ class Ledger:
         weight = 1.0 / np.array([rollout.survival for rollout in rollouts])[kept]
         expected = float(np.average(tokens[kept], weights=weight))
         return float(np.maximum(expected - tokens[stopped], 0.0).sum())
+
+
+def sampling_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """What was sampled, before anything is left out of training."""
+    survivors = [rollout for group in groups for rollout in group.survivors]
+    weight = np.array([1.0 / rollout.survival for rollout in survivors])
+    reward = np.array([float(rollout.reward or 0.0) for rollout in survivors])
+    tokens = [rollout.completion.num_tokens for group in groups for rollout in group.rollouts]
+    return {
+        "rollout/success_frac_before": float(np.average(reward, weights=weight)) if len(reward) else float("nan"),
+        "rollout/completion_tokens/mean": float(np.mean(tokens)),
+    }
+
+
+def survivor_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """What was trained on."""
+    rewards = [group.rewards_G[~np.isnan(group.rewards_G)] for group in groups]
+    everything = np.concatenate(rewards)
+    spread = [float(r.mean() * (1 - r.mean())) if len(r) else 0.0 for r in rewards]
+    started = sum(len(group.rollouts) for group in groups)
+    return {
+        "rollout/success_frac_after": float(everything.mean()) if len(everything) else float("nan"),
+        "rollout/dead_group_frac": float(np.mean([s == 0.0 for s in spread])),
+        "rollout/outcome_variance/mean": float(np.mean(spread)),
+        "rollout/survivors_frac": len(everything) / started,
+        "rollout/smallest_group": float(min(len(r) for r in rewards)),
+    }

@@ -5,11 +5,12 @@ Legend: ``N`` records, ``F`` features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
 
-from arrol.types import State
+from arrol.types import RolloutGroup, State
 
 _COLUMNS = ("features", "label", "weight", "score", "version")
 
@@ -74,6 +75,14 @@ class PromptHistory:
         self._counts[key] = (self._discount * old_right + right, self._discount * old_total + total)
         if len(self._counts) > self._max_prompts:
             self._counts.pop(next(iter(self._counts)))
+
+    def learn(self, groups: Sequence[RolloutGroup]) -> None:
+        """One visit of each group's prompt; survivors count 1/survival times."""
+        for group in groups:
+            counted = [(1.0 / r.survival, float(r.reward)) for r in group.survivors if r.reward is not None]
+            if counted:
+                right = sum(weight * (reward > 0.5) for weight, reward in counted)
+                self.observe(group.prompt.key, right, sum(weight for weight, _ in counted))
 
     def save(self) -> State:
         return {"counts": {key: list(count) for key, count in self._counts.items()}}

@@ -14,28 +14,24 @@ folder without that prefix is always whole, and whatever goes wrong while saving
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import torch
-from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from arrol.errors import CheckpointError
+from arrol.records.state import read_state, write_state
 from arrol.records.store import portable_path
 from arrol.types import State
 
 PREFIX, PARTIAL = "step-", ".partial-"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a full quota, a file size limit."""
-ARRAY_TAG = "__array__"
 
 
 def save_checkpoint(
@@ -49,10 +45,7 @@ def save_checkpoint(
         partial.mkdir()
         save_policy(partial / "policy", model, tokenizer)
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        arrays: dict[str, np.ndarray] = {}
-        tree = _split(state, "", arrays)
-        save_arrays(arrays, partial / "state.safetensors")
-        (partial / "state.json").write_text(json.dumps(tree, indent=1), "utf-8")
+        write_state(partial, "state", state)
         _flush(partial)
         if final.exists():  # a damaged one that nobody resumed from
             _delete(final)
@@ -92,9 +85,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """What ``save_checkpoint`` was given as ``state``."""
     try:
-        arrays = load_arrays(checkpoint / "state.safetensors")
-        tree = json.loads((checkpoint / "state.json").read_text("utf-8"))
-        return _join(tree, arrays)
+        return read_state(checkpoint, "state")
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"checkpoint = {checkpoint.name!r}: damaged ({type(error).__name__}); "
@@ -147,26 +138,6 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tens
         for number, moments in optimizer.state_dict()["state"].items()
         for name, value in moments.items()
     }
-
-
-def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    """JSON values with arrays taken out into ``arrays`` under their path."""
-    if isinstance(value, Mapping):
-        return {str(key): _split(item, f"{path}/{key}", arrays) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        arrays[path] = np.ascontiguousarray(value)
-        return {ARRAY_TAG: path, "shape": list(value.shape)}
-    if isinstance(value, (list, tuple)):
-        return [_split(item, f"{path}/{i}", arrays) for i, item in enumerate(value)]
-    return value
-
-
-def _join(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    if isinstance(tree, dict):
-        if ARRAY_TAG in tree:
-            return arrays[tree[ARRAY_TAG]].reshape(tree["shape"])
-        return {key: _join(item, arrays) for key, item in tree.items()}
-    return [_join(item, arrays) for item in tree] if isinstance(tree, list) else tree
 
 
 def _complete(folder: Path) -> list[Path]:

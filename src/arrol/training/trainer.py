@@ -22,7 +22,7 @@ from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
 from arrol.protocols import Engine, Sink, Task
 from arrol.pruning.draws import ORACLE_STREAM, systematic
-from arrol.pruning.ledger import Ledger
+from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
 from arrol.pruning.survival import oracle
 from arrol.quality.buffer import PromptHistory
 from arrol.quality.estimator import QualityEstimator
@@ -143,9 +143,9 @@ class Trainer:
         clock.lap("time/estimate_s")
         learnt = self.parts.learner.update(groups, self.step)
         clock.lap("time/learn_s")
-        metrics |= learnt | self._survivors(groups)
+        metrics |= learnt | survivor_metrics(groups)
         metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
-        self._remember(groups)
+        self.history.learn(groups)
         self._write_rollouts(groups)
         return metrics | clock.laps
 
@@ -229,38 +229,7 @@ class Trainer:
 
     def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
         """What was sampled, before anything is dropped or learnt."""
-        survivors = [rollout for group in groups for rollout in group.survivors]
-        weight = np.array([1.0 / rollout.survival for rollout in survivors])
-        reward = np.array([float(rollout.reward or 0.0) for rollout in survivors])
-        tokens = [rollout.completion.num_tokens for group in groups for rollout in group.rollouts]
-        before = float(np.average(reward, weights=weight)) if len(reward) else float("nan")
-        return {
-            "rollout/success_frac_before": before,
-            "rollout/completion_tokens/mean": float(np.mean(tokens)),
-            **self.ledger.generated(groups),
-            **self.parts.controller.metrics(),
-        }
-
-    def _survivors(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
-        """What was trained on."""
-        rewards = [group.rewards_G[~np.isnan(group.rewards_G)] for group in groups]
-        everything = np.concatenate(rewards)
-        spread = [float(r.mean() * (1 - r.mean())) if len(r) else 0.0 for r in rewards]
-        started = sum(len(group.rollouts) for group in groups)
-        return {
-            "rollout/success_frac_after": float(everything.mean()) if len(everything) else float("nan"),
-            "rollout/dead_group_frac": float(np.mean([s == 0.0 for s in spread])),
-            "rollout/outcome_variance/mean": float(np.mean(spread)),
-            "rollout/survivors_frac": len(everything) / started,
-            "rollout/smallest_group": float(min(len(r) for r in rewards)),
-        }
-
-    def _remember(self, groups: Sequence[RolloutGroup]) -> None:
-        for group in groups:
-            counted = [(1.0 / r.survival, float(r.reward)) for r in group.survivors if r.reward is not None]
-            if counted:
-                right = sum(weight * (reward > 0.5) for weight, reward in counted)
-                self.history.observe(group.prompt.key, right, sum(weight for weight, _ in counted))
+        return {**sampling_metrics(groups), **self.ledger.generated(groups), **self.parts.controller.metrics()}
 
     def _write_rollouts(self, groups: Sequence[RolloutGroup]) -> None:
         for group in groups:

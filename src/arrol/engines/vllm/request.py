@@ -21,12 +21,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from arrol.configs.base import StrictModel, validate
-from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningConfig
+from arrol.configs.method import RULE_FIELDS, NeverRule, NeymanRule, OracleRule, PruningConfig
 from arrol.errors import ConfigError
 from arrol.types import PruningDecision, Reason, RolloutId
 
@@ -102,7 +102,6 @@ class PruningRequest(StrictModel):
 
 
 OWN_FIELDS = frozenset(PruningRequest.model_fields) - {"rule"}
-RULE_FIELDS = frozenset(name for rule in get_args(get_args(PruningConfig)[0]) for name in rule.model_fields)
 
 
 def pruning_args(*, group: str | int, size: int, rule: str = DEFAULT_RULE, **fields: Any) -> dict[str, Any]:

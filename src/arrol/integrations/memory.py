@@ -1,0 +1,101 @@
+"""What outcomes have taught a host so far: head, calibration, history of prompts, totals of tokens.
+
+One object that every host feeds with verified groups and saves beside its own checkpoints, as ``arrol_head.json`` and
+``arrol_head.safetensors``: never into the policy's folder, which stays a plain Hugging Face model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import safetensors
+
+from arrol.configs.host import HostConfig
+from arrol.errors import CheckpointError
+from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
+from arrol.quality.buffer import PromptHistory
+from arrol.quality.estimator import QualityEstimator
+from arrol.quality.features import FeatureLayout
+from arrol.records.state import read_state, write_state
+from arrol.types import RolloutGroup, State
+
+HEAD_FILE = "arrol_head"
+
+
+class HostMemory:
+    """Everything of the method that learns while a host trains; :class:`arrol.protocols.Stateful`."""
+
+    def __init__(self, config: HostConfig, hidden_size: int, *, seed: int) -> None:
+        self.layout = FeatureLayout(config.quality.features, hidden_size)
+        self.probe_tokens = config.pruning.probe_tokens
+        self.estimator = QualityEstimator(config.quality, self.layout, self.probe_tokens, seed=seed)
+        self.history = PromptHistory()
+        self.ledger = Ledger()
+        self.step = 0
+        """Batches of rollouts begun so far; addresses the next one's rollouts."""
+        self._metrics: dict[str, float] = {}
+
+    def learn(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """Judge, then learn from, one batch whose finished rollouts carry rewards of 0 or 1; returns its metrics."""
+        self._metrics = {
+            **sampling_metrics(groups),
+            **self.ledger.generated(groups),
+            **survivor_metrics(groups),
+            **self.estimator.learn(groups),
+        }
+        self.history.learn(groups)
+        return self._metrics
+
+    def metrics(self) -> dict[str, float]:
+        """Of the last batch learnt from."""
+        return dict(self._metrics)
+
+    def save(self) -> State:
+        return {
+            "layout": {"features": list(self.layout.names), "hidden_size": self.layout.hidden_size},
+            "probe_tokens": list(self.probe_tokens),
+            "step": self.step,
+            "estimator": self.estimator.save(),
+            "history": self.history.save(),
+            "ledger": self.ledger.save(),
+        }
+
+    def load(self, state: State) -> None:
+        """CheckpointError when the head was of another shape."""
+        mine = self.save()
+        for field in ("layout", "probe_tokens"):
+            if state[field] != mine[field]:
+                raise CheckpointError(
+                    f"{field} = {mine[field]!r}: the head beside the checkpoint was trained with {state[field]!r}; "
+                    "go on with that value, or delete its two arrol_head files to start a new head"
+                )
+        self.step = int(cast(int, state["step"]))
+        self.estimator.load(cast(State, state["estimator"]))
+        self.history.load(cast(State, state["history"]))
+        self.ledger.load(cast(State, state["ledger"]))
+
+
+def write_head(folder: Path, state: State) -> None:
+    """Beside a host's checkpoint; CheckpointError when the disk refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_state(folder, HEAD_FILE, state)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"folder = {folder.name!r}: the head could not be saved ({error}); free some space and save again"
+        ) from None
+
+
+def read_head(folder: Path) -> State | None:
+    """What :func:`write_head` was given; None where there is no head, CheckpointError for a damaged one."""
+    if not (folder / f"{HEAD_FILE}.json").is_file():
+        return None
+    try:
+        return read_state(folder, HEAD_FILE)
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"folder = {folder.name!r}: {HEAD_FILE} is damaged ({type(error).__name__}); "
+            f"delete its two {HEAD_FILE} files to go on with a new head"
+        ) from None

@@ -1,0 +1,56 @@
+"""What learns, on disk: JSON values in ``NAME.json``, arrays in ``NAME.safetensors``. No pickle.
+
+>>> import tempfile, numpy as np
+>>> with tempfile.TemporaryDirectory() as folder:
+...     write_state(Path(folder), "state", {"step": 3, "weights": {"a": np.zeros(2)}})
+...     read_state(Path(folder), "state")
+{'step': 3, 'weights': {'a': array([0., 0.])}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from arrol.types import State
+
+ARRAY_TAG = "__array__"
+
+
+def write_state(folder: Path, name: str, state: State) -> None:
+    """Two files in ``folder``; OSError or SafetensorError when the disk refuses."""
+    arrays: dict[str, np.ndarray] = {}
+    tree = _split(state, "", arrays)
+    save_file(arrays, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps(tree, indent=1), "utf-8")
+
+
+def read_state(folder: Path, name: str) -> dict[str, Any]:
+    """Inverse of :func:`write_state`; OSError, ValueError, KeyError or SafetensorError for damaged files."""
+    arrays = load_file(folder / f"{name}.safetensors")
+    return _join(json.loads((folder / f"{name}.json").read_text("utf-8")), arrays)
+
+
+def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """JSON values with arrays taken out into ``arrays`` under their path."""
+    if isinstance(value, Mapping):
+        return {str(key): _split(item, f"{path}/{key}", arrays) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        arrays[path] = np.ascontiguousarray(value)
+        return {ARRAY_TAG: path, "shape": list(value.shape)}
+    if isinstance(value, (list, tuple)):
+        return [_split(item, f"{path}/{i}", arrays) for i, item in enumerate(value)]
+    return value
+
+
+def _join(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(tree, dict):
+        if ARRAY_TAG in tree:
+            return arrays[tree[ARRAY_TAG]].reshape(tree["shape"])
+        return {key: _join(item, arrays) for key, item in tree.items()}
+    return [_join(item, arrays) for item in tree] if isinstance(tree, list) else tree
