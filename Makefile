@@ -60,7 +60,7 @@ test-vllm: export VLLM_NO_USAGE_STATS = 1
 test-vllm: export VLLM_LOGGING_LEVEL = ERROR
 test-vllm: export HF_HUB_OFFLINE = 1
 test-vllm: vllm-env  ## pruning inside vLLM 0.32 on the CPU, in an environment of its own
-	@$(VLLM_VENV)/bin/python -m pytest tests/vllm tests/unit/engines/vllm
+	@$(VLLM_VENV)/bin/python -m pytest tests/with_vllm tests/unit/engines/vllm
 
 format: setup  ## rewrite in the house's format
 	@$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The worker's own half, with a runner of three lines below it; real runners are in ``tests/vllm``."""
+"""The worker's own half, with a runner of three lines below it; real runners are in ``tests/with_vllm``."""
 
 import types
 
