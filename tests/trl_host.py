@@ -14,9 +14,7 @@ import torch
 from arrol.configs.sft import ModelShape
 
 ALPHABET = "0123456789+= "
-CHAT = (
-    "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '=' }}{% endif %}"
-)
+CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '=' }}{% endif %}"
 SHAPE = ModelShape(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, max_positions=128)
 
 
@@ -86,6 +84,13 @@ def config(folder, *, pruning=PRUNING, **changes):
     from arrol.integrations.trl import GRPOConfig
 
     return GRPOConfig(output_dir=str(folder), **{**SETTINGS, **pruning, **changes})
+
+
+def trl_config(folder, **changes):
+    """TRL's own."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(output_dir=str(folder), **{**SETTINGS, **changes})
 
 
 def trainer(args, cls=None, *, reward_funcs=has_digit, chat=True, evaluate=False, model=None, **more):

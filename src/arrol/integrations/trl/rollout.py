@@ -51,8 +51,9 @@ class PrunedRollout:
         self._memory: HostMemory | None = None
         self._saved: State | None = None
         self._trainer: Any = None
-        self._batch: PrunedBatch | None = None
-        self._learnt: _Learnt | None = None
+        self.batch: PrunedBatch | None = None
+        """What this rank wrote last for training."""
+        self.learnt: Learnt | None = None
         self._evaluated = 0
         self._metrics: list[dict[str, float]] = []
 
@@ -70,25 +71,23 @@ class PrunedRollout:
         memory.step += 1
         requests = self._requests(prompt_ids, trainer, memory)
         groups = sampler.pruned(requests, trainer)
-        self._batch, self._learnt = PrunedBatch(groups), None
-        rollouts = self._batch.rollouts
-        tickets = [Ticket(self._batch, row, rollout.survived) for row, rollout in enumerate(rollouts)]
+        self.batch, self.learnt = PrunedBatch(groups), None
+        rollouts = self.batch.rollouts
+        tickets = [Ticket(self.batch, row, rollout.survived) for row, rollout in enumerate(rollouts)]
         return self._output(prompt_ids, [rollout.completion for rollout in rollouts], trainer, tickets=tickets)
 
     def settle(self) -> None:
         """Learn from the last batch, once its rewards are known; on all ranks at the same time."""
-        if self._batch is None or self._learnt is not None:
+        if self.batch is None or self.learnt is not None:
             return
         trainer, memory = self._trainer, self._memory
         assert memory is not None
         weights = dict(zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True))
-        mine = self._batch.verified(weights, self.success_reward, self.config.success_threshold)
+        mine = self.batch.verified(weights, self.success_reward, self.config.success_threshold)
         everyone = _gathered(mine, trainer)
         advantages = self._advantages(mine, everyone, trainer)
         totals = BatchTotals.of(everyone, skip_truncated=bool(trainer.mask_truncated_completions))
-        self._learnt = _Learnt(
-            totals, any(v.is_pruned for v in everyone), _by_key(self._batch, mine, advantages, trainer)
-        )
+        self.learnt = Learnt(totals, any(v.is_pruned for v in everyone), _by_key(self.batch, mine, advantages, trainer))
         groups = [verified.group for verified in everyone]
         self._metrics.append(memory.learn(groups) | _decisions(groups))
         self._values.learn(everyone)
@@ -98,17 +97,17 @@ class PrunedRollout:
 
         The very same object while nothing was stopped, and in evaluation.
         """
-        if self._batch is None or not trainer.model.training:
+        if self.batch is None or not trainer.model.training:
             return inputs
         self.settle()
-        learnt = self._learnt
+        learnt = self.learnt
         assert learnt is not None
         if not learnt.is_pruned:
             return inputs
         live = live_rows(inputs)
         advantage, weight = inputs["advantages"], torch.ones_like(inputs["advantages"])
         if self.config.estimator != "plain":
-            found = [learnt.rows.get(key, (0.0, 1.0)) for key in _keys(inputs, trainer)]
+            found = [learnt.find(inputs, row, trainer) for row in range(len(live))]
             columns = torch.tensor(found, dtype=advantage.dtype, device=advantage.device).reshape(-1, 2)
             advantage, weight = columns[:, 0] * live, columns[:, 1]
         chosen = _equal_on_all_ranks(live, trainer)
@@ -135,8 +134,7 @@ class PrunedRollout:
         return {f"arrol/{key}": float(column.mean()) for key, column in known.items() if len(column)}
 
     def save(self, folder: Path) -> None:
-        """The head and everything else that learns, beside a checkpoint; on one rank. Nothing before the first batch.
-        """
+        """The head and all else that learns, beside a checkpoint; on one rank. Nothing before the first batch."""
         if self._memory is None or self._sampler is None:
             return
         state = {**self._memory.save(), "sampler": self._sampler.save(), "values": vars(self._values)}
@@ -224,13 +222,19 @@ class PrunedRollout:
         )[first : first + len(mine)]
 
 
-class _Learnt:
+class Learnt:
     """What the loss needs to know of a batch."""
 
     def __init__(self, totals: BatchTotals, is_pruned: bool, rows: dict[RowKey, tuple[float, float]]) -> None:
         self.totals, self.is_pruned = totals, is_pruned
         self.rows = rows
         """Tokens of a survivor -> its advantage times 1/survival, and 1/survival."""
+
+    def find(self, inputs: Mapping[str, Any], row: int, trainer: Any) -> tuple[float, float]:
+        """The two values of a row of TRL's batch; 0 and 1 for a stopped one."""
+        prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
+        key = row_key(prompt, inputs["completion_ids"][row].tolist(), trainer.processing_class.pad_token_id)
+        return self.rows.get(key, (0.0, 1.0))
 
 
 def _by_key(
@@ -244,12 +248,6 @@ def _by_key(
             if rollout.survived:
                 rows[row_key(prompt, rollout.completion.token_ids, pad)] = (float(advantage), 1.0 / rollout.survival)
     return rows
-
-
-def _keys(inputs: Mapping[str, Any], trainer: Any) -> list[RowKey]:
-    pad = trainer.processing_class.pad_token_id
-    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)]
-    return [row_key(p, c, pad) for p, c in zip(prompts, inputs["completion_ids"].tolist(), strict=True)]
 
 
 def _equal_on_all_ranks(live: torch.Tensor, trainer: Any) -> torch.Tensor:

@@ -39,33 +39,10 @@ class GRPOTrainer(trl.GRPOTrainer):
         self.pruned: PrunedRollout | None = None
         config = args.host_config()
         if not args.is_off(config):
-            self.pruned = self._prune(config, args, given)
+            self.pruned = _hooked(config, args, given)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
             super().__init__(**given)
-
-    def _prune(self, config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:
-        """Checks what TRL is about to be given, and adds our hooks to it."""
-        _require_supported(args, config, given)
-        rollout = given.get("rollout_func")
-        if rollout is None:
-            rollout = PrunedRollout(
-                config,
-                success_reward=args.success_reward,
-                decode_rows=args.decode_rows,
-                two_phase=args.vllm_two_phase,
-            )
-        elif not isinstance(rollout, PrunedRollout):
-            raise ConfigError(
-                f"rollout_func = {rollout!r}: it would replace the one that prunes; leave it out, or set rule = 'never'"
-            )
-        functions = given["reward_funcs"] if isinstance(given["reward_funcs"], list) else [given["reward_funcs"]]
-        given["reward_funcs"] = prune_rewards(functions)
-        success_name([reward_name(function) for function in functions], rollout.success_reward)
-        given["rollout_func"] = rollout
-        given["callbacks"] = [*(given.get("callbacks") or []), SaveHead(rollout)]
-        logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
-        return rollout
 
     def compute_loss(self, model: Any, inputs: Any, *positional: Any, **named: Any) -> Any:
         """TRL's loss, of the survivors."""
@@ -99,6 +76,30 @@ class SaveHead(TrainerCallback):
         self._rollout.settle()
         if state.is_world_process_zero:
             self._rollout.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def _hooked(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:
+    """Checks what TRL is about to be given, and adds our hooks to it."""
+    _require_supported(args, config, given)
+    rollout = given.get("rollout_func")
+    if rollout is None:
+        rollout = PrunedRollout(
+            config,
+            success_reward=args.success_reward,
+            decode_rows=args.decode_rows,
+            two_phase=args.vllm_two_phase,
+        )
+    elif not isinstance(rollout, PrunedRollout):
+        raise ConfigError(
+            f"rollout_func = {rollout!r}: it would replace the one that prunes; leave it out, or set rule = 'never'"
+        )
+    functions = given["reward_funcs"] if isinstance(given["reward_funcs"], list) else [given["reward_funcs"]]
+    given["reward_funcs"] = prune_rewards(functions)
+    success_name([reward_name(function) for function in functions], rollout.success_reward)
+    given["rollout_func"] = rollout
+    given["callbacks"] = [*(given.get("callbacks") or []), SaveHead(rollout)]
+    logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
+    return rollout
 
 
 def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, Any]) -> None:
