@@ -133,6 +133,11 @@ class PrunedRollout:
         known = {key: column[~np.isnan(column)] for key, column in columns.items()}
         return {f"arrol/{key}": float(column.mean()) for key, column in known.items() if len(column)}
 
+    @property
+    def memory(self) -> HostMemory | None:
+        """What outcomes have taught so far; None before the first batch."""
+        return self._memory
+
     def save(self, folder: Path) -> None:
         """The head and all else that learns, beside a checkpoint; on one rank. Nothing before the first batch."""
         if self._memory is None or self._sampler is None:

@@ -55,7 +55,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self.pruned is not None and resume_from_checkpoint:
             given = resume_from_checkpoint
             folder = get_last_checkpoint(self.args.output_dir) if given is True else str(given)
-            if folder and not self.pruned.load(Path(folder)):
+            if folder is not None and not self.pruned.load(Path(folder)):
                 warnings.warn(f"{Path(folder).name} holds no head: the head starts anew", stacklevel=2)
         return super().train(resume_from_checkpoint, *positional, **named)
 
@@ -75,7 +75,7 @@ class SaveHead(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._rollout.settle()
         if state.is_world_process_zero:
-            self._rollout.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            self._rollout.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
 def _hooked(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:
