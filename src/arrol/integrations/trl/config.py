@@ -85,7 +85,7 @@ class GRPOConfig(trl.GRPOConfig):
     def host_config(self) -> HostConfig:
         """The checked options."""
         options = {RENAMED.get(name, name): getattr(self, name) for name in RULE_FIELDS}
-        options["probe_tokens"] = list(self.probe_tokens or self._default_probe())
+        options["probe_tokens"] = list(self.probe_tokens or [_default_probe(self.max_completion_length)])
         if self.draw is None:
             del options["draw"]
         options |= {name: getattr(self, name) for name in HOST_FIELDS}
@@ -98,7 +98,7 @@ class GRPOConfig(trl.GRPOConfig):
         if isinstance(config.pruning, OracleRule):
             raise ConfigError("rule = 'oracle': it decides after verification, which only arrol train can; use another")
         if not self.is_off(config):
-            self._require_possible(config)
+            _require_possible(self, config)
         return config
 
     @staticmethod
@@ -106,24 +106,24 @@ class GRPOConfig(trl.GRPOConfig):
         """Nothing is stopped and nobody is scored: TRL is left alone."""
         return isinstance(config.pruning, NeverRule) and not config.pruning.observe
 
-    def _default_probe(self) -> tuple[int, ...]:
-        return (min(MOST_PROBE_TOKENS, max(1, (self.max_completion_length or 2) // 2)),)
 
-    def _require_possible(self, config: HostConfig) -> None:
-        longest, last = self.max_completion_length, config.pruning.probe_tokens[-1]
-        if longest is not None and last >= longest:
-            raise ConfigError(
-                f"probe_tokens = {list(config.pruning.probe_tokens)}: nobody gets beyond max_completion_length = "
-                f"{longest}; probe earlier"
-            )
-        if self.num_generations is not None and config.pruning.keep_ratio * self.num_generations < (
-            least := config.pruning.min_survivors
-        ):
-            raise ConfigError(
-                f"keep_ratio = {config.pruning.keep_ratio:g}: leaves "
-                f"{config.pruning.keep_ratio * self.num_generations:g} of num_generations = {self.num_generations}, "
-                f"fewer than min_survivors = {least}; raise one or lower the other"
-            )
+def _default_probe(longest: int | None) -> int:
+    """Half of the length limit, at most where the method probes long completions."""
+    return min(MOST_PROBE_TOKENS, max(1, (longest or 2) // 2))
+
+
+def _require_possible(args: GRPOConfig, config: HostConfig) -> None:
+    longest, rule = args.max_completion_length, config.pruning
+    if longest is not None and rule.probe_tokens[-1] >= longest:
+        raise ConfigError(
+            f"probe_tokens = {list(rule.probe_tokens)}: nobody gets beyond max_completion_length = {longest}; "
+            "probe earlier"
+        )
+    if args.num_generations is not None and rule.keep_ratio * args.num_generations < rule.min_survivors:
+        raise ConfigError(
+            f"keep_ratio = {rule.keep_ratio:g}: leaves {rule.keep_ratio * args.num_generations:g} of num_generations "
+            f"= {args.num_generations}, fewer than min_survivors = {rule.min_survivors}; raise one or lower the other"
+        )
 
 
 def _mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:

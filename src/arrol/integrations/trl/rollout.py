@@ -24,7 +24,7 @@ from arrol.integrations.trl.compaction import UNSHRINKABLE, keep_rows, live_rows
 from arrol.integrations.trl.engines import Sampler, build_sampler
 from arrol.integrations.trl.prompts import tokenized_prompts
 from arrol.integrations.trl.rewards import TICKETS
-from arrol.integrations.trl.signal import BatchTotals, OutcomeValues, corrected_advantages, loss_factor
+from arrol.integrations.trl.signal import BatchTotals, MicrobatchSizes, OutcomeValues, corrected_advantages, loss_factor
 from arrol.pruning.controller import decision_metrics
 from arrol.types import Completion, GroupRequest, Prompt, RolloutGroup, State
 
@@ -114,15 +114,8 @@ class PrunedRollout:
         if any(key in inputs for key in UNSHRINKABLE):
             chosen = torch.arange(len(live), device=live.device)
         tokens = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum(1)
-        factor = loss_factor(
-            trainer.loss_type,
-            self.config.estimator,
-            learnt.totals,
-            started=len(live),
-            present=len(chosen),
-            local_tokens=float(tokens.sum()),
-            local_weighted_tokens=float((tokens * weight).sum()),
-        )
+        sizes = MicrobatchSizes(len(live), len(chosen), float(tokens.sum()), float((tokens * weight).sum()))
+        factor = loss_factor(trainer.loss_type, self.config.estimator, learnt.totals, sizes)
         return keep_rows({**inputs, "advantages": advantage * factor}, chosen)
 
     def take_metrics(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -144,23 +144,27 @@ class BatchTotals:
         return cls(len(rollouts), len(survivors), float(sum(lengths)), float(weighted))
 
 
-def loss_factor(
-    loss_type: str,
-    estimator: Estimator,
-    totals: BatchTotals,
-    *,
-    started: int,
-    present: int,
-    local_tokens: float,
-    local_weighted_tokens: float,
-) -> float:
-    """By what to multiply the advantages of a microbatch of ``started`` rows, of which ``present`` enter the loss."""
+class MicrobatchSizes(NamedTuple):
+    """Of the rows that TRL hands to one call of the loss."""
+
+    started: int
+    """All of them."""
+    present: int
+    """Those that stay."""
+    tokens: float
+    """In the loss."""
+    weighted_tokens: float
+    """The same, each row 1/survival times."""
+
+
+def loss_factor(loss_type: str, estimator: Estimator, totals: BatchTotals, local: MicrobatchSizes) -> float:
+    """By what to multiply the advantages of a microbatch."""
     if loss_type in BY_ROWS:
         per_row = totals.rows / max(totals.survivors, 1) if estimator == "plain" else 1.0
-        return per_row * present / started
+        return per_row * local.present / local.started
     if estimator == "plain":
         return 1.0
     if loss_type in BY_TOKENS:
         return totals.tokens / totals.weighted_tokens if totals.weighted_tokens else 1.0
     assert loss_type in BY_LOCAL_TOKENS, loss_type
-    return local_tokens / local_weighted_tokens if local_weighted_tokens else 1.0
+    return local.tokens / local.weighted_tokens if local.weighted_tokens else 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import get_last_checkpoint
 
 from arrol.configs.host import HostConfig
+from arrol.configs.method import NeymanRule
 from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import success_name
 from arrol.integrations.trl.config import GRPOConfig
+from arrol.integrations.trl.engines import vllm_with_our_classes
 from arrol.integrations.trl.rewards import TICKETS, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
 from arrol.integrations.trl.signal import LOSS_TYPES
@@ -40,7 +43,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         config = args.host_config()
         if not args.is_off(config):
             self.pruned = _hooked(config, args, given)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), vllm_with_our_classes(args) if self.pruned else nullcontext():
             warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
             super().__init__(**given)
 
@@ -116,8 +119,23 @@ def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, An
             f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: normalises over survivors by itself; "
             "set estimator = 'plain', or 'sum_then_normalize'"
         )
+    if args.use_vllm:
+        _require_supported_vllm(args, config)
     if not given.get("reward_funcs"):
         raise ConfigError("reward_funcs: missing; the head learns from them")
+
+
+def _require_supported_vllm(args: GRPOConfig, config: HostConfig) -> None:
+    if args.vllm_enable_sleep_mode:
+        raise ConfigError("vllm_enable_sleep_mode = True: TRL wakes vLLM in its own generation only; set it to False")
+    if args.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1:
+        raise ConfigError(
+            f"vllm_tensor_parallel_size = {args.vllm_tensor_parallel_size}: in colocate mode every rank would decide "
+            "for itself; set it to 1, or use vllm_mode = 'server'"
+        )
+    whole_batch = isinstance(config.pruning, NeymanRule) and config.pruning.scope == "batch"
+    if args.vllm_mode == "colocate" and whole_batch and args.world_size > 1 and not args.vllm_two_phase:
+        raise ConfigError("scope = 'batch': each process has a vLLM of its own, which sees no batch; use scope 'group'")
 
 
 def _model_name(model: Any) -> str:
