@@ -210,3 +210,26 @@ def test_the_tokens_are_those_of_trl_for_a_prompt(tmp_path):
     for more in ({}, {"rollout_func": pruned_rollout(warmup_steps=9, probe_tokens=6)}):
         trainer(trl_host.trl_config(tmp_path, max_steps=1), Spy, **more).train()
     assert torch.equal(*seen)
+
+
+def test_an_adapters_own_tokens_are_sampled(tmp_path):
+    """LoRA: the engine decodes with the adapter, which lies inside the layers, and only the adapter is trained."""
+    peft = pytest.importorskip("peft")
+    layers = ["q_proj", "v_proj", "down_proj"]
+    lora = peft.LoraConfig(r=4, lora_alpha=16, target_modules=layers, task_type="CAUSAL_LM", init_lora_weights=False)
+    host = trainer(config(tmp_path, learning_rate=0.0), peft_config=lora)
+    host.train()
+    assert history(host, "arrol/rollout/survivors_frac")[-1] < 1
+    assert all(norm > 0 for norm in history(host, "grad_norm"))
+    group, model = host.pruned.batch.groups[0], host.model.eval()
+    longest = max((r.completion for r in group.survivors), key=lambda completion: completion.num_tokens)
+    ids = torch.tensor([[*group.prompt.token_ids, *longest.token_ids]])
+
+    def logprobs():
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1].log_softmax(-1)
+        return logits.gather(1, ids[0, 1:, None])[-longest.num_tokens :, 0].numpy()
+
+    np.testing.assert_allclose(longest.sampler_logprobs_T, logprobs(), atol=1e-4)
+    with model.disable_adapter():
+        assert np.abs(longest.sampler_logprobs_T - logprobs()).max() > 1e-2
