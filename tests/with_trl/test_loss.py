@@ -129,6 +129,20 @@ def test_without_a_lottery_our_advantages_are_trls(tmp_path, scale):
     torch.testing.assert_close(torch.tensor(found), host.before["advantages"], rtol=1e-4, atol=1e-5)
 
 
+def test_equal_rows_of_two_groups_keep_their_sum(tmp_path):
+    """One prompt twice in a batch, and completions so short that many are alike."""
+    args = config(tmp_path, max_completion_length=2, probe_tokens=[1], max_steps=3, temperature=0.05)
+    host = trainer(args, Spy, reward_funcs=has_digit)
+    host.train_dataset = host.train_dataset.select([0] * 32)
+    host.train()
+    learnt, rollouts = host.pruned.learnt, host.pruned.batch.rollouts
+    survivors = [r for r in rollouts if r.survived]
+    assert len({r.completion.token_ids for r in survivors}) < len(survivors)
+    live = (host.before["completion_mask"] * host.before["tool_mask"]).any(1).nonzero().flatten().tolist()
+    weight = sum(learnt.find(host.before, i, host)[1] for i in live)
+    assert weight == pytest.approx(sum(1 / r.survival for r in survivors))
+
+
 def test_a_kl_term_keeps_its_mean_over_survivors(tmp_path):
     """beta > 0: the reference pass works on one-token rows too, and the loss stays finite."""
     model, _ = trl_host.model_and_tokenizer()

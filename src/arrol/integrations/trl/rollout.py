@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,16 @@ from arrol.pruning.controller import decision_metrics
 from arrol.types import Completion, GroupRequest, Prompt, RolloutGroup, State
 
 
-def pruned_rollout(*, success_reward: str | None = None, **options: Any) -> PrunedRollout:
-    """A ``rollout_func`` for a trainer of your own; the keys are those of ``GRPOConfig`` and the rule's own.
+def pruned_rollout(
+    *, success_reward: str | None = None, decode_rows: int = 256, two_phase: bool = False, **options: Any
+) -> PrunedRollout:
+    """A ``rollout_func`` for a trainer of your own; ``options`` are the fields of the rule and of ``HostConfig``.
 
     Give the trainer ``reward_funcs=prune_rewards(...)`` and, in its ``compute_loss``, the result of
     :meth:`PrunedRollout.loss_inputs`. ConfigError names the first option that is wrong.
     """
-    return PrunedRollout(parse_host(options), success_reward=success_reward)
+    config = parse_host(options)
+    return PrunedRollout(config, success_reward=success_reward, decode_rows=decode_rows, two_phase=two_phase)
 
 
 class PrunedRollout:
@@ -87,7 +91,7 @@ class PrunedRollout:
         everyone = _gathered(mine, trainer)
         advantages = self._advantages(mine, everyone, trainer)
         totals = BatchTotals.of(everyone, skip_truncated=bool(trainer.mask_truncated_completions))
-        self.learnt = Learnt(totals, any(v.is_pruned for v in everyone), _by_key(self.batch, mine, advantages, trainer))
+        self.learnt = Learnt(totals, any(v.is_pruned for v in everyone), _by_key(mine, advantages, trainer))
         groups = [verified.group for verified in everyone]
         self._metrics.append(memory.learn(groups) | _decisions(groups))
         self._values.learn(everyone)
@@ -141,7 +145,7 @@ class PrunedRollout:
     def load(self, folder: Path) -> bool:
         """Go on from there; False when the folder holds no head. Takes effect with the first batch."""
         self._saved = read_head(folder)
-        self._memory = None
+        self._memory = self.batch = None
         return self._saved is not None
 
     def _ready(self, trainer: Any) -> tuple[Sampler, HostMemory]:
@@ -236,16 +240,18 @@ class Learnt:
 
 
 def _by_key(
-    batch: PrunedBatch, groups: Sequence[VerifiedGroup], advantages: Sequence[np.ndarray], trainer: Any
+    groups: Sequence[VerifiedGroup], advantages: Sequence[np.ndarray], trainer: Any
 ) -> dict[RowKey, tuple[float, float]]:
+    """Rows of equal tokens (of two groups of one prompt, say) share their mean, which leaves their sum as it is."""
     pad = trainer.processing_class.pad_token_id
-    rows = {}
+    rows: dict[RowKey, list[tuple[float, float]]] = {}
     for verified, advantage_G in zip(groups, advantages, strict=True):
         prompt = verified.group.prompt.token_ids
         for rollout, advantage in zip(verified.group.rollouts, advantage_G, strict=True):
             if rollout.survived:
-                rows[row_key(prompt, rollout.completion.token_ids, pad)] = (float(advantage), 1.0 / rollout.survival)
-    return rows
+                key = row_key(prompt, rollout.completion.token_ids, pad)
+                rows.setdefault(key, []).append((float(advantage), 1.0 / rollout.survival))
+    return {key: (mean([a for a, _ in found]), mean([w for _, w in found])) for key, found in rows.items()}
 
 
 def _equal_on_all_ranks(live: torch.Tensor, trainer: Any) -> torch.Tensor:
