@@ -59,7 +59,8 @@ def config(tmp_path):
 
 
 def test_a_yaml_of_trls_keys_and_ours(config, tmp_path, capsys):
-    assert main(["grpo", "--config", str(config), "--max_steps", "2", "--keep_ratio", "0.75"]) == 0
+    flags = ["--max_steps", "2", "--keep_ratio", "0.75", "--quality", '{"hidden_size": 4}']
+    assert main(["grpo", "--config", str(config), *flags]) == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert "arrol/pruning/kept_frac" in capsys.readouterr().out
 

@@ -12,6 +12,7 @@ import trl_host
 from arrol.integrations.trl import GRPOTrainer, prune_rewards
 from arrol.integrations.trl.rollout import PrunedRollout
 from arrol.integrations.trl.signal import BY_LOCAL_TOKENS, BY_ROWS, LOSS_TYPES
+from arrol.types import FinishReason
 from trl_host import config, has_digit, trainer, weights
 
 ESTIMATORS = ("plain", "ipw", "doubly_robust")
@@ -127,6 +128,37 @@ def test_without_a_lottery_our_advantages_are_trls(tmp_path, scale):
     learnt = host.pruned.learnt
     found = [learnt.find(host.before, i, host)[0] for i in range(16)]
     torch.testing.assert_close(torch.tensor(found), host.before["advantages"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
+def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path, loss_type, estimator):
+    """By rows they are rows, as without pruning; by tokens they have none."""
+    host = pruned_host(tmp_path, loss_type, estimator, mask_truncated_completions=True)
+    truncated = [r for r in host.pruned.batch.rollouts if r.completion.finish_reason is FinishReason.LENGTH]
+    assert truncated
+    totals = host.pruned.learnt.totals
+    survivors = [r for r in host.pruned.batch.rollouts if r.survived]
+    assert totals.survivors == len(survivors)
+    assert totals.tokens == sum(r.completion.num_tokens for r in survivors if r not in truncated)
+    ours, _ = gradient(host, host.compute_loss, [host.before])
+    inputs, learnt = host.before, host.pruned.learnt
+    live = (inputs["completion_mask"] * inputs["tool_mask"]).any(1).nonzero().flatten().tolist()
+    assert len(live) == len(survivors) - len(truncated)
+    if loss_type == "grpo":
+        by = totals.survivors if estimator == "plain" else totals.rows
+    else:  # TRL 1.6 counts their tokens here all the same
+        weighted = 1.0 if estimator == "plain" else totals.weighted_tokens / totals.tokens
+        by = float(inputs["num_items_in_batch"]) * weighted
+    parts = []
+    for i in live:
+        row = rows_of(inputs, [i]) | {"num_items_in_batch": torch.tensor(1.0)}
+        if estimator != "plain":
+            row["advantages"] = torch.tensor([learnt.find(inputs, i, host)[0]])
+        row["advantages"] = row["advantages"] / by
+        parts.append(row)
+    wanted, _ = gradient(host, lambda *given: trl.GRPOTrainer.compute_loss(host, *given), parts)
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_equal_rows_of_two_groups_keep_their_sum(tmp_path):
