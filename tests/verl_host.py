@@ -72,7 +72,9 @@ def _row(prompt, index, split):
     }
 
 
-def plain_overrides(folder: Path, *, ranks: int = 1, steps: int = 2, prompts: int = 4, group_size: int = 4) -> list[str]:
+def plain_overrides(
+    folder: Path, *, ranks: int = 1, steps: int = 2, prompts: int = 4, group_size: int = 4
+) -> list[str]:
     """What a user of verl would write, and what the CPU needs."""
     return [
         "algorithm.adv_estimator=grpo",
@@ -121,6 +123,7 @@ def cpu_overrides(ranks: int) -> list[str]:
         "ray_kwargs.ray_init.num_cpus=32",
         f"+ray_kwargs.ray_init.num_gpus={ranks}",
         "+ray_kwargs.ray_init.include_dashboard=False",
+        "+ray_kwargs.ray_init._node_ip_address=127.0.0.1",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     ]
 

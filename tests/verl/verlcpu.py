@@ -1,9 +1,9 @@
 """Tests only: lets verl 0.9.1 run where there is no accelerator. Never offer it to users as a backend.
 
-``VERL_USE_EXTERNAL_MODULES=verlcpu VERL_PLATFORM=cpu VERL_ENGINE_DEVICE=cuda`` loads it in every process. It registers a
-platform named ``cpu`` (gloo; Ray's resource is called GPU, since verl counts only GPUs and NPUs), a rollout server that
-decodes with Hugging Face (``verlcpu_rollout.py``), and replaces one function: verl would ask torch for the backends
-"cpu:gloo,cpu:gloo", which it refuses. Registries of verl that are used here are private: pin verl exactly.
+``VERL_USE_EXTERNAL_MODULES=verlcpu VERL_PLATFORM=cpu VERL_ENGINE_DEVICE=cuda`` loads it in every process. It registers
+a platform named ``cpu`` (gloo; Ray's resource is called GPU, since verl counts only GPUs and NPUs), a rollout server
+that decodes with Hugging Face (``verlcpu_rollout.py``), and replaces one function: verl would ask torch for the
+backends "cpu:gloo,cpu:gloo", which it refuses. Registries of verl that are used here are private: pin verl exactly.
 """
 
 import os

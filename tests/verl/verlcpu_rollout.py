@@ -8,7 +8,7 @@ second call is recognised by its prefix: the server remembers what it wrote.
 import asyncio
 import os
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import ray
@@ -50,7 +50,7 @@ class Server:
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         eos = self.model.generation_config.eos_token_id
         self.stop_ids = set(eos if isinstance(eos, list) else [eos]) - {None}
-        self.version, self.asked, self.written = 0, Counter(), {}
+        self.version, self.asked, self.written = 0, Counter(), defaultdict(list)
 
     async def load(self, state, version):
         self.model.load_state_dict(state, strict=False)
@@ -60,9 +60,10 @@ class Server:
 
     async def generate(self, prompt_ids, sampling_params, request_id, **kwargs):
         prompt = tuple(prompt_ids)
-        key, begun = self.written.pop(prompt, None) or (self._stream(prompt), 0)
+        continued = self.written[prompt]  # siblings that wrote the same so far may change places
+        key, begun = continued.pop(0) if continued else (self._stream(prompt), 0)
         tokens, logprobs = await self._decode(prompt, sampling_params, key, begun)
-        self.written[prompt + tuple(tokens)] = key, begun + len(tokens)
+        self.written[prompt + tuple(tokens)].append((key, begun + len(tokens)))
         fields = {"global_steps": self.version}
         return TokenOutput(token_ids=tokens, log_probs=logprobs, stop_reason="completed", extra_fields=fields)
 

@@ -141,12 +141,19 @@ class PruningController:
 
     def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
         """Rollouts have ended by themselves; that may complete a barrier of their siblings."""
+        return self._gone(rollout_ids, lost=False)
+
+    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        """Rollouts have failed: siblings do not wait for them, and they are not among those who are left."""
+        return self._gone(rollout_ids, lost=True)
+
+    def _gone(self, rollout_ids: Sequence[RolloutId], *, lost: bool) -> list[RolloutId]:
         touched = set()
         for rollout_id in rollout_ids:
             group = self._groups.get(rollout_id[:2])
             if group is None or rollout_id.index in group.stopped:
                 continue
-            group.ended.add(rollout_id.index)
+            (group.stopped if lost else group.ended).add(rollout_id.index)
             group.waiting.pop(rollout_id.index, None)
             touched.add(rollout_id[:2])
         return self._decide_what_is_due(touched)

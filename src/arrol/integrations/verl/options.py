@@ -2,7 +2,7 @@
 
 >>> options = parse_options({"keep_ratio": 0.5, "probe_tokens": 16, "rule": "uniform"})
 >>> options.way, options.host.estimator, options.host.pruning.barrier_timeout
-('two_calls', 'plain', 600)
+('two_calls', 'plain', 600.0)
 
 Deviations from the other hosts: (1) the estimator is ``plain``, because verl computes the advantages of the survivors
 itself; (2) the head reads log-probabilities only, because no hidden state leaves verl's servers; (3) the deadline of

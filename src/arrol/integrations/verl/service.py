@@ -135,7 +135,8 @@ class PruningService:
 
     def failed(self, rollout: tuple[int, int, int]) -> None:
         """It raised, or its task was cancelled."""
-        self.ended(rollout)
+        self._controller.lost([RolloutId(*rollout)])
+        self._answer((rollout[0], rollout[1]))
         self._close(RolloutId(*rollout), FinishReason.ERROR, 0, None)
 
     def tick(self, now: float) -> None:
