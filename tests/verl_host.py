@@ -1,7 +1,7 @@
 """verl made small: data and a model on disk, and the whole command line of a run on the CPU.
 
-``tests/verl`` runs it, examples and benchmarks use the same command. Nothing here loads verl, so the main suite may
-import it. Run as a script it prepares a folder: ``python tests/verl_host.py FOLDER [--model MODEL]``.
+``tests/verl`` runs it, the quick start and the benchmark use parts of it. Nothing here loads verl, so the main suite
+may import it. Run as a script it prepares a folder: ``python tests/verl_host.py FOLDER [--model MODEL] [--platform]``.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def _row(prompt, index, split):
 
 
 def plain_overrides(
-    folder: Path, *, ranks: int = 1, steps: int = 2, prompts: int = 4, group_size: int = 4
+    folder: Path, *, ranks: int = 1, steps: int = 2, prompts: int = 4, group_size: int = 4, own_ray: bool = True
 ) -> list[str]:
-    """What a user of verl would write, and what the CPU needs."""
+    """What a user of verl would write, and what the CPU needs; ``folder`` must be absolute."""
     return [
         "algorithm.adv_estimator=grpo",
         f"data.train_files={folder}/train.parquet",
@@ -105,26 +105,32 @@ def plain_overrides(
         "trainer.project_name=arrol",
         "trainer.experiment_name=cpu",
         "trainer.logger=[console,file]",
-        *cpu_overrides(ranks),
+        *PLATFORM,
+        *(ray_overrides(ranks) if own_ray else []),
     ]
 
 
-def cpu_overrides(ranks: int) -> list[str]:
-    """verl on the tests' CPU platform: FSDP1 refuses CPU modules; logical CPUs and GPUs may exceed the machine's."""
+PLATFORM = (
+    "actor_rollout_ref.rollout.name=hfcpu",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+    "actor_rollout_ref.actor.strategy=fsdp2",
+    "actor_rollout_ref.actor.use_torch_compile=False",
+    "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
+    "actor_rollout_ref.model.use_remove_padding=False",
+    "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
+    "trainer.device=cpu",
+    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+)
+"""verl on the tests' CPU platform; FSDP1 refuses CPU modules."""
+
+
+def ray_overrides(ranks: int) -> list[str]:
+    """A Ray of its own, on loopback; logical CPUs and GPUs may exceed the machine's."""
     return [
-        "actor_rollout_ref.rollout.name=hfcpu",
-        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
-        "actor_rollout_ref.actor.strategy=fsdp2",
-        "actor_rollout_ref.actor.use_torch_compile=False",
-        "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
-        "actor_rollout_ref.model.use_remove_padding=False",
-        "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
-        "trainer.device=cpu",
         "ray_kwargs.ray_init.num_cpus=32",
         f"+ray_kwargs.ray_init.num_gpus={ranks}",
         "+ray_kwargs.ray_init.include_dashboard=False",
         "+ray_kwargs.ray_init._node_ip_address=127.0.0.1",
-        "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     ]
 
 
@@ -167,9 +173,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Prompts in verl's layout and a model for it.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--platform", action="store_true", help="also print the overrides of the tests' CPU platform")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     prepare(arguments.folder, model=arguments.model)
+    print(*(PLATFORM if arguments.platform else ()), sep="\n")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -75,3 +75,13 @@ def test_two_ranks_share_the_survivors(run):
     assert len(rows) == PROMPTS * SURVIVORS
     assert not [row["uid"] for row in rows if row["uid"].startswith("pad")]
     assert two.metrics[0]["arrol/rollout/smallest_group"] == SURVIVORS
+
+
+def test_a_rollout_that_raises_releases_its_siblings(run, monkeypatch):
+    monkeypatch.setenv("VERLCPU_FAIL", "3")
+    failed = run("failed", [*PRUNING, "+arrol.rule=uniform"], steps=1)
+    (row,) = failed.metrics
+    assert row["arrol/rollout/finish/error"] == 1
+    rows = failed.rows("rollouts", 1)
+    assert len(rows) == PROMPTS * SURVIVORS, "the group of the failed one still keeps its share"
+    assert not [row["uid"] for row in rows if row["uid"].startswith("pad")]

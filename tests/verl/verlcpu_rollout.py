@@ -2,7 +2,8 @@
 
 Sampling repeats, whatever is stopped: token number t of the k-th request for a prompt, under one version of the
 weights, is drawn with a uniform number keyed by (prompt, k, version, t). verl gives every call an id of its own, so a
-second call is recognised by its prefix: the server remembers what it wrote.
+second call is recognised by its prefix: the server remembers what it wrote. ``VERLCPU_SEED`` changes all draws,
+``VERLCPU_FAIL=K`` makes the K-th request raise.
 """
 
 import asyncio
@@ -51,6 +52,8 @@ class Server:
         eos = self.model.generation_config.eos_token_id
         self.stop_ids = set(eos if isinstance(eos, list) else [eos]) - {None}
         self.version, self.asked, self.written = 0, Counter(), defaultdict(list)
+        self.seed, self.fail = (int(os.environ.get(name, 0)) for name in ("VERLCPU_SEED", "VERLCPU_FAIL"))
+        self.requests = 0
 
     async def load(self, state, version):
         self.model.load_state_dict(state, strict=False)
@@ -59,6 +62,9 @@ class Server:
         self.written.clear()
 
     async def generate(self, prompt_ids, sampling_params, request_id, **kwargs):
+        self.requests += 1
+        if self.requests == self.fail:
+            raise RuntimeError("VERLCPU_FAIL: this request was to fail")
         prompt = tuple(prompt_ids)
         continued = self.written[prompt]  # siblings that wrote the same so far may change places
         key, begun = continued.pop(0) if continued else (self._stream(prompt), 0)
@@ -69,7 +75,7 @@ class Server:
 
     def _stream(self, prompt):
         self.asked[prompt] += 1
-        return [zlib.crc32(np.asarray(prompt, np.int64).tobytes()), self.asked[prompt], self.version or 0]
+        return [self.seed, zlib.crc32(np.asarray(prompt, np.int64).tobytes()), self.asked[prompt], self.version or 0]
 
     @torch.inference_mode()
     async def _decode(self, prompt, sampling_params, key, begun):
