@@ -7,10 +7,13 @@
 #     node 0:   bash examples/08_verl_multinode.sh train 10.0.0.1 trainer.nnodes=2 <your overrides> +arrol.probe_tokens=512
 #
 # More arguments of head and join go to ray start (--num-gpus=8). PORT (6379) is Ray's; PYTHON the environment's.
+# Ray asks everybody for a token: "ray get-auth-token --generate" makes one; give every node the same file, at
+# ~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH points to.
 set -euo pipefail
 verb=${1:?head, join or train} head=${2:?address of node 0}
 PYTHON=${PYTHON:-python} PORT=${PORT:-6379}
 RAY=$(dirname "$(command -v "$PYTHON")")/ray
+export RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}
 shift 2
 
 case $verb in

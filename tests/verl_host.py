@@ -28,11 +28,15 @@ ENVIRONMENT = {
     "VERL_USE_EXTERNAL_MODULES": "verlcpu",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "RAY_ADDRESS": "local",  # a cluster of its own, even where one was left behind
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "disabled",
 }
+PROMPTS, SIZE, STEPS = 4, 4, 2
+"""Of a test run: prompts per step, rollouts per prompt, steps."""
+PRUNING = ("+arrol.probe_tokens=12", "+arrol.warmup_steps=0")
 VERIFIER = IntegerVerifier(("#",), require_mark=True)
 
 
@@ -73,7 +77,13 @@ def _row(prompt, index, split):
 
 
 def plain_overrides(
-    folder: Path, *, ranks: int = 1, steps: int = 2, prompts: int = 4, group_size: int = 4, own_ray: bool = True
+    folder: Path,
+    *,
+    ranks: int = 1,
+    steps: int = STEPS,
+    prompts: int = PROMPTS,
+    group_size: int = SIZE,
+    own_ray: bool = True,
 ) -> list[str]:
     """What a user of verl would write, and what the CPU needs; ``folder`` must be absolute."""
     return [
@@ -125,12 +135,12 @@ PLATFORM = (
 
 
 def ray_overrides(ranks: int) -> list[str]:
-    """A Ray of its own, on loopback; logical CPUs and GPUs may exceed the machine's."""
+    """A Ray of its own, on loopback (Ray replaces 127.0.0.1 alone); logical CPUs and GPUs may exceed the machine's."""
     return [
         "ray_kwargs.ray_init.num_cpus=32",
         f"+ray_kwargs.ray_init.num_gpus={ranks}",
         "+ray_kwargs.ray_init.include_dashboard=False",
-        "+ray_kwargs.ray_init._node_ip_address=127.0.0.1",
+        "+ray_kwargs.ray_init._node_ip_address=127.0.0.2",
     ]
 
 

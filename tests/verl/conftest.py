@@ -1,6 +1,6 @@
 """Real verl on the CPU, once per arm and session; ``make test-verl`` runs it in an environment of its own.
 
-A run takes a minute on two cores, most of it to start Ray and verl, so the tests share six of them. This folder must
+A run takes a minute on two cores, most of it to start Ray and verl, so the tests share them. This folder must
 never get an ``__init__.py``: it would hide the real verl from Python.
 """
 
@@ -11,10 +11,9 @@ from collections import Counter
 import pytest
 
 import verl_host
+from verl_host import PROMPTS, PRUNING, SIZE, STEPS
 
 MISSING = "verl is not installed here; run: make test-verl"
-PROMPTS, SIZE, STEPS = 4, 4, 2
-PRUNING = ["+arrol.probe_tokens=12", "+arrol.warmup_steps=0"]
 
 
 def pytest_configure(config):

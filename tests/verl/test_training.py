@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arrol.integrations.memory import read_head
-from conftest import PROMPTS, PRUNING, SIZE, STEPS
+from verl_host import PROMPTS, PRUNING, SIZE, STEPS
 
 SURVIVORS = SIZE // 2
 NOISE = {"rel": 1e-3, "abs": 1e-4}
