@@ -1,8 +1,11 @@
 """The parts that need verl's classes, without a run: its output, its config, its manager's refusal."""
 
+import asyncio
+
 import pytest
 
 import verl_host
+from arrol.engines.vllm.request import parse_args
 
 SUITS = ["actor_rollout_ref.rollout.name=vllm", "+arrol.probe_tokens=12"]
 
@@ -102,3 +105,118 @@ def test_a_prompt_keeps_its_name():
 
     messages = [{"role": "user", "content": "1+1="}]
     assert prompt_key(messages) == prompt_key(tuple(messages)) != prompt_key([{"role": "user", "content": "1+2="}])
+
+
+class Service:
+    """The actor as a rollout sees it: remembers what it was told, answers what it is to answer."""
+
+    def __init__(self, keep):
+        self.keep, self.told = keep, []
+
+    def __getattr__(self, name):
+        class Method:
+            @staticmethod
+            def remote(*arguments, **named):
+                self.told.append((name, *arguments))
+                answer = asyncio.get_running_loop().create_future()
+                answer.set_result(self.keep)
+                return answer
+
+        return Method
+
+
+class Server:
+    """Like verl's client; writes the given tokens, as many as asked for."""
+
+    def __init__(self, token_ids, prompt_size):
+        self.token_ids, self.prompt_size, self.asked = token_ids, prompt_size, []
+
+    async def generate(self, request_id, *, prompt_ids, sampling_params, **others):
+        from verl.workers.rollout.replica import TokenOutput
+
+        if self.token_ids is None:
+            raise RuntimeError("the server is gone")
+        self.asked.append((request_id, sampling_params))
+        begun = len(prompt_ids) - self.prompt_size
+        written = self.token_ids[begun : begun + sampling_params["max_tokens"]]
+        return TokenOutput(token_ids=written, log_probs=[-0.5] * len(written), extra_fields={"global_steps": 1})
+
+
+@pytest.fixture
+def write(data, monkeypatch):
+    """``write(token_ids, keep, *options)`` runs one rollout of the agent loop; returns (output, told, asked)."""
+    import ray
+    from omegaconf import OmegaConf
+    from transformers import AutoTokenizer
+    from verl.experimental.agent_loop.agent_loop import DictConfigWrap
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    from arrol.integrations.verl import PrunedAgentLoop
+    from arrol.integrations.verl.__main__ import compose
+
+    tokenizer = AutoTokenizer.from_pretrained(data / "model")
+    prompt = tokenizer.encode("1+1=")
+
+    async def run(config, service, server):
+        ticket = {"step": 3, "group": 5, "size": 4, "stop_token_ids": [1], "seed": 42}
+        loop = PrunedAgentLoop(
+            DictConfigWrap(config), server, tokenizer, None, RLHFDataset, DictConfigWrap(config.data)
+        )  # fmt: skip
+        messages = [{"role": "user", "content": "1+1="}]
+        return await loop.run({"temperature": 1.0}, raw_prompt=messages, arrol=ticket, uid="u", session_id=2)
+
+    def one(token_ids, keep, *options):
+        config = OmegaConf.create(compose([*verl_host.plain_overrides(data), "+arrol.probe_tokens=4", *options]))
+        service, server = Service(keep), Server(token_ids, len(prompt))
+        monkeypatch.setattr(ray, "get_actor", lambda name: service)
+        try:
+            output = asyncio.run(run(config, service, server))
+        except RuntimeError as error:
+            output = error
+        return output, service.told, server.asked
+
+    return one
+
+
+LONG = [5, 6, 7, 8, 9, 10, 1]
+"""Seven tokens, the last of which ends it."""
+ROLLOUT = (3, 5, 2)
+
+
+def test_a_survivor_is_asked_about_once_and_reports_in_the_end(write):
+    output, told, asked = write(LONG, True)
+    assert told == [("probed", ROLLOUT, 0, [-2.0, -0.5, -0.5]), ("ended", ROLLOUT)]
+    assert output.response_ids == LONG
+    assert len({request_id for request_id, _ in asked}) == 1
+    output.reward_score = 1.0
+    output._report = told.append
+    output.as_dict()
+    assert told[-1] == 1.0
+
+
+def test_a_stopped_rollout_is_an_empty_list(write):
+    output, told, asked = write(LONG, False)
+    assert output == []
+    assert told[-1] == ("stopped", ROLLOUT, 4)
+    assert len(asked) == 1
+
+
+def test_a_rollout_that_raises_says_so(write):
+    output, told, _ = write(None, True)
+    assert isinstance(output, RuntimeError)
+    assert told == [("failed", ROLLOUT)]
+
+
+def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
+    way = ("actor_rollout_ref.rollout.name=vllm", "+arrol.way=engine", "+arrol.rule=uniform")
+    output, told, asked = write(LONG, None, *way)
+    assert output.response_ids == LONG
+    assert told == [("ended", ROLLOUT)]
+    ((request_id, params),) = asked
+    request = parse_args(params["extra_args"])
+    assert request_id == "arrol-3-5", "siblings find the same server"
+    assert (request.group, request.size, request.step, request.index, request.seed) == ("5", 4, 3, 2, 42)
+    assert (request.rule.rule, request.rule.probe_tokens) == ("uniform", (4,))
+    output, told, _ = write(LONG[:4], None, *way)
+    assert output == []
+    assert told == [("stopped", ROLLOUT, 4)]

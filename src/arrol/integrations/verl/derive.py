@@ -14,6 +14,7 @@ as many updates. The loss is exact for ``token-mean``; for ``seq-mean-*`` the sm
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,6 +33,8 @@ SAMPLER_PATH, SAMPLER_CLASS = "pkg://arrol.integrations.verl", "MetricsReplayBuf
 AGENT_LOOP = "single_turn_agent"
 """The only agent loop of verl that can be cut."""
 SCHEDULER, CONFIDENCE_SCHEDULER = "arrol.engines.vllm.PruningScheduler", "arrol.engines.vllm.ConfidenceScheduler"
+SERVED_HEAD = "ARROL_ESTIMATOR"
+"""Environment variable that names a finished head to vLLM's workers."""
 WORKER = "arrol.engines.vllm.PruningWorker"
 
 Config = Mapping[str, Any]
@@ -218,9 +221,17 @@ def _refusals(config: Config, options: VerlOptions) -> list[tuple[str, bool, str
          "stop words look like pruning to arrol; leave them out"),
         (f"{ROLLOUT}.name", engine and at(config, f"{ROLLOUT}.name") != "vllm",
          "way engine needs vllm; set it, or leave out arrol.way"),
+        (f"{PATH}.rule", engine and options.learns and not _has_served_head(config),
+         f"way engine learns no head; name a finished one in {SERVED_HEAD}, or use rule uniform or confidence"),
         (f"{ROLLOUT}.full_determinism", engine and on(f"{ROLLOUT}.full_determinism"),
          "way engine shares one request id among siblings; set it to False, or leave out arrol.way"),
     ]  # fmt: skip
+
+
+def _has_served_head(config: Config) -> bool:
+    """Servers inherit the driver's environment on one node, and Ray's runtime environment on all."""
+    runtime = at(config, f"ray_kwargs.ray_init.runtime_env.env_vars.{SERVED_HEAD}")
+    return bool(os.environ.get(SERVED_HEAD) or runtime)
 
 
 def _hooks(config: Config) -> list[str]:

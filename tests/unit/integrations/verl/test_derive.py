@@ -31,8 +31,13 @@ CONFIG = {
 }  # fmt: skip
 
 
+SERVED = {"ray_kwargs.ray_init.runtime_env.env_vars.ARROL_ESTIMATOR": "served/estimator.safetensors"}
+"""A finished head for vLLM's workers."""
+
+
 @pytest.fixture(autouse=True)
 def without_trl(monkeypatch):
+    monkeypatch.delenv("ARROL_ESTIMATOR", raising=False)
     monkeypatch.setattr(derive, "trl_conflict", lambda: None)
 
 
@@ -82,7 +87,7 @@ def test_the_lines_of_a_usual_command():
         {"arrol.keep_ratio": 0.25},
         {"arrol.keep_ratio": 0.75, "arrol.warmup_steps": 0},
         {"arrol.way": "engine"},
-        {"arrol.way": "engine", "arrol.rule": "neyman"},
+        {"arrol.way": "engine", "arrol.rule": "neyman", **SERVED},
         {"arrol.rule": "never", "arrol.observe": True},
         {"arrol.rule": "never"},
     ],
@@ -118,7 +123,7 @@ def test_pruning_off_needs_no_line_but_the_manager():
 def test_way_engine_names_the_classes_of_its_rule():
     lines = derived_overrides(changed({"arrol.way": "engine"}))
     assert "+actor_rollout_ref.rollout.engine_kwargs.vllm.scheduler_cls=arrol.engines.vllm.ConfidenceScheduler" in lines
-    lines = derived_overrides(changed({"arrol.way": "engine", "arrol.rule": "balanced"}))
+    lines = derived_overrides(changed({"arrol.way": "engine", "arrol.rule": "balanced", **SERVED}))
     assert "+actor_rollout_ref.rollout.engine_kwargs.vllm.worker_cls=arrol.engines.vllm.PruningWorker" in lines
 
 
@@ -147,6 +152,7 @@ def test_hooks_that_are_taken_are_left_and_told():
         ),
         ({"arrol.way": "engine", "actor_rollout_ref.rollout.name": "sglang"}, ["rollout.name = 'sglang'", "vllm"]),
         ({"arrol.way": "engine", "actor_rollout_ref.rollout.full_determinism": True}, ["full_determinism = True"]),
+        ({"arrol.way": "engine", "arrol.rule": "neyman"}, ["arrol.rule = 'neyman'", "ARROL_ESTIMATOR"]),
         ({"arrol.keep_ratio": 0.3}, ["arrol.keep_ratio = 0.3", "2.4 rollouts"]),
         ({"arrol.keep_ratio": 0.125}, ["arrol.keep_ratio = 0.125", "at least 2"]),
         ({"arrol.min_survivors": 5}, ["arrol.min_survivors = 5", "lower it to 4"]),
