@@ -145,13 +145,12 @@ class Server:
 @pytest.fixture
 def write(data, monkeypatch):
     """``write(token_ids, keep, *options)`` runs one rollout of the agent loop; returns (output, told, asked)."""
-    import ray
     from omegaconf import OmegaConf
     from transformers import AutoTokenizer
     from verl.experimental.agent_loop.agent_loop import DictConfigWrap
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
-    from arrol.integrations.verl import PrunedAgentLoop
+    from arrol.integrations.verl import PrunedAgentLoop, agent_loop
     from arrol.integrations.verl.__main__ import compose
 
     tokenizer = AutoTokenizer.from_pretrained(data / "model")
@@ -168,7 +167,7 @@ def write(data, monkeypatch):
     def one(token_ids, keep, *options):
         config = OmegaConf.create(compose([*verl_host.plain_overrides(data), "+arrol.probe_tokens=4", *options]))
         service, server = Service(keep), Server(token_ids, len(prompt))
-        monkeypatch.setattr(ray, "get_actor", lambda name: service)
+        monkeypatch.setattr(agent_loop, "service_handle", lambda: service)
         try:
             output = asyncio.run(run(config, service, server))
         except RuntimeError as error:

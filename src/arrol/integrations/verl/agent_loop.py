@@ -8,6 +8,7 @@ the group still ends as finished. The reward is computed after ``run`` returns a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 import ray
@@ -54,7 +55,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         ticket, index = dict(kwargs.pop(TICKET)), int(kwargs["session_id"])
         rollout = (int(ticket["step"]), int(ticket["group"]), index)
         options = parse_options(_plain(self.config[PATH]))
-        service = ray.get_actor(ACTOR_NAME)
+        service = service_handle()
         limits = Limits(self.response_length, frozenset(ticket["stop_token_ids"]))
         client = self._client(options, ticket, rollout, service, limits)
         self.server_manager, verls = client, self.server_manager
@@ -100,6 +101,12 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
             ask=ask,
             prioritized=self.rollout_config.get("scheduling_policy", "fcfs") == "priority",
         )
+
+
+@cache
+def service_handle() -> Any:
+    """The actor's handle, looked up once per worker."""
+    return ray.get_actor(ACTOR_NAME)
 
 
 def register_in_worker(worker: Any) -> None:

@@ -126,6 +126,11 @@ def derived_overrides(config: Config) -> list[str]:
 def check(config: Config) -> VerlOptions:
     """The options, when the whole config is sound; ConfigError with one line otherwise. Run by the manager at start."""
     options = parse_options(at(config, PATH, {}))
+    if at(config, f"{SAMPLER}.name") == SAMPLER_CLASS and _is_sampler_taken(config):
+        raise ConfigError(
+            f"{SAMPLER}.name = {SAMPLER_CLASS!r}: with a custom sampler verl neither filters groups nor refills failed "
+            "ones; leave out the two custom_sampler lines, or filter_groups and sync_refill_failed_groups"
+        )
     if not options.looks:
         return options
     refuse_unsound(config, options)
@@ -239,9 +244,15 @@ def _hooks(config: Config) -> list[str]:
     lines = []
     if at(config, CALLBACK) is None:
         lines.append(f"{CALLBACK}={CALLBACK_CLASS}")
-    if at(config, f"{SAMPLER}.path") is None and not at(config, "algorithm.filter_groups.enable", False):
+    if at(config, f"{SAMPLER}.path") is None and not _is_sampler_taken(config):
         lines += [f"{SAMPLER}.path={SAMPLER_PATH}", f"{SAMPLER}.name={SAMPLER_CLASS}"]
     return lines
+
+
+def _is_sampler_taken(config: Config) -> bool:
+    """What verl's own sampler does and a custom one would have to do itself."""
+    refills = at(config, "trainer.v1.sampler.sync_refill_failed_groups", False)
+    return bool(refills or at(config, "algorithm.filter_groups.enable", False))
 
 
 def notes(config: Config) -> list[str]:
@@ -249,9 +260,8 @@ def notes(config: Config) -> list[str]:
     taken = []
     if at(config, CALLBACK) not in (None, CALLBACK_CLASS):
         taken.append(f"{CALLBACK} is yours: call arrol.integrations.verl.HeadSaver.on_save from it to keep the head")
-    filtered = at(config, "algorithm.filter_groups.enable", False)
-    if filtered or at(config, f"{SAMPLER}.name") not in (None, SAMPLER_CLASS):
-        taken.append("verl's sampler is taken (yours, or filter_groups): arrol/* metrics are not logged")
+    if _is_sampler_taken(config) or at(config, f"{SAMPLER}.name") not in (None, SAMPLER_CLASS):
+        taken.append("verl's sampler is taken (yours, filter_groups, or a refill): arrol/* metrics are not logged")
     return taken
 
 

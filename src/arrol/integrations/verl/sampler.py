@@ -3,8 +3,8 @@
 The least invasive way that verl 0.9 has. What a sampler returns beside its batch is merged into the metrics of the step
 and goes to every logger of ``trainer.logger``; no other public hook of the driver returns metrics while it trains (a
 checkpoint callback returns nothing, metrics of agent loops are dropped by the V1 trainer, a second logger would open a
-second run). A custom sampler owns ``algorithm.filter_groups`` itself, which this one does not, so with filtering on it
-is refused here and left out by ``python -m arrol.integrations.verl``.
+second run). verl leaves ``algorithm.filter_groups`` and ``sync_refill_failed_groups`` to a custom sampler, and this one
+does neither, so together with them the manager refuses it and the helper leaves it out.
 """
 
 from __future__ import annotations

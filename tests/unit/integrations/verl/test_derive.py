@@ -175,6 +175,8 @@ def test_what_no_line_can_mend_is_refused(overrides, words):
         ({"actor_rollout_ref.rollout.log_prob_use_dynamic_bsz": False}, ["rollout.log_prob_use_dynamic_bsz = False"]),
         ({"arrol.keep_ratio": 0.75, "actor_rollout_ref.actor.ppo_mini_batch_size": 6}, ["warmup_steps = 20", "0.5"]),
         ({"arrol.way": "engine"}, ["scheduler_cls", "ConfidenceScheduler"]),
+        ({"algorithm.filter_groups.enable": True}, ["custom_sampler.name", "filter_groups"]),
+        ({"trainer.v1.sampler.sync_refill_failed_groups": True, "arrol.rule": "never"}, ["custom_sampler.name"]),
     ],
     ids=str,
 )
