@@ -184,7 +184,7 @@ ROLLOUT = (3, 5, 2)
 
 def test_a_survivor_is_asked_about_once_and_reports_in_the_end(write):
     output, told, asked = write(LONG, True)
-    assert told == [("probed", ROLLOUT, 0, [-2.0, -0.5, -0.5]), ("ended", ROLLOUT)]
+    assert told == [("probed", ROLLOUT, 0, [-2.0, -0.5, -0.5])]
     assert output.response_ids == LONG
     assert len({request_id for request_id, _ in asked}) == 1
     output.reward_score = 1.0
@@ -196,8 +196,14 @@ def test_a_survivor_is_asked_about_once_and_reports_in_the_end(write):
 def test_a_stopped_rollout_is_an_empty_list(write):
     output, told, asked = write(LONG, False)
     assert output == []
-    assert told[-1] == ("stopped", ROLLOUT, 4)
+    assert [name for name, *_ in told] == ["probed"]
     assert len(asked) == 1
+
+
+def test_a_rollout_that_ends_before_the_probe_tells_its_siblings(write):
+    output, told, _ = write([5, 1], True)
+    assert output.response_ids == [5, 1]
+    assert told == [("ended", ROLLOUT)]
 
 
 def test_a_rollout_that_raises_says_so(write):
@@ -210,7 +216,7 @@ def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
     way = ("actor_rollout_ref.rollout.name=vllm", "+arrol.way=engine", "+arrol.rule=uniform")
     output, told, asked = write(LONG, None, *way)
     assert output.response_ids == LONG
-    assert told == [("ended", ROLLOUT)]
+    assert told == []
     ((request_id, params),) = asked
     request = parse_args(params["extra_args"])
     assert request_id == "arrol-3-5", "siblings find the same server"

@@ -62,14 +62,16 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         try:
             output = cast(AgentLoopOutput, await super().run(sampling_params, **kwargs))
         except Stopped as stopped:
-            service.stopped.remote(rollout, stopped.num_tokens)
+            if options.way == "engine":  # otherwise it was the service that said so
+                service.stopped.remote(rollout, stopped.num_tokens)
             return []
         except BaseException:  # a cancelled task, too: its siblings must not wait for it
             service.failed.remote(rollout)
             raise
         finally:
             self.server_manager = verls
-        service.ended.remote(rollout)
+        if client.is_awaited:
+            service.ended.remote(rollout)
         size = len(output.response_ids)
         full = size >= limits.response_length
 

@@ -75,8 +75,8 @@ class TwoCalls:
     ) -> None:
         self._server, self._probe_tokens, self._limits, self._ask = server, probe_tokens, limits, ask
         self._prioritized = prioritized
-        self.candidate = False
-        """Whether it reached a probe."""
+        self.is_awaited = True
+        """Siblings may still wait for it at a later probe."""
 
     async def generate(
         self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **others: Any
@@ -99,11 +99,15 @@ class TwoCalls:
                 return whole
             if not await self._ask(probe, statistics(whole.log_probs)):
                 raise Stopped(len(whole.token_ids))
+            self.is_awaited = probe + 1 < len(self._probe_tokens)
         raise AssertionError("the last length is the limit")
 
 
 class InsideEngine:
     """Way B, for one rollout; ``arguments`` are those of :func:`arrol.engines.vllm.request.pruning_args`."""
+
+    is_awaited = False
+    """The barrier is vLLM's."""
 
     def __init__(self, server: Server, *, arguments: Mapping[str, Any], limits: Limits, sticky_id: str) -> None:
         self._server, self._arguments, self._limits, self._sticky_id = server, arguments, limits, sticky_id

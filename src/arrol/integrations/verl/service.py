@@ -7,9 +7,9 @@ spends to find a server for a request.
 
     begin(step, ...)  -> one ticket per prompt     the driver announces groups; earlier steps are learnt from first
     probed(...)       -> may it go on?             answered when the decision falls, at the latest at the deadline
-    ended(...)                                     it ended by itself: siblings need not wait for it
+    ended(...)                                     it ended before its last probe: siblings need not wait for it
     outcome(...)                                   its reward is known
-    stopped(...)                                   it is gone
+    stopped(...)                                   vLLM has stopped it (way B)
     failed(...)                                    it raised: siblings need not wait, nothing is learnt from it
     settle()          -> metrics                   learn from what has ended; once per step, whoever asks first
 
@@ -120,17 +120,19 @@ class PruningService:
         return await answer
 
     def ended(self, rollout: tuple[int, int, int]) -> None:
-        """It stopped writing by itself, before the next probe."""
+        """It stopped writing by itself, before its last probe."""
         self._controller.finished([RolloutId(*rollout)])
         self._answer((rollout[0], rollout[1]))
 
     def outcome(self, rollout: tuple[int, int, int], num_tokens: int, reward: float, *, full: bool) -> None:
         """Its reward; ``full`` says that it reached the length limit."""
+        self._controller.finished([RolloutId(*rollout)])
         finish_reason = FinishReason.LENGTH if full else FinishReason.STOP
         self._close(RolloutId(*rollout), finish_reason, num_tokens, float(reward > self._host.success_threshold))
 
     def stopped(self, rollout: tuple[int, int, int], num_tokens: int) -> None:
-        """It is gone: in way A because :meth:`probed` said so, in way B because vLLM did."""
+        """It is gone, and nobody here decided that."""
+        self._controller.lost([RolloutId(*rollout)])
         self._close(RolloutId(*rollout), FinishReason.PRUNED, num_tokens, None)
 
     def failed(self, rollout: tuple[int, int, int]) -> None:
@@ -183,6 +185,9 @@ class PruningService:
             del self._groups[key].waiting[index]
             if not answer.done():  # the asker may be gone
                 answer.set_result(decision.keep)
+            if not decision.keep:
+                tokens = self._controller.probe_tokens[decision.probe]
+                self._close(RolloutId(*key, index), FinishReason.PRUNED, tokens, None)
 
     def _close(self, rollout_id: RolloutId, reason: FinishReason, num_tokens: int, reward: float | None) -> None:
         """The first word about how a rollout ended counts."""

@@ -44,7 +44,7 @@ class Server:
 
 
 def cut(script, *, probes=(4,), answers=(True,), prioritized=False):
-    """(output, server, questions) of a rollout that writes this script."""
+    """(output, server, questions) of a rollout that writes this script; ``server.client`` is what it used."""
     server, questions, pending = Server(script), [], list(answers)
 
     async def ask(probe, logprobs):
@@ -52,7 +52,7 @@ def cut(script, *, probes=(4,), answers=(True,), prioritized=False):
         return pending.pop(0)
 
     client = TwoCalls(server, probe_tokens=probes, limits=LIMITS, ask=ask, prioritized=prioritized)
-    params = {"temperature": 1.0}
+    params, server.client = {"temperature": 1.0}, client
     try:
         output = asyncio.run(client.generate("r", prompt_ids=[1, 2], sampling_params=params, priority=0))
     except Stopped as stopped:
@@ -91,6 +91,12 @@ def test_several_probes_and_the_length_limit():
     assert [call[1:3] for call in server.calls] == [(0, 2), (2, 3), (5, 5)]
     assert [probe for probe, _ in questions] == [0, 1]
     assert questions[1][1][0] == -15.0
+
+
+@pytest.mark.parametrize(("script", "awaited"), [([3, EOS], True), ([3] * 4 + [EOS], True), ([3] * 7, False)])
+def test_siblings_wait_for_it_until_its_last_probe(script, awaited):
+    _, server, _ = cut(script, probes=(2, 5), answers=[True, True])
+    assert server.client.is_awaited is awaited
 
 
 def test_who_has_begun_goes_first_where_the_server_knows_priorities():

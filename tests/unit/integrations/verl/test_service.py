@@ -33,12 +33,14 @@ async def play(service, step, *, sizes=(4, 4), order=None, short=(), broken=(), 
     async def run(group, index):
         rollout = (step, group, index)
         if (group, index) in broken:
-            return service.failed(rollout)
+            service.failed(rollout)
+            return
         if (group, index) not in short:
             kept[group, index] = await service.probed(rollout, 0, logprobs_of(index))
             if not kept[group, index]:
-                return service.stopped(rollout, 4)
-        service.ended(rollout)
+                return
+        else:
+            service.ended(rollout)
         service.outcome(rollout, 20 + index, float(reward(group, index)), full=False)
 
     async with asyncio.TaskGroup() as tasks:
@@ -166,9 +168,6 @@ def test_a_reward_that_never_comes_is_left_out():
         await service.begin(1, [("a", 4)])
         kept = await asyncio.gather(*(service.probed((1, 0, i), 0, logprobs_of(i)) for i in range(4)))
         survivors = [i for i in range(4) if kept[i]]
-        for index in range(4):
-            if not kept[index]:
-                service.stopped((1, 0, index), 4)
         service.outcome((1, 0, survivors[0]), 9, 1.0, full=True)
         metrics = await service.settle(timeout_s=0.05)
         service.outcome((1, 0, survivors[1]), 9, 1.0, full=False)
