@@ -68,6 +68,17 @@ def test_the_helper_composes_way_engine(tmp_path):
     assert check(config).way == "engine"
 
 
+def test_the_helper_reads_another_config_of_verl(capsys):
+    from arrol.integrations.verl.__main__ import main
+
+    command = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", "trainer.n_gpus_per_node=4"]
+    command += ["actor_rollout_ref.rollout.name=vllm", "+arrol.probe_tokens=12", "+arrol.rule=uniform"]
+    assert main(["--config-name=ppo_megatron_trainer.yaml", *command]) == 0
+    assert "actor_rollout_ref.actor.ppo_mini_batch_size=128" in capsys.readouterr().out.splitlines()
+    assert main(["--config-path=elsewhere", *command]) == 2
+    assert "--config-path" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("override", "word"),
     [("+data.no_such=1 data.train_files=[", "overrides: "), ("no_such.key=1", "no_such"), ("+arrol.rle=1", "'rule'")],

@@ -20,11 +20,19 @@ from arrol.errors import ArrolError, ConfigError, MissingExtraError
 from arrol.integrations.verl.derive import check, derived_overrides, notes
 from arrol.integrations.verl.plugin import GROUP, NAME
 
-USAGE = "usage: python -m arrol.integrations.verl [--check] OVERRIDE ..."
+USAGE = "usage: python -m arrol.integrations.verl [--check] [--config-name=NAME] OVERRIDE ..."
+CONFIG_FLAG, CONFIG_NAME = "--config-name=", "ppo_trainer"
 
 
-def compose(overrides: Sequence[str]) -> dict[str, Any]:
+def compose(arguments: Sequence[str]) -> dict[str, Any]:
     """verl's config with these overrides, resolved; ConfigError for what Hydra refuses."""
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    name = CONFIG_NAME
+    for flag in flags:
+        if not flag.startswith(CONFIG_FLAG):
+            raise ConfigError(f"flag = {flag!r}: not understood here; only {CONFIG_FLAG}NAME is, written as one word")
+        name = flag.removeprefix(CONFIG_FLAG).removesuffix(".yaml")
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
         raise MissingExtraError('verl: not installed here; run: pip install "arrol[verl]"')
@@ -35,7 +43,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
 
     try:
         with initialize_config_dir(str(Path(spec.origin).parent / "trainer" / "config"), version_base=None):
-            config = compose("ppo_trainer", overrides=list(overrides))
+            config = compose(name, overrides=overrides)
         return OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"overrides: {str(error).strip().splitlines()[0]}; mend that override") from None
@@ -59,15 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, __doc__, sep="\n\n")  # noqa: T201
         return 0
     only_check = "--check" in arguments
-    overrides = [argument for argument in arguments if argument != "--check"]
+    command = [argument for argument in arguments if argument != "--check"]
     try:
         if only_check:
             lines = installation()
-            if overrides:
-                options = check(compose(overrides))
+            if command:
+                options = check(compose(command))
                 lines.append(f"rule {options.host.pruning.rule}, way {options.way}: sound")
         else:
-            config = compose(overrides)
+            config = compose(command)
             lines = derived_overrides(config)
             for note in notes(config):
                 print(f"note: {note}", file=sys.stderr)  # noqa: T201
