@@ -1,6 +1,6 @@
 """``python -m arrol.integrations.verl <the overrides of your verl command>`` prints what to add for pruning.
 
-    python -m verl.trainer.main_ppo "${args[@]}" $(python -m arrol.integrations.verl "${args[@]}")
+    derived=$(python -m arrol.integrations.verl "${args[@]}") && python -m verl.trainer.main_ppo "${args[@]}" $derived
 
 Exit code 2 and one line on standard error for a command that would go wrong. ``--check`` judges a command that has its
 lines already, and the installation: whether the entry point loads, which verl logs at level DEBUG only. Needs verl's

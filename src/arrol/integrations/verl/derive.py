@@ -109,15 +109,17 @@ def derived_overrides(config: Config) -> list[str]:
     if not options.looks:
         return lines
     refuse_unsound(config, options)
-    batch = Batch.of(config, options)
-    for node, key, _ in sizes_of(config):
-        mini_batch_size = batch.shrunk(int(at(config, f"{node}.{key}", 1)))
-        if mini_batch_size.denominator != 1:
+    batch, warmup_steps = Batch.of(config, options), options.host.pruning.warmup_steps
+    for path in mini_batches(config):
+        given = int(at(config, path, 1))
+        shrunk = batch.shrunk(given)
+        if shrunk.denominator != 1:
             raise ConfigError(
-                f"{node}.{key} = {at(config, f'{node}.{key}')}: times {batch.survivors}/{batch.group_size} it is "
-                f"{float(mini_batch_size):g}; choose a multiple of {batch.shrunk(1).denominator}"
+                f"{path} = {given}: times {batch.survivors}/{batch.group_size} it is {float(shrunk):g}; "
+                f"choose a multiple of {batch.shrunk(1).denominator}"
             )
-        lines.append(f"{node}.{key}={mini_batch_size}")
+        refuse_padding(batch, path, int(shrunk), warmup_steps)
+        lines.append(f"{path}={shrunk}")
     lines += [f"{path}=True" for path in dynamic_switches(config) if not at(config, path, False)]
     lines += _hooks(config) + _engine_lines(config, options)
     return lines
@@ -134,22 +136,9 @@ def check(config: Config) -> VerlOptions:
     if not options.looks:
         return options
     refuse_unsound(config, options)
-    batch, warms_up = Batch.of(config, options), options.host.pruning.warmup_steps > 0
-    for node, key, _ in sizes_of(config):
-        mini_batch_size = int(at(config, f"{node}.{key}", 1))
-        rows = batch.padding(mini_batch_size, batch.survivors)
-        if rows:
-            raise ConfigError(
-                f"{node}.{key} = {mini_batch_size}: verl would add {rows} synthetic rows to the "
-                f"{batch.prompts * batch.survivors} survivors of a step on {batch.ranks} ranks; use "
-                f"{_text(batch.shrunk(batch.prompts))}, or a divisor of it that the ranks can share"
-            )
-        rows = batch.padding(mini_batch_size, batch.group_size) if warms_up else 0
-        if rows:
-            raise ConfigError(
-                f"{PATH}.warmup_steps = {options.host.pruning.warmup_steps}: verl would add {rows} synthetic rows to "
-                f"the unpruned {batch.prompts * batch.group_size}; set warmup_steps=0, or a keep_ratio like 0.5 or 0.25"
-            )
+    batch = Batch.of(config, options)
+    for path in mini_batches(config):
+        refuse_padding(batch, path, int(at(config, path, 1)), options.host.pruning.warmup_steps)
     for path in dynamic_switches(config):
         if not at(config, path, False):
             raise ConfigError(f"{path} = False: static micro-batches need not divide the survivors; set it to True")
@@ -159,17 +148,36 @@ def check(config: Config) -> VerlOptions:
     return options
 
 
-def sizes_of(config: Config) -> list[tuple[str, str, str]]:
-    """(node, key of its mini-batch, key of its dynamic switch) of everything that is trained."""
-    trained = [(ACTOR, "ppo_mini_batch_size", "use_dynamic_bsz")]
-    if has_critic(config):
-        trained.append(("critic", "ppo_mini_batch_size", "use_dynamic_bsz"))
-    return trained
+def refuse_padding(batch: Batch, path: str, mini_batch_size: int, warmup_steps: int) -> None:
+    """ConfigError where verl would fill a batch up, in a pruned step or in warm-up."""
+    rows = batch.padding(mini_batch_size, batch.survivors)
+    if rows:
+        raise ConfigError(
+            f"{path} = {mini_batch_size}: verl would add {rows} synthetic rows to the "
+            f"{batch.prompts * batch.survivors} survivors of a step on {batch.ranks} ranks; use "
+            f"{float(batch.shrunk(batch.prompts)):g} or a divisor of it, and a number of survivors that the ranks share"
+        )
+    rows = batch.padding(mini_batch_size, batch.group_size) if warmup_steps else 0
+    if rows:
+        raise ConfigError(
+            f"{PATH}.warmup_steps = {warmup_steps}: verl would add {rows} synthetic rows to the unpruned "
+            f"{batch.prompts * batch.group_size}; set warmup_steps=0, or a keep_ratio like 0.5 or 0.25"
+        )
+
+
+def trained_nodes(config: Config) -> list[str]:
+    """Where verl's config holds the settings of what is trained."""
+    return [ACTOR, "critic"] if has_critic(config) else [ACTOR]
+
+
+def mini_batches(config: Config) -> list[str]:
+    """Paths of the mini-batch sizes, in prompts."""
+    return [f"{node}.ppo_mini_batch_size" for node in trained_nodes(config)]
 
 
 def dynamic_switches(config: Config) -> list[str]:
     """Everything that splits a batch into micro-batches."""
-    switches = [f"{node}.{key}" for node, _, key in sizes_of(config)] + [f"{ROLLOUT}.log_prob_use_dynamic_bsz"]
+    switches = [f"{node}.use_dynamic_bsz" for node in trained_nodes(config)] + [f"{ROLLOUT}.log_prob_use_dynamic_bsz"]
     if at(config, f"{ACTOR}.use_kl_loss", False) or at(config, "algorithm.use_kl_in_reward", False):
         switches.append(f"{REFERENCE}.log_prob_use_dynamic_bsz")
     return switches
@@ -279,7 +287,3 @@ def _engine_lines(config: Config, options: VerlOptions) -> list[str]:
     return [
         f"+{path}.{key}={value}" for key, value in _engine_settings(options) if at(config, f"{path}.{key}") != value
     ]
-
-
-def _text(number: Fraction) -> str:
-    return str(number) if number.denominator == 1 else f"{float(number):g}"

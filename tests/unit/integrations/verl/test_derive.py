@@ -157,6 +157,8 @@ def test_hooks_that_are_taken_are_left_and_told():
         ({"arrol.keep_ratio": 0.125}, ["arrol.keep_ratio = 0.125", "at least 2"]),
         ({"arrol.min_survivors": 5}, ["arrol.min_survivors = 5", "lower it to 4"]),
         ({"actor_rollout_ref.actor.ppo_mini_batch_size": 3}, ["ppo_mini_batch_size = 3", "multiple of 2"]),
+        ({"trainer.n_gpus_per_node": 3}, ["ppo_mini_batch_size = 2", "16 synthetic rows", "3 ranks"]),
+        ({"arrol.keep_ratio": 0.75}, ["arrol.warmup_steps = 20", "synthetic rows"]),
     ],
     ids=str,
 )
