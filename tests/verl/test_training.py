@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from arrol.integrations.memory import read_head
+from arrol.integrations.verl.derive import MANAGER, MANAGER_CLASS
 from verl_host import PROMPTS, PRUNING, SIZE, STEPS
 
 SURVIVORS = SIZE // 2
@@ -69,12 +70,19 @@ def test_the_head_lies_beside_the_checkpoint_and_is_found_again(run, pruned):
     assert len(more) == len(recent) + PROMPTS * SIZE
 
 
-def test_two_ranks_share_the_survivors(run):
-    two = run("two", [*PRUNING, "+arrol.rule=uniform"], ranks=2, steps=1)
+def test_the_one_override_prunes_without_our_hooks_and_two_ranks_share_the_survivors(run):
+    needed = [
+        f"+{MANAGER}={MANAGER_CLASS}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS * SURVIVORS // SIZE}",
+        "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True",
+    ]
+    two = run("two", [*PRUNING, "+arrol.rule=uniform", *needed], prune=False, ranks=2, steps=1)
     rows = two.rows("rollouts", 1)
-    assert len(rows) == PROMPTS * SURVIVORS
-    assert not [row["uid"] for row in rows if row["uid"].startswith("pad")]
-    assert two.metrics[0]["arrol/rollout/smallest_group"] == SURVIVORS
+    groups = [row["uid"].split("_")[0] for row in rows]
+    assert sorted(map(groups.count, set(groups))) == [SURVIVORS] * PROMPTS
+    assert not [group for group in groups if group.startswith("pad")]
+    assert not [key for key in two.metrics[0] if key.startswith("arrol/")], "metrics need the sampler"
 
 
 def test_a_rollout_that_raises_releases_its_siblings(run, monkeypatch):
