@@ -168,7 +168,7 @@ def write(data, monkeypatch):
     prompt = tokenizer.encode("1+1=")
 
     async def run(config, service, server):
-        ticket = {"step": 3, "group": 5, "size": 4, "stop_token_ids": [1], "seed": 42}
+        ticket = {"step": 3, "group": 5, "size": 4, "success_rate": 0.25, "stop_token_ids": [1], "seed": 42}
         loop = PrunedAgentLoop(
             DictConfigWrap(config), server, tokenizer, None, RLHFDataset, DictConfigWrap(config.data)
         )  # fmt: skip
@@ -232,7 +232,7 @@ def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
     request = parse_args(params["extra_args"])
     assert request_id == "arrol-3-5", "siblings find the same server"
     assert (request.group, request.size, request.step, request.index, request.seed) == ("5", 4, 3, 2, 42)
-    assert (request.rule.rule, request.rule.probe_tokens) == ("uniform", (4,))
+    assert (request.rule.rule, request.rule.probe_tokens, request.success_rate) == ("uniform", (4,), 0.25)
     output, told, _ = write(LONG[:4], None, *way)
     assert output == []
     assert told == [("stopped", ROLLOUT, 4)]

@@ -88,7 +88,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         if options.way == "engine":
             arguments = pruning_args(
                 group=str(group), size=ticket["size"], step=step, index=index, seed=ticket["seed"],
-                **rule.model_dump(mode="json"),
+                success_rate=ticket["success_rate"], **rule.model_dump(mode="json"),
             )  # fmt: skip
             sticky_id = f"{PATH}-{step}-{group}"
             return InsideEngine(self.server_manager, arguments=arguments, limits=limits, sticky_id=sticky_id)

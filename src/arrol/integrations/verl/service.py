@@ -44,7 +44,7 @@ from arrol.types import (
 
 ACTOR_NAME = "arrol_head"
 TICK_S = 1.0
-SETTLE_S = 30.0
+SETTLE_S = 10.0
 """How long learning waits for rewards under way; a rollout whose reward failed is left out."""
 
 
@@ -87,7 +87,7 @@ class PruningService:
         """Set when some group has ended since it was cleared."""
         self._clock: asyncio.Task[None] | None = None
 
-    async def begin(self, step: int, prompts: Sequence[tuple[str, int]]) -> list[dict[str, int]]:
+    async def begin(self, step: int, prompts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
         """Announce ``(key, size)`` of every prompt of a batch; returns what each of its rollouts must carry.
 
         A second batch of the same step (a refill) goes on counting groups.
@@ -95,13 +95,15 @@ class PruningService:
         if any(key[0] != step for key in self._groups):
             await self.settle()
         self._memory.step = step
-        first = len(self._groups)
-        for number, (key, size) in enumerate(prompts, first):
+        tickets = []
+        for number, (key, size) in enumerate(prompts, len(self._groups)):
+            success_rate = self._memory.history.success_rate(key)
             self._groups[step, number] = _Group(key, {index: _Member() for index in range(size)})
-            self._controller.open(step, number, size, self._memory.history.success_rate(key))
+            self._controller.open(step, number, size, success_rate)
+            tickets.append({"step": step, "group": number, "size": size, "success_rate": success_rate})
         if self._clock is None and self._looks:
             self._clock = asyncio.get_running_loop().create_task(self._run_clock())
-        return [{"step": step, "group": number, "size": size} for number, (_, size) in enumerate(prompts, first)]
+        return tickets
 
     async def probed(self, rollout: tuple[int, int, int], probe: int, logprobs: Sequence[float]) -> bool:
         """A rollout has written ``probe_tokens[probe]`` tokens; False tells it to stop.

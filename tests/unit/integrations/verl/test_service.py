@@ -149,7 +149,7 @@ def test_it_learns_from_rewards_of_survivors_once():
     assert first["rollout/survivors_frac"] == 0.5
     assert first["rollout/success_frac_after"] == 0.5
     assert rates == [1.0, 0.0]
-    assert tickets[1] == {"step": 2, "group": 1, "size": 4}
+    assert tickets[1] == {"step": 2, "group": 1, "size": 4, "success_rate": 0.0}
 
 
 def test_a_refill_of_the_same_step_goes_on_counting():
