@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def run_arm(arm: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
         rows = verl_host.train(folder / "run", overrides(arm, folder, folder, seed, args), timeout_s=args.timeout_s)
     size = args.group_size // 2 if arm == "small_group" else args.group_size
     config = {key: value for key, value in vars(args).items() if key != "out"}
+    config |= {name: metadata.version(name) for name in ("verl", "ray")}
     steps = [StepRecord(step=int(r["step"]), metrics=step_metrics(r, args.prompts * size)) for r in rows if r["step"]]
     evals = [record for row in rows if (record := evaluation(row, args.eval_prompts))]
     made = provenance(sys.argv, (seed,)).run_record(name="verl-arms", arm=arm, seed=seed, config=config)
