@@ -34,8 +34,8 @@ def test_the_entry_point_is_declared():
 def test_unknown_names_are_attribute_errors():
     import arrol.integrations.verl as package
 
-    with pytest.raises(AttributeError, match="Manger"):
-        package.AgentLoopManger  # noqa: B018
+    with pytest.raises(AttributeError, match="AgentLoopManagers"):
+        package.AgentLoopManagers  # noqa: B018
 
 
 @pytest.mark.parametrize(("version", "broken"), [("1.12.0", False), ("1.13.0", True), ("2.0.1", True), (None, False)])
