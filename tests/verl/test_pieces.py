@@ -236,3 +236,45 @@ def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
     output, told, _ = write(LONG[:4], None, *way)
     assert output == []
     assert told == [("stopped", ROLLOUT, 4)]
+
+
+@pytest.mark.parametrize("names", [["tool_agent", "single_turn_agent"], "tool_agent"])
+def test_data_that_name_agent_loops_of_their_own_are_refused(names):
+    import numpy as np
+    from verl.utils import tensordict_utils
+
+    from arrol.errors import DataError
+    from arrol.integrations.verl import AgentLoopManager
+
+    prompts = tensordict_utils.get_tensordict({"uid": np.array(["a", "b"], dtype=object)})
+    tensordict_utils.assign_non_tensor(prompts, agent_name=names)
+    manager = object.__new__(AgentLoopManager)
+    with pytest.raises(DataError, match=r"agent_name = \['tool_agent'\]"):
+        manager._address(prompts)
+
+
+def test_what_ends_a_response_is_read_from_the_model(data):
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl.__main__ import compose
+    from arrol.integrations.verl.manager import stop_token_ids
+
+    config = OmegaConf.create(compose(verl_host.plain_overrides(data)))
+    assert stop_token_ids(config) == [1]
+    config.actor_rollout_ref.rollout.ignore_eos = True
+    assert stop_token_ids(config) == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "resume_path", "disable"])
+def test_the_head_is_looked_for_where_verl_resumes(tmp_path, mode):
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl.manager import resumed_folder
+
+    trainer = {"resume_mode": mode, "default_local_dir": str(tmp_path), "resume_from_path": f"{tmp_path}/global_step_3"}
+    config = OmegaConf.create({"trainer": trainer})
+    assert (resumed_folder(config) is None) is (mode != "resume_path")
+    (tmp_path / "global_step_7").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
+    found = resumed_folder(config)
+    assert (found and found.name) == {"auto": "global_step_7", "resume_path": "global_step_3", "disable": None}[mode]
