@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VERL_VENV ?= .venv-verl
+TRL_VENV ?= .venv-trl
 # One pinned torch everywhere. Where the default index offers a CUDA build and a CPU build is wanted:
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU index of pytorch.org>"
 TORCH  ?= torch==2.13.0
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench report clean vllm-env test-vllm verl-env test-verl
+.PHONY: help setup demo test check format bench report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -61,7 +62,25 @@ test-vllm: export VLLM_NO_USAGE_STATS = 1
 test-vllm: export VLLM_LOGGING_LEVEL = ERROR
 test-vllm: export HF_HUB_OFFLINE = 1
 test-vllm: vllm-env  ## pruning inside vLLM 0.32 on the CPU, in an environment of its own
-	@$(VLLM_VENV)/bin/python -m pytest tests/vllm tests/unit/engines/vllm
+	@$(VLLM_VENV)/bin/python -m pytest tests/with_vllm tests/unit/engines/vllm
+	@$(VLLM_VENV)/bin/python -m pytest tests/with_trl/test_vllm.py
+
+trl-env: $(TRL_VENV)/.ready  ## virtual environment of the TRL tests, newest and oldest TRL, 1.6 GB
+
+$(TRL_VENV)/.ready: requirements-trl.lock requirements-trl-oldest.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "PYTHON=$(PYTHON): arrol needs Python 3.11 or newer; call make PYTHON=python3.12"; exit 2; }
+	@test -x $(TRL_VENV)/bin/python || $(PYTHON) -m venv $(TRL_VENV)
+	@echo "installing TRL (once, a few minutes) ..."
+	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-trl.lock
+	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TRL_VENV)/oldest -r requirements-trl-oldest.lock
+	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+test-trl: export HF_HUB_OFFLINE = 1
+test-trl: trl-env  ## pruning under TRL, at both ends of the supported range, in an environment of its own
+	@$(TRL_VENV)/bin/python -m pytest tests/with_trl
+	@PYTHONPATH=$(CURDIR)/$(TRL_VENV)/oldest $(TRL_VENV)/bin/python -m pytest tests/with_trl
 
 verl-env: $(VERL_VENV)/.ready  ## virtual environment of the verl tests, 2 GB
 
@@ -76,7 +95,7 @@ $(VERL_VENV)/.ready: requirements-verl.lock pyproject.toml
 
 test-verl: export HF_HUB_OFFLINE = 1
 test-verl: verl-env  ## pruning inside verl 0.9.1 on the CPU, in an environment of its own
-	@$(VERL_VENV)/bin/python -m pytest tests/verl tests/unit/integrations/verl
+	@$(VERL_VENV)/bin/python -m pytest tests/with_verl tests/unit/integrations/verl
 
 format: setup  ## rewrite in the house's format
 	@$(BIN)/ruff format .
@@ -91,4 +110,4 @@ report: setup  ## regenerate tables of README and docs from results/
 	@$(BIN)/python benchmarks/render_results.py
 
 clean:  ## remove the environments and caches, keep runs
-	@rm -rf $(VENV) $(VLLM_VENV) $(VERL_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) $(VERL_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -97,7 +97,7 @@ def render(text: str, made: dict[str, str]) -> str:
 
 def main() -> int:
     made, stale = blocks(), []
-    for path in (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "vllm.md"):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text("utf-8")
         fresh = render(text, made)
         if fresh != text:

@@ -1,7 +1,8 @@
 """verl made small: data and a model on disk, and the whole command line of a run on the CPU.
 
-``tests/verl`` runs it, the quick start and the benchmark use parts of it. Nothing here loads verl, so the main suite
-may import it. Run as a script it prepares a folder: ``python tests/verl_host.py FOLDER [--model MODEL] [--platform]``.
+``tests/with_verl`` runs it, the quick start and the benchmark use parts of it. Nothing here loads verl, so the main
+suite may import it. Run as a script it prepares a folder:
+``python tests/verl_host.py FOLDER [--model MODEL] [--platform]``.
 """
 
 from __future__ import annotations
@@ -41,9 +42,7 @@ VERIFIER = IntegerVerifier(("#",), require_mark=True)
 
 
 def has_verl() -> bool:
-    """False for the folder of this name, which is a package without code to Python."""
-    spec = importlib.util.find_spec("verl")
-    return spec is not None and spec.origin is not None
+    return importlib.util.find_spec("verl") is not None
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
@@ -146,7 +145,7 @@ def ray_overrides(ranks: int) -> list[str]:
 
 def environment(folder: Path) -> dict[str, str]:
     """Of a run whose metrics go to ``folder/metrics.jsonl``."""
-    paths = [str(ROOT / "tests" / "verl"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT / "tests" / "with_verl"), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         **ENVIRONMENT,

@@ -1,7 +1,7 @@
 """vLLM made small: a random model, engines that end when they are left, and a scheduler without engine or model.
 
-``tests/vllm`` runs real engines, ``tests/unit/engines/vllm`` the scheduler alone. Nothing here loads vLLM before it is
-called, so the main suite, which has no vLLM, may import it.
+``tests/with_vllm`` runs real engines, ``tests/unit/engines/vllm`` the scheduler alone. Nothing here loads vLLM before
+it is called, so the main suite, which has no vLLM, may import it.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ class GroupSignal(NamedTuple):
     """float64 ``[G]``; 1/survival (or 1 for ``plain``), 0 for rollouts that did not survive."""
     baseline: float
     """Estimated success rate of the group, not leaving anyone out."""
+    spread: float
+    """Estimated standard deviation of the group's rewards."""
 
 
 def group_signal(
@@ -65,7 +67,7 @@ def group_signal(
     assert ((survival_G > 0) & (survival_G <= 1)).all(), survival_G
     kept_G = ~np.isnan(reward_G)
     if not kept_G.any():
-        return GroupSignal(np.zeros(len(reward_G)), np.zeros(len(reward_G)), float("nan"))
+        return GroupSignal(np.zeros(len(reward_G)), np.zeros(len(reward_G)), float("nan"), float("nan"))
     if config.estimator == "plain":
         return _plain(reward_G, kept_G, normalize_by_std)
     weight_G = np.where(kept_G, 1.0 / survival_G, 0.0)
@@ -89,9 +91,10 @@ def group_signal(
     else:
         advantage_G = filled_G - baseline
     advantage_G = _without_noise(advantage_G)
+    spread = _spread(filled_G, kept_G, weight_G, baseline)
     if normalize_by_std:
-        advantage_G = advantage_G / (_spread(filled_G, kept_G, weight_G, baseline) + EPSILON)
-    return GroupSignal(np.where(kept_G, advantage_G, 0.0), weight_G, baseline)
+        advantage_G = advantage_G / (spread + EPSILON)
+    return GroupSignal(np.where(kept_G, advantage_G, 0.0), weight_G, baseline, spread)
 
 
 def _plain(reward_G: np.ndarray, kept_G: np.ndarray, normalize_by_std: bool) -> GroupSignal:
@@ -100,7 +103,7 @@ def _plain(reward_G: np.ndarray, kept_G: np.ndarray, normalize_by_std: bool) -> 
     advantage_G[kept_G] = _without_noise(survivors - survivors.mean())
     if normalize_by_std:
         advantage_G /= survivors.std() + EPSILON
-    return GroupSignal(advantage_G, kept_G.astype(float), float(survivors.mean()))
+    return GroupSignal(advantage_G, kept_G.astype(float), float(survivors.mean()), float(survivors.std()))
 
 
 def _baseline(

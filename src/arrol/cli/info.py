@@ -8,6 +8,7 @@ from typing import Any
 from arrol.configs.base import StrictModel, read_toml
 from arrol.configs.run import RunConfig, load_compare, load_run
 from arrol.configs.sft import SftConfig, load_sft
+from arrol.integrations.versions import host_versions
 from arrol.records.store import provenance
 
 
@@ -28,7 +29,8 @@ def _facts() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     here = provenance(["arrol", "info"], gpu=gpu)
-    return {"commit": here.commit, "dirty": here.dirty, "device": here.device, **here.versions}
+    hosts = host_versions()
+    return {"commit": here.commit, "dirty": here.dirty, "device": here.device, **here.versions, **hosts}
 
 
 def _resolve(path: str) -> StrictModel:

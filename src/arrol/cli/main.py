@@ -32,6 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
     _config_command(
         commands, "compare", "train several arms on the same prompts and seeds", "--seeds [0,1] --run.training.steps 5"
     )
+    commands.add_parser(
+        "grpo",
+        help="TRL's GRPO with pruning: arrol grpo --config x.yaml, TRL's keys and ours; needs arrol[trl]",
+        add_help=False,
+        allow_abbrev=False,
+    )
     report = commands.add_parser(
         "report", help="table, plots and one HTML page from the records of runs", allow_abbrev=False
     )
@@ -114,6 +120,10 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.compare import run_compare
 
         return run_compare(compare, resume=options.resume, as_json=options.json)
+    if options.command == "grpo":
+        from arrol.cli.grpo import run_grpo
+
+        return run_grpo(flags)
     if options.command == "report":
         from arrol.cli.report import run_report
 

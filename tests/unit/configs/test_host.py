@@ -42,4 +42,5 @@ def test_nested_quality_and_one_probe_as_a_number():
 def test_one_line_for_a_mistake(values, words):
     with pytest.raises(ConfigError) as error:
         parse_host(values)
-    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value

@@ -1,35 +1,29 @@
 """VllmEngine: our engine protocol over vLLM's ``LLM``, for training and for evaluation.
 
-Every rollout is a request of its own, with a seed of its own (a hash of the run's seed and the rollout's id), so its
-tokens do not depend on its siblings; the prefix cache makes the shared prompt cheap. Before each step the policy and
-the quality estimator are pushed together: weights as a safetensors file in memory-backed storage that vLLM reloads,
-head and calibration by RPC. Judgements come back in ``stop_reason``, features by RPC.
+Before each step the policy and the quality estimator are pushed together: weights as a safetensors file in
+memory-backed storage that vLLM reloads, head and calibration by RPC. ``sampler.py`` does the rest.
 
 Differences from the embedded engine: (1) log-probabilities are vLLM's, computed by other kernels than the learner's, so
 set ``algorithm.importance_cap``; (2) at temperature 1 they are the model's, before top-k and top-p; at others they
 include the temperature, and top-k and top-p are refused; (3) heads of a size that vLLM's CPU kernels do not know are
-widened (``padding.py``); (4) the barrier counts vLLM's steps. Legend: ``F`` features, ``T`` tokens.
+widened (``padding.py``); (4) the barrier counts vLLM's steps.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from arrol.configs.run import SamplingConfig, VllmEngineConfig
 from arrol.engines.vllm.remote import RemoteController
-from arrol.engines.vllm.request import PREFIX, REFUSED, StopReport, pruning_args
+from arrol.engines.vllm.sampler import LlmSampler
 from arrol.engines.vllm.weights import PolicyFolder
 from arrol.errors import ArrolError, ConfigError
 from arrol.protocols import Controller
 from arrol.quality.estimator import QualityEstimator
-from arrol.types import Completion, FinishReason, GroupRequest, PruningDecision, RolloutId, SamplingParams
+from arrol.types import Completion, GroupRequest, SamplingParams
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 """Set unless the environment says otherwise."""
@@ -51,8 +45,7 @@ class VllmEngine:
         """``sampling`` is that of training: it fixes which log-probabilities vLLM returns."""
         if config.sleep_level and policy.device.type == "cpu":
             raise ConfigError(f"engine.sleep_level = {config.sleep_level}: there is no sleep on a CPU; set it to 0")
-        self._config, self._estimator = config, estimator
-        self._pushed: int | None = None
+        self._config = config
         self._folder = PolicyFolder(policy, config)
         try:
             self._folder.write()
@@ -62,6 +55,7 @@ class VllmEngine:
             if isinstance(error, ValueError) and not isinstance(error, ArrolError):  # how vLLM says no to a setting
                 raise ConfigError(f"engine: vLLM refuses it ({_told(error)}); change the field of [engine]") from None
             raise
+        self._sampler = LlmSampler(self._llm, estimator)
 
     def sync_weights(self) -> None:
         """Push policy, head and calibration; nothing may be generating."""
@@ -70,12 +64,7 @@ class VllmEngine:
             self._llm.wake_up()
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self._folder.path)})
         self._llm.reset_prefix_cache()
-        self._push_estimator()
-
-    def _push_estimator(self) -> None:
-        if self._estimator is not None and self._estimator.version != self._pushed:
-            self._llm.collective_rpc("arrol_set_estimator", args=(self._estimator.snapshot().to_bytes(),))
-            self._pushed = self._estimator.version
+        self._sampler.push_estimator()
 
     def generate(
         self,
@@ -91,101 +80,21 @@ class VllmEngine:
         With ``score_ends`` every completion carries the head's score at its last fed token, for votes.
         """
         assert controller is None or isinstance(controller, RemoteController), type(controller)
-        asked = [(request, rollout_id) for request in requests for rollout_id in request.rollout_ids]
-        if score_ends or (controller is not None and controller.probe_tokens):
-            self._push_estimator()
-        answers = self._llm.generate(
-            [{"prompt_token_ids": list(request.prompt.token_ids)} for request, _ in asked],
-            [
-                _sampling(
-                    params, seed, rollout_id, _arguments(controller, request, rollout_id, len(requests), score_ends)
-                )
-                for request, rollout_id in asked
-            ],
-            use_tqdm=False,
-        )
-        features = self._features() if controller is not None and controller.probe_tokens else {}
-        decisions: list[PruningDecision] = []
-        done: dict[RolloutId, Completion] = {}
-        for (_, rollout_id), answer in zip(asked, answers, strict=True):
-            report = StopReport.parse(answer.outputs[0].stop_reason)
-            done[rollout_id] = _completion(answer.outputs[0], report, features.get(tuple(rollout_id), {}))
-            decision = None if report is None else report.decision(rollout_id)
-            decisions += [] if decision is None else [decision]
-        if controller is not None:
-            controller.settle(requests, decisions)
+        written = self._sampler.generate(requests, params, seed=seed, controller=controller, score_ends=score_ends)
         if self._config.sleep_level:
             self._llm.sleep(level=self._config.sleep_level)
-        return [[done[rollout_id] for rollout_id in request.rollout_ids] for request in requests]
+        return written
 
     def close(self) -> None:
         """End vLLM and remove what was written for it."""
         self._llm.llm_engine.engine_core.shutdown()
         self._folder.close()
 
-    def _features(self) -> dict[tuple[int, ...], dict[int, np.ndarray]]:
-        """Rollout id -> probe length -> float32 ``[F]``."""
-        found: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
-        for answer in self._llm.collective_rpc("arrol_take_features"):
-            rows = np.frombuffer(answer["features"], np.float32).reshape(len(answer["index"]), answer["size"])
-            for (step, group, index, length), row in zip(answer["index"], rows, strict=True):
-                found.setdefault((step, group, index), {})[length] = row.copy()
-        return found
-
-
-def rollout_seed(seed: int, rollout_id: RolloutId) -> int:
-    """A seed of 63 bits per rollout, from the run's seed and the rollout's id alone."""
-    text = ",".join(map(str, (seed, *rollout_id)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
 
 def _told(error: ValueError) -> str:
     """The line that says what is wrong; pydantic writes a heading first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[1] if len(lines) > 1 and "validation error" in lines[0] else lines[0]
-
-
-def _arguments(
-    controller: RemoteController | None, request: GroupRequest, rollout_id: RolloutId, num_groups: int, score_end: bool
-) -> dict[str, Any]:
-    asked = {} if controller is None else controller.arguments(request, rollout_id.index, num_groups=num_groups)
-    if score_end and not asked:
-        asked = pruning_args(group=request.group, size=request.size, index=rollout_id.index, rule="never")
-    return {**asked, f"{PREFIX}score_end": 1} if score_end else asked
-
-
-def _sampling(params: SamplingParams, seed: int, rollout_id: RolloutId, arguments: Mapping[str, Any]) -> Any:
-    from vllm import SamplingParams as VllmSamplingParams
-
-    return VllmSamplingParams(
-        max_tokens=params.max_completion_tokens,
-        temperature=params.temperature,
-        top_p=params.top_p,
-        top_k=params.top_k,
-        seed=rollout_seed(seed, rollout_id),
-        stop_token_ids=list(params.stop_token_ids),
-        ignore_eos=True,  # ours are named above, and only ours
-        logprobs=0,
-        detokenize=False,
-        extra_args=dict(arguments) or None,
-    )
-
-
-def _completion(output: Any, report: StopReport | None, features_at: dict[int, np.ndarray]) -> Completion:
-    if str(output.stop_reason).startswith(f"{REFUSED}:"):
-        raise ConfigError(str(output.stop_reason).partition(":")[2])
-    tokens = tuple(output.token_ids)
-    steps = zip(tokens, output.logprobs or (), strict=True)
-    logprob_T = np.array([step[token].logprob for token, step in steps], np.float32)
-    if report is not None and not report.keep:
-        reason = FinishReason.PRUNED
-    else:
-        reason = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}.get(
-            output.finish_reason, FinishReason.ERROR
-        )
-    if not np.isfinite(logprob_T).all():
-        reason = FinishReason.ERROR
-    return Completion(tokens, logprob_T, reason, features_at, math.nan if report is None else report.end_score)
 
 
 def _start(folder: Path, config: VllmEngineConfig, sampling: SamplingConfig, device: str) -> Any:

@@ -7,6 +7,7 @@ runs in float32 on the host, on the rank whose output reaches the scheduler, onc
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -104,8 +105,9 @@ class PruningWorker(compat.PlatformWorker):
 
         return ScoredOutput(output, attach) if isinstance(output, compat.AsyncModelRunnerOutput) else attach(output)
 
-    def arrol_set_estimator(self, blob: bytes) -> int:
-        """By ``collective_rpc``: judge by this estimator from the next step on; returns its version."""
+    def arrol_set_estimator(self, blob: bytes | str) -> int:
+        """By ``collective_rpc``: judge by this estimator from the next step on; returns its version. Text is base64."""
+        blob = base64.b64decode(blob) if isinstance(blob, str) else blob
         snapshot, known = self._fitting(EstimatorSnapshot.from_bytes(blob)), self._reader.snapshot
         if known is not None and known.layout != snapshot.layout:
             self._reader = ProbeReader()  # what was gathered for other features is of no use: those under way are kept
@@ -123,14 +125,15 @@ class PruningWorker(compat.PlatformWorker):
         return snapshot
 
     def arrol_take_features(self) -> dict[str, Any]:
-        """By ``collective_rpc``: features of the requests that asked for a report, as one array with its index."""
+        """By ``collective_rpc``: features of the requests that asked for a report, as base64 of one float32 array
+        with its index, so that the answer may cross HTTP."""
         if not compat.is_output_rank(self):
-            return {"index": [], "features": b"", "size": 0}
+            return {"index": [], "features": "", "size": 0}
         kept = [(tag, length, row) for tag, rows in self._reader.take_kept().items() for length, row in rows.items()]
         rows = np.stack([row for _, _, row in kept]) if kept else np.zeros((0, 0), np.float32)
         return {
             "index": [[*tag, length] for tag, length, _ in kept],
-            "features": rows.tobytes(),
+            "features": base64.b64encode(rows.tobytes()).decode(),
             "size": int(rows.shape[1]),
         }
 

@@ -10,8 +10,9 @@ pytest.importorskip("vllm.sampling_params")
 
 from arrol.configs.method import NeverRule, NeymanRule, QualityConfig, UniformRule
 from arrol.configs.run import SamplingConfig, VllmEngineConfig
-from arrol.engines.vllm.engine import VllmEngine, rollout_seed
+from arrol.engines.vllm.engine import VllmEngine
 from arrol.engines.vllm.remote import RemoteController
+from arrol.engines.vllm.sampler import rollout_seed
 from arrol.engines.vllm.weights import MEMORY
 from arrol.errors import ConfigError, ModelError
 from arrol.pruning.controller import PruningController

@@ -1,5 +1,6 @@
-"""The worker's own half, with a runner of three lines below it; real runners are in ``tests/vllm``."""
+"""The worker's own half, with a runner of three lines below it; real runners are in ``tests/with_vllm``."""
 
+import base64
 import types
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_scores_ride_on_the_answer_of_the_step_that_feeds_the_probed_token(worke
     seen = [scores_of(feed(worker, position, answer_of("r"))) for position in range(4)]
     assert seen == [[], [], [("r", PROBE)], []]
     taken = worker.arrol_take_features()
-    features = np.frombuffer(taken["features"], np.float32).reshape(-1, taken["size"])
+    features = np.frombuffer(base64.b64decode(taken["features"]), np.float32).reshape(-1, taken["size"])
     assert taken["index"] == [[1, 0, 0, PROBE]]
     np.testing.assert_allclose(features[0, [0, HIDDEN]], [2.0, 1.0])
     np.testing.assert_allclose(features[0, -3:], [-1.5, -0.5, -0.5])
@@ -112,7 +113,7 @@ def test_a_buffer_that_is_used_again_before_the_answer_comes_does_no_harm(worker
         worker.model_runner.execute_model_state.hidden_states.fill_(1e9)
     for promise in promises:
         promise.get_output()
-    features = np.frombuffer(worker.arrol_take_features()["features"], np.float32)
+    features = np.frombuffer(base64.b64decode(worker.arrol_take_features()["features"]), np.float32)
     np.testing.assert_allclose(features[[0, HIDDEN]], [2.0, 1.0])
 
 
@@ -129,7 +130,7 @@ def test_without_a_head_and_off_the_output_rank_nothing_is_done(worker, monkeypa
     worker._reader = ProbeReader(snapshot_of(PROBE))
     monkeypatch.setattr(compat, "is_output_rank", lambda worker: False)
     assert not hasattr(feed(worker, 0, answer), SCORES)
-    assert worker.arrol_take_features() == {"index": [], "features": b"", "size": 0}
+    assert worker.arrol_take_features() == {"index": [], "features": "", "size": 0}
 
 
 def test_a_new_head_sends_its_tables_once_with_the_next_answer(worker):

@@ -1,4 +1,4 @@
-"""The helper as a command; verl's own config is composed in tests/verl."""
+"""The helper as a command; verl's own config is composed in tests/with_verl."""
 
 import pytest
 

@@ -1,7 +1,6 @@
 """Real verl on the CPU, once per arm and session; ``make test-verl`` runs it in an environment of its own.
 
-A run takes a minute on two cores, most of it to start Ray and verl, so the tests share them. This folder must
-never get an ``__init__.py``: it would hide the real verl from Python.
+A run takes a minute on two cores, most of it to start Ray and verl, so the tests share them.
 """
 
 import json
@@ -24,7 +23,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent.name == "verl" and item.path.parents[1].name == "tests":
+        if item.path.parent.name == "with_verl":
             item.add_marker(pytest.mark.timeout(580))
             if not verl_host.has_verl():
                 item.add_marker(pytest.mark.skip(reason=MISSING))

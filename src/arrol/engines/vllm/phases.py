@@ -1,0 +1,115 @@
+"""Pruning by several calls, for an engine that knows nothing of us: to the probe, decide, survivors to the next.
+
+Costs against pruning inside the engine: survivors are prefilled again (the prefix cache makes that cheap), all
+rollouts wait for the slowest at each probe, and only log-probabilities can be read: ``quality.features`` is
+``("logprobs",)``. Each call has a seed of its own, so a rollout's tokens still depend on its id alone. Legend: ``T``
+tokens, ``C`` candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from arrol.engines.vllm.sampler import completion_of, local_settings, rollout_fields, rollout_seed
+from arrol.errors import ConfigError
+from arrol.protocols import Controller
+from arrol.quality.features import FeatureLayout
+from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
+
+ONLY_FEATURES = ("logprobs",)
+NO_STATES = np.zeros((1, 0))
+
+
+@dataclass
+class _Draft:
+    """A rollout between two calls."""
+
+    rollout_id: RolloutId
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = ()
+    logprob_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    ended: FinishReason | None = None
+    features_at: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def completion(self) -> Completion:
+        assert self.ended is not None, self.rollout_id
+        return Completion(self.token_ids, self.logprob_T, self.ended, self.features_at)
+
+
+class TwoPhaseSampler:
+    """An :class:`arrol.protocols.Engine` over anything that generates as vLLM's ``LLM`` does."""
+
+    def __init__(self, llm: Any, layout: FeatureLayout) -> None:
+        if layout.names != ONLY_FEATURES:
+            raise ConfigError(
+                f"quality.features = {list(layout.names)}: by two calls only log-probabilities can be read; "
+                f"set it to {list(ONLY_FEATURES)}"
+            )
+        self._llm, self._layout = llm, layout
+        self._settings = getattr(llm, "settings", local_settings)
+
+    def generate(
+        self,
+        requests: Sequence[GroupRequest],
+        params: SamplingParams,
+        *,
+        seed: int,
+        controller: Controller | None = None,
+    ) -> list[list[Completion]]:
+        """See :class:`arrol.protocols.Engine`."""
+        drafts = {
+            rollout_id: _Draft(rollout_id, request.prompt.token_ids)
+            for request in requests
+            for rollout_id in request.rollout_ids
+        }
+        probes = controller.probe_tokens if controller is not None else ()
+        if controller is not None:
+            for request in requests:
+                controller.open(request.step, request.group, request.size, request.success_rate)
+        for phase, length in enumerate([*probes, params.max_completion_tokens]):
+            running = [draft for draft in drafts.values() if draft.ended is None]
+            self._extend(running, length, params, seed * 1_000_003 + phase)
+            if controller is not None and phase < len(probes):
+                self._decide(running, phase, length, drafts, controller)
+        return [[drafts[rollout_id].completion() for rollout_id in request.rollout_ids] for request in requests]
+
+    def _extend(self, running: list[_Draft], length: int, params: SamplingParams, seed: int) -> None:
+        """Everybody up to ``length`` completion tokens."""
+        if not running:
+            return
+        settings = []
+        for draft in running:
+            fields = rollout_fields(params, rollout_seed(seed, draft.rollout_id), {})
+            settings.append(self._settings({**fields, "max_tokens": length - len(draft.token_ids)}))
+        prompts = [{"prompt_token_ids": [*draft.prompt_ids, *draft.token_ids]} for draft in running]
+        for draft, answer in zip(running, self._llm.generate(prompts, settings, use_tqdm=False), strict=True):
+            piece = completion_of(answer.outputs[0])
+            draft.token_ids += piece.token_ids
+            draft.logprob_T = np.concatenate([draft.logprob_T, piece.sampler_logprobs_T]).astype(np.float32)
+            is_full = piece.finish_reason is FinishReason.LENGTH and len(draft.token_ids) < params.max_completion_tokens
+            draft.ended = None if is_full else piece.finish_reason
+
+    def _decide(
+        self,
+        running: list[_Draft],
+        probe: int,
+        length: int,
+        drafts: dict[RolloutId, _Draft],
+        controller: Controller,
+    ) -> None:
+        """Show candidates, tell who has ended, stop whom the controller names."""
+        stops = controller.finished([draft.rollout_id for draft in running if draft.ended is not None])
+        events = []
+        for draft in running:
+            if draft.ended is None:
+                values = draft.logprob_T[:length]
+                statistics = np.array([[values.sum(), values.min(), values.mean()]])
+                row = self._layout.assemble(NO_STATES, NO_STATES, statistics)[0]
+                draft.features_at[length] = row
+                events.append(ProbeEvent(draft.rollout_id, probe, row, confidence=float(values.mean())))
+        for rollout_id in [*stops, *(controller.probed(events) if events else [])]:
+            drafts[rollout_id].ended = FinishReason.PRUNED

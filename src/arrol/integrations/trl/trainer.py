@@ -1,0 +1,149 @@
+"""GRPOTrainer: TRL's own, with a pruned rollout function, survivors in rewards and loss, and a head in checkpoints.
+
+With ``rule = "never"`` nothing here does anything, and the run is TRL's bit for bit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import trl
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from arrol.configs.host import HostConfig
+from arrol.configs.method import NeymanRule
+from arrol.errors import ConfigError
+from arrol.integrations.trl.batch import success_name
+from arrol.integrations.trl.config import GRPOConfig
+from arrol.integrations.trl.engines import vllm_with_our_classes
+from arrol.integrations.trl.rewards import TICKETS, prune_rewards, reward_name
+from arrol.integrations.trl.rollout import PrunedRollout
+from arrol.integrations.trl.signal import LOSS_TYPES
+
+
+class GRPOTrainer(trl.GRPOTrainer):
+    """Takes what TRL's takes; the options of pruning stand in its ``GRPOConfig``."""
+
+    def __init__(self, model: Any, *positional: Any, **named: Any) -> None:
+        given = inspect.signature(trl.GRPOTrainer.__init__).bind(self, model, *positional, **named).arguments
+        given.pop("self")
+        args = given.setdefault("args", None) or GRPOConfig(f"{_model_name(model)}-GRPO")
+        if not isinstance(args, GRPOConfig):
+            raise ConfigError(
+                "args = trl.GRPOConfig: take GRPOConfig from arrol.integrations.trl, with the same fields"
+            )
+        given["args"] = args
+        self.pruned: PrunedRollout | None = None
+        config = args.host_config()
+        if not args.is_off(config):
+            self.pruned = _hooked(config, args, given)
+        with warnings.catch_warnings(), vllm_with_our_classes(args) if self.pruned else nullcontext():
+            warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
+            super().__init__(**given)
+
+    def compute_loss(self, model: Any, inputs: Any, *positional: Any, **named: Any) -> Any:
+        """TRL's loss, of the survivors."""
+        if self.pruned is not None:
+            inputs = self.pruned.loss_inputs(inputs, self)
+        return super().compute_loss(model, inputs, *positional, **named)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
+        """TRL's, and the head goes on from where the checkpoint left it."""
+        if self.pruned is not None and resume_from_checkpoint:
+            given = resume_from_checkpoint
+            folder = get_last_checkpoint(self.args.output_dir) if given is True else str(given)
+            if folder is not None and not self.pruned.load(Path(folder)):
+                warnings.warn(f"{Path(folder).name} holds no head: the head starts anew", stacklevel=2)
+        return super().train(resume_from_checkpoint, *positional, **named)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's metrics and ours, to whatever ``report_to`` names."""
+        if self.pruned is not None and self.model.training:
+            logs.update(self.pruned.take_metrics())
+        super().log(logs, start_time)
+
+
+class SaveHead(TrainerCallback):
+    """Writes the head into each checkpoint's folder; for trainers of your own: ``callbacks=[SaveHead(rollout)]``."""
+
+    def __init__(self, rollout: PrunedRollout) -> None:
+        self._rollout = rollout
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._rollout.settle()
+        if state.is_world_process_zero:
+            self._rollout.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+def _hooked(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:
+    """Checks what TRL is about to be given, and adds our hooks to it."""
+    _require_supported(args, config, given)
+    rollout = given.get("rollout_func")
+    if rollout is None:
+        rollout = PrunedRollout(
+            config,
+            success_reward=args.success_reward,
+            decode_rows=args.decode_rows,
+            two_phase=args.vllm_two_phase,
+        )
+    elif not isinstance(rollout, PrunedRollout):
+        raise ConfigError(
+            f"rollout_func = {rollout!r}: it would replace the one that prunes; leave it out, or set rule = 'never'"
+        )
+    functions = given["reward_funcs"] if isinstance(given["reward_funcs"], list) else [given["reward_funcs"]]
+    given["reward_funcs"] = prune_rewards(functions)
+    success_name([reward_name(function) for function in functions], rollout.success_reward)
+    given["rollout_func"] = rollout
+    given["callbacks"] = [*(given.get("callbacks") or []), SaveHead(rollout)]
+    logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
+    return rollout
+
+
+def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, Any]) -> None:
+    """What TRL would accept and pruning would silently spoil."""
+    for name in ("tools", "environment_factory"):
+        if given.get(name) is not None:
+            raise ConfigError(f"{name}: TRL ignores env_mask there, so nothing can be stopped; set rule = 'never'")
+    if args.loss_type not in LOSS_TYPES:
+        raise ConfigError(f"loss_type = {args.loss_type!r}: its denominator is unknown here; use one of {LOSS_TYPES}")
+    if getattr(args, "use_liger_kernel", False):
+        raise ConfigError("use_liger_kernel = True: its fused loss was not checked with pruning; set it to False")
+    if config.estimator != "plain" and args.multi_objective_aggregation != "sum_then_normalize":
+        raise ConfigError(
+            f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: normalises over survivors by itself; "
+            "set estimator = 'plain', or 'sum_then_normalize'"
+        )
+    if args.use_vllm:
+        _require_supported_vllm(args, config)
+    if not given.get("reward_funcs"):
+        raise ConfigError("reward_funcs: missing; the head learns from them")
+
+
+def _require_supported_vllm(args: GRPOConfig, config: HostConfig) -> None:
+    if args.vllm_enable_sleep_mode:
+        raise ConfigError("vllm_enable_sleep_mode = True: TRL wakes vLLM in its own generation only; set it to False")
+    if args.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1:
+        raise ConfigError(
+            f"vllm_tensor_parallel_size = {args.vllm_tensor_parallel_size}: in colocate mode every rank would decide "
+            "for itself; set it to 1, or use vllm_mode = 'server'"
+        )
+    whole_batch = isinstance(config.pruning, NeymanRule) and config.pruning.scope == "batch"
+    if args.vllm_mode == "colocate" and whole_batch and args.world_size > 1 and not args.vllm_two_phase:
+        raise ConfigError("scope = 'batch': each process has a vLLM of its own, which sees no batch; use scope 'group'")
+
+
+def _model_name(model: Any) -> str:
+    name = model if isinstance(model, str) else model.config.name_or_path
+    return name.split("/")[-1]
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """TRL warns of rows without any reward; of stopped ones we know."""
+    message = record.getMessage()
+    return not ("All reward functions returned None" in message and f"'{TICKETS}': <pruned>" in message)

@@ -1,0 +1,109 @@
+"""``arrol grpo``: YAML, flags, and ``accelerate launch``."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+import trl_host
+from arrol.cli.grpo import reward_function, run_grpo
+from arrol.cli.main import main
+from arrol.errors import ConfigError
+
+YAML = """
+model_name_or_path: {model}
+dtype: float32
+dataset_name: {data}
+reward_funcs: [trl_host.has_digit]
+output_dir: {out}
+per_device_train_batch_size: 16
+num_generations: 8
+max_completion_length: 24
+max_steps: 3
+logging_steps: 1
+learning_rate: 1.0e-3
+report_to: none
+save_strategy: "no"
+use_cpu: true
+bf16: false
+disable_tqdm: true
+rule: neyman
+keep_ratio: 0.5
+probe_tokens: [6]
+pruning_warmup_steps: 1
+quality: {{hidden_size: 8, min_class_records: 4}}
+"""
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path):
+    model, tokenizer = trl_host.model_and_tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    with (tmp_path / "data" / "train.jsonl").open("w") as file:
+        for row in trl_host.dataset():
+            file.write(json.dumps(row) + "\n")
+    path = tmp_path / "x.yaml"
+    path.write_text(YAML.format(model=tmp_path / "model", data=tmp_path / "data", out=tmp_path / "out"))
+    return path
+
+
+def test_a_yaml_of_trls_keys_and_ours(config, tmp_path, capsys):
+    assert main(["grpo", "--config", str(config), "--max_steps", "2", "--keep_ratio", "0.75"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert "arrol/pruning/kept_frac" in capsys.readouterr().out
+
+
+def test_two_processes_under_accelerate_launch(config, tmp_path):
+    tests = os.path.dirname(trl_host.__file__)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests, "HF_HUB_OFFLINE": "1"}
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()]
+    command = [sys.executable, *launch, "--module", "arrol.cli.main", "grpo", "--config", str(config)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    rows = [line for line in done.stdout.splitlines() if "arrol/rollout/survivors_frac" in line]
+    assert len(rows) == 3  # written once, not once per process
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--keep_ratio", "7"], "keep_ratio = 7"),
+        (["--dataset_name", "/nowhere/at/all"], "dataset_name = '/nowhere/at/all'"),
+        (["--dataset_train_split", "trian"], "dataset_train_split = 'trian'"),
+        (["--reward_funcs", "nobody"], "reward_funcs = 'nobody'"),
+        (["--reward_funcs", "trl_host.nobody"], "reward_funcs = 'trl_host.nobody'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(config, capsys, flags, words):
+    assert main(["grpo", "--config", str(config), *flags]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("arrol: ")
+    assert words in error
+
+
+def test_an_unknown_key_of_the_file_is_an_error(config):
+    config.write_text(config.read_text() + "keep_ration: 0.5\n")
+    with pytest.raises(ConfigError, match="keep_ration"):
+        run_grpo(["--config", str(config)])
+
+
+def test_a_missing_file_is_an_error():
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        run_grpo(["--config", "nowhere.yaml"])
+
+
+def test_rewards_by_trls_names():
+    assert reward_function("think_format_reward")(completions=[[{"content": "no"}]]) == [0.0]

@@ -1,0 +1,157 @@
+"""Every loss of TRL: untouched while nobody is stopped, and with the stated denominators when somebody is.
+
+The reference takes TRL's own loss of one row at a time and adds the rows up under the rule in
+``arrol.integrations.trl.signal``; it knows nothing of compaction or factors.
+"""
+
+import pytest
+import torch
+import trl
+
+import trl_host
+from arrol.integrations.trl import GRPOTrainer, prune_rewards
+from arrol.integrations.trl.rollout import PrunedRollout
+from arrol.integrations.trl.signal import BY_LOCAL_TOKENS, BY_ROWS, LOSS_TYPES
+from trl_host import config, has_digit, trainer, weights
+
+ESTIMATORS = ("plain", "ipw", "doubly_robust")
+
+
+class Spy(GRPOTrainer):
+    """Keeps what TRL hands to the loss."""
+
+    def compute_loss(self, model, inputs, *rest, **named):
+        self.before = inputs
+        return super().compute_loss(model, inputs, *rest, **named)
+
+
+def pruned_host(folder, loss_type, estimator, **changes):
+    """A trainer whose last batch was pruned, at rest."""
+    level = "sequence" if loss_type == "luspo" else "token"
+    args = config(
+        folder, loss_type=loss_type, estimator=estimator, max_steps=2, importance_sampling_level=level, **changes
+    )
+    host = trainer(args, Spy)
+    host.train()
+    host.current_gradient_accumulation_steps = 1
+    host.model.train()
+    return host
+
+
+def gradient(host, compute, parts):
+    """Sum over the parts of a batch, and the loss."""
+    host.model.zero_grad()
+    losses = [compute(host.model, part) for part in parts]
+    for loss in losses:
+        loss.backward()
+    return torch.cat([p.grad.flatten().clone() for p in host.model.parameters()]), sum(losses).item()
+
+
+def rows_of(inputs, rows):
+    size = len(inputs["completion_mask"])
+    return {k: v[rows] if torch.is_tensor(v) and v.ndim and len(v) == size else v for k, v in inputs.items()}
+
+
+def reference(host, loss_type, estimator):
+    """Row by row: TRL's loss of each survivor alone, under the rule's advantage and denominator."""
+    inputs, learnt = host.before, host.pruned.learnt
+    live = (inputs["completion_mask"] * inputs["tool_mask"]).any(1).nonzero().flatten().tolist()
+    tokens = {i: int(inputs["completion_mask"][i].sum()) for i in live}
+    signal = {i: learnt.find(inputs, i, host) for i in live}
+    weight = {i: 1.0 if estimator == "plain" else signal[i][1] for i in live}
+    if loss_type in BY_ROWS:
+        denominator = len(live) if estimator == "plain" else len(inputs["completion_mask"])
+    else:
+        denominator = sum(weight[i] * tokens[i] for i in live)
+    parts = []
+    for i in live:
+        row = rows_of(inputs, [i]) | {"num_items_in_batch": torch.tensor(1.0)}
+        scale = (tokens[i] if loss_type in BY_LOCAL_TOKENS else 1.0) / denominator
+        advantage = row["advantages"] if estimator == "plain" else torch.tensor([signal[i][0]])
+        row["advantages"] = advantage * scale
+        parts.append(row)
+    return gradient(host, lambda *given: trl.GRPOTrainer.compute_loss(host, *given), parts)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_a_pruned_batch_has_the_stated_loss_and_gradient(tmp_path, loss_type, estimator):
+    host = pruned_host(tmp_path, loss_type, estimator)
+    assert host.pruned.learnt.is_pruned
+    ours, loss = gradient(host, host.compute_loss, [host.before])
+    wanted, wanted_loss = reference(host, loss_type, estimator)
+    assert wanted.abs().max() > 1e-3
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+    assert loss == pytest.approx(wanted_loss, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("loss_type", [name for name in LOSS_TYPES if name not in BY_LOCAL_TOKENS])
+def test_the_split_into_microbatches_changes_nothing(tmp_path, loss_type, estimator):
+    """Uneven survivors per microbatch: the window's denominator, not each microbatch's own."""
+    whole = pruned_host(tmp_path, loss_type, estimator)
+    halves = [rows_of(whole.before, list(range(5))), rows_of(whole.before, list(range(5, 16)))]
+    one, _ = gradient(whole, whole.compute_loss, [whole.before])
+    if loss_type in BY_ROWS:  # TRL divides each microbatch by its own rows: give them as TRL would weigh them
+        pieces = [gradient(whole, whole.compute_loss, [half])[0] * len(half["completion_mask"]) / 16 for half in halves]
+    else:
+        pieces = [gradient(whole, whole.compute_loss, [half])[0] for half in halves]
+    torch.testing.assert_close(sum(pieces), one, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_with_nobody_stopped_it_is_trl_bit_for_bit(tmp_path, loss_type, estimator):
+    """The same rollouts through TRL's own trainer and through ours: equal weights after two steps."""
+    level = "sequence" if loss_type == "luspo" else "token"
+    changes = {"loss_type": loss_type, "max_steps": 2, "importance_sampling_level": level}
+    args = config(tmp_path / "a", estimator=estimator, pruning_warmup_steps=9, **changes)
+    ours = trainer(args)
+    ours.train()
+    theirs = trainer(
+        trl_host.trl_config(tmp_path / "b", **changes),
+        trl.GRPOTrainer,
+        reward_funcs=prune_rewards(has_digit),
+        rollout_func=PrunedRollout(args.host_config()),
+    )
+    theirs.train()
+    assert torch.equal(weights(ours), weights(theirs))
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_without_a_lottery_our_advantages_are_trls(tmp_path, scale):
+    """keep_ratio 1: every candidate is drawn with probability one, and the formula meets TRL's."""
+    args = config(tmp_path, scale_rewards=scale, max_steps=2, rule="uniform", keep_ratio=1.0)
+    host = trainer(args, Spy)
+    host.train()
+    learnt = host.pruned.learnt
+    found = [learnt.find(host.before, i, host)[0] for i in range(16)]
+    torch.testing.assert_close(torch.tensor(found), host.before["advantages"], rtol=1e-4, atol=1e-5)
+
+
+def test_equal_rows_of_two_groups_keep_their_sum(tmp_path):
+    """One prompt twice in a batch, and completions so short that many are alike."""
+    args = config(tmp_path, max_completion_length=2, probe_tokens=[1], max_steps=3, temperature=0.05)
+    host = trainer(args, Spy, reward_funcs=has_digit)
+    host.train_dataset = host.train_dataset.select([0] * 32)
+    host.train()
+    learnt, rollouts = host.pruned.learnt, host.pruned.batch.rollouts
+    survivors = [r for r in rollouts if r.survived]
+    assert len({r.completion.token_ids for r in survivors}) < len(survivors)
+    live = (host.before["completion_mask"] * host.before["tool_mask"]).any(1).nonzero().flatten().tolist()
+    weight = sum(learnt.find(host.before, i, host)[1] for i in live)
+    assert weight == pytest.approx(sum(1 / r.survival for r in survivors))
+
+
+def test_a_kl_term_keeps_its_mean_over_survivors(tmp_path):
+    """beta > 0: the reference pass works on one-token rows too, and the loss stays finite."""
+    model, _ = trl_host.model_and_tokenizer()
+    model.save_pretrained(tmp_path / "model")
+    _, tokenizer = trl_host.model_and_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    args = config(tmp_path / "run", beta=0.1, max_steps=3)
+    host = GRPOTrainer(
+        model=str(tmp_path / "model"), reward_funcs=has_digit, args=args, train_dataset=trl_host.dataset()
+    )
+    host.train()
+    assert all(value >= 0 for value in trl_host.history(host, "kl"))

@@ -1,0 +1,111 @@
+"""What TRL would accept and pruning would silently spoil is refused in one line, before anything is generated."""
+
+import pytest
+import torch
+import trl
+
+import trl_host
+from arrol.errors import ConfigError
+from arrol.integrations.trl import GRPOConfig
+from trl_host import config, has_digit, is_short, trainer
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keep_ratio": 1.5}, "keep_ratio = 1.5"),
+        ({"rule": "best"}, "rule = 'best'"),
+        ({"rule": "oracle"}, "rule = 'oracle'"),
+        ({"probe_tokens": [24]}, r"probe_tokens = \[24\]: nobody gets beyond max_completion_length = 24"),
+        ({"probe_tokens": [9, 4]}, "probe_tokens"),
+        ({"keep_ratio": 0.125}, "keep_ratio = 0.125: leaves 1 of num_generations = 8"),
+        ({"pruning_warmup_steps": -1}, "pruning_warmup_steps = -1"),
+        ({"estimator": "magic"}, "estimator = 'magic'"),
+        ({"draw": "coin"}, "draw = 'coin'"),
+        ({"rule_options": {"scop": "batch"}}, "scop = 'batch'"),
+        ({"rule_options": "not json"}, "rule_options"),
+        ({"quality": {"width": 3}}, "quality.width = 3"),
+        ({"quality": "[1, 2]"}, r"quality = \[1, 2\]"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        config(tmp_path, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_the_default_probe_follows_the_length_limit(tmp_path):
+    assert config(tmp_path, pruning={}).host_config().pruning.probe_tokens == (12,)
+    assert config(tmp_path, pruning={}, max_completion_length=4096).host_config().pruning.probe_tokens == (512,)
+
+
+def test_options_from_flags_are_json(tmp_path):
+    args = config(tmp_path, rule_options='{"scope": "batch"}', quality='{"hidden_size": 4}')
+    assert args.host_config().pruning.scope == "batch"
+    assert args.host_config().quality.hidden_size == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "words"),
+    [
+        ({"num_generations": 8, "per_device_train_batch_size": 8, "loss_type": "new"}, {}, "loss_type = 'new'"),
+        ({"multi_objective_aggregation": "normalize_then_sum"}, {}, "multi_objective_aggregation"),
+        ({}, {"reward_funcs": [has_digit, is_short]}, "success_reward = None: name the one of"),
+        ({"success_reward": "typo"}, {}, "success_reward = 'typo'"),
+        ({}, {"rollout_func": lambda prompts, trainer: {}}, "rollout_func"),
+        ({}, {"reward_funcs": torch.nn.Linear(1, 1)}, "a reward model cannot"),
+        ({}, {"reward_funcs": "hub/reward"}, "a reward model cannot"),
+        ({}, {"reward_funcs": None}, "reward_funcs: missing"),
+        ({"use_liger_kernel": True}, {}, "use_liger_kernel"),
+    ],
+)
+def test_a_trainer_that_would_go_wrong_silently_is_not_built(tmp_path, changes, more, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        trainer(config(tmp_path, **changes), **more)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"min_p": 0.1}, "min_p = 0.1"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty = 1.1"),
+        ({"generation_kwargs": {"typical_p": 0.5}}, "generation_kwargs"),
+    ],
+)
+def test_sampling_that_the_engine_does_not_know(tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        trainer(config(tmp_path, **changes)).train()
+
+
+def test_tools_are_refused(tmp_path):
+    def add(a: int, b: int) -> int:
+        """Add.
+
+        Args:
+            a: one
+            b: other
+        """
+        return a + b
+
+    with pytest.raises(ConfigError, match="tools: TRL ignores env_mask"):
+        trainer(config(tmp_path), tools=[add])
+
+
+def test_trls_own_config_is_told_apart(tmp_path):
+    with pytest.raises(ConfigError, match="take GRPOConfig from arrol"):
+        trainer(trl_host.trl_config(tmp_path))
+
+
+def test_our_fields_collide_with_none_of_trls():
+    """A field that TRL gains under a name of ours would change its meaning without a word."""
+    import dataclasses
+
+    ours = set(GRPOConfig.__annotations__)
+    theirs = {field.name for field in dataclasses.fields(trl.GRPOConfig)}
+    assert not ours & theirs
+
+
+def test_a_plain_rule_accepts_what_the_others_do_not(tmp_path):
+    args = config(tmp_path, estimator="plain", multi_objective_aggregation="normalize_then_sum", max_steps=2)
+    trainer(args).train()

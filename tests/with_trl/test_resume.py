@@ -1,0 +1,67 @@
+"""The head lies beside each checkpoint, and a run that was interrupted ends as if it had not been."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from arrol.errors import CheckpointError
+from arrol.integrations.memory import HEAD_FILE
+from trl_host import config, history, trainer, weights
+
+STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+
+
+@pytest.mark.parametrize("draw", ["systematic", "bernoulli"])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, draw):
+    whole = trainer(config(tmp_path / "whole", draw=draw, **STEPS))
+    whole.train()
+    trainer(config(tmp_path / "parts", draw=draw, **{**STEPS, "max_steps": 2})).train()
+    resumed = trainer(config(tmp_path / "parts", draw=draw, **STEPS))
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert history(whole, "arrol/tokens/generated") == history(resumed, "arrol/tokens/generated")
+    one, other = (
+        load_file(tmp_path / name / "checkpoint-4" / f"{HEAD_FILE}.safetensors") for name in ("whole", "parts")
+    )
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[key], other[key], equal_nan=True) for key in one)
+
+
+def test_the_policy_folder_stays_plain_and_the_head_is_readable(tmp_path):
+    host = trainer(config(tmp_path, **STEPS))
+    host.train()
+    folder = tmp_path / "checkpoint-4"
+    head = json.loads((folder / f"{HEAD_FILE}.json").read_text())
+    assert head["layout"] == {"features": ["last_hidden", "mean_hidden", "logprobs"], "hidden_size": 32}
+    assert head["probe_tokens"] == [6]
+    assert head["step"] == 4
+    host.save_model(str(tmp_path / "final"))
+    assert not list((tmp_path / "final").glob("arrol*"))
+
+
+def test_a_checkpoint_without_a_head_starts_a_new_one(tmp_path):
+    trainer(config(tmp_path, pruning={"rule": "never"}, **{**STEPS, "max_steps": 2})).train()
+    host = trainer(config(tmp_path, **STEPS))
+    with pytest.warns(UserWarning, match="checkpoint-2 holds no head"):
+        host.train(resume_from_checkpoint=True)
+    assert history(host, "arrol/pruning/reason/warmup")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"probe_tokens": [7]}, "probe_tokens = \\[7\\]"), ({"quality": {"features": ["logprobs"]}}, "layout = ")],
+)
+def test_a_head_of_another_shape_is_refused_by_name(tmp_path, change, words):
+    trainer(config(tmp_path, **{**STEPS, "max_steps": 2})).train()
+    with pytest.raises(CheckpointError, match=words):
+        trainer(config(tmp_path, **STEPS, **change)).train(resume_from_checkpoint=True)
+
+
+def test_a_damaged_head_is_refused_by_name(tmp_path):
+    trainer(config(tmp_path, **{**STEPS, "max_steps": 2})).train()
+    (tmp_path / "checkpoint-2" / f"{HEAD_FILE}.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="arrol_head is damaged"):
+        trainer(config(tmp_path, **STEPS)).train(resume_from_checkpoint=True)

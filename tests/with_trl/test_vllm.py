@@ -1,0 +1,247 @@
+"""TRL with vLLM in its own process and as a server, on the CPU; run by ``make test-vllm``, which has both.
+
+TRL itself cannot send weights to vLLM on a CPU: colocated, vLLM's CPU layers no longer know how to load; as a server,
+TRL asks for NCCL. So weights go through vLLM's reload here, and the server's client is a stand-in that sends none.
+Everything of ours is real: classes, requests, RPC, HTTP.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+import trl_host
+from arrol.engines.vllm.served import ServedLlm
+from arrol.errors import ConfigError
+from arrol.integrations.trl import GRPOTrainer
+from arrol.integrations.trl.rollout import PrunedRollout
+from trl_host import config, has_digit, history
+
+pytest.importorskip("vllm.sampling_params")
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and TRL warn of themselves and of each other
+VLLM = {"use_vllm": True, "vllm_max_model_length": 64, "vllm_gpu_memory_utilization": 0.3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def launcher_variables():
+    """As TRL sets them for a colocated vLLM; other tests of this process must not see them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model with heads of a size that vLLM's CPU kernels know, its embeddings untied."""
+    path = tmp_path_factory.mktemp("model")
+    _, tokenizer = trl_host.model_and_tokenizer()
+    torch.manual_seed(0)
+    shape = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 64}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **shape, **heads, **ids, tie_word_embeddings=False))
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def colocated(folder, out, cls=GRPOTrainer, **changes):
+    """A trainer whose vLLM gets its weights from a folder."""
+    host = cls(
+        model=str(folder),
+        reward_funcs=has_digit,
+        args=config(out, **VLLM, vllm_mode="colocate", **changes),
+        train_dataset=trl_host.dataset(),
+    )
+
+    def sync_weights():
+        host.model.save_pretrained(out / "weights")
+        host.vllm_generation.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(out / "weights")})
+        host.vllm_generation.llm.reset_prefix_cache()
+
+    host.vllm_generation.sync_weights = sync_weights
+    return host
+
+
+def test_colocated_rollouts_are_stopped_inside_vllm(folder, tmp_path):
+    host = colocated(folder, tmp_path, max_steps=5, learning_rate=5e-3)
+    try:
+        host.train()
+    finally:
+        host.vllm_generation.llm.llm_engine.engine_core.shutdown()
+    kept = history(host, "arrol/pruning/kept_frac")
+    assert kept[0] == 1.0
+    assert all(0.2 < share < 0.8 for share in kept[1:])
+    assert max(history(host, "sampling/sampling_logp_difference/mean")) < 5e-3  # vLLM follows, in bfloat16
+    assert history(host, "arrol/rollout/finish/pruned")[-1] > 0
+    stopped = [r for r in host.pruned.batch.rollouts if not r.survived]
+    assert all(6 <= r.completion.num_tokens < 24 for r in stopped)
+    assert all(r.completion.features_at[6].shape == (2 * 128 + 3,) for r in host.pruned.batch.rollouts if r.decision)
+    assert host.pruned.memory.estimator.version == 5
+    assert [r.decision.version for r in host.pruned.batch.rollouts if r.decision] == [4] * len(
+        [r for r in host.pruned.batch.rollouts if r.decision]
+    )
+
+
+def test_two_phases_need_none_of_our_classes(folder, tmp_path):
+    host = colocated(
+        folder,
+        tmp_path,
+        max_steps=4,
+        vllm_two_phase=True,
+        quality={"features": ["logprobs"], "hidden_size": 8, "min_class_records": 4},
+    )
+    try:
+        scheduler = host.vllm_generation.llm.llm_engine.vllm_config.scheduler_config.scheduler_cls
+        assert "arrol" not in str(scheduler)
+        host.train()
+    finally:
+        host.vllm_generation.llm.llm_engine.engine_core.shutdown()
+    assert 0.2 < history(host, "arrol/pruning/kept_frac")[-1] < 0.8
+    assert {r.completion.num_tokens for r in host.pruned.batch.rollouts if not r.survived} == {6}
+
+
+def test_never_leaves_trls_vllm_alone(folder, tmp_path):
+    host = colocated(folder, tmp_path, max_steps=2, pruning_warmup_steps=0, rule="never", probe_tokens=None)
+    try:
+        assert "arrol" not in str(host.vllm_generation.llm.llm_engine.vllm_config.scheduler_config.scheduler_cls)
+        host.train()
+    finally:
+        host.vllm_generation.llm.llm_engine.engine_core.shutdown()
+    assert host.pruned is None
+    from trl.generation import vllm_generation
+    from vllm import LLM
+
+    assert vllm_generation.LLM is LLM
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """Address of ``vllm serve`` in development mode, with our classes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--enforce-eager"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "64"]
+    command += ["--logprobs-mode", "processed_logprobs", "--no-enable-chunked-prefill", "--max-num-seqs", "32"]
+    command += ["--scheduler-cls", "arrol.engines.vllm.PruningScheduler"]
+    command += ["--worker-cls", "arrol.engines.vllm.PruningWorker"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    environment |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    environment |= {"VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "Application startup complete" in line:
+                break
+        else:
+            pytest.fail("the server did not start\n" + "".join(said[-30:]))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def served(server, folder, out, **changes):
+    """A trainer that believes in a server whose weights stand still."""
+    args = config(out, **changes, learning_rate=0.0)
+    rollout = PrunedRollout(args.host_config(), two_phase=args.vllm_two_phase)
+    host = GRPOTrainer(
+        model=str(folder),
+        reward_funcs=has_digit,
+        args=args,
+        train_dataset=trl_host.dataset(),
+        rollout_func=_as_server(rollout, server),
+    )
+    return host
+
+
+def _as_server(rollout, server):
+    """Tells the rollout, and nobody else, that TRL uses a server."""
+
+    class Served(PrunedRollout):
+        def __call__(self, prompts, trainer):
+            args = types.SimpleNamespace(
+                **{**vars(trainer.args), "vllm_mode": "server", "vllm_server_base_url": server}
+            )
+            view = _View(trainer, use_vllm=True, args=args)
+            output = super().__call__(prompts, view)
+            return {**output, "logprobs": output["logprobs"]}
+
+    rollout.__class__ = Served
+    return rollout
+
+
+class _View:
+    """A trainer with some attributes changed."""
+
+    def __init__(self, inner, **changes):
+        self.__dict__.update(changes)
+        self.__dict__["inner"] = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+def test_a_server_prunes_by_http_alone(server, folder, tmp_path):
+    host = served(server, folder, tmp_path, max_steps=5)
+    host.train()
+    kept = history(host, "arrol/pruning/kept_frac")
+    assert kept[0] == 1.0
+    assert all(0.2 < share < 0.8 for share in kept[1:])
+    rollouts = host.pruned.batch.rollouts
+    assert {r.decision.version for r in rollouts if r.decision} == {4}
+    stopped = [r for r in rollouts if not r.survived]
+    assert stopped
+    assert all(6 <= r.completion.num_tokens < 24 for r in stopped)
+    assert all(6 in r.completion.features_at for r in rollouts if r.decision)
+    model = host.model.eval()
+    for rollout in [r for r in rollouts if r.survived][:4]:
+        group = host.pruned.batch.groups[rollout.rollout_id.group]
+        ids = torch.tensor([[*group.prompt.token_ids, *rollout.completion.token_ids]])
+        with torch.no_grad():
+            logprob = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        mine = logprob[-rollout.completion.num_tokens :].numpy()
+        np.testing.assert_allclose(mine, rollout.completion.sampler_logprobs_T, atol=1e-3)
+
+
+def test_two_phases_over_http(server, folder, tmp_path):
+    quality = {"features": ["logprobs"], "hidden_size": 8, "min_class_records": 4}
+    host = served(server, folder, tmp_path, max_steps=3, vllm_two_phase=True, quality=quality)
+    host.train()
+    assert 0.2 < history(host, "arrol/pruning/kept_frac")[-1] < 0.8
+
+
+def test_a_server_without_our_worker_or_none_at_all_is_one_line(server):
+    with pytest.raises(ConfigError, match="does not answer"):
+        ServedLlm("http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="VLLM_SERVER_DEV_MODE=1"):
+        ServedLlm(server).collective_rpc("nobody_knows_this")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vllm_enable_sleep_mode": True}, "vllm_enable_sleep_mode = True"),
+        ({"vllm_tensor_parallel_size": 2}, "vllm_tensor_parallel_size = 2"),
+    ],
+)
+def test_what_vllm_under_trl_cannot_do_is_refused(folder, tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        colocated(folder, tmp_path, **changes)
+
+
+def test_two_phases_cannot_read_hidden_states(folder, tmp_path):
+    host = colocated(folder, tmp_path, vllm_two_phase=True)
+    with pytest.raises(ConfigError, match=r"quality\.features"):
+        host.train()
+    host.vllm_generation.llm.llm_engine.engine_core.shutdown()
