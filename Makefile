@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
+VERL_VENV ?= .venv-verl
 TRL_VENV ?= .venv-trl
 # One pinned torch everywhere. Where the default index offers a CUDA build and a CPU build is wanted:
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU index of pytorch.org>"
@@ -11,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench report clean vllm-env test-vllm trl-env test-trl
+.PHONY: help setup demo test check format bench report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -81,6 +82,21 @@ test-trl: trl-env  ## pruning under TRL, at both ends of the supported range, in
 	@$(TRL_VENV)/bin/python -m pytest tests/with_trl
 	@PYTHONPATH=$(CURDIR)/$(TRL_VENV)/oldest $(TRL_VENV)/bin/python -m pytest tests/with_trl
 
+verl-env: $(VERL_VENV)/.ready  ## virtual environment of the verl tests, 2 GB
+
+$(VERL_VENV)/.ready: requirements-verl.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { echo "PYTHON=$(PYTHON): verl needs Python 3.11 or 3.12; call make PYTHON=python3.12"; exit 2; }
+	@test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
+	@echo "installing verl (once, some minutes) ..."
+	@$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-verl.lock
+	@$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+test-verl: export HF_HUB_OFFLINE = 1
+test-verl: verl-env  ## pruning inside verl 0.9.1 on the CPU, in an environment of its own
+	@$(VERL_VENV)/bin/python -m pytest tests/with_verl tests/unit/integrations/verl
+
 format: setup  ## rewrite in the house's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -94,4 +110,4 @@ report: setup  ## regenerate tables of README and docs from results/
 	@$(BIN)/python benchmarks/render_results.py
 
 clean:  ## remove the environments and caches, keep runs
-	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) $(VERL_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -13,7 +13,9 @@ Deviations: (1) events come in lists: one estimator call per decode step, and th
 deadline is in whatever unit the host ticks with, decode steps in our engines, so that a run repeats; reaching the next
 probe is a deadline too; (3) the buffer behind buffer-level constants is that of earlier steps, or siblings would see
 each other in order of arrival; (4) under independent draws order of arrival still says who is kept by the floor, once
-so many were stopped that it is reached; that too is recorded.
+so many were stopped that it is reached; that too is recorded; (5) for hosts that need the same number of survivors from
+every prompt, ``whole_group`` makes ``keep_ratio`` a share of the group: who ended before the probe counts as kept, and
+the candidates share the places that are left.
 
 Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 """
@@ -87,8 +89,8 @@ class _Group:
 class PruningController:
     """Implements :class:`arrol.protocols.Controller`; see the module for its promises."""
 
-    def __init__(self, config: PruningBase, estimator: Estimator, *, seed: int) -> None:
-        self._config, self._estimator, self._seed = config, estimator, seed
+    def __init__(self, config: PruningBase, estimator: Estimator, *, seed: int, whole_group: bool = False) -> None:
+        self._config, self._estimator, self._seed, self._whole_group = config, estimator, seed, whole_group
         self._groups: dict[tuple[int, int], _Group] = {}
         self._recent = [np.zeros((0, 4)) for _ in config.probe_tokens]
         """Per probe, candidates of earlier steps, oldest first; see the columns above."""
@@ -139,12 +141,19 @@ class PruningController:
 
     def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
         """Rollouts have ended by themselves; that may complete a barrier of their siblings."""
+        return self._gone(rollout_ids, lost=False)
+
+    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        """Rollouts have failed: siblings do not wait for them, and they are not among those who are left."""
+        return self._gone(rollout_ids, lost=True)
+
+    def _gone(self, rollout_ids: Sequence[RolloutId], *, lost: bool) -> list[RolloutId]:
         touched = set()
         for rollout_id in rollout_ids:
             group = self._groups.get(rollout_id[:2])
             if group is None or rollout_id.index in group.stopped:
                 continue
-            group.ended.add(rollout_id.index)
+            (group.stopped if lost else group.ended).add(rollout_id.index)
             group.waiting.pop(rollout_id.index, None)
             touched.add(rollout_id[:2])
         return self._decide_what_is_due(touched)
@@ -277,6 +286,7 @@ class PruningController:
     def _factors(self, pool: list[_Waiting], probe: int, siblings_known: bool) -> np.ndarray:
         """Probability of passing this probe, given survival so far."""
         groups, recent = [self._groups[w.rollout_id[:2]] for w in pool], self._recent[probe]
+        whole_group = self._whole_group and siblings_known
         candidates = Candidates(
             quality_C=np.array([w.quality for w in pool]),
             group_C=np.array([w.rollout_id.group for w in pool]),
@@ -284,12 +294,13 @@ class PruningController:
             history_C=np.array([np.nan if g.success_rate is None else g.success_rate for g in groups]),
             confidence_C=np.array([w.confidence for w in pool]),
             recent_quality_B=recent[:, QUALITY],
-            recent_confidence_B=recent[:, CONFIDENCE],
+            recent_confidence_B=recent[: 0 if whole_group else None, CONFIDENCE],  # a threshold of others has no count
             recent_history_B=recent[:, HISTORY],
         )
         keep, too_few = self._config.cumulative_keep, not siblings_known and len(recent) < MIN_RECENT
         rule = RULES["uniform" if too_few else self._rule]
-        target_C = rule(candidates, self._config, keep[probe])
+        share = self._places(groups[0], len(pool), probe) / len(pool) if whole_group else keep[probe]
+        target_C = rule(candidates, self._config, share)
         if probe == 0:
             return target_C
         target_B, previous_B = target_C, self._previous(pool)
@@ -302,8 +313,14 @@ class PruningController:
                 confidence_C=recent[:, CONFIDENCE],
             )
             target_B, previous_B = rule(population, self._config, keep[probe]), recent[:, PREVIOUS]
-        mean, floor = keep[probe] / keep[probe - 1], self._config.min_survival
+        mean = share if whole_group else keep[probe] / keep[probe - 1]
+        floor = self._config.min_survival
         return conditional_survival(target_C, self._previous(pool), mean, floor, over=(target_B, previous_B))
+
+    def _places(self, group: _Group, waiting: int, probe: int) -> int:
+        """How many of those who wait are to pass, so that with those who ended the group's share is kept."""
+        wanted = round(self._config.cumulative_keep[probe] * group.size)
+        return min(max(wanted - (group.num_alive - waiting), 0), waiting)
 
     def _previous(self, pool: list[_Waiting]) -> np.ndarray:
         """Survival of each before the probe at which it waits."""
@@ -322,6 +339,9 @@ class PruningController:
             group: max(0, self._config.min_survivors - (self._groups[step, group].num_alive - count))
             for group, count in counts.items()
         }
+        if self._whole_group:
+            places = {group: self._places(self._groups[step, group], count, probe) for group, count in counts.items()}
+            needed = {group: max(needed[group], places[group]) for group in counts}
         factor_C = lift_to_floor(factor_C, group_C, needed, self._config.min_survival / self._previous(pool))
         stops: list[RolloutId] = []
         for group in sorted(counts):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from arrol.configs.host import parse_host
 from arrol.configs.method import ExtremesRule, NeverRule, NeymanRule, OracleRule, PaperRule, UniformRule
-from arrol.pruning.controller import MIN_RECENT, RECENT_SIZE
+from arrol.pruning.controller import MIN_RECENT, RECENT_SIZE, PruningController
 from arrol.types import ProbeEvent, Reason, RolloutId
-from lottery import all_decisions, controller_of, event, events_of, filled_state, open_groups, play
+from lottery import GivenQuality, all_decisions, controller_of, event, events_of, filled_state, open_groups, play
 
 NOW = {"warmup_steps": 0}
 WAITS = UniformRule(**NOW, barrier_timeout=5)
@@ -32,6 +33,14 @@ def test_an_ended_sibling_completes_the_barrier():
     assert len(stops) == 2
     assert RolloutId(1, 0, 4) not in stops
     assert len(controller.decisions(1, 0)) == 4
+
+
+def test_a_lost_sibling_completes_the_barrier_and_is_not_left():
+    controller = controller_of(UniformRule(**NOW, min_survivors=3))
+    controller.open(1, 0, 5)
+    controller.probed([event(0, index, 0.5) for index in range(4)])
+    assert len(controller.lost([RolloutId(1, 0, 4)])) == 1
+    assert controller.finished([RolloutId(1, 0, 4)]) == []
 
 
 def test_one_that_ends_while_it_waits_is_no_candidate():
@@ -275,3 +284,30 @@ def test_paying_for_anothers_floor_leaves_the_product_above_its_own():
         controller.probed([e for e in events_of(second, probe=1) if e.rollout_id not in stopped])
         assert min(d.survival for d in all_decisions(controller, 2)) >= 0.2 - 1e-9
         assert sum(d.keep for d in controller.decisions(1, 0)) >= 2
+
+
+@pytest.mark.parametrize("rule", ["uniform", "confidence", "extremes", "balanced", "neyman"])
+@pytest.mark.parametrize("early", [0, 1, 3])
+def test_a_share_of_the_group_counts_who_ended_early(rule, early):
+    config = parse_host({"rule": rule, **NOW, "probe_tokens": 16, "draw": "systematic"}).pruning
+    controller = PruningController(config, GivenQuality(), seed=3, whole_group=True)
+    rng = np.random.default_rng(early)
+    for step in (1, 2):
+        controller.open(step, 0, 8)
+        controller.finished([RolloutId(step, 0, index) for index in range(early)])
+        events = [event(0, i, float(rng.random()), step=step, confidence=-float(rng.random())) for i in range(early, 8)]
+        assert len(controller.probed(events)) == 4
+        survival = [decision.survival for decision in controller.decisions(step, 0)]
+        assert sum(survival) == pytest.approx(4 - early, abs=1e-6)
+
+
+def test_a_share_of_the_group_over_two_probes():
+    config = UniformRule(**NOW, probe_tokens=(4, 8), probe_keep_ratios=(0.75, 0.5))
+    controller = PruningController(config, GivenQuality(), seed=1, whole_group=True)
+    controller.open(1, 0, 8)
+    controller.finished([RolloutId(1, 0, 0)])
+    first = controller.probed([event(0, i, 0.5) for i in range(1, 8)])
+    assert len(first) == 2
+    alive = [i for i in range(1, 8) if RolloutId(1, 0, i) not in first]
+    controller.finished([RolloutId(1, 0, alive[0])])
+    assert len(controller.probed([event(0, i, 0.5, probe=1) for i in alive[1:]])) == 2

@@ -1,0 +1,78 @@
+"""The launch script on two Ray nodes of one machine: two loopback addresses, a token of the test's own."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import verl_host
+from verl_host import PROMPTS, PRUNING, ROOT, SIZE
+
+SCRIPT = ROOT / "examples" / "08_verl_multinode.sh"
+HEAD, OTHER = "127.0.0.2", "127.0.0.3"
+START_S = 90
+
+
+@pytest.fixture
+def environment(tmp_path):
+    token = tmp_path / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    with socket.create_server((HEAD, 0)) as server:
+        port = server.getsockname()[1]
+    own = {"PYTHON": sys.executable, "PORT": str(port), "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_MODE": "token"}
+    return {**verl_host.environment(tmp_path), **own}
+
+
+@pytest.fixture
+def nodes(environment, tmp_path):
+    """Head and one more; both are told to end, and are waited for."""
+    started = []
+
+    def start(name, *arguments):
+        command = ["bash", str(SCRIPT), name, HEAD, *arguments, "--num-gpus=1", "--num-cpus=16"]
+        with (tmp_path / f"{name}.txt").open("w") as log:
+            started.append(
+                subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            )
+        deadline = time.monotonic() + START_S
+        while "Ray runtime started" not in (text := (tmp_path / f"{name}.txt").read_text()):
+            assert started[-1].poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.5)
+
+    try:
+        start("head")
+        start("join", OTHER)
+        yield
+    finally:
+        for process in reversed(started):
+            process.send_signal(signal.SIGTERM)
+        for process in started:
+            process.wait(timeout=60)
+
+
+@pytest.mark.usefixtures("nodes")
+def test_two_nodes_train_on_survivors_of_both(data, environment, tmp_path):
+    overrides = [
+        *verl_host.plain_overrides(data, steps=1, own_ray=False),
+        *PRUNING,
+        "+arrol.rule=uniform",
+        "trainer.nnodes=2",
+        f"trainer.rollout_data_dir={tmp_path}/rollouts",
+        f"trainer.default_local_dir={tmp_path}/checkpoints",
+        f"hydra.run.dir={tmp_path}/hydra",
+    ]
+    command = ["bash", str(SCRIPT), "train", HEAD, *overrides]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"ip={OTHER}" in done.stdout + done.stderr, "a worker ran on the other node"
+    rows = (tmp_path / "rollouts" / "1.jsonl").read_text("utf-8").splitlines()
+    assert len(rows) == PROMPTS * SIZE // 2
+    assert '"uid": "pad' not in "".join(rows)
+    assert os.path.getsize(tmp_path / "metrics.jsonl") > 0

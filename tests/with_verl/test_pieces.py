@@ -1,0 +1,280 @@
+"""The parts that need verl's classes, without a run: its output, its config, its manager's refusal."""
+
+import asyncio
+
+import pytest
+
+import verl_host
+from arrol.engines.vllm.request import parse_args
+
+SUITS = ["actor_rollout_ref.rollout.name=vllm", "+arrol.probe_tokens=12"]
+
+
+@pytest.fixture
+def output():
+    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+
+    return AgentLoopOutput(
+        prompt_ids=[1, 2],
+        response_ids=[3, 4],
+        response_mask=[1, 1],
+        response_logprobs=[-0.5, -1.0],
+        num_turns=2,
+        metrics=AgentLoopMetrics(),
+        extra_fields={"global_steps": 1},
+    )
+
+
+def test_an_output_reports_its_reward_and_is_stored_as_before(output):
+    from arrol.integrations.verl.agent_loop import ReportedOutput
+
+    told = []
+    reported = ReportedOutput.of(output, told.append)
+    for each in (output, reported):
+        each.reward_score = 0.25
+        each.extra_fields["reward_extra_info"] = {"acc": 1.0}
+    left, right = output.as_dict(), reported.as_dict()
+    assert told == [0.25]
+    assert left.keys() == right.keys()
+    assert all(str(left[key]) == str(right[key]) for key in left)
+
+
+def test_an_output_without_reward_tells_nothing(output):
+    from arrol.integrations.verl.agent_loop import ReportedOutput
+
+    told = []
+    ReportedOutput.of(output, told.append).as_dict()
+    assert told == []
+
+
+def test_the_helper_reads_the_config_of_verl(tmp_path):
+    plain = verl_host.plain_overrides(tmp_path)
+    lines = verl_host.derived([*plain, "+arrol.probe_tokens=12"])
+    assert "actor_rollout_ref.actor.ppo_mini_batch_size=2" in lines
+    from arrol.integrations.verl.__main__ import compose
+    from arrol.integrations.verl.derive import check
+
+    assert check(compose([*plain, "+arrol.probe_tokens=12", *lines])).host.pruning.probe_tokens == (12,)
+
+
+def test_the_helper_composes_way_engine(tmp_path):
+    from arrol.integrations.verl.__main__ import compose
+    from arrol.integrations.verl.derive import check
+
+    command = [*verl_host.plain_overrides(tmp_path), *SUITS, "+arrol.way=engine", "+arrol.rule=uniform"]
+    config = compose([*command, *verl_host.derived(command)])
+    classes = config["actor_rollout_ref"]["rollout"]["engine_kwargs"]["vllm"]
+    assert classes == {"scheduler_cls": "arrol.engines.vllm.ConfidenceScheduler"}
+    assert check(config).way == "engine"
+
+
+def test_the_helper_reads_another_config_of_verl(capsys):
+    from arrol.integrations.verl.__main__ import main
+
+    command = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", "trainer.n_gpus_per_node=4"]
+    command += ["actor_rollout_ref.rollout.name=vllm", "+arrol.probe_tokens=12", "+arrol.rule=uniform"]
+    assert main(["--config-name=ppo_megatron_trainer.yaml", *command]) == 0
+    assert "actor_rollout_ref.actor.ppo_mini_batch_size=128" in capsys.readouterr().out.splitlines()
+    assert main(["--config-path=elsewhere", *command]) == 2
+    assert "--config-path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [("+data.no_such=1 data.train_files=[", "overrides: "), ("no_such.key=1", "no_such"), ("+arrol.rle=1", "'rule'")],
+)
+def test_the_helper_refuses_in_one_line(capsys, override, word):
+    from arrol.integrations.verl.__main__ import main
+
+    assert main(override.split()) == 2
+    err = capsys.readouterr().err
+    assert word in err
+    assert err.count("\n") == 1
+
+
+def test_the_installation_is_sound(capsys):
+    from arrol.integrations.verl.__main__ import main
+
+    assert main(["--check"]) == 0
+    assert "verl 0.9." in capsys.readouterr().out
+
+
+def test_the_manager_refuses_before_anything_starts(tmp_path):
+    from omegaconf import OmegaConf
+
+    from arrol.errors import ConfigError
+    from arrol.integrations.verl import AgentLoopManager
+    from arrol.integrations.verl.__main__ import compose
+
+    config = OmegaConf.create(compose([*verl_host.plain_overrides(tmp_path), "+arrol.probe_tokens=12"]))
+    with pytest.raises(ConfigError, match="8 synthetic rows"):
+        AgentLoopManager(config, None)
+
+
+def test_a_prompt_keeps_its_name():
+    from arrol.integrations.verl.manager import prompt_key
+
+    messages = [{"role": "user", "content": "1+1="}]
+    assert prompt_key(messages) == prompt_key(tuple(messages)) != prompt_key([{"role": "user", "content": "1+2="}])
+
+
+class Service:
+    """The actor as a rollout sees it: remembers what it was told, answers what it is to answer."""
+
+    def __init__(self, keep):
+        self.keep, self.told = keep, []
+
+    def __getattr__(self, name):
+        class Method:
+            @staticmethod
+            def remote(*arguments, **named):
+                self.told.append((name, *arguments))
+                answer = asyncio.get_running_loop().create_future()
+                answer.set_result(self.keep)
+                return answer
+
+        return Method
+
+
+class Server:
+    """Like verl's client; writes the given tokens, as many as asked for."""
+
+    def __init__(self, token_ids, prompt_size):
+        self.token_ids, self.prompt_size, self.asked = token_ids, prompt_size, []
+
+    async def generate(self, request_id, *, prompt_ids, sampling_params, **others):
+        from verl.workers.rollout.replica import TokenOutput
+
+        if self.token_ids is None:
+            raise RuntimeError("the server is gone")
+        self.asked.append((request_id, sampling_params))
+        begun = len(prompt_ids) - self.prompt_size
+        written = self.token_ids[begun : begun + sampling_params["max_tokens"]]
+        return TokenOutput(token_ids=written, log_probs=[-0.5] * len(written), extra_fields={"global_steps": 1})
+
+
+@pytest.fixture
+def write(data, monkeypatch):
+    """``write(token_ids, keep, *options)`` runs one rollout of the agent loop; returns (output, told, asked)."""
+    from omegaconf import OmegaConf
+    from transformers import AutoTokenizer
+    from verl.experimental.agent_loop.agent_loop import DictConfigWrap
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    from arrol.integrations.verl import PrunedAgentLoop, agent_loop
+    from arrol.integrations.verl.__main__ import compose
+
+    tokenizer = AutoTokenizer.from_pretrained(data / "model")
+    prompt = tokenizer.encode("1+1=")
+
+    async def run(config, service, server):
+        ticket = {"step": 3, "group": 5, "size": 4, "success_rate": 0.25, "stop_token_ids": [1], "seed": 42}
+        loop = PrunedAgentLoop(
+            DictConfigWrap(config), server, tokenizer, None, RLHFDataset, DictConfigWrap(config.data)
+        )  # fmt: skip
+        messages = [{"role": "user", "content": "1+1="}]
+        return await loop.run({"temperature": 1.0}, raw_prompt=messages, arrol=ticket, uid="u", session_id=2)
+
+    def one(token_ids, keep, *options):
+        config = OmegaConf.create(compose([*verl_host.plain_overrides(data), "+arrol.probe_tokens=4", *options]))
+        service, server = Service(keep), Server(token_ids, len(prompt))
+        monkeypatch.setattr(agent_loop, "service_handle", lambda: service)
+        try:
+            output = asyncio.run(run(config, service, server))
+        except RuntimeError as error:
+            output = error
+        return output, service.told, server.asked
+
+    return one
+
+
+LONG = [5, 6, 7, 8, 9, 10, 1]
+"""Seven tokens, the last of which ends it."""
+ROLLOUT = (3, 5, 2)
+
+
+def test_a_survivor_is_asked_about_once_and_reports_in_the_end(write):
+    output, told, asked = write(LONG, True)
+    assert told == [("probed", ROLLOUT, 0, [-2.0, -0.5, -0.5])]
+    assert output.response_ids == LONG
+    assert len({request_id for request_id, _ in asked}) == 1
+    output.reward_score = 1.0
+    output._report = told.append
+    output.as_dict()
+    assert told[-1] == 1.0
+
+
+def test_a_stopped_rollout_is_an_empty_list(write):
+    output, told, asked = write(LONG, False)
+    assert output == []
+    assert [name for name, *_ in told] == ["probed"]
+    assert len(asked) == 1
+
+
+def test_a_rollout_that_ends_before_the_probe_tells_its_siblings(write):
+    output, told, _ = write([5, 1], True)
+    assert output.response_ids == [5, 1]
+    assert told == [("ended", ROLLOUT)]
+
+
+def test_a_rollout_that_raises_says_so(write):
+    output, told, _ = write(None, True)
+    assert isinstance(output, RuntimeError)
+    assert told == [("failed", ROLLOUT)]
+
+
+def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
+    way = ("actor_rollout_ref.rollout.name=vllm", "+arrol.way=engine", "+arrol.rule=uniform")
+    output, told, asked = write(LONG, None, *way)
+    assert output.response_ids == LONG
+    assert told == []
+    ((request_id, params),) = asked
+    request = parse_args(params["extra_args"])
+    assert request_id == "arrol-3-5", "siblings find the same server"
+    assert (request.group, request.size, request.step, request.index, request.seed) == ("5", 4, 3, 2, 42)
+    assert (request.rule.rule, request.rule.probe_tokens, request.success_rate) == ("uniform", (4,), 0.25)
+    output, told, _ = write(LONG[:4], None, *way)
+    assert output == []
+    assert told == [("stopped", ROLLOUT, 4)]
+
+
+@pytest.mark.parametrize("names", [["tool_agent", "single_turn_agent"], "tool_agent"])
+def test_data_that_name_agent_loops_of_their_own_are_refused(names):
+    import numpy as np
+    from verl.utils import tensordict_utils
+
+    from arrol.errors import DataError
+    from arrol.integrations.verl import AgentLoopManager
+
+    prompts = tensordict_utils.get_tensordict({"uid": np.array(["a", "b"], dtype=object)})
+    tensordict_utils.assign_non_tensor(prompts, agent_name=names)
+    manager = object.__new__(AgentLoopManager)
+    with pytest.raises(DataError, match=r"agent_name = \['tool_agent'\]"):
+        manager._address(prompts)
+
+
+def test_what_ends_a_response_is_read_from_the_model(data):
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl.__main__ import compose
+    from arrol.integrations.verl.manager import stop_token_ids
+
+    config = OmegaConf.create(compose(verl_host.plain_overrides(data)))
+    assert stop_token_ids(config) == [1]
+    config.actor_rollout_ref.rollout.ignore_eos = True
+    assert stop_token_ids(config) == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "resume_path", "disable"])
+def test_the_head_is_looked_for_where_verl_resumes(tmp_path, mode):
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl.manager import resumed_folder
+
+    trainer = {"resume_mode": mode, "default_local_dir": str(tmp_path), "resume_from_path": f"{tmp_path}/global_step_3"}
+    config = OmegaConf.create({"trainer": trainer})
+    assert (resumed_folder(config) is None) is (mode != "resume_path")
+    (tmp_path / "global_step_7").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
+    found = resumed_folder(config)
+    assert (found and found.name) == {"auto": "global_step_7", "resume_path": "global_step_3", "disable": None}[mode]

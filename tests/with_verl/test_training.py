@@ -1,0 +1,96 @@
+"""Unmodified ``python -m verl.trainer.main_ppo`` with one override of ours and the lines that the helper derives."""
+
+import numpy as np
+import pytest
+
+from arrol.integrations.memory import read_head
+from arrol.integrations.verl.derive import MANAGER, MANAGER_CLASS
+from verl_host import PROMPTS, PRUNING, SIZE, STEPS
+
+SURVIVORS = SIZE // 2
+NOISE = {"rel": 1e-3, "abs": 1e-4}
+"""verl names prompts at random and trains in the order of their names, so its own sums differ from run to run."""
+
+
+def test_with_pruning_off_nothing_differs_from_verl_alone(run, alone):
+    off = run("off", ["+arrol.rule=never"])
+    for step in range(1, STEPS + 1):
+        assert off.rollouts(step) == alone.rollouts(step), "tokens and rewards, exactly"
+    assert off.validation(STEPS) == alone.validation(STEPS), "greedy decoding after the last update"
+    for mine, theirs in zip(off.metrics, alone.metrics, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key in ("actor/grad_norm", "actor/pg_loss", "critic/score/mean", "response_length/mean", "actor/entropy"):
+            assert mine[key] == pytest.approx(theirs[key], **NOISE), key
+
+
+def test_survivors_are_rollouts_of_the_run_that_prunes_nobody(pruned, alone):
+    assert pruned.rollouts(1) <= alone.rollouts(1)
+    assert pruned.rollouts(1).total() == PROMPTS * SURVIVORS
+
+
+def test_every_prompt_keeps_the_same_number_and_no_row_is_padding(pruned):
+    for step in range(1, STEPS + 1):
+        rows = pruned.rows("rollouts", step)
+        assert len(rows) == PROMPTS * SURVIVORS
+        assert not [row["uid"] for row in rows if row["uid"].startswith("pad")]
+        groups = [row["uid"].split("_")[0] for row in rows]
+        assert {groups.count(group) for group in groups} == {SURVIVORS}
+
+
+def test_validation_is_never_pruned(pruned, alone):
+    assert pruned.validation(STEPS).total() == alone.validation(STEPS).total() == 2 * 8
+
+
+def test_metrics_stand_beside_those_of_verl(pruned):
+    for step, row in enumerate(pruned.metrics, 1):
+        assert row["arrol/pruning/kept_frac"] == 0.5
+        assert row["arrol/rollout/survivors_frac"] == 0.5
+        assert row["arrol/rollout/finish/pruned"] == PROMPTS * SURVIVORS
+        assert row["arrol/tokens/wasted"] == 12 * PROMPTS * SURVIVORS
+        assert row["arrol/quality/version"] == step
+        assert row["arrol/rollout/success_frac_after"] == pytest.approx(row["critic/score/mean"])
+    longer = sum(row["arrol/tokens/generated"] for row in pruned.metrics)
+    assert pruned.metrics[-1]["arrol/total/tokens/generated"] == longer
+
+
+def test_the_head_lies_beside_the_checkpoint_and_is_found_again(run, pruned):
+    folder = pruned.folder / "checkpoints" / f"global_step_{STEPS}"
+    assert not list((folder / "actor").rglob("arrol_head*")), "the policy's folder stays plain"
+    before = read_head(folder)
+    assert before["memory"]["step"] == STEPS
+    again = run("again", [*PRUNING, "trainer.save_freq=1"], after=pruned, steps=STEPS + 1)
+    (row,) = again.metrics
+    assert row["step"] == STEPS + 1
+    assert row["arrol/quality/version"] == STEPS + 1
+    before_tokens = before["memory"]["ledger"]["tokens/generated"]
+    assert row["arrol/total/tokens/generated"] == before_tokens + row["arrol/tokens/generated"]
+    after = read_head(again.folder / "checkpoints" / f"global_step_{STEPS + 1}")
+    recent, more = (state["controller"]["recent"]["0"] for state in (before, after))
+    np.testing.assert_array_equal(more[: len(recent)], recent)
+    assert len(more) == len(recent) + PROMPTS * SIZE
+
+
+@pytest.fixture(scope="module")
+def bare(run):
+    """The one override and what pruning needs, none of our hooks; two ranks, each of whose servers fails once."""
+    needed = [
+        f"+{MANAGER}={MANAGER_CLASS}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS * SURVIVORS // SIZE}",
+        "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VERLCPU_FAIL", "3")
+        return run("bare", [*PRUNING, "+arrol.rule=uniform", *needed], prune=False, ranks=2, steps=1)
+
+
+def test_two_ranks_share_the_survivors_and_one_that_raises_releases_its_siblings(bare):
+    assert (bare.folder / "log.txt").read_text("utf-8").count("RuntimeError: VERLCPU_FAIL") >= 2
+    groups = [row["uid"].split("_")[0] for row in bare.rows("rollouts", 1)]
+    assert not [group for group in groups if group.startswith("pad")]
+    assert sorted(map(groups.count, set(groups))) == [SURVIVORS] * PROMPTS, "a group with a failure keeps its share"
+
+
+def test_the_one_override_needs_no_hook_and_then_logs_nothing_of_ours(bare):
+    assert len(bare.metrics) == 1
+    assert not [key for key in bare.metrics[0] if key.startswith("arrol/")]
