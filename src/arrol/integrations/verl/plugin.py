@@ -10,25 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
-from importlib import metadata
+
+from arrol.integrations.versions import trl_conflict
 
 GROUP, NAME = "verl.plugins", "arrol"
-FIRST_BROKEN_TRL = (1, 13)
-
-
-def trl_conflict() -> str | None:
-    """One line about a TRL that verl cannot live with; None when there is none."""
-    try:
-        version = metadata.version("trl")
-    except metadata.PackageNotFoundError:
-        return None
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers < FIRST_BROKEN_TRL:
-        return None
-    return (
-        f"trl = {version}: verl imports a class that TRL dropped in 1.13 and fails while it runs; "
-        "uninstall trl here, or install trl==1.12.0"
-    )
 
 
 def _warn() -> None:

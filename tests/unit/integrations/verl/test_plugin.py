@@ -7,6 +7,7 @@ from importlib import metadata
 
 import pytest
 
+from arrol.integrations import versions
 from arrol.integrations.verl import plugin
 
 HEAVY = {"verl", "ray", "torch", "numpy", "pydantic", "hydra", "omegaconf", "tensordict", "transformers"}
@@ -45,7 +46,7 @@ def test_the_trl_that_breaks_verl(monkeypatch, version, broken):
             raise metadata.PackageNotFoundError(name)
         return version
 
-    monkeypatch.setattr(plugin.metadata, "version", version_of)
+    monkeypatch.setattr(versions.metadata, "version", version_of)
     assert bool(plugin.trl_conflict()) is broken
 
 
