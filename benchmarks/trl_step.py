@@ -13,7 +13,7 @@ of each group reward 1, and take one AdamW step in float32 with Dr. GRPO's loss 
 
 TRL is timed from the end of one optimiser step to the end of the next, through its callbacks; our step runs inside the
 callback, between two of its steps, and is not part of that time. Needs the environment of
-``benchmarks/requirements-trl.txt``.
+``make trl-env``.
 
     OMP_NUM_THREADS=1 python benchmarks/trl_step.py [--trl-batch N] [--repeats N] [--out FILE]
 """
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         version = metadata.version("trl")
     except metadata.PackageNotFoundError:
-        sys.exit("trl = not installed: use the environment of benchmarks/requirements-trl.txt")
+        sys.exit("trl = not installed: use the environment of make trl-env")
     shape = shape_of(flags)
     batch = flags.trl_batch or min(64, shape.rows)
     if shape.rows % batch or batch % shape.rollouts:
