@@ -18,8 +18,8 @@ from arrol.records.schema import RolloutRecord, StepRecord
 from arrol.records.store import Run
 from arrol.stats import wilson_interval
 
-BASELINES = ("grpo", "never")
-"""Names of the unpruned arm, the one that others are compared with."""
+BASELINES = ("trl", "verl", "grpo", "never")
+"""Names of the arm that others are compared with: a host alone, or what is not pruned."""
 PHASES = ("generate", "verify", "estimate", "learn", "other")
 
 
