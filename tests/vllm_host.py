@@ -6,6 +6,7 @@ it is called, so the main suite, which has no vLLM, may import it.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import importlib.util
@@ -157,7 +158,7 @@ def taken_features(llm):
     """Rollout (step, group, index) and probe length -> features, as the worker gave them."""
     answers = llm.collective_rpc("arrol_take_features")
     (answer,) = [answer for answer in answers if answer["index"]] or answers[:1]
-    rows = np.frombuffer(answer["features"], np.float32).reshape(len(answer["index"]), answer["size"])
+    rows = np.frombuffer(base64.b64decode(answer["features"]), np.float32).reshape(len(answer["index"]), answer["size"])
     return {(tuple(key[:3]), key[3]): row for key, row in zip(answer["index"], rows, strict=True)}
 
 
