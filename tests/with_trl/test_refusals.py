@@ -1,5 +1,7 @@
 """What TRL would accept and pruning would silently spoil is refused in one line, before anything is generated."""
 
+import dataclasses
+
 import pytest
 import torch
 import trl
@@ -78,6 +80,13 @@ def test_sampling_that_the_engine_does_not_know(tmp_path, changes, words):
         trainer(config(tmp_path, **changes)).train()
 
 
+def test_an_option_that_would_be_ignored_is_refused(tmp_path):
+    if "use_transformers_continuous_batching" not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
+        pytest.skip("this TRL has no continuous batching")
+    with pytest.raises(ConfigError, match="use_transformers_continuous_batching = True"):
+        trainer(config(tmp_path, use_transformers_continuous_batching=True))
+
+
 def test_tools_are_refused(tmp_path):
     def add(a: int, b: int) -> int:
         """Add.
@@ -99,8 +108,6 @@ def test_trls_own_config_is_told_apart(tmp_path):
 
 def test_our_fields_collide_with_none_of_trls():
     """A field that TRL gains under a name of ours would change its meaning without a word."""
-    import dataclasses
-
     ours = set(GRPOConfig.__annotations__)
     theirs = {field.name for field in dataclasses.fields(trl.GRPOConfig)}
     assert not ours & theirs

@@ -114,6 +114,11 @@ def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, An
         raise ConfigError(f"loss_type = {args.loss_type!r}: its denominator is unknown here; use one of {LOSS_TYPES}")
     if getattr(args, "use_liger_kernel", False):
         raise ConfigError("use_liger_kernel = True: its fused loss was not checked with pruning; set it to False")
+    if getattr(args, "use_transformers_continuous_batching", False):
+        raise ConfigError(
+            "use_transformers_continuous_batching = True: the embedded engine writes the rollouts, so it would be "
+            "ignored; set it to False, or rule = 'never'"
+        )
     if config.estimator != "plain" and args.multi_objective_aggregation != "sum_then_normalize":
         raise ConfigError(
             f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: normalises over survivors by itself; "
