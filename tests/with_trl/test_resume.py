@@ -9,17 +9,27 @@ from safetensors.numpy import load_file
 
 from arrol.errors import CheckpointError
 from arrol.integrations.memory import HEAD_FILE
-from trl_host import config, history, trainer, weights
+from trl_host import config, has_digit, history, trainer, weights
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
 
 
-@pytest.mark.parametrize("draw", ["systematic", "bernoulli"])
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, draw):
-    whole = trainer(config(tmp_path / "whole", draw=draw, **STEPS))
+def graded(completions, answer, **columns):
+    """Right is 3, wrong is -1: what a quality is worth has to be learnt, too."""
+    return [4.0 * reward - 1.0 for reward in has_digit(completions, answer)]
+
+
+@pytest.mark.parametrize(
+    ("draw", "reward"), [("systematic", has_digit), ("bernoulli", has_digit), ("systematic", graded)]
+)
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, draw, reward):
+    def host(name, steps):
+        return trainer(config(tmp_path / name, draw=draw, **{**STEPS, "max_steps": steps}), reward_funcs=reward)
+
+    whole = host("whole", 4)
     whole.train()
-    trainer(config(tmp_path / "parts", draw=draw, **{**STEPS, "max_steps": 2})).train()
-    resumed = trainer(config(tmp_path / "parts", draw=draw, **STEPS))
+    host("parts", 2).train()
+    resumed = host("parts", 4)
     resumed.train(resume_from_checkpoint=True)
     assert torch.equal(weights(whole), weights(resumed))
     assert history(whole, "arrol/tokens/generated") == history(resumed, "arrol/tokens/generated")
