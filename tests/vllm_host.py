@@ -11,10 +11,12 @@ import contextlib
 import gc
 import importlib.util
 import os
+import subprocess
 import types
 from collections import Counter, deque
 
 import numpy as np
+import pytest
 import torch
 
 from arrol.configs.method import QualityConfig
@@ -315,3 +317,21 @@ class SchedulerLoop:
 def is_pruned_output(stop_reason):
     report = StopReport.parse(stop_reason)
     return report is not None and not report.keep
+
+
+@contextlib.contextmanager
+def serving(command, environment):
+    """An OpenAI server, from its readiness to its end."""
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if "Application startup complete" in line:
+                break
+        else:
+            pytest.fail("the server did not start\n" + "".join(said[-30:]))
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

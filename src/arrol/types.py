@@ -18,7 +18,7 @@ Legend of shape suffixes: ``G`` rollouts of a group, ``C`` candidates, ``T`` com
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -181,6 +181,15 @@ class RolloutGroup:
 
     prompt: Prompt
     rollouts: list[Rollout]
+
+    @classmethod
+    def of(
+        cls, request: GroupRequest, completions: Sequence[Completion], decisions: Iterable[PruningDecision]
+    ) -> RolloutGroup:
+        """What an engine wrote for a request, in order, beside what a controller decided about it."""
+        decided = {decision.rollout_id: decision for decision in decisions}
+        pairs = zip(request.rollout_ids, completions, strict=True)
+        return cls(request.prompt, [Rollout(i, completion, decided.get(i)) for i, completion in pairs])
 
     @property
     def survivors(self) -> list[Rollout]:

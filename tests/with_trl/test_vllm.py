@@ -7,7 +7,6 @@ Everything of ours is real: classes, requests, RPC, HTTP.
 
 import os
 import socket
-import subprocess
 import sys
 import types
 
@@ -22,6 +21,7 @@ from arrol.errors import ConfigError
 from arrol.integrations.trl import GRPOTrainer
 from arrol.integrations.trl.rollout import PrunedRollout
 from trl_host import config, has_digit, history
+from vllm_host import serving
 
 pytest.importorskip("vllm.sampling_params")
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and TRL warn of themselves and of each other
@@ -136,19 +136,8 @@ def server(folder):
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
     environment |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     environment |= {"VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "Application startup complete" in line:
-                break
-        else:
-            pytest.fail("the server did not start\n" + "".join(said[-30:]))
+    with serving(command, environment):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def served(server, folder, out, **changes):

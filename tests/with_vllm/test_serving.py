@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import socket
-import subprocess
 import sys
 import urllib.request
 from collections import Counter
@@ -14,7 +13,7 @@ import pytest
 
 from arrol.engines.vllm.request import StopReport, pruning_args
 from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE
-from vllm_host import ARROL, TINY, is_pruned, params, snapshot_of
+from vllm_host import ARROL, TINY, is_pruned, params, serving, snapshot_of
 
 PROBE, TOTAL, SIZE = 12, 60, 4
 PROMPT = list(range(40, 45))
@@ -103,21 +102,8 @@ def server(model, environment):
     flags |= {name.replace("_", "-"): value for name, value in {**TINY, **ARROL}.items() if not isinstance(value, bool)}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
     command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    process = subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "Application startup complete" in line:
-                break
-        else:
-            pytest.fail("the server did not start\n" + "".join(said[-30:]))
+    with serving(command, {**os.environ, **environment}):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def choices(server, draw, **changes):

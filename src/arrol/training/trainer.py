@@ -188,15 +188,10 @@ class Trainer:
         completions = self.parts.engine.generate(
             requests, self.parts.sampling, seed=self.config.seed, controller=controller
         )
-        groups = []
-        for request, written in zip(requests, completions, strict=True):
-            decisions = {d.rollout_id: d for d in controller.decisions(request.step, request.group)}
-            rollouts = [
-                Rollout(rollout_id, completion, decisions.get(rollout_id))
-                for rollout_id, completion in zip(request.rollout_ids, written, strict=True)
-            ]
-            groups.append(RolloutGroup(request.prompt, rollouts))
-        return groups
+        return [
+            RolloutGroup.of(request, written, controller.decisions(request.step, request.group))
+            for request, written in zip(requests, completions, strict=True)
+        ]
 
     def _verify(self, groups: Sequence[RolloutGroup]) -> None:
         """Survivors only: a stopped rollout has no answer to judge."""

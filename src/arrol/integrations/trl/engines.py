@@ -25,7 +25,7 @@ from arrol.engines.vllm.served import ServedLlm
 from arrol.errors import ConfigError
 from arrol.integrations.memory import HostMemory
 from arrol.pruning.controller import PruningController
-from arrol.types import Completion, GroupRequest, Rollout, RolloutGroup, SamplingParams, State
+from arrol.types import Completion, GroupRequest, RolloutGroup, SamplingParams, State
 
 
 class Sampler(Protocol):
@@ -48,7 +48,32 @@ def build_sampler(
     return ServerSampler(trainer, config, memory, two_phase=two_phase)
 
 
-class EmbeddedSampler:
+class _OwnSampler:
+    """A sampler whose controller lives in this process."""
+
+    _controller: PruningController | RemoteController
+
+    def pruned(self, requests: Sequence[GroupRequest], trainer: Any) -> list[RolloutGroup]:
+        written = self._generate(requests, trainer, self._controller)
+        return [
+            RolloutGroup.of(request, completions, self._controller.decisions(request.step, request.group))
+            for request, completions in zip(requests, written, strict=True)
+        ]
+
+    def plain(self, requests: Sequence[GroupRequest], trainer: Any) -> list[list[Completion]]:
+        return self._generate(requests, trainer, None)
+
+    def save(self) -> State:
+        return {"controller": self._controller.save()}
+
+    def load(self, state: State) -> None:
+        self._controller.load(state["controller"])  # type: ignore[arg-type]
+
+    def _generate(self, requests: Sequence[GroupRequest], trainer: Any, controller: Any) -> list[list[Completion]]:
+        raise NotImplementedError
+
+
+class EmbeddedSampler(_OwnSampler):
     """Our own decode loop over the trainer's model."""
 
     def __init__(self, trainer: Any, config: HostConfig, memory: HostMemory, *, decode_rows: int) -> None:
@@ -60,21 +85,7 @@ class EmbeddedSampler:
         self._memory, self._rows = memory, decode_rows
         self._engine: EmbeddedEngine | None = None
 
-    def pruned(self, requests: Sequence[GroupRequest], trainer: Any) -> list[RolloutGroup]:
-        return with_decisions(requests, self._generate(requests, trainer, self._controller), self._controller)
-
-    def plain(self, requests: Sequence[GroupRequest], trainer: Any) -> list[list[Completion]]:
-        return self._generate(requests, trainer, None)
-
-    def save(self) -> State:
-        return {"controller": self._controller.save()}
-
-    def load(self, state: State) -> None:
-        self._controller.load(state["controller"])  # type: ignore[arg-type]
-
-    def _generate(
-        self, requests: Sequence[GroupRequest], trainer: Any, controller: PruningController | None
-    ) -> list[list[Completion]]:
+    def _generate(self, requests: Sequence[GroupRequest], trainer: Any, controller: Any) -> list[list[Completion]]:
         from trl.models import unwrap_model_for_generation
 
         with unwrap_model_for_generation(
@@ -92,31 +103,18 @@ class EmbeddedSampler:
             )
 
 
-class VllmSampler:
+class VllmSampler(_OwnSampler):
     """A vLLM of our own process, or a server as seen from one process."""
 
     def __init__(self, trainer: Any, config: HostConfig, memory: HostMemory, llm: Any, *, two_phase: bool) -> None:
         seed = trainer.args.seed
         self._engine: Any
-        self._controller: PruningController | RemoteController
         if two_phase:
             self._engine = TwoPhaseSampler(llm, memory.layout)
             self._controller = PruningController(config.pruning, memory.estimator, seed=seed)
         else:
             self._engine = LlmSampler(llm, memory.estimator)
             self._controller = RemoteController(config.pruning, seed=seed)
-
-    def pruned(self, requests: Sequence[GroupRequest], trainer: Any) -> list[RolloutGroup]:
-        return with_decisions(requests, self._generate(requests, trainer, self._controller), self._controller)
-
-    def plain(self, requests: Sequence[GroupRequest], trainer: Any) -> list[list[Completion]]:
-        return self._generate(requests, trainer, None)
-
-    def save(self) -> State:
-        return {"controller": self._controller.save()}
-
-    def load(self, state: State) -> None:
-        self._controller.load(state["controller"])  # type: ignore[arg-type]
 
     def _generate(self, requests: Sequence[GroupRequest], trainer: Any, controller: Any) -> list[list[Completion]]:
         return self._engine.generate(requests, sampling_params(trainer), seed=trainer.args.seed, controller=controller)
@@ -213,18 +211,3 @@ def stop_token_ids(trainer: Any) -> tuple[int, ...]:
     """TRL 1.13 and newer keep several; before, there is the tokenizer's one."""
     ids = getattr(trainer, "eos_token_ids", None)
     return tuple(ids) if ids else (trainer.processing_class.eos_token_id,)
-
-
-def with_decisions(
-    requests: Sequence[GroupRequest], written: Sequence[Sequence[Completion]], controller: Any
-) -> list[RolloutGroup]:
-    """Completions beside what was decided about them."""
-    groups = []
-    for request, completions in zip(requests, written, strict=True):
-        decisions = {d.rollout_id: d for d in controller.decisions(request.step, request.group)}
-        rollouts = [
-            Rollout(rollout_id, completion, decisions.get(rollout_id))
-            for rollout_id, completion in zip(request.rollout_ids, completions, strict=True)
-        ]
-        groups.append(RolloutGroup(request.prompt, rollouts))
-    return groups
