@@ -28,6 +28,8 @@ from trl_host import config, has_digit, is_short, trainer
         ({"rule_options": "not json"}, "rule_options"),
         ({"quality": {"width": 3}}, "quality.width = 3"),
         ({"quality": "[1, 2]"}, r"quality = \[1, 2\]"),
+        ({"decode_rows": 0}, "decode_rows = 0"),
+        ({"vllm_two_phase": True}, "vllm_two_phase = True"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, changes, words):

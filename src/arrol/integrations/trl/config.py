@@ -119,6 +119,12 @@ def _require_possible(args: GRPOConfig, config: HostConfig) -> None:
             f"probe_tokens = {list(rule.probe_tokens)}: nobody gets beyond max_completion_length = {longest}; "
             "probe earlier"
         )
+    if args.decode_rows < 1:
+        raise ConfigError(f"decode_rows = {args.decode_rows}: at least one rollout must decode at a time; raise it")
+    if args.vllm_two_phase and not args.use_vllm:
+        raise ConfigError(
+            "vllm_two_phase = True: there is no vLLM without use_vllm = True; set that too, or leave it out"
+        )
     if args.num_generations is not None and rule.keep_ratio * args.num_generations < rule.min_survivors:
         raise ConfigError(
             f"keep_ratio = {rule.keep_ratio:g}: leaves {rule.keep_ratio * args.num_generations:g} of num_generations "

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from arrol.configs.base import validate
 from arrol.configs.host import HostConfig
 from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
@@ -96,7 +97,7 @@ class EmbeddedSampler(_OwnSampler):
             if self._engine is None:
                 model = model.get_base_model() if hasattr(model, "get_base_model") else model  # adapters lie inside it
                 dtype = str(model.dtype).removeprefix("torch.")
-                config = EngineConfig.model_validate({"max_rows": self._rows, "dtype": dtype})
+                config = validate(EngineConfig, {"max_rows": self._rows, "dtype": dtype})
                 self._engine = EmbeddedEngine(model, config, self._memory.layout)
             return self._engine.generate(
                 requests, sampling_params(trainer), seed=trainer.args.seed, controller=controller
