@@ -49,3 +49,13 @@ def test_a_group_reads_as_arrays():
 def test_a_request_numbers_its_rollouts():
     request = GroupRequest(3, 1, Prompt("p", (1,), "", ""), 2)
     assert request.rollout_ids == [Id(3, 1, 0), Id(3, 1, 1)]
+
+
+def test_a_group_joins_completions_to_decisions_by_their_ids():
+    request = GroupRequest(3, 1, Prompt("a", (5,), "", ""), 3)
+    written = [Completion((n,), np.zeros(1, np.float32), FinishReason.STOP) for n in range(3)]
+    late = PruningDecision(Id(3, 1, 2), 0, True, 0.5, Reason.DRAW)
+    group = RolloutGroup.of(request, written, [late])
+    assert [rollout.decision for rollout in group.rollouts] == [None, None, late]
+    assert [rollout.completion.token_ids for rollout in group.rollouts] == [(0,), (1,), (2,)]
+    assert group.survival_G.tolist() == [1.0, 1.0, 0.5]

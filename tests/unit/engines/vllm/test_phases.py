@@ -11,7 +11,7 @@ from arrol.errors import ConfigError
 from arrol.pruning.controller import PruningController
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
-from arrol.types import FinishReason, GroupRequest, Prompt, SamplingParams
+from arrol.types import FinishReason, GroupRequest, Prompt, RolloutId, SamplingParams
 
 LAYOUT = FeatureLayout(("logprobs",), 0)
 END = 9
@@ -98,3 +98,21 @@ def test_without_a_controller_it_is_one_call():
 def test_hidden_states_are_refused():
     with pytest.raises(ConfigError, match=r"quality\.features = \['last_hidden'\]"):
         TwoPhaseSampler(FakeLlm(), FeatureLayout(("last_hidden",), 8))
+
+
+def test_whom_the_end_of_a_sibling_condemns_is_stopped_too():
+    class Late:
+        probe_tokens = (4,)
+
+        def open(self, *group):
+            pass
+
+        def finished(self, rollout_ids):
+            return [RolloutId(2, 1, 3)] if rollout_ids else []
+
+        def probed(self, events):
+            return []
+
+    groups = TwoPhaseSampler(FakeLlm(), LAYOUT).generate(requests_of(3, 50), PARAMS, seed=0, controller=Late())
+    reasons = [[completion.finish_reason for completion in group] for group in groups]
+    assert reasons == [[FinishReason.STOP] * 4, [FinishReason.LENGTH] * 3 + [FinishReason.PRUNED]]
