@@ -140,10 +140,10 @@ def server(folder):
         yield f"http://127.0.0.1:{port}"
 
 
-def served(server, folder, out, **changes):
-    """A trainer that believes in a server whose weights stand still."""
+def served(server, folder, out, *, two_phase=False, **changes):
+    """A trainer whose rollout alone believes in a server, the weights of which stand still."""
     args = config(out, **changes, learning_rate=0.0)
-    rollout = PrunedRollout(args.host_config(), two_phase=args.vllm_two_phase)
+    rollout = PrunedRollout(args.host_config(), two_phase=two_phase)
     host = GRPOTrainer(
         model=str(folder),
         reward_funcs=has_digit,
@@ -205,7 +205,7 @@ def test_a_server_prunes_by_http_alone(server, folder, tmp_path):
 
 def test_two_phases_over_http(server, folder, tmp_path):
     quality = {"features": ["logprobs"], "hidden_size": 8, "min_class_records": 4}
-    host = served(server, folder, tmp_path, max_steps=3, vllm_two_phase=True, quality=quality)
+    host = served(server, folder, tmp_path, max_steps=3, two_phase=True, quality=quality)
     host.train()
     assert 0.2 < history(host, "arrol/pruning/kept_frac")[-1] < 0.8
 
