@@ -6,7 +6,7 @@ Legend: ``C`` candidates, ``F`` features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -56,11 +56,20 @@ class Controller(Protocol):
     def probe_tokens(self) -> tuple[int, ...]:
         """Completion lengths at which rollouts are looked at, ascending; empty when nothing is to be looked at."""
 
-    def open(self, step: int, group: int, size: int, success_rate: float | None = None) -> None: ...
+    def open(
+        self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True
+    ) -> None:
+        """Announce a group before its first rollout starts, or ``size`` more rollouts of a group that is open."""
+
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]: ...
     def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]: ...
     def tick(self, now: float) -> list[RolloutId]: ...
     def decisions(self, step: int, group: int) -> list[PruningDecision]: ...
+
+
+More = Callable[[Sequence[tuple[RolloutId, Completion]]], Sequence[GroupRequest]]
+"""Rollouts that have ended since the last call, in; what to sample besides, out: new groups or later waves of old ones.
+"""
 
 
 class Engine(Protocol):
@@ -73,9 +82,14 @@ class Engine(Protocol):
         *,
         seed: int,
         controller: Controller | None = None,
+        more: More | None = None,
     ) -> list[list[Completion]]:
-        """One list of ``size`` completions per request, in order. A rollout's tokens depend on
-        ``(seed, rollout id)`` and the weights, never on its siblings."""
+        """One list of ``size`` completions per request, in order; requests that ``more`` makes follow in theirs.
+
+        ``more`` is called whenever rollouts have ended, stopped ones included, and its requests take free rows at once;
+        it ends when a call returns nothing and nobody runs. An engine that cannot take requests in between calls it
+        when all have ended. A rollout's tokens depend on ``(seed, rollout id)`` and the weights, never on its siblings.
+        """
 
 
 class Tokenizer(Protocol):

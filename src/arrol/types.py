@@ -241,7 +241,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """One prompt to be completed ``size`` times."""
+    """One prompt to be completed ``size`` times: a whole group, or a later wave of one."""
 
     step: int
     group: int
@@ -249,10 +249,14 @@ class GroupRequest:
     size: int
     success_rate: float | None = None
     """What earlier steps knew of this prompt, in [0, 1]; None when it is new."""
+    first: int = 0
+    """Index of the first rollout: how many of the group were asked for before."""
+    prune: bool = True
+    """Whether the controller may stop them; where it may not, it judges them all the same."""
 
     @property
     def rollout_ids(self) -> list[RolloutId]:
-        return [RolloutId(self.step, self.group, index) for index in range(self.size)]
+        return [RolloutId(self.step, self.group, self.first + index) for index in range(self.size)]
 
 
 State = Mapping[str, object]
