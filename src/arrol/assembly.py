@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from arrol.algorithms.allocation.allocator import Allocator
+from arrol.algorithms.allocation.rule import StepShape
 from arrol.configs.run import (
     ArithmeticTaskConfig,
     CountdownTaskConfig,
@@ -77,6 +79,16 @@ def build_controller(config: RunConfig, estimator: QualityEstimator) -> PruningC
     if isinstance(config.engine, VllmEngineConfig):
         return RemoteController(config.pruning, seed=config.seed)
     return PruningController(config.pruning, estimator, seed=config.seed)
+
+
+def build_allocator(config: RunConfig) -> Allocator:
+    """Who decides how many rollouts a prompt gets."""
+    return Allocator(
+        config.allocation,
+        StepShape(config.training.prompts_per_step, config.training.group_size),
+        seed=config.seed,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+    )
 
 
 def build_sampling(

@@ -174,6 +174,16 @@ class Rollout:
         """Probability of having been kept; exactly 1 for a rollout that was never a candidate."""
         return 1.0 if self.decision is None else self.decision.survival
 
+    @property
+    def is_truncated(self) -> bool:
+        """The length limit cut it off."""
+        return self.completion.finish_reason is FinishReason.LENGTH
+
+    def quality_or(self, default: float) -> float:
+        """Predicted quality; ``default`` where nothing was predicted."""
+        known = self.decision is not None and not math.isnan(self.decision.quality)
+        return self.decision.quality if known and self.decision is not None else default
+
 
 @dataclass
 class RolloutGroup:

@@ -47,6 +47,8 @@ class GroupSignal(NamedTuple):
     """Estimated success rate of the group, not leaving anyone out."""
     spread: float
     """Estimated standard deviation of the group's rewards."""
+    stands_for: float = 0.0
+    """Rollouts that the weighted ones stand for: the group's part of a denominator that counts rollouts."""
 
 
 def group_signal(
@@ -67,7 +69,8 @@ def group_signal(
     assert ((survival_G > 0) & (survival_G <= 1)).all(), survival_G
     kept_G = ~np.isnan(reward_G)
     if not kept_G.any():
-        return GroupSignal(np.zeros(len(reward_G)), np.zeros(len(reward_G)), float("nan"), float("nan"))
+        nothing_G = np.zeros(len(reward_G))
+        return GroupSignal(nothing_G, nothing_G, float("nan"), float("nan"), stand_for(nothing_G, config))
     if config.estimator == "plain":
         return _plain(reward_G, kept_G, normalize_by_std)
     weight_G = np.where(kept_G, 1.0 / survival_G, 0.0)
@@ -94,7 +97,13 @@ def group_signal(
     spread = _spread(filled_G, kept_G, weight_G, baseline)
     if normalize_by_std:
         advantage_G = advantage_G / (spread + EPSILON)
-    return GroupSignal(np.where(kept_G, advantage_G, 0.0), weight_G, baseline, spread)
+    return GroupSignal(np.where(kept_G, advantage_G, 0.0), weight_G, baseline, spread, stand_for(weight_G, config))
+
+
+def stand_for(weight_G: np.ndarray, config: AlgorithmBase) -> float:
+    """Rollouts started; their weighted count where the estimator is normalised by itself, or plain."""
+    weighted = config.estimator == "plain" or config.self_normalized
+    return float(weight_G.sum()) if weighted else float(len(weight_G))
 
 
 def _plain(reward_G: np.ndarray, kept_G: np.ndarray, normalize_by_std: bool) -> GroupSignal:
@@ -103,7 +112,8 @@ def _plain(reward_G: np.ndarray, kept_G: np.ndarray, normalize_by_std: bool) -> 
     advantage_G[kept_G] = _without_noise(survivors - survivors.mean())
     if normalize_by_std:
         advantage_G /= survivors.std() + EPSILON
-    return GroupSignal(advantage_G, kept_G.astype(float), float(survivors.mean()), float(survivors.std()))
+    weight_G = kept_G.astype(float)
+    return GroupSignal(advantage_G, weight_G, float(survivors.mean()), float(survivors.std()), float(len(survivors)))
 
 
 def _baseline(

@@ -1,7 +1,7 @@
 """DAPO (arXiv 2503.14476): baseline = group mean, clip 0.2 below and 0.28 above, denominator = all tokens.
 
 The triple is set by ``configs.method.DapoConfig`` and computed by ``advantages`` and ``losses``; only the overlong
-penalty is DAPO's own. Dynamic sampling is not built here. Legend: ``G`` rollouts of a group.
+penalty is DAPO's own. Dynamic sampling is an allocation rule (``allocation.prompts``). Legend: ``G`` rollouts.
 """
 
 from __future__ import annotations

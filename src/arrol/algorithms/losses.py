@@ -22,9 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from arrol.configs.method import DapoConfig, DrGrpoConfig, GrpoConfig
-
-Algorithm = GrpoConfig | DrGrpoConfig | DapoConfig
+from arrol.configs.method import AlgorithmConfig
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class LossInputs:
 
 
 def policy_loss(
-    inputs: LossInputs, config: Algorithm, denominator: Denominator
+    inputs: LossInputs, config: AlgorithmConfig, denominator: Denominator
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The scalar loss, already normalised, and sums over tokens of what the metrics need."""
     policy_RT, mask_RT = inputs.policy_logprobs_RT, inputs.loss_mask_RT

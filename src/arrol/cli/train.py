@@ -150,6 +150,7 @@ def _parts(config: RunConfig, model: Any, tokenizer: Any, reference: Any) -> Par
         engine=engine,
         estimator=estimator,
         controller=assembly.build_controller(config, estimator),
+        allocator=assembly.build_allocator(config),
         learner=Learner(model, config, reference=reference),
         sampling=assembly.build_sampling(config, stops),
         evaluate=judge,

@@ -215,7 +215,7 @@ class DrGrpoConfig(AlgorithmBase):
 
 
 class DapoConfig(AlgorithmBase):
-    """DAPO, arXiv 2503.14476, without dynamic sampling."""
+    """DAPO, arXiv 2503.14476; its dynamic sampling is allocation rule ``dapo``."""
 
     name: Literal["dapo"] = "dapo"
     clip_ratio_high: float = Field(0.28, ge=0)
@@ -230,4 +230,16 @@ class DapoConfig(AlgorithmBase):
     """Penalty at the limit, 0 or more."""
 
 
-AlgorithmConfig = Annotated[GrpoConfig | DrGrpoConfig | DapoConfig, Field(discriminator="name")]
+class McGrpoConfig(AlgorithmBase):
+    """MC-GRPO, arXiv 2601.22582: median and median absolute deviation; the median rollout is left out."""
+
+    name: Literal["mc_grpo"] = "mc_grpo"
+    estimator: Literal["plain"] = "plain"
+    """plain: survivors only; a median has no weighted form here."""
+    normalize_by_std: bool = True
+    """Divide advantages by the median absolute deviation, the mean one where that is 0."""
+    aggregation: Literal["sequence_mean", "token_mean", "constant"] = "sequence_mean"
+    """Denominator of the loss."""
+
+
+AlgorithmConfig = Annotated[GrpoConfig | DrGrpoConfig | DapoConfig | McGrpoConfig, Field(discriminator="name")]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from arrol.configs import method
+from arrol.configs import allocation, method
+from arrol.configs.allocation import AllocationConfig, UniformAllocation
 from arrol.configs.base import StrictModel, merge, parse_flags, read_toml, validate
 from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
 from arrol.errors import ConfigError
@@ -215,6 +216,8 @@ class RunConfig(StrictModel):
     """Who keeps running."""
     quality: QualityConfig = QualityConfig()
     """How rollouts are judged at a probe."""
+    allocation: AllocationConfig = UniformAllocation()
+    """How many rollouts a prompt gets, and which of them train."""
     algorithm: AlgorithmConfig = DrGrpoConfig()
     """What a reward teaches."""
     training: TrainingConfig = TrainingConfig()
@@ -252,6 +255,30 @@ class RunConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _allocation_fits(self) -> Self:
+        training = self.training
+        allocation.require_possible(
+            self.allocation, training.group_size, training.prompts_per_step, self.sampling.max_completion_tokens
+        )
+        if isinstance(self.pruning, method.OracleRule) and not isinstance(self.allocation, UniformAllocation):
+            raise ValueError(
+                f"allocation.rule = {self.allocation.rule!r}: pruning.rule 'oracle' chooses by outcome too; "
+                "set one of them to 'uniform'"
+            )
+        if isinstance(self.algorithm, method.McGrpoConfig):
+            if isinstance(self.allocation, UniformAllocation) and training.group_size % 2 == 0:
+                raise ValueError(
+                    f"training.group_size = {training.group_size}: mc_grpo leaves the median rollout out, so ask for "
+                    f"one more, {training.group_size + 1}"
+                )
+            if self.allocation.posterior.used_for in ("advantage", "both"):
+                raise ValueError(
+                    f"allocation.posterior.used_for = {self.allocation.posterior.used_for!r}: mc_grpo has a baseline "
+                    "of its own; set it to 'allocation' or 'nothing'"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Self:
         pruning, size = self.pruning, self.training.group_size
         if isinstance(pruning, NeverRule) and not pruning.observe:
@@ -262,10 +289,11 @@ class RunConfig(StrictModel):
                 f"pruning.probe_tokens = {list(pruning.probe_tokens)}: beyond the length limit; keep each below "
                 f"sampling.max_completion_tokens = {limit}"
             )
-        if not isinstance(pruning, NeverRule) and pruning.keep_ratio * size < pruning.min_survivors:
+        first, field = allocation.first_wave(self.allocation, size)
+        if not isinstance(pruning, NeverRule) and pruning.keep_ratio * first < pruning.min_survivors:
             raise ValueError(
-                f"training.group_size = {size}: too small for the floor; keep_ratio {pruning.keep_ratio} leaves "
-                f"{pruning.keep_ratio * size:g} of a group, fewer than pruning.min_survivors = {pruning.min_survivors}"
+                f"{field} = {first}: too small for the floor; keep_ratio {pruning.keep_ratio} leaves "
+                f"{pruning.keep_ratio * first:g} of a group, fewer than pruning.min_survivors = {pruning.min_survivors}"
             )
         weighted = self.algorithm.estimator != "plain"
         certain = isinstance(pruning, method.ExtremesRule) or (
@@ -311,16 +339,15 @@ class CompareConfig(StrictModel):
         return self
 
 
-_RULES = {
-    model.model_fields["rule"].default: model
-    for model in (
-        method.NeverRule, method.UniformRule, method.OracleRule, method.ConfidenceRule,
-        method.ExtremesRule, method.PaperRule, method.BalancedRule, method.NeymanRule,
-    )
-}  # fmt: skip
-_ALGORITHMS = {m.model_fields["name"].default: m for m in (method.GrpoConfig, DrGrpoConfig, method.DapoConfig)}
+_RULES = {m.model_fields["rule"].default: m for m in get_args(get_args(PruningConfig)[0])}
+_ALGORITHMS = {m.model_fields["name"].default: m for m in get_args(get_args(AlgorithmConfig)[0])}
 _ENGINES = {m.model_fields["name"].default: m for m in (EngineConfig, VllmEngineConfig)}
-_TAGGED = ("pruning", "rule", _RULES), ("algorithm", "name", _ALGORITHMS), ("engine", "name", _ENGINES)
+_TAGGED = (
+    ("pruning", "rule", _RULES),
+    ("allocation", "rule", allocation.ALLOCATIONS),
+    ("algorithm", "name", _ALGORITHMS),
+    ("engine", "name", _ENGINES),
+)
 """Sections of which a run has one variant: name of the section, of its tag, and the variants by tag."""
 _TAGS = {section: tag for section, tag, _ in _TAGGED} | {"task": "name"}
 

@@ -7,6 +7,8 @@
 * saved       not generated thanks to a stop, under the length model ``inverse-survival mean``: a stopped candidate
               would have run as long as the candidates of this step that were kept, each counted 1/survival times.
               Without kept candidates nothing is claimed.
+* compute     P (2 generated + 2 scored + 6 trained) FLOPs for P parameters: matrix products of completion tokens alone,
+              without prompts and attention, so that it compares with the literature's figures.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ LENGTH_MODEL = "inverse-survival mean"
 class Ledger:
     """Running totals of a run; one call per step and phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_parameters: int = 0) -> None:
         self.totals: dict[str, float] = {}
+        self._num_parameters = num_parameters
+        self._generated = 0.0
 
     def generated(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
         """Count one step's rollouts; returns the step's own figures, which ``totals`` accumulates."""
@@ -36,13 +40,17 @@ class Ledger:
             "tokens/wasted": float(tokens[stopped].sum()),
             "tokens/saved": self._saved(rollouts, tokens, stopped),
         }
+        self._generated = figures["tokens/generated"]
         for reason in FinishReason:
             figures[f"rollout/finish/{reason}"] = float(sum(r.completion.finish_reason is reason for r in rollouts))
         return self._add(figures)
 
     def learned(self, *, scored: int, trained: int) -> dict[str, float]:
-        """Count one step's passes through the learner."""
-        return self._add({"tokens/scored": float(scored), "tokens/trained": float(trained)})
+        """Count one step's passes through the learner, and with them its compute."""
+        figures = {"tokens/scored": float(scored), "tokens/trained": float(trained)}
+        if self._num_parameters:
+            figures["compute/flops"] = self._num_parameters * (2 * self._generated + 2 * scored + 6 * trained)
+        return self._add(figures)
 
     def save(self) -> State:
         return dict(self.totals)

@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 
-from arrol.types import RolloutGroup, State
+from arrol.types import FinishReason, Rollout, RolloutGroup, State
 
 _COLUMNS = ("features", "label", "weight", "score", "version")
 
@@ -57,6 +57,31 @@ def _attribute(name: str) -> str:
     return "features_NF" if name == "features" else f"{name}_N"
 
 
+def outcome_counts(
+    rollouts: Sequence[Rollout], *, use_quality: bool = False, count_truncated: bool = True
+) -> tuple[float, float]:
+    """How many right and how many wrong rollouts the verified ones are worth, where some were stopped.
+
+    With survivor i's weight w_i = 1/survival: the rate is sum w R / sum w, the number (sum w)^2 / sum w^2, so a few
+    heavy survivors are not taken for many. With ``use_quality`` the rate is the doubly robust (1/G) sum [q + w (R - q)]
+    in [0, 1], where stopped rollouts are known by their calibrated probability q alone; the number stays. Without
+    pruning both are plain counts. Rollouts that ended in an error are left out. (0, 0) when nothing was verified.
+    """
+    known = [r for r in rollouts if r.survived and r.reward is not None and (count_truncated or not r.is_truncated)]
+    if not known:
+        return 0.0, 0.0
+    weight = np.array([1.0 / r.survival for r in known])
+    right = np.array([float(r.reward or 0.0) > 0.5 for r in known]).astype(float)
+    number, rate = float(weight.sum() ** 2 / np.square(weight).sum()), float((weight * right).sum() / weight.sum())
+    stopped = [r for r in rollouts if r.completion.finish_reason is FinishReason.PRUNED and r.decision is not None]
+    if use_quality and stopped:
+        guess = np.array([r.quality_or(0.0) for r in known])
+        guesses = guess.sum() + sum(r.quality_or(0.0) for r in stopped)
+        estimate = (guesses + float((weight * (right - guess)).sum())) / (len(known) + len(stopped))
+        rate = min(max(estimate, 0.0), 1.0)
+    return number * rate, number * (1 - rate)
+
+
 class PromptHistory:
     """Discounted counts of right and finished rollouts per prompt; older steps count less by ``discount`` per visit."""
 
@@ -76,13 +101,17 @@ class PromptHistory:
         if len(self._counts) > self._max_prompts:
             self._counts.pop(next(iter(self._counts)))
 
-    def learn(self, groups: Sequence[RolloutGroup]) -> None:
-        """One visit of each group's prompt; survivors count 1/survival times."""
+    def counts(self, key: str) -> tuple[float, float]:
+        """Discounted counts of right and of wrong rollouts in earlier visits, as the next visit is to see them."""
+        right, total = self._counts.get(key, (0.0, 0.0))
+        return self._discount * right, self._discount * (total - right)
+
+    def learn(self, groups: Sequence[RolloutGroup], *, use_quality: bool = False, count_truncated: bool = True) -> None:
+        """One visit of each group's prompt; see :func:`outcome_counts`."""
         for group in groups:
-            counted = [(1.0 / r.survival, float(r.reward)) for r in group.survivors if r.reward is not None]
-            if counted:
-                right = sum(weight * (reward > 0.5) for weight, reward in counted)
-                self.observe(group.prompt.key, right, sum(weight for weight, _ in counted))
+            right, wrong = outcome_counts(group.rollouts, use_quality=use_quality, count_truncated=count_truncated)
+            if right + wrong > 0:
+                self.observe(group.prompt.key, right, right + wrong)
 
     def save(self) -> State:
         return {"counts": {key: list(count) for key, count in self._counts.items()}}

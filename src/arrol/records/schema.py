@@ -110,6 +110,9 @@ class RolloutRecord:
     reason: str
     """Of the last decision; empty for a rollout that was never a candidate."""
     keep: bool
+    """It was trained on, as far as its advantage was not 0."""
+    dropped: str = ""
+    """Why it was left out of training although it was verified; empty when it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +161,10 @@ RECORD_TYPES: dict[str, type[Record]] = {
 }
 
 
+_ADDED: dict[str, frozenset[str]] = {"rollout": frozenset({"dropped"})}
+"""Fields that rows of the first version lack; they read as their defaults."""
+
+
 def encode(record: Record) -> dict[str, Any]:
     """The row of a record: JSON values only, ``kind`` first, numbers that are not finite as None."""
     row: dict[str, Any] = {"kind": record.kind}
@@ -175,10 +182,13 @@ def decode(row: Mapping[str, Any]) -> Record:
     if record_type is None:
         raise DataError(f"kind = {_shown(kind)}: unknown record; known are {', '.join(RECORD_TYPES)}")
     known = _readers(record_type.kind)
+    added = _ADDED.get(record_type.kind, frozenset())
     if len(row) != len(known) + 1 or any(name not in row for name, _ in known):
-        _refuse_names(row, kind, [name for name, _ in known])
+        _refuse_names(row, kind, [name for name, _ in known], added)
     values = {}
     for name, read in known:
+        if name in added and name not in row:
+            continue
         try:
             values[name] = read(row[name])
         except TypeError:
@@ -187,9 +197,9 @@ def decode(row: Mapping[str, Any]) -> Record:
     return record_type(**values)
 
 
-def _refuse_names(row: Mapping[str, Any], kind: str | None, known: list[str]) -> None:
+def _refuse_names(row: Mapping[str, Any], kind: str | None, known: list[str], added: frozenset[str]) -> None:
     for name in known:
-        if name not in row:
+        if name not in row and name not in added:
             raise DataError(f"{kind}.{name}: missing field; the file was written by another version or damaged")
     for name in row:
         if name not in known and name != "kind":

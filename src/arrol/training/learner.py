@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrol.algorithms.advantages import GroupSignal, group_signal
+from arrol.algorithms.advantages import GroupSignal
+from arrol.algorithms.allocation.selection import whole
 from arrol.algorithms.dapo import overlong_penalty
-from arrol.algorithms.losses import Algorithm, Denominator, LossInputs, policy_loss
-from arrol.configs.method import DapoConfig
+from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
+from arrol.algorithms.losses import Denominator, LossInputs, policy_loss
+from arrol.configs.method import AlgorithmConfig, DapoConfig
 from arrol.configs.run import RunConfig
 from arrol.engines.embedded.decoder import flat_decoder
 from arrol.training.optimization import GuardedOptimizer
@@ -43,17 +45,21 @@ class Learner:
         self.model, self._config, self._reference = model, config, reference
         training = config.training
         self.guard = GuardedOptimizer(list(model.parameters()), config.optimizer, training.max_bad_steps)
-        self._algorithm: Algorithm = config.algorithm
+        self._algorithm: AlgorithmConfig = config.algorithm
         self._device = next(model.parameters()).device
         bf16 = config.training.bf16
         self._decoders = {id(m): None if m is None or bf16 else flat_decoder(m) for m in (model, reference)}
         """Per model, where its siblings can share their prompt; autocast is left to the model's own forward pass."""
         self._total_updates = training.steps * training.epochs * training.minibatches
 
-    def update(self, groups: Sequence[RolloutGroup], step: int) -> dict[str, float]:
-        """All epochs and minibatches of one 1-based training step; returns its metrics."""
+    def update(
+        self, groups: Sequence[RolloutGroup], step: int, lessons: Sequence[Lesson] | None = None
+    ) -> dict[str, float]:
+        """All epochs and minibatches of one 1-based training step; returns its metrics. Without lessons all train."""
         self.model.eval()  # no dropout: it would make the ratio of an unchanged policy differ from 1
-        signals = [self._signal(group) for group in groups]
+        if lessons is None:
+            lessons = [Lesson(whole(len(group.rollouts))) for group in groups]
+        signals = [self._signal(group, lesson) for group, lesson in zip(groups, lessons, strict=True)]
         examples = [
             group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=self._uses_reference)
             for group, signal in zip(groups, signals, strict=True)
@@ -67,12 +73,11 @@ class Learner:
             for number, part in enumerate(parts):
                 done = ((step - 1) * training.epochs + epoch) * training.minibatches + number
                 limit = self._config.sampling.max_completion_tokens
-                weights = [signals[i].weight_G for i in part]
-                denominator = batch_denominator([groups[i] for i in part], weights, self._algorithm, limit)
+                denominator = batch_denominator([groups[i] for i in part], [signals[i] for i in part], limit)
                 norms.append(self._minibatch([e for i in part for e in examples[i]], denominator, frozen, sums, done))
         return self._metrics(sums, norms)
 
-    def _signal(self, group: RolloutGroup) -> GroupSignal:
+    def _signal(self, group: RolloutGroup, lesson: Lesson) -> GroupSignal:
         reward_G, algorithm = group.rewards_G, self._algorithm
         if isinstance(algorithm, DapoConfig) and algorithm.overlong_buffer_tokens:
             limit = self._config.sampling.max_completion_tokens
@@ -80,12 +85,11 @@ class Learner:
             reward_G = reward_G - overlong_penalty(
                 tokens_G, limit, algorithm.overlong_buffer_tokens, algorithm.overlong_penalty
             )
-        return group_signal(
-            reward_G,
-            group.survival_G,
-            group.quality_G,
+        return lesson_signal(
+            Observed(reward_G, group.survival_G, group.quality_G),
+            lesson,
             algorithm,
-            normalize_by_std=algorithm.normalize_by_std,
+            posterior=self._config.allocation.posterior,
             exact_count=self._config.pruning.draw == "systematic",
         )
 

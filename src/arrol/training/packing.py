@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from arrol.algorithms.losses import Algorithm, Denominator
+from arrol.algorithms.advantages import GroupSignal
+from arrol.algorithms.losses import Denominator
 from arrol.training.sharing import SharedTokens, shared_tokens
 from arrol.types import Rollout, RolloutGroup, RolloutId
 
@@ -76,19 +77,17 @@ def group_examples(
     return [
         Example(group.prompt.token_ids, rollout, float(advantage), float(weight))
         for rollout, advantage, weight in zip(group.rollouts, advantage_G, weight_G, strict=True)
-        if rollout.survived and (advantage != 0.0 or keep_zero)
+        if rollout.survived and weight > 0 and (advantage != 0.0 or keep_zero)
     ]
 
 
 def batch_denominator(
-    groups: Sequence[RolloutGroup], weights: Sequence[np.ndarray], config: Algorithm, max_completion_tokens: int
+    groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], max_completion_tokens: int
 ) -> Denominator:
-    """Sizes of an optimiser step over these groups; dead and stopped rollouts count where the estimator says so."""
+    """Sizes of an optimiser step over these groups; dead and stopped rollouts count where their signal says so."""
     lengths = [np.array([r.completion.num_tokens if r.survived else 0 for r in group.rollouts]) for group in groups]
-    tokens = sum(float((weight_G * length_G).sum()) for weight_G, length_G in zip(weights, lengths, strict=True))
-    started = float(sum(len(group.rollouts) for group in groups))
-    weighted = float(sum(weight_G.sum() for weight_G in weights))
-    rollouts = weighted if config.estimator == "plain" or config.self_normalized else started
+    tokens = sum(float((s.weight_G * length_G).sum()) for s, length_G in zip(signals, lengths, strict=True))
+    rollouts = sum(signal.stands_for for signal in signals)
     return Denominator(max(rollouts, 1.0), max(tokens, 1.0), max_completion_tokens)
 
 

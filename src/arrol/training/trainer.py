@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from arrol.algorithms.allocation.allocator import Allocator
+from arrol.algorithms.lesson import Lesson
 from arrol.configs.method import OracleRule
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
@@ -24,7 +26,6 @@ from arrol.protocols import Engine, Sink, Task
 from arrol.pruning.draws import ORACLE_STREAM, systematic
 from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
 from arrol.pruning.survival import oracle
-from arrol.quality.buffer import PromptHistory
 from arrol.quality.estimator import QualityEstimator
 from arrol.records.schema import EndRecord, EvalRecord, RolloutRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter
@@ -37,12 +38,15 @@ from arrol.training.checkpoint import (
 )
 from arrol.training.learner import Learner
 from arrol.types import (
+    Completion,
     FinishReason,
     GroupRequest,
+    Prompt,
     PruningDecision,
     Reason,
     Rollout,
     RolloutGroup,
+    RolloutId,
     SamplingParams,
     State,
 )
@@ -65,6 +69,7 @@ class Parts:
     controller: Any
     """What the engine takes: a controller, or what stands for one in another process. The trainer itself asks for
     ``probe_tokens``, ``decisions``, ``metrics``, ``save`` and ``load``."""
+    allocator: Allocator
     learner: Learner
     sampling: SamplingParams
     evaluate: Callable[[int, int], EvalRecord]
@@ -77,7 +82,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, parts: Parts, folder: Path, *, segment: int = 0) -> None:
         self.config, self.parts, self.folder, self.segment = config, parts, folder, segment
-        self.ledger, self.history = Ledger(), PromptHistory()
+        self.ledger = Ledger(sum(weight.numel() for weight in parts.model.parameters()))
         self.step = 0
         self.stop_requested = False
         """A signal asked for the end; set while ``run`` works."""
@@ -93,7 +98,7 @@ class Trainer:
         self.parts.estimator.load(state["estimator"])
         self.parts.controller.load(state["controller"])
         self.ledger.load(state["ledger"])
-        self.history.load(state["history"])
+        self.parts.allocator.load(state["allocator"])
         guard = self.parts.learner.guard
         guard.num_skipped, guard.bad_in_a_row = state["num_skipped"], state["bad_in_a_row"]
         self.step, self._position = state["step"], state["position"]
@@ -131,22 +136,20 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """One step: the whole method in order."""
         clock = _Clock()
-        groups = self._sample()
-        clock.lap("time/generate_s")
-        self._verify(groups)
-        clock.lap("time/verify_s")
+        groups = self._sample(clock)
         metrics = self._describe(groups)
         if self.parts.controller.probe_tokens:
             metrics |= self.parts.estimator.learn(groups)
         if isinstance(self.config.pruning, OracleRule):
             self._drop_by_outcome(groups)
         clock.lap("time/estimate_s")
-        learnt = self.parts.learner.update(groups, self.step)
+        lessons = self.parts.allocator.lessons(groups)
+        learnt = self.parts.learner.update(groups, self.step, lessons)
         clock.lap("time/learn_s")
-        metrics |= learnt | survivor_metrics(groups)
+        metrics |= learnt | survivor_metrics(groups) | self.parts.allocator.metrics()
         metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
-        self.history.learn(groups)
-        self._write_rollouts(groups)
+        self.parts.allocator.learn(groups)
+        self._write_rollouts(groups, lessons)
         return metrics | clock.laps
 
     def save(self) -> None:
@@ -167,39 +170,51 @@ class Trainer:
             "estimator": self.parts.estimator.save(),
             "controller": self.parts.controller.save(),
             "ledger": self.ledger.save(),
-            "history": self.history.save(),
+            "allocator": self.parts.allocator.save(),
             "num_skipped": guard.num_skipped,
             "bad_in_a_row": guard.bad_in_a_row,
             "learning_rate": guard.optimizer.param_groups[0]["lr"],
         }
 
-    def _sample(self) -> list[RolloutGroup]:
-        training = self.config.training
-        prompts = [self.parts.task.train_prompt(self._position + i) for i in range(training.prompts_per_step)]
-        self._position += len(prompts)
-        requests = [
-            GroupRequest(self.step, number, prompt, training.group_size, self.history.success_rate(prompt.key))
-            for number, prompt in enumerate(prompts)
-        ]
-        controller = self.parts.controller
-        sync = getattr(self.parts.engine, "sync_weights", None)
+    def _sample(self, clock: _Clock) -> list[RolloutGroup]:
+        """What the allocator asks for, written and verified; rules of several waves hear of outcomes as they come."""
+        allocator, engine = self.parts.allocator, self.parts.engine
+        requests, ended = list(allocator.begin(self.step, self._next_prompt)), {}
+
+        def more(written: Sequence[tuple[RolloutId, Completion]]) -> list[GroupRequest]:
+            clock.lap("time/generate_s")
+            rollouts = [self._verified(rollout_id, completion) for rollout_id, completion in written]
+            ended.update({rollout.rollout_id: rollout for rollout in rollouts})
+            clock.lap("time/verify_s")
+            asked = allocator.observe(rollouts)
+            requests.extend(asked)
+            return asked
+
+        sync = getattr(engine, "sync_weights", None)
         if sync is not None:
             sync()
-        completions = self.parts.engine.generate(
-            requests, self.parts.sampling, seed=self.config.seed, controller=controller
+        streams = None if allocator.rule.is_single_wave else more
+        completions = engine.generate(
+            list(requests), self.parts.sampling, seed=self.config.seed, controller=self.parts.controller, more=streams
         )
-        return [
-            RolloutGroup.of(request, written, controller.decisions(request.step, request.group))
-            for request, written in zip(requests, completions, strict=True)
-        ]
+        clock.lap("time/generate_s")
+        if streams is None:
+            ids = [rollout_id for request in requests for rollout_id in request.rollout_ids]
+            more(list(zip(ids, [c for part in completions for c in part], strict=True)))
+        return allocator.groups(list(ended.values()))
 
-    def _verify(self, groups: Sequence[RolloutGroup]) -> None:
+    def _next_prompt(self) -> Prompt:
+        self._position += 1
+        return self.parts.task.train_prompt(self._position - 1)
+
+    def _verified(self, rollout_id: RolloutId, completion: Completion) -> Rollout:
         """Survivors only: a stopped rollout has no answer to judge."""
-        for group in groups:
-            for rollout in group.survivors:
-                text = self.parts.tokenizer.decode(rollout.completion.token_ids, skip_special_tokens=True)
-                verdict = self.parts.task.verify(group.prompt, text)
-                rollout.reward, rollout.answer = verdict.reward, verdict.answer
+        rollout = Rollout(rollout_id, completion, self.parts.controller.decision(rollout_id))
+        if rollout.survived:
+            text = self.parts.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            verdict = self.parts.task.verify(self.parts.allocator.prompt(rollout_id.group), text)
+            rollout.reward, rollout.answer = verdict.reward, verdict.answer
+        return rollout
 
     def _drop_by_outcome(self, groups: Sequence[RolloutGroup]) -> None:
         """Control ``oracle``: everything was generated, now the outcome decides what is trained on."""
@@ -226,10 +241,11 @@ class Trainer:
         """What was sampled, before anything is dropped or learnt."""
         return {**sampling_metrics(groups), **self.ledger.generated(groups), **self.parts.controller.metrics()}
 
-    def _write_rollouts(self, groups: Sequence[RolloutGroup]) -> None:
-        for group in groups:
-            for rollout in group.rollouts:
-                self._rollouts.write(_rollout_record(group, rollout, self.segment))
+    def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
+        for group, lesson in zip(groups, lessons, strict=True):
+            for rollout, trains in zip(group.rollouts, lesson.selection.train_G, strict=True):
+                reason = "" if trains or not rollout.survived else lesson.selection.reason
+                self._rollouts.write(_rollout_record(group, rollout, self.segment, reason))
 
     def _evaluate(self) -> dict[str, float]:
         started = time.monotonic()
@@ -276,13 +292,14 @@ class _Clock:
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
+        """The time since the last lap belongs to this phase."""
         now = time.monotonic()
-        self.laps[name] = now - self._last
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self.laps["time/step_s"] += now - self._last
         self._last = now
 
 
-def _rollout_record(group: RolloutGroup, rollout: Rollout, segment: int) -> RolloutRecord:
+def _rollout_record(group: RolloutGroup, rollout: Rollout, segment: int, dropped: str) -> RolloutRecord:
     decision, address = rollout.decision, rollout.rollout_id
     return RolloutRecord(
         step=address.step,
@@ -298,5 +315,6 @@ def _rollout_record(group: RolloutGroup, rollout: Rollout, segment: int) -> Roll
         quality=decision.quality if decision else float("nan"),
         survival=rollout.survival,
         reason=decision.reason.value if decision else "",
-        keep=rollout.survived,
+        keep=rollout.survived and not dropped,
+        dropped="outcome" if rollout.dropped else dropped,
     )

@@ -1,0 +1,238 @@
+"""Drives a rule through the steps of a run: prompts and rollouts in, requests and lessons out.
+
+Engine-agnostic: where requests are taken while others run, ``observe`` hears of rollouts as they end, elsewhere in
+rounds. A wave starts only if it fits the ``token_budget`` at full length beside all that run, so the budget holds.
+
+Stopped rollouts have no outcome: rules count verified ones only, the posterior counts those with the weight
+1/survival (:func:`arrol.quality.buffer.outcome_counts`).
+
+Worked example (executed by the tests)::
+
+    >>> from arrol.configs.allocation import AeroAllocation
+    >>> shape = StepShape(num_prompts=2, group_size=8)
+    >>> allocator = Allocator(AeroAllocation(), shape, seed=0, max_completion_tokens=16)
+    >>> prompts = iter(Prompt(name, (5,), name, "7") for name in "ab")
+    >>> [(r.group, r.first, r.size) for r in allocator.begin(1, lambda: next(prompts))]
+    [(0, 0, 4), (1, 0, 4)]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from arrol.algorithms.allocation.aero import Aero
+from arrol.algorithms.allocation.prompts import DRAW_STREAM, DynamicSampling, Greso, Mopps
+from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, Source, StepShape, Tally, Uniform
+from arrol.algorithms.allocation.selection import SELECTION_STREAM
+from arrol.algorithms.allocation.sizes import Knapsack, PilotCommit, ReinforceAda
+from arrol.algorithms.allocation.subsets import Cppo, Pods
+from arrol.algorithms.lesson import Lesson
+from arrol.algorithms.posterior import Belief, prior_belief
+from arrol.configs.allocation import AllocationBase, AllocationConfig
+from arrol.errors import ConfigError
+from arrol.quality.buffer import PromptHistory, outcome_counts
+from arrol.types import GroupRequest, Prompt, Rollout, RolloutGroup, State
+
+RULES: dict[str, type[AllocationRule]] = {
+    "uniform": Uniform,
+    "aero": Aero,
+    "dapo": DynamicSampling,
+    "greso": Greso,
+    "reinforce_ada": ReinforceAda,
+    "pilot_commit": PilotCommit,
+    "knapsack": Knapsack,
+    "pods": Pods,
+    "cppo": Cppo,
+    "mopps": Mopps,
+}
+
+
+@dataclass
+class _Open:
+    """A prompt of the step."""
+
+    prompt: Prompt
+    prior: Belief
+    asked: int = 0
+    waves: int = 0
+    ended: int = 0
+    verified: int = 0
+    right: int = 0
+    explored: tuple[int, int] = (0, 0)
+    """Right and verified when its first wave had ended."""
+    rollouts: list[Rollout] = field(default_factory=list)
+    mean: float = 0.5
+
+
+class Allocator:
+    """One per run; ``begin``, ``observe`` until nothing more is asked, ``lessons``, ``learn`` once per step."""
+
+    def __init__(
+        self,
+        config: AllocationConfig,
+        shape: StepShape,
+        *,
+        seed: int,
+        max_completion_tokens: int,
+    ) -> None:
+        self.rule = RULES[config.rule](config, shape)
+        self._config: AllocationBase = config
+        self._history = PromptHistory(config.posterior.discount)
+        self._shape, self._seed, self._longest = shape, seed, max_completion_tokens
+        self._step = 0
+        self._source: Source
+        self._open: list[_Open] = []
+        self._tokens = 0
+        self._account: Counter[str] = Counter()
+
+    def begin(self, step: int, source: Source) -> list[GroupRequest]:
+        """The first waves of a step; ``source`` gives the next prompt of the data and is kept until the next step."""
+        self._step, self._source, self._open, self._tokens = step, source, [], 0
+        self._account.clear()
+        return self._draw(self._shape.num_prompts)
+
+    def observe(self, rollouts: Sequence[Rollout]) -> list[GroupRequest]:
+        """Rollouts that have ended; their rewards are None where nothing was verified. What to sample next."""
+        touched = set()
+        for rollout in rollouts:
+            group = self._open[rollout.rollout_id.group]
+            group.rollouts.append(rollout)
+            group.ended += 1
+            self._tokens += rollout.completion.num_tokens
+            if self._counts(rollout):
+                group.verified += 1
+                group.right += rollout.reward == 1.0
+            touched.add(rollout.rollout_id.group)
+        for number in touched:
+            group = self._open[number]
+            group.mean = self._belief(group.prior, group.rollouts).mean
+            if group.waves == 1 and group.ended == group.asked:
+                group.explored = group.right, group.verified
+        if self.rule.is_single_wave:
+            return []
+        tally = self.tally()
+        waves, prunes_P = self.rule.next_waves(tally), self.rule.may_prune(tally)
+        requests = [self._ask(int(p), int(size), prune=bool(prunes_P[p])) for p, size in waves.T]
+        wanted = self.rule.wanted_prompts(self.tally())
+        return [request for request in requests if request] + (self._draw(wanted) if wanted else [])
+
+    def prompt(self, group: int) -> Prompt:
+        """What a group of this step was asked."""
+        return self._open[group].prompt
+
+    def groups(self, rollouts: Iterable[Rollout]) -> list[RolloutGroup]:
+        """All rollouts of the step, by group and index."""
+        groups = [RolloutGroup(group.prompt, []) for group in self._open]
+        for rollout in sorted(rollouts, key=lambda r: r.rollout_id):
+            groups[rollout.rollout_id.group].rollouts.append(rollout)
+        return groups
+
+    def tally(self) -> Tally:
+        """Where the step stands."""
+        rows = [(g.asked, g.ended, g.verified, g.right, g.waves) for g in self._open]
+        asked_P, ended_P, verified_P, right_P, waves_P = np.array(rows, np.int64).reshape(-1, 5).T
+        return Tally(asked_P, ended_P, verified_P, right_P, waves_P, np.array([g.mean for g in self._open]))
+
+    def lessons(self, groups: Sequence[RolloutGroup]) -> list[Lesson]:
+        """What each group of the step teaches; all its rollouts have ended."""
+        found = []
+        uses_belief = self._config.posterior.used_for in ("advantage", "both")
+        for number, group in enumerate(groups):
+            belief = self._belief(self._open[number].prior, group.rollouts)
+            key = [self._seed, SELECTION_STREAM, self._step, number]
+            selection = self.rule.select(Outcomes(group.rewards_G, belief), key)
+            found.append(Lesson(selection, belief if uses_belief else None))
+            verified_G = ~np.isnan(group.rewards_G)
+            left_out_G = verified_G & ~selection.train_G
+            self._account[f"dropped/{selection.reason}"] += int(left_out_G.sum())
+            tokens = sum(r.completion.num_tokens for r, out in zip(group.rollouts, left_out_G, strict=True) if out)
+            self._account["tokens_dropped"] += tokens
+            self._account["prompts_trained"] += bool(selection.train_G.any())
+        return found
+
+    def learn(self, groups: Sequence[RolloutGroup]) -> None:
+        """The step is over: counts per prompt, and what the rule learns."""
+        self._history.learn(
+            groups,
+            use_quality=self._config.pruned_counts == "quality",
+            count_truncated=self._config.count_truncated,
+        )
+        self.rule.learn([group.prompt.key for group in self._open], self.tally())
+
+    def save(self) -> State:
+        """The rule's own memory, and counts per prompt."""
+        return {"rule": self.rule.save(), "history": self._history.save()}
+
+    def load(self, state: State) -> None:
+        self.rule.load(cast(State, state["rule"]))
+        self._history.load(cast(State, state["history"]))
+
+    def metrics(self) -> dict[str, float]:
+        """What was drawn, asked and dropped in the step."""
+        tally = self.tally()
+        explored = np.array([g.explored for g in self._open], np.int64).reshape(-1, 2).T
+        for when, counts in (("before", explored), ("after", (tally.right_P, tally.verified_P))):
+            for name, count in self.rule.strata(*counts).items():
+                self._account[f"stratum_{when}/{name}"] = count
+        asked = int(tally.asked_P.sum())
+        values = {
+            "rollout/per_prompt": asked / max(len(self._open), 1),
+            "allocation/prompts_drawn": float(len(self._open)),
+            "allocation/rollouts_asked": float(asked),
+            "allocation/waves/mean": float(tally.waves_P.mean()) if len(self._open) else 0.0,
+            **{f"allocation/{name}": float(count) for name, count in self._account.items() if name[-1] != "/"},
+        }
+        return values | self.rule.metrics()
+
+    def _draw(self, count: int) -> list[GroupRequest]:
+        """More prompts, each with its first wave; fewer where the tokens do not allow them."""
+        first = len(self._open)
+        key = [self._seed, DRAW_STREAM, self._step, first]
+        prompts = self.rule.draw(count, self._source, self._believe, key)
+        beliefs = [self._believe(prompt.key) for prompt in prompts]
+        for prompt, belief in zip(prompts, beliefs, strict=True):
+            self._open.append(_Open(prompt, belief, mean=belief.mean))
+        sizes = self.rule.first_waves(beliefs)
+        requests = [self._ask(first + place, int(size), prune=True) for place, size in enumerate(sizes)]
+        return [request for request in requests if request]
+
+    def _ask(self, number: int, size: int, *, prune: bool) -> GroupRequest | None:
+        """A wave, cut to what the tokens allow."""
+        group = self._open[number]
+        if self._config.token_budget:
+            running = sum(g.asked - g.ended for g in self._open)
+            size = min(size, (self._config.token_budget - self._tokens) // self._longest - running)
+        if size <= 0:
+            return None
+        rate = self._history.success_rate(group.prompt.key)
+        request = GroupRequest(self._step, number, group.prompt, size, rate, first=group.asked, prune=prune)
+        group.asked += size
+        group.waves += 1
+        return request
+
+    def _counts(self, rollout: Rollout) -> bool:
+        """The rollout says whether the prompt was solved."""
+        if rollout.reward is None:
+            return False
+        uses_outcome = self.rule.needs_binary or self._config.posterior.used_for != "nothing"
+        if uses_outcome and rollout.reward not in (0.0, 1.0):
+            name = next(name for name, rule in RULES.items() if type(self.rule) is rule)
+            raise ConfigError(
+                f"allocation.rule = {name!r}: a verifier gave reward {rollout.reward:g}, and a shaped reward lets "
+                "groups through that failed; let it answer 0 or 1, or use uniform, pods or cppo without a posterior"
+            )
+        return self._config.count_truncated or not rollout.is_truncated
+
+    def _believe(self, key: str) -> Belief:
+        return prior_belief(self._config.posterior, self._history, key)
+
+    def _belief(self, prior: Belief, rollouts: Sequence[Rollout]) -> Belief:
+        use_quality = self._config.pruned_counts == "quality"
+        return prior.updated(
+            *outcome_counts(rollouts, use_quality=use_quality, count_truncated=self._config.count_truncated)
+        )

@@ -1,0 +1,157 @@
+"""How many rollouts a prompt gets: Reinforce-Ada's rounds, Pilot-Commit's two stages, Knapsack RL's budget.
+
+* ``reinforce_ada``  arXiv 2510.04996. Rounds of ``round_size`` until the exit condition or ``max_rounds``; of each
+                     prompt at most ``keep_size`` train, as balanced as they can be; mean and spread from all.
+* ``pilot_commit``   arXiv 2605.26606. ``pilot_size`` for everyone, ``commit_size`` more where lowest <= rate <= highest
+                     (16 + 48, 0.125, 0.75 there); the others do not train and other prompts are drawn for them;
+                     prompts with a perfect pilot are evicted. Deviation: prompts are replaced one by one.
+* ``knapsack``       arXiv 2509.25849. N rollouts at rate p are worth (1 - p^N - (1-p)^N) p (1-p)^2. Each further one is
+                     worth less, so the best use of a budget is greedy, and equals the paper's dynamic programme.
+                     Deviations: (1) p is the posterior mean, never 0 or 1, so no separate rule for p = 0 is needed;
+                     (2) a ceiling ``max_group`` instead of an expected cost.
+
+Legend: ``P`` prompts, ``N`` rollouts of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from arrol.algorithms.allocation.prompts import MAX_SKIPS, DynamicSampling
+from arrol.algorithms.allocation.rule import AllocationRule, Believe, Outcomes, Source, StepShape, Tally
+from arrol.algorithms.allocation.selection import Selection, balanced, nobody, whole
+from arrol.algorithms.posterior import Belief
+from arrol.configs.allocation import KnapsackAllocation, PilotCommitAllocation, ReinforceAdaAllocation
+from arrol.types import Prompt, State
+
+
+class ReinforceAda(AllocationRule):
+    """Rounds with elimination."""
+
+    def __init__(self, config: ReinforceAdaAllocation, shape: StepShape) -> None:
+        super().__init__(config, shape)
+        self._config = config
+
+    @property
+    def first_size(self) -> int:
+        return self._config.round_size
+
+    def next_waves(self, tally: Tally) -> np.ndarray:
+        done_P = has_shown_enough(tally.right_P, tally.verified_P, self._config)
+        prompts = np.flatnonzero(tally.is_idle_P & ~done_P & (tally.waves_P < self._config.max_rounds))
+        return np.stack([prompts, np.full(len(prompts), self._config.round_size)])
+
+    def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
+        return balanced(outcomes.right_G, outcomes.wrong_G, self._config.keep_size, key)
+
+
+def has_shown_enough(right_P: np.ndarray, verified_P: np.ndarray, config: ReinforceAdaAllocation) -> np.ndarray:
+    """bool ``[P]``: the exit condition."""
+    if config.exit == "positive":
+        return right_P >= 1
+    half = config.keep_size // 2
+    return (right_P >= half) & (verified_P - right_P >= half)
+
+
+class PilotCommit(DynamicSampling):
+    """Two stages."""
+
+    def __init__(self, config: PilotCommitAllocation, shape: StepShape) -> None:
+        super().__init__(config, shape)
+        self._pilot = config
+        self._evicted: set[str] = set()
+
+    @property
+    def first_size(self) -> int:
+        return self._pilot.pilot_size
+
+    def draw(self, count: int, source: Source, believe: Believe, key: Sequence[int]) -> list[Prompt]:
+        prompts = []
+        for _ in range(count):
+            for _ in range(MAX_SKIPS):
+                prompt = source()
+                if prompt.key not in self._evicted:
+                    break
+            prompts.append(prompt)
+        return prompts
+
+    def next_waves(self, tally: Tally) -> np.ndarray:
+        prompts = np.flatnonzero(tally.is_idle_P & (tally.waves_P == 1) & self._is_promising(tally))
+        return np.stack([prompts, np.full(len(prompts), self._pilot.commit_size)])
+
+    def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
+        count, verified = len(outcomes.reward_G), int((outcomes.right_G | outcomes.wrong_G).sum())
+        if count > self._pilot.pilot_size:
+            return whole(count)
+        return nobody(count, "too_easy" if verified and outcomes.right_G.mean() > self._pilot.highest else "deferred")
+
+    def learn(self, keys: Sequence[str], tally: Tally) -> None:
+        if self._pilot.evict:
+            solved_P = (tally.verified_P > 0) & (tally.right_P == tally.verified_P)
+            self._evicted |= {name for name, solved in zip(keys, solved_P, strict=True) if solved}
+
+    def save(self) -> State:
+        return {"evicted": sorted(self._evicted)}
+
+    def load(self, state: State) -> None:
+        self._evicted = set(cast(list[str], state["evicted"]))
+
+    def metrics(self) -> dict[str, float]:
+        return {"allocation/prompts_evicted": float(len(self._evicted))}
+
+    def _is_useful(self, tally: Tally) -> np.ndarray:
+        return (tally.waves_P > 1) | (tally.is_idle_P & self._is_promising(tally))
+
+    def _num_open(self, tally: Tally) -> int:
+        return int((~tally.is_idle_P & (tally.waves_P == 1)).sum())
+
+    def _is_promising(self, tally: Tally) -> np.ndarray:
+        rate_P = tally.right_P / np.maximum(tally.verified_P, 1)
+        return (tally.verified_P > 0) & (self._pilot.lowest <= rate_P) & (rate_P <= self._pilot.highest)
+
+
+class Knapsack(AllocationRule):
+    """All rollouts in one wave, sizes by what is believed of the prompts."""
+
+    is_single_wave = True
+
+    def __init__(self, config: KnapsackAllocation, shape: StepShape) -> None:
+        super().__init__(config, shape)
+        self._config = config
+
+    @property
+    def first_size(self) -> int:
+        return self._config.least
+
+    def first_waves(self, belief_P: Sequence[Belief]) -> np.ndarray:
+        config, shape = self._config, self.shape
+        return knapsack_sizes(
+            np.array([belief.mean for belief in belief_P]),
+            config.rollout_budget or shape.group_size * shape.num_prompts,
+            least=config.least,
+            most=config.max_group or 4 * shape.group_size,
+        )
+
+
+def rollouts_value(rate: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """What so many rollouts at a success rate are worth (arXiv 2509.25849)."""
+    return (1 - rate**count - (1 - rate) ** count) * rate * (1 - rate) ** 2
+
+
+def knapsack_sizes(rate_P: np.ndarray, budget: int, *, least: int, most: int) -> np.ndarray:
+    """int ``[P]``: sizes of largest total value within the budget, each in [least, most]."""
+    size_P = np.full(len(rate_P), least)
+    spare = min(budget - least * len(rate_P), (most - least) * len(rate_P))
+    if spare <= 0:
+        return size_P
+    counts_N = np.arange(least, most)
+    gain_PN = rollouts_value(rate_P[:, None], counts_N + 1) - rollouts_value(rate_P[:, None], counts_N)
+    gain_PN = np.minimum.accumulate(gain_PN, axis=1)  # rounding must not undo that each further one is worth less
+    # A tie goes to the smaller size, then to the earlier prompt: sizes stay contiguous and nobody is favoured.
+    order = np.lexsort(
+        (np.repeat(np.arange(len(rate_P)), len(counts_N)), np.tile(counts_N, len(rate_P)), -gain_PN.ravel())
+    )
+    return size_P + np.bincount(order[:spare] // len(counts_N), minlength=len(rate_P))
