@@ -4,6 +4,7 @@ python benchmarks/render_results.py            # rewrite
 python benchmarks/render_results.py --check    # exit 1 when a table is not what the records say
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -11,11 +12,19 @@ import numpy as np
 
 from arrol.records.schema import BenchRecord, RunRecord
 from arrol.records.store import find_runs, load_run, read_records
+from arrol.reports.costs import SHARES, CostToFinal, EqualCost, cost_to_final, equal_cost
+from arrol.reports.curves import runs_by_arm
 from arrol.reports.tables import comparison_notes, comparison_rows, markdown_table
 from arrol.stats import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 README_COLUMNS = ("arm", "final accuracy", "training time", "speed-up", "tokens generated", "tokens trained")
+COST_NOTE = (
+    "Accuracy when a run had spent that share of what {first}'s run of its seed spent in all, and how far ahead of"
+    " {first} it was there (95% interval, t over seeds). Ended: so many runs had spent less in all and count with their"
+    " last accuracy; as far as both went, none has. To {first}'s final accuracy: cost at which the mean curve first"
+    " reaches it, beside {first}'s total (range: any one seed left out)."
+)
 
 
 def study(name: str) -> tuple[list, str]:
@@ -54,6 +63,45 @@ def paired_table(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cost_table(name: str) -> str:
+    """Accuracy of each arm at shares of the first arm's compute and time, and cost to the first arm's final one."""
+    runs, _ = study(name)
+    first = next(iter(runs_by_arm(runs)))
+    heads = [f"at {percent(share)} of {first}'s" for share in SHARES]
+    heads = ["arm", "cost", *heads, "as far as both went", f"to {first}'s final accuracy", "seeds"]
+    lines = [heads, [":--", ":--"] + ["--:"] * (len(heads) - 2)]
+    for cost, field in (("compute", "flops_E"), ("time", "train_s_E")):
+        columns = [{point.arm: point for point in equal_cost(runs, field, [share])} for share in (*SHARES, None)]
+        for row in cost_to_final(runs, field):
+            cells = [cost_cell(points.get(row.arm), first) for points in columns]
+            if row.arm in columns[-1]:
+                cells[-1] += f", at {percent(columns[-1][row.arm].share)}"
+            lines.append([row.arm, cost, *cells, final_cell(row), str(row.seeds)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{COST_NOTE.format(first=first)}\n"
+
+
+def cost_cell(point: EqualCost | None, first: str) -> str:
+    """``0.431: +0.012 (-0.003 to +0.027), 2 ended``"""
+    if point is None:
+        return "not run"
+    if point.arm == first:
+        return f"{point.accuracy:.3f}"
+    interval = f" ({point.low:+.3f} to {point.high:+.3f})" if point.seeds > 1 else ""
+    return f"{point.accuracy:.3f}: {point.ahead:+.3f}{interval}" + (f", {point.ended} ended" if point.ended else "")
+
+
+def final_cell(row: CostToFinal) -> str:
+    """``-48 % (-60 % to -31 %)``"""
+    shown = [
+        "not reached" if math.isinf(share) else percent(share - 1, "+") for share in (row.share, row.low, row.high)
+    ]
+    return f"{shown[0]} ({shown[1]} to {shown[2]})" if row.seeds > 1 and len(set(shown)) > 1 else shown[0]
+
+
+def percent(share: float, sign: str = "") -> str:
+    return f"{100 * share:{sign}.0f} %"
+
+
 def bench_table(name: str) -> str:
     records = list(read_records(ROOT / "results" / f"{name}.jsonl"))
     lines = [
@@ -79,6 +127,7 @@ def blocks() -> dict[str, str]:
             made[folder.name] = study_table(folder.name)
             if len(find_runs([folder])) > 2:
                 made[f"{folder.name}:paired"] = paired_table(folder.name)
+                made[f"{folder.name}:cost"] = cost_table(folder.name)
             made[f"{folder.name}:short"] = study_table(folder.name, README_COLUMNS)
         elif folder.name.startswith("bench-"):
             made[folder.stem] = bench_table(folder.stem)

@@ -35,11 +35,11 @@ def build_task(config: TaskConfig, tokenizer: Any, *, seed: int) -> Task:
     if isinstance(config, ArithmeticTaskConfig):
         from arrol.tasks.arithmetic import ArithmeticTask
 
-        return ArithmeticTask(tokenizer, min_ops=config.min_ops, max_ops=config.max_ops, seed=seed)
+        return ArithmeticTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
     if isinstance(config, CountdownTaskConfig):
         from arrol.tasks.countdown import CountdownTask
 
-        return CountdownTask(tokenizer, min_numbers=config.min_numbers, max_numbers=config.max_numbers, seed=seed)
+        return CountdownTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
     assert isinstance(config, DatasetTaskConfig), config
     from arrol.tasks.dataset import DatasetTask
 

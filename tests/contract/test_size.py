@@ -20,6 +20,7 @@ EXCEPTIONS = {
         "tasks/dataset.py::__init__",
         "parameters",
     ): 13,  # the fields of DatasetTaskConfig, which the task layer may not import as such
+    ("tasks/countdown.py::__init__", "parameters"): 7,  # five facts of the problems beside tokenizer and seed
     ("BalancedRule", "fields"): 14,  # eight fields are shared by all rules
     ("RunConfig", "fields"): 16,  # ten sections and six facts; a level between them would only be typed
     ("SftConfig", "fields"): 19,  # one flat page; its two nodes are the shape and the optimizer

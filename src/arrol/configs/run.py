@@ -26,6 +26,8 @@ class ArithmeticTaskConfig(StrictModel):
     """Fewest operations in a problem, at least 1."""
     max_ops: int = Field(4, ge=1, le=8)
     """Most operations in a problem, min_ops to 8."""
+    num_problems: int = Field(0, ge=0)
+    """Training problems, asked again in every epoch in a new order; 0 makes new ones for ever."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -42,6 +44,8 @@ class CountdownTaskConfig(StrictModel):
     """Fewest numbers given, at least 2."""
     max_numbers: int = Field(4, ge=2)
     """Most numbers given, at least min_numbers."""
+    num_problems: int = Field(0, ge=0)
+    """Training problems, asked again in every epoch in a new order; 0 makes new ones for ever."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

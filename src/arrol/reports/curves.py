@@ -31,6 +31,7 @@ class EvalCurve:
     accuracy_E: np.ndarray
     train_s_E: np.ndarray
     tokens_E: np.ndarray
+    flops_E: np.ndarray
 
 
 def runs_by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -59,6 +60,11 @@ def step_seconds(step: StepRecord) -> float:
     return float(np.nansum(phases)) if math.isnan(total) and not np.isnan(phases).all() else total
 
 
+def step_metric(key: str) -> Callable[[StepRecord], float]:
+    """Reads one metric of a step, NaN where it was not recorded."""
+    return lambda step: step.metrics.get(key, math.nan)
+
+
 def warmup_steps(run: Run) -> int:
     """Steps in which the run's rule keeps all, 0 where its config does not say."""
     pruning = run.run.config.get("pruning")
@@ -79,13 +85,14 @@ def rollouts_after_warmup(run: Run) -> list[RolloutRecord]:
 
 
 def eval_curve(run: Run) -> EvalCurve:
-    """The run's evaluations with the training time and the generated tokens they had cost."""
+    """The run's evaluations with the training time, the generated tokens and the compute they had cost."""
     steps_E = np.array([record.step for record in run.evals], int)
     return EvalCurve(
         steps_E=steps_E,
         accuracy_E=np.array([record.accuracy for record in run.evals], float),
         train_s_E=cost_until(run, step_seconds, steps_E),
-        tokens_E=cost_until(run, lambda step: step.metrics.get("tokens/generated", math.nan), steps_E),
+        tokens_E=cost_until(run, step_metric("tokens/generated"), steps_E),
+        flops_E=cost_until(run, step_metric("compute/flops"), steps_E),
     )
 
 
@@ -125,20 +132,23 @@ def aligned(runs: Sequence[Run], key: str) -> tuple[np.ndarray, np.ndarray] | No
     return np.array(steps, float), values_RT
 
 
-def mean_evals(runs: Sequence[Run]) -> tuple[np.ndarray, ...] | None:
-    """Steps, seconds and tokens (means) and accuracies ``[R, E]`` at the evaluations that all seeds share."""
+def mean_evals(runs: Sequence[Run], costs: Sequence[str] = ("train_s_E", "tokens_E")) -> tuple[np.ndarray, ...] | None:
+    """Steps, costs (means over seeds) and accuracies ``[R, E]`` at the evaluations that all seeds share."""
     curves = [curve for curve in map(eval_curve, runs) if curve.steps_E.size > 1] or [
         curve for curve in map(eval_curve, runs) if curve.steps_E.size
     ]
-    if not curves:
-        return None
+    return mean_curve(curves, costs) if curves else None
+
+
+def mean_curve(curves: Sequence[EvalCurve], costs: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """The same of curves; ``costs`` names their fields."""
     shared = sorted(set.intersection(*(set(curve.steps_E.tolist()) for curve in curves)))
     rows = [np.searchsorted(curve.steps_E, shared) for curve in curves]
-    columns = ("train_s_E", "tokens_E", "accuracy_E")
-    seconds, tokens, accuracies = (
-        np.array([getattr(curve, column)[row] for curve, row in zip(curves, rows, strict=True)]) for column in columns
+    *spent, accuracy_RE = (
+        np.array([getattr(curve, column)[row] for curve, row in zip(curves, rows, strict=True)])
+        for column in (*costs, "accuracy_E")
     )
-    return np.array(shared, float), seconds.mean(0), tokens.mean(0), accuracies
+    return np.array(shared, float), *(cost_RE.mean(0) for cost_RE in spent), accuracy_RE
 
 
 def mean_rewards(runs: Sequence[Run]) -> tuple[np.ndarray, ...] | None:
@@ -148,7 +158,7 @@ def mean_rewards(runs: Sequence[Run]) -> tuple[np.ndarray, ...] | None:
         return None
     steps_T, values_RT = found
     costs = []
-    for cost in (step_seconds, lambda step: step.metrics.get("tokens/generated", math.nan)):
+    for cost in (step_seconds, step_metric("tokens/generated")):
         per_run = [{step.step: cost(step) for step in run.steps} for run in runs]
         table_RT = np.array([[row.get(int(step), math.nan) for step in steps_T] for row in per_run])
         mean_T = column_mean(table_RT)

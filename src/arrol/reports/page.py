@@ -65,7 +65,7 @@ class Report:
 def write_report(paths: Iterable[str | Path], out_dir: str | Path, *, target: float | None = None) -> Report:
     """Report on run and comparison folders into ``out_dir``: ``report.md``, ``report.html`` and ``plots/*.png``.
 
-    ``target`` is the accuracy that time and tokens are counted to; by default 90% of what the first arm gained.
+    ``target`` is the accuracy that costs are counted to; by default 90% of what the first arm gained.
     """
     runs = [load_run(path) for path in find_runs(paths)]
     runs = [run for members in runs_by_arm(runs).values() for run in members]

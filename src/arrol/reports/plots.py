@@ -1,7 +1,6 @@
 """Runs to pictures: one PNG per question, 1200 pixels wide.
 
-An arm has the same colour, line and marker in every picture (Okabe and Ito's palette, safe for colour-blind readers);
-the unpruned arm is dark grey. Lines are means over seeds, bands reach from the lowest to the highest seed.
+Lines are means over seeds, bands reach from the lowest to the highest seed.
 Matplotlib is imported inside the functions and used without pyplot, so no global state, backend included, is touched.
 
 Legend: ``T`` steps, ``R`` runs of an arm, ``B`` bins.
@@ -13,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from arrol.reports.curves import (
     smoothed,
     was_at_risk,
 )
+from arrol.reports.looks import ArmStyle, arm_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,29 +58,7 @@ STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
-GREY = "#404040"
-KNOWN_COLOURS = {
-    "balanced": "#0072b2",
-    "neyman": "#d55e00",
-    "paper": "#009e73",
-    "uniform": "#e69f00",
-    "oracle": "#cc79a7",
-    "confidence": "#56b4e9",
-    "small_group": "#8c6d31",
-}
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8c6d31", "#7f7f7f")
-LINES = ("-", "--", "-.", ":")
-MARKERS = "osD^vPX<>"
 PHASE_COLOURS = ("#08519c", "#4292c6", "#fdae6b", "#a63603", "#bdbdbd")
-
-
-class ArmStyle(NamedTuple):
-    """How an arm looks, everywhere."""
-
-    label: str
-    colour: str
-    line: Any
-    marker: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +91,32 @@ def accuracy(arms: Arms) -> Figure | None:
     return _three_axes(arms, curves, "accuracy", with_markers=True) if curves else None
 
 
+def accuracy_compute(arms: Arms) -> Figure | None:
+    """Accuracy on held-out prompts against all that a run computes; only arms that recorded it."""
+    points = {arm: found for arm, runs in arms.items() if (found := mean_evals(runs, ["flops_E"])) is not None}
+    curves = {arm: (flops, values_RE) for arm, (_, flops, values_RE) in points.items() if not np.isnan(flops).any()}
+    if not curves:
+        return None
+    figure, (axes,) = _panels(1, 1, 3.8)
+    styles = arm_styles(arms)
+    power = 3 * int(np.log10(max(1.0, *(flops[-1] for flops, _ in curves.values()))) // 3)
+    for arm, (flops, values_RE) in curves.items():
+        _line(axes, styles[arm], flops / 10.0**power, values_RE, smooth=False, marker=True)
+    axes.set(xlabel=f"FLOPs to generate, score and train (1e{power})", ylabel="accuracy")
+    _legend(figure, [styles[arm] for arm in curves])
+    return figure
+
+
+def dead_groups(arms: Arms) -> Figure | None:
+    """Share of the groups that teach nothing, per step."""
+    found = _per_step(arms, "rollout/dead_group_frac", smooth=True)
+    if found is None:
+        return None
+    figure, axes, _ = found
+    axes.set(ylabel="share of groups, moving average", ylim=(0, 1.05))
+    return figure
+
+
 def reward(arms: Arms) -> Figure | None:
     """Success share of all rollouts started, against steps, training time and tokens generated."""
     curves = {arm: points for arm, runs in arms.items() if (points := mean_rewards(runs)) is not None}
@@ -121,19 +125,16 @@ def reward(arms: Arms) -> Figure | None:
 
 def kept_share(arms: Arms) -> Figure | None:
     """Share of the candidates that was kept, per step."""
-    series = {arm: found for arm, runs in arms.items() if (found := aligned(runs, "pruning/kept_frac")) is not None}
-    if not series:
+    found = _per_step(arms, "pruning/kept_frac", smooth=False)
+    if found is None:
         return None
-    figure, (axes,) = _panels(1, 1, 3.8)
-    styles = arm_styles(arms)
-    for arm, (steps_T, values_RT) in series.items():
-        _line(axes, styles[arm], steps_T, values_RT, smooth=False, marker=False)
+    figure, axes, styles = found
+    for arm, style in styles.items():
         pruning = arms[arm][0].run.config.get("pruning", {})
         wanted = pruning.get("keep_ratio") if rule_of(arms[arm][0]) not in ("", "never") else None
         if isinstance(wanted, float):
-            axes.axhline(wanted, color=styles[arm].colour, linewidth=1, linestyle=":")
-    axes.set(xlabel="training step", ylabel="share kept (dotted: keep ratio asked for)", ylim=(0, 1.05))
-    _legend(figure, [styles[arm] for arm in series], markers=False)
+            axes.axhline(wanted, color=style.colour, linewidth=1, linestyle=":")
+    axes.set(ylabel="share kept (dotted: keep ratio asked for)", ylim=(0, 1.05))
     return figure
 
 
@@ -235,39 +236,16 @@ def phase_times(arms: Arms) -> Figure | None:
 
 FIGURES: dict[str, tuple[str, Callable[[Arms], Figure | None]]] = {
     "accuracy": ("Accuracy on held-out prompts (mean over seeds; band: lowest to highest seed)", accuracy),
+    "accuracy_compute": ("Accuracy on held-out prompts against total compute", accuracy_compute),
     "reward": ("Success share in training, of all rollouts started", reward),
     "kept_share": ("How many of the candidates were kept", kept_share),
     "success_before_after": ("What pruning does to the share of right rollouts", success_before_after),
+    "dead_groups": ("Groups whose survivors are all right or all wrong", dead_groups),
     "reliability": ("Does predicted quality come true? (dot area: share of rollouts; bars: 95%)", reliability),
     "survival": ("Survival probabilities of the candidates", survival),
     "phase_times": ("Where the time of a training step goes", phase_times),
 }
 """File name -> (title, how it is drawn); the order is that of the report."""
-
-
-def arm_styles(arms: Sequence[str] | Arms) -> dict[str, ArmStyle]:
-    """Colour, line and marker of each arm; the first is the baseline."""
-    names = list(arms)
-    taken = {KNOWN_COLOURS[name] for name in names[1:] if name in KNOWN_COLOURS}
-    free = [colour for colour in COLOURS if colour not in taken] or list(COLOURS)
-    styles: dict[str, ArmStyle] = {}
-    for position, name in enumerate(names):
-        if position == 0:
-            colour = GREY
-        elif name in KNOWN_COLOURS:
-            colour = KNOWN_COLOURS[name]
-        else:
-            colour = free.pop(0) if len(free) > 1 else free[0]
-        line, marker = LINES[position // len(COLOURS) % len(LINES)], MARKERS[position % len(MARKERS)]
-        styles[name] = ArmStyle(plain_label(name), colour, line, marker)
-    return styles
-
-
-def plain_label(text: str) -> str:
-    """A name from the data as matplotlib can show it: no mathematics, no missing glyphs, not hidden, not endless."""
-    shown = "".join(char if char.isprintable() and ord(char) < 0x250 else "?" for char in text)
-    shown = (shown if len(shown) <= 32 else shown[:29] + "...").replace("$", r"\$")
-    return " " + shown if shown.startswith("_") or not shown else shown
 
 
 def _three_axes(arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel: str, *, with_markers: bool) -> Figure:
@@ -290,6 +268,21 @@ def _three_axes(arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel
         axes.tick_params(labelleft=False)
     _legend(figure, [styles[arm] for arm in curves], markers=with_markers)
     return figure
+
+
+def _per_step(arms: Arms, key: str, *, smooth: bool) -> tuple[Figure, Axes, dict[str, ArmStyle]] | None:
+    """One panel with a metric of every step, and the looks of the arms that have it; None when none has."""
+    series = {arm: found for arm, runs in arms.items() if (found := aligned(runs, key)) is not None}
+    if not series:
+        return None
+    figure, (axes,) = _panels(1, 1, 3.8)
+    looks = arm_styles(arms)
+    styles = {arm: looks[arm] for arm in series}
+    for arm, (steps_T, values_RT) in series.items():
+        _line(axes, styles[arm], steps_T, values_RT, smooth=smooth, marker=False)
+    axes.set(xlabel="training step")
+    _legend(figure, list(styles.values()), markers=False)
+    return figure, axes, styles
 
 
 def _line(axes: Axes, style: ArmStyle, x: np.ndarray, values_RT: np.ndarray, *, smooth: bool, marker: bool) -> None:

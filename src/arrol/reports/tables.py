@@ -5,11 +5,13 @@ How each number is made:
 1. Accuracy: mean of the last evaluation over seeds. Its 95% interval is Student's t over seeds; with a single seed it
    is over the evaluation's samples (Wilson, unless the evaluation recorded another), and the row says which.
 2. Time is training without evaluation. Speed-up is the first arm's time over this arm's, over the steps both have:
-   the median over pairs when both ran the same seeds, else the ratio of means.
-3. Time and tokens to the target: linear interpolation to the first evaluation at or above it, median over seeds, where
-   a seed that never got there counts as infinite. The target, when none is given, lies 90% of the way from the first
-   arm's start to its final accuracy.
-4. Kept share (weighted by candidates) and AUROC (mean over steps) leave the warm-up steps out.
+   the median over pairs when both ran the same seeds, else the ratio of means. Compute is every FLOP of generating,
+   scoring and training; its ratio is made like the speed-up, but is this arm's over the first arm's.
+3. Time, tokens and compute to the target: linear interpolation to the first evaluation at or above it, median over
+   seeds, where a seed that never got there counts as infinite. The target, when none is given, lies 90% of the way from
+   the first arm's start to its final accuracy.
+4. Kept share (weighted by candidates) and AUROC (mean over steps) leave the warm-up steps out. Rollouts per prompt and
+   the share of dead groups are means over all steps.
 """
 
 from __future__ import annotations
@@ -22,13 +24,30 @@ import numpy as np
 
 from arrol.records.schema import EvalRecord, StepRecord
 from arrol.records.store import Run
-from arrol.reports.curves import after_warmup, cost_to_target, cost_until, eval_curve, runs_by_arm, step_seconds
+from arrol.reports.curves import (
+    after_warmup,
+    cost_to_target,
+    cost_until,
+    eval_curve,
+    runs_by_arm,
+    step_metric,
+    step_seconds,
+)
 from arrol.stats import mean_interval, wilson_interval
 
 NOT_RUN = "not run"
 CONTROLS = ("never", "uniform", "oracle", "small_group")
 """Arms that belong in every comparison; ``grpo`` is ``never`` under its usual name."""
 TARGET_SHARE = 0.9
+LATER_COLUMNS = {
+    "total compute": "flops",
+    "compute ratio": "flops",
+    "compute to ": "flops",
+    "rollouts per prompt": "rollouts_per_prompt",
+    "dead groups": "rollouts_per_prompt",
+}
+"""Beginnings of the columns that older records know nothing of -> the value that some row must have to show them."""
+PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 Row = dict[str, Any]
 
@@ -70,21 +89,23 @@ def final_accuracy(run: Run) -> float:
 
 def speedup(baseline: Sequence[Run], members: Sequence[Run]) -> float | None:
     """Training time of the baseline over that of the arm, over the steps that all of these runs have."""
-    lasts = [run.steps[-1].step if run.steps else 0 for run in (*baseline, *members)]
+    return cost_ratio(baseline, members, step_seconds)
+
+
+def cost_ratio(above: Sequence[Run], below: Sequence[Run], cost: Callable[[StepRecord], float]) -> float | None:
+    """Cost of some runs over that of others, over the steps that all of them have; None where one side knows none."""
+    lasts = [run.steps[-1].step if run.steps else 0 for run in (*above, *below)]
     last_E = np.array([min(lasts, default=0)])
-    ours = np.array([cost_until(run, step_seconds, last_E)[0] for run in members])
-    theirs = np.array([cost_until(run, step_seconds, last_E)[0] for run in baseline])
-    if not (np.nansum(ours) > 0 and np.nansum(theirs) > 0):
+    over, under = (np.array([cost_until(run, cost, last_E)[0] for run in runs]) for runs in (above, below))
+    if not (np.nansum(under) > 0 and np.nansum(over) > 0):
         return None
-    seeds = [run.run.seed for run in members]
-    if seeds == [run.run.seed for run in baseline] and (ours > 0).all():
-        return _finite(float(np.median(theirs / ours)))
-    return _finite(float(np.nanmean(theirs) / np.nanmean(ours)))
+    if [run.run.seed for run in above] == [run.run.seed for run in below] and (under > 0).all():
+        return _finite(float(np.median(over / under)))
+    return _finite(float(np.nanmean(over) / np.nanmean(under)))
 
 
 def _arm_row(arm: str, members: list[Run], baseline: list[Run], target: float | None) -> Row:
     low, high, interval = _accuracy_interval(members)
-    reached, time_to_target, tokens_to_target = _to_target(members, target)
     lasts = [run.steps[-1].step for run in members if run.steps]
     return {
         "arm": arm,
@@ -97,17 +118,19 @@ def _arm_row(arm: str, members: list[Run], baseline: list[Run], target: float | 
         "interval": interval,
         "train_s": _mean(_total(run, step_seconds) for run in members),
         **{
-            f"tokens_{name}": _mean(_total(run, _metric(f"tokens/{name}")) for run in members)
+            f"tokens_{name}": _mean(_total(run, step_metric(f"tokens/{name}")) for run in members)
             for name in ("generated", "scored", "trained", "saved", "wasted")
         },
+        "flops": _mean(_total(run, step_metric("compute/flops")) for run in members),
+        "rollouts_per_prompt": _mean(_step_mean(run.steps, "rollout/per_prompt") for run in members),
+        "dead_group_frac": _mean(_step_mean(run.steps, "rollout/dead_group_frac") for run in members),
         "kept_frac": _mean(map(_kept_frac, members)),
         "speedup": speedup(baseline, members),
+        "flops_ratio": cost_ratio(members, baseline, step_metric("compute/flops")),
         "target_accuracy": target,
-        "target_reached": reached,
-        "time_to_target_s": time_to_target,
-        "tokens_to_target": tokens_to_target,
-        "auroc_within_prompt": _mean(_step_mean(run, "quality/auroc_within_prompt") for run in members),
-        "auroc_pooled": _mean(_step_mean(run, "quality/auroc_pooled") for run in members),
+        **_to_target(members, target),
+        "auroc_within_prompt": _mean(_step_mean(after_warmup(run), "quality/auroc_within_prompt") for run in members),
+        "auroc_pooled": _mean(_step_mean(after_warmup(run), "quality/auroc_pooled") for run in members),
     }
 
 
@@ -130,15 +153,17 @@ def _sample_interval(record: EvalRecord) -> tuple[float, float, str]:
     return *wilson, f"Wilson over {total} samples"
 
 
-def _to_target(members: Sequence[Run], target: float | None) -> tuple[list[int] | None, float | None, float | None]:
-    """How many of how many seeds reached the target, and the median time and tokens until then."""
+def _to_target(members: Sequence[Run], target: float | None) -> Row:
+    """How many of how many seeds reached the target, and the median time, tokens and compute until then."""
+    costs = {"time_to_target_s": "train_s_E", "tokens_to_target": "tokens_E", "flops_to_target": "flops_E"}
     curves = [curve for curve in map(eval_curve, members) if curve.steps_E.size]
     if target is None or not curves:
-        return None, None, None
-    reached = sum(bool((curve.accuracy_E >= target).any()) for curve in curves)
-    times = [cost_to_target(curve.train_s_E, curve.accuracy_E, target) for curve in curves]
-    tokens = [cost_to_target(curve.tokens_E, curve.accuracy_E, target) for curve in curves]
-    return [reached, len(curves)], _finite_median(times), _finite_median(tokens)
+        return {"target_reached": None, **dict.fromkeys(costs)}
+    row: Row = {"target_reached": [sum(bool((curve.accuracy_E >= target).any()) for curve in curves), len(curves)]}
+    for name, column in costs.items():
+        spent = [cost_to_target(getattr(curve, column), curve.accuracy_E, target) for curve in curves]
+        row[name] = _finite_median(spent)
+    return row
 
 
 def _kept_frac(run: Run) -> float:
@@ -154,12 +179,8 @@ def _kept_frac(run: Run) -> float:
     return float(np.average(kept, weights=weights))
 
 
-def _metric(key: str) -> Callable[[StepRecord], float]:
-    return lambda step: step.metrics.get(key, math.nan)
-
-
-def _step_mean(run: Run, key: str) -> float:
-    found = _mean(step.metrics.get(key, math.nan) for step in after_warmup(run))
+def _step_mean(steps: Sequence[StepRecord], key: str) -> float:
+    found = _mean(map(step_metric(key), steps))
     return math.nan if found is None else found
 
 
@@ -185,7 +206,16 @@ def _finite_median(values: Sequence[float]) -> float | None:
 
 
 def display_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """The rows as a person reads them: heading -> text, ``not run`` where there is no number."""
+    """The rows as a person reads them: heading -> text, ``not run`` where there is no number.
+
+    Columns about compute are left out where no row knows its FLOPs, those about groups where none knows how many
+    rollouts a prompt got (``LATER_COLUMNS``).
+    """
+    unknown = tuple(head for head, key in LATER_COLUMNS.items() if all(row[key] is None for row in rows))
+    return [{head: text for head, text in row.items() if not head.startswith(unknown)} for row in _all_columns(rows)]
+
+
+def _all_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
     target = next((row["target_accuracy"] for row in rows if row["target_accuracy"] is not None), None)
     goal = "target" if target is None else f"{target:.3f}"
     return [
@@ -199,10 +229,15 @@ def display_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
             "tokens generated": count_text(row["tokens_generated"]),
             "tokens scored": count_text(row["tokens_scored"]),
             "tokens trained": count_text(row["tokens_trained"]),
+            "total compute": flops_text(row["flops"]),
+            "rollouts per prompt": _text(row["rollouts_per_prompt"], "{:.1f}"),
+            "dead groups": _text(row["dead_group_frac"], "{:.2f}"),
             "kept": _text(row["kept_frac"], "{:.2f}"),
             "speed-up": _text(row["speedup"], "{:.2f}x"),
+            "compute ratio": _text(row["flops_ratio"], "{:.2f}"),
             f"time to {goal}": _target_text(row, "time_to_target_s", lambda value: _text(value, "{:.1f} s")),
             f"tokens to {goal}": _target_text(row, "tokens_to_target", count_text),
+            f"compute to {goal}": _target_text(row, "flops_to_target", flops_text),
             "AUROC within prompt": _text(row["auroc_within_prompt"], "{:.2f}"),
             "AUROC pooled": _text(row["auroc_pooled"], "{:.2f}"),
         }
@@ -232,12 +267,20 @@ def comparison_notes(rows: Sequence[Row]) -> list[str]:
     intervals = sorted({row["interval"] for row in run if row["interval"]})
     notes = [f"Accuracy intervals: {'; '.join(intervals)}."] if intervals else []
     notes.append(f"Training time leaves evaluation out. Speed-up: against {first}, over the steps that both have.")
+    costs = "time and tokens"
+    if any(row["flops"] is not None for row in run):
+        costs = "time, tokens and compute"
+        notes.append(
+            f"Compute: FLOPs to generate, score and train; its ratio: to {first}, over the steps that both have."
+        )
     if run[0]["target_accuracy"] is not None:
         notes.append(
-            f"Target accuracy {run[0]['target_accuracy']:.3f}: time and tokens until an evaluation first reaches it, "
+            f"Target accuracy {run[0]['target_accuracy']:.3f}: {costs} until an evaluation first reaches it, "
             "interpolated; median over seeds."
         )
     notes.append("Kept share (of the candidates) and AUROC leave the warm-up steps out.")
+    if any(row["rollouts_per_prompt"] is not None for row in run):
+        notes.append("Rollouts per prompt and dead groups (all right or all wrong): means over all steps.")
     if all(len(row["seeds"]) < 5 for row in run):
         notes.append("Fewer than five seeds: no claim about learning is made.")
     return notes
@@ -247,10 +290,16 @@ def count_text(value: float | None) -> str:
     """A count with three digits and a unit prefix: ``950``, ``12.3 k``, ``4.56 M``."""
     if value is None:
         return NOT_RUN
-    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, prefix in PREFIXES:
         if value >= size * 0.9995:
             return f"{value / size:.3g} {prefix}" if value < size * 999.5 else f"{value / size:.0f} {prefix}"
     return f"{value:.0f}"
+
+
+def flops_text(value: float | None) -> str:
+    """The same for operations: ``1.23 TFLOP``."""
+    text = count_text(value)
+    return text if value is None else f"{text}{'' if text[-1].isalpha() else ' '}FLOP"
 
 
 def escape_markdown(text: str) -> str:

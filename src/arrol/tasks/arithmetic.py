@@ -76,11 +76,14 @@ class ArithmeticTask(SyntheticTask[Chain]):
     solvers: ClassVar[tuple[str, ...]] = tuple(SOLVERS)
     default_mixture: ClassVar[dict[str, float]] = {"careful": 0.15, "tiring": 0.15, "direct": 0.45, "hasty": 0.25}
 
-    def __init__(self, tokenizer: Tokenizer, *, min_ops: int = 2, max_ops: int = 4, seed: int = 0) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, min_ops: int = 2, max_ops: int = 4, num_problems: int = 0, seed: int = 0
+    ) -> None:
         if not 1 <= min_ops <= max_ops <= MAX_LEVEL:
             raise ConfigError(f"min_ops, max_ops: {min_ops}, {max_ops} must be ordered and within 1 .. {MAX_LEVEL}")
         verifier = IntegerVerifier((MARK,), require_mark=True)
-        super().__init__(tokenizer, verifier, levels=range(min_ops, max_ops + 1), seed=seed)
+        levels = range(min_ops, max_ops + 1)
+        super().__init__(tokenizer, verifier, levels=levels, seed=seed, num_problems=num_problems)
 
     def draw(self, rng: np.random.Generator, level: int) -> Chain:
         start = int(rng.integers(10, 100))

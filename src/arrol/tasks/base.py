@@ -1,7 +1,8 @@
 """Seeded, resumable sources of prompts.
 
 What is asked is a pure function of (seed, stream, position): the data position of a run is one integer, and a restart
-asks the same questions. Training and evaluation never meet: a hash of the problem, the same for every seed, says
+asks the same questions. A finite pool is asked again in every epoch, in an order that (seed, epoch) alone decides.
+Training and evaluation never meet: a hash of the problem, the same for every seed, says
 on which side it lies. Warm-start demonstrations come from the training side.
 """
 
@@ -51,6 +52,22 @@ def rng_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
     return np.random.default_rng((seed, int(stream), position))
 
 
+class EpochOrder:
+    """Every index below ``count`` once per epoch, in an order keyed by (seed, epoch); keeps the current order only."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.seed = seed
+        self.count = count
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    def index_at(self, position: int) -> int:
+        """The index asked for at a data position."""
+        epoch, place = divmod(position, self.count)
+        if self._order[0] != epoch:
+            self._order = (epoch, rng_at(self.seed, Stream.SHUFFLE, epoch).permutation(self.count))
+        return int(self._order[1][place])
+
+
 def is_held_out(key: str) -> bool:
     """True for problems that only evaluation may ask; depends on the problem alone, not on a seed."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -81,8 +98,9 @@ P = TypeVar("P", bound=Problem)
 class SyntheticTask(ABC, Generic[P]):
     """Problems made on the spot, with worked solutions by solvers of different reliability.
 
-    A subclass draws a problem of a level and writes a solver's solution; streams, the split, mixtures and
-    tokens are settled here.
+    A subclass draws a problem of a level and writes a solver's solution; streams, the split, mixtures, the pool and
+    tokens are settled here. With ``num_problems`` above 0 training asks the first so many of the endless stream, epoch
+    after epoch; a problem that the stream repeats is then in the pool twice.
     """
 
     name: ClassVar[str]
@@ -92,11 +110,16 @@ class SyntheticTask(ABC, Generic[P]):
     """Names a mixture may use; the first is exact."""
     default_mixture: ClassVar[Mapping[str, float]]
 
-    def __init__(self, tokenizer: Tokenizer, verifier: Verifier, *, levels: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, verifier: Verifier, *, levels: Sequence[int], seed: int, num_problems: int = 0
+    ) -> None:
+        if num_problems < 0:
+            raise ConfigError(f"num_problems: {num_problems} is negative; choose an integer from 0, where 0 is endless")
         self.tokenizer = tokenizer
         self.verifier = verifier
         self.levels = tuple(levels)
         self.seed = require_seed(seed)
+        self.pool = EpochOrder(self.seed, num_problems) if num_problems else None
         self._require_spelling()
 
     @abstractmethod
@@ -108,7 +131,8 @@ class SyntheticTask(ABC, Generic[P]):
         """What one solver writes, final answer included, end-of-text excluded."""
 
     def train_prompt(self, position: int) -> Prompt:
-        rng = rng_at(self.seed, Stream.TRAIN, position)
+        number = position if self.pool is None else self.pool.index_at(position)
+        rng = rng_at(self.seed, Stream.TRAIN, number)
         return self._prompt(self._problem(rng, self._random_level(rng), held_out=False))
 
     def eval_prompts(self, count: int) -> list[Prompt]:

@@ -89,6 +89,7 @@ class CountdownTask(SyntheticTask[Countdown]):
         max_numbers: int = 4,
         max_number: int = 12,
         division: bool = False,
+        num_problems: int = 0,
         seed: int = 0,
     ) -> None:
         if not 2 <= min_numbers <= max_numbers <= max(MAX_MISSES):
@@ -101,7 +102,8 @@ class CountdownTask(SyntheticTask[Countdown]):
             raise ConfigError(f"max_number: {max_number} must lie within {MIN_TARGET} .. {largest}")
         self.operators = "+-*/" if division else "+-*"
         self.max_number = max_number
-        super().__init__(tokenizer, ExpressionVerifier(MARK), levels=range(min_numbers, max_numbers + 1), seed=seed)
+        levels = range(min_numbers, max_numbers + 1)
+        super().__init__(tokenizer, ExpressionVerifier(MARK), levels=levels, seed=seed, num_problems=num_problems)
 
     def draw(self, rng: np.random.Generator, level: int) -> Countdown:
         for _ in range(MAX_DRAWS):

@@ -21,11 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from arrol.errors import ConfigError, DataError, MissingExtraError, ModelError
 from arrol.protocols import Tokenizer, Verifier
-from arrol.tasks.base import TEMPLATES, Stream, is_held_out, require_seed, rng_at
+from arrol.tasks.base import TEMPLATES, EpochOrder, is_held_out, require_seed
 from arrol.types import Prompt, Verdict
 from arrol.verifiers.integer import IntegerVerifier, parse_integer
 from arrol.verifiers.symbolic import SymbolicVerifier, boxed_content
@@ -111,13 +109,10 @@ class DatasetTask:
         rows = columns.read(source, split, deduplicate=deduplicate or (preset is not None and preset.deduplicate))
         self.train_rows, self.eval_rows = _divide(rows, columns, source, eval_source, eval_split)
         self.verifier = _verifier(verifier, [*self.train_rows, *self.eval_rows], time_limit_s)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+        self.order = EpochOrder(self.seed, len(self.train_rows))
 
     def train_prompt(self, position: int) -> Prompt:
-        epoch, index = divmod(position, len(self.train_rows))
-        if self._order[0] != epoch:
-            self._order = (epoch, rng_at(self.seed, Stream.SHUFFLE, epoch).permutation(len(self.train_rows)))
-        return self._prompt(self.train_rows[self._order[1][index]])
+        return self._prompt(self.train_rows[self.order.index_at(position)])
 
     def eval_prompts(self, count: int) -> list[Prompt]:
         """The first ``count`` rows in file order; all of them when there are fewer."""

@@ -82,11 +82,13 @@ class TestCosts:
         assert math.isnan(step_seconds(StepRecord(step=1, metrics={})))
 
     def test_evaluations_know_what_they_had_cost(self, plain_run):
-        run = plain_run(seconds=(1, 2, 3), tokens=(10, 20, 30), accuracies={0: 0.1, 2: 0.2, 3: 0.3})
+        metrics = {"compute/flops": (5, 5, 7)}
+        run = plain_run(seconds=(1, 2, 3), tokens=(10, 20, 30), accuracies={0: 0.1, 2: 0.2, 3: 0.3}, metrics=metrics)
         curve = eval_curve(run)
         assert curve.steps_E.tolist() == [0, 2, 3]
         assert curve.train_s_E.tolist() == [0, 3, 6]
         assert curve.tokens_E.tolist() == [0, 30, 60]
+        assert curve.flops_E.tolist() == [0, 10, 17]
 
     def test_unknown_costs_are_nan(self, plain_run):
         assert np.isnan(eval_curve(plain_run(accuracies={0: 0.1, 1: 0.2})).train_s_E).all()

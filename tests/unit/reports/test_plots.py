@@ -10,7 +10,7 @@ import pytest
 
 import arrol.reports.plots as plots
 from arrol.errors import DataError
-from arrol.reports.plots import FIGURES, GREY, arm_styles, draw_plots, plain_label
+from arrol.reports.plots import FIGURES, draw_plots
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -62,6 +62,25 @@ def test_an_arm_without_data_is_left_out_of_the_picture(plain_run):
     assert [len(axes.lines) for axes in figure.axes] == [1, 0, 0]  # costs are unknown
 
 
+def test_compute_is_drawn_for_the_arms_that_know_it(plain_run):
+    accuracies = {0: 0.1, 1: 0.2}
+    known = plain_run("new", rule="paper", accuracies=accuracies, metrics={"compute/flops": (2.5e12,)})
+    old = {"grpo": [plain_run(accuracies=accuracies)]}
+    assert plots.accuracy_compute(old) is None
+    figure = plots.accuracy_compute({**old, "new": [known]})
+    (axes,) = figure.axes
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[0, 2.5]]
+    assert axes.get_xlabel().endswith("(1e12)")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["new"]
+
+
+def test_dead_groups_are_drawn_step_by_step(plain_run):
+    run = plain_run(metrics={"rollout/dead_group_frac": (0.5, 0.25)})
+    (axes,) = plots.dead_groups({"grpo": [run], "x": [plain_run("x")]}).axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[0.5, 0.25]]
+    assert plots.dead_groups({"grpo": [plain_run()]}) is None
+
+
 def test_before_and_after_is_drawn_where_pruning_changed_something(plain_run):
     keys = ("rollout/success_frac_before", "rollout/success_frac_after")
     same, other = ({keys[0]: (0.2, 0.3), keys[1]: after} for after in ((0.2, 0.3), (0.4, 0.5)))
@@ -97,40 +116,10 @@ def test_phase_bars_add_up_to_the_step(comparison):
     assert total == pytest.approx(sum(steps) / len(steps))
 
 
-class TestLook:
-    def test_a_named_rule_has_its_colour_whoever_stands_beside_it(self):
-        few, many = arm_styles(["grpo", "neyman"]), arm_styles(["grpo", "uniform", "custom", "neyman", "oracle"])
-        assert few["neyman"].colour == many["neyman"].colour
-        assert few["grpo"].colour == many["grpo"].colour == GREY
-
-    def test_looks_differ(self):
-        names = ["grpo", "balanced", "neyman", "uniform", "oracle", "confidence", "mine", "yours"]
-        styles = arm_styles(names).values()
-        assert len({style.colour for style in styles}) == len(names)
-        assert len({style.marker for style in styles}) == len(names)
-
-    def test_more_arms_than_colours(self):
-        assert len(arm_styles([f"arm{at}" for at in range(40)])) == 40
-
-    @pytest.mark.parametrize(
-        ("text", "shown"),
-        [
-            ("grpo", "grpo"),
-            ("$x^2", r"\$x^2"),
-            ("_hidden", " _hidden"),
-            ("", " "),
-            ("a\nb\x00", "a?b?"),
-            ("\u6f22", "?"),
-            ("x" * 50, "x" * 29 + "..."),
-        ],
-    )
-    def test_labels_are_plain(self, text, shown):
-        assert plain_label(text) == shown
-
-    def test_hostile_arm_names_draw_without_a_warning(self, learning_run, tmp_path):
-        names = ("grpo", "$\\frac{", "_x", "\u6f22\u5b57 <b>", "y" * 200)
-        runs = [learning_run(name, 0, "never" if name == "grpo" else "paper", num_steps=8, warmup=2) for name in names]
-        assert [size_of(plot.path)[0] for plot in draw_plots(runs, tmp_path)] == [1200] * len(FIGURES)
+def test_hostile_arm_names_draw_without_a_warning(learning_run, tmp_path):
+    names = ("grpo", "$\\frac{", "_x", "\u6f22\u5b57 <b>", "y" * 200)
+    runs = [learning_run(name, 0, "never" if name == "grpo" else "paper", num_steps=8, warmup=2) for name in names]
+    assert [size_of(plot.path)[0] for plot in draw_plots(runs, tmp_path)] == [1200] * len(FIGURES)
 
 
 def test_a_folder_that_cannot_be_written_is_a_one_line_error(plain_run, tmp_path):

@@ -13,6 +13,7 @@ from arrol.reports.tables import (
     count_text,
     display_rows,
     escape_markdown,
+    flops_text,
     markdown_table,
     speedup,
 )
@@ -105,6 +106,55 @@ class TestSpeedup:
 
     def test_baseline_against_itself(self, plain_run):
         assert row_of([plain_run(seconds=(3,))], "grpo")["speedup"] == 1.0
+
+
+class TestCompute:
+    def runs(self, plain_run):
+        """The arm computes 0.5, 0.8 and 0.25 of what the first arm does, step by step, and learns as much."""
+        base = [
+            plain_run(seed=seed, accuracies={0: 0.2, 2: 0.7}, metrics={"compute/flops": (2e12, 2e12)})
+            for seed in range(3)
+        ]
+        metrics = [
+            {"compute/flops": flops, "rollout/per_prompt": (8, 16), "rollout/dead_group_frac": (0.5, 0.1)}
+            for flops in ((1e12, 1e12), (1e12, 2.2e12), (0.5e12, 0.5e12))
+        ]
+        return base + [
+            plain_run("x", seed, rule="paper", warmup=1, accuracies={0: 0.2, 2: 0.7}, metrics=metrics[seed])
+            for seed in range(3)
+        ]
+
+    def test_totals_ratios_and_means_over_all_steps(self, plain_run):
+        first, row = comparison_rows(self.runs(plain_run))[:2]
+        assert (first["flops"], first["flops_ratio"], first["rollouts_per_prompt"]) == (4e12, 1.0, None)
+        assert row["flops"] == pytest.approx(6.2e12 / 3)
+        assert row["flops_ratio"] == pytest.approx(0.5)
+        assert (row["rollouts_per_prompt"], row["dead_group_frac"]) == pytest.approx((12, 0.3))
+        assert row["flops_to_target"] == pytest.approx(0.9 * 2e12)
+
+    def test_columns_and_notes(self, plain_run):
+        rows = comparison_rows(self.runs(plain_run))
+        first, row = display_rows(rows)[:2]
+        assert (first["total compute"], first["rollouts per prompt"], first["dead groups"]) == (
+            "4 TFLOP",
+            *[NOT_RUN] * 2,
+        )
+        assert (row["total compute"], row["compute ratio"], row["compute to 0.650"]) == (
+            "2.07 TFLOP",
+            "0.50",
+            "1.8 TFLOP",
+        )
+        assert (row["rollouts per prompt"], row["dead groups"]) == ("12.0", "0.30")
+        notes = " ".join(comparison_notes(rows))
+        for words in ("Compute: FLOPs", "its ratio: to grpo", "time, tokens and compute", "means over all steps"):
+            assert words in notes
+
+    def test_records_that_know_neither_show_no_such_column(self, plain_run):
+        old = comparison_rows([plain_run(metrics={"rollout/dead_group_frac": (0.5,)}, accuracies={0: 0.1, 1: 0.2})])
+        assert old[0]["dead_group_frac"] == 0.5
+        heads = list(display_rows(old)[0])
+        assert not [head for head in heads if "compute" in head or head in ("dead groups", "rollouts per prompt")]
+        assert "ompute" not in " ".join(comparison_notes(old))
 
 
 class TestTarget:
@@ -219,8 +269,15 @@ class TestMarkdown:
             (999_600, "1 M"),
             (1_234_567, "1.23 M"),
             (2.5e9, "2.5 G"),
-            (4.2e12, "4200 G"),
+            (4.2e12, "4.2 T"),
+            (4.2e21, "4200 E"),
         ],
     )
     def test_counts(self, value, text):
         assert count_text(value) == text
+
+    @pytest.mark.parametrize(
+        ("value", "text"), [(None, NOT_RUN), (950, "950 FLOP"), (1.234e12, "1.23 TFLOP"), (999.6e12, "1 PFLOP")]
+    )
+    def test_operations(self, value, text):
+        assert flops_text(value) == text

@@ -37,6 +37,39 @@ def test_prompts_are_a_pure_function_of_seed_and_position(kind, tokenizer):
 
 
 @TASKS
+def test_a_pool_is_asked_once_in_every_epoch_in_a_new_order(kind, tokenizer):
+    task, endless = kind(tokenizer, seed=7, num_problems=30), kind(tokenizer, seed=7)
+    pool = sorted(endless.train_prompt(number).text for number in range(30))
+    epochs = [[task.train_prompt(30 * epoch + place).text for place in range(30)] for epoch in range(3)]
+    assert [sorted(epoch) for epoch in epochs] == [pool] * 3
+    assert len(set(map(tuple, epochs))) == 3
+    other = kind(tokenizer, seed=8, num_problems=30)
+    assert sorted(other.train_prompt(position).text for position in range(30)) != pool
+
+
+@TASKS
+def test_a_pool_is_a_pure_function_of_seed_and_position(kind, tokenizer):
+    task = kind(tokenizer, seed=7, num_problems=6)
+    straight = [task.train_prompt(position) for position in range(20)]
+    again = kind(tokenizer, seed=7, num_problems=6)
+    assert [again.train_prompt(position) for position in reversed(range(20))] == straight[::-1]
+    assert task.eval_prompts(5) == kind(tokenizer, seed=7).eval_prompts(5)
+    assert task.demonstration(3) == kind(tokenizer, seed=7).demonstration(3)
+
+
+@TASKS
+def test_no_pool_is_the_endless_stream(kind, tokenizer):
+    plain, zero = kind(tokenizer, seed=7), kind(tokenizer, seed=7, num_problems=0)
+    asked = [plain.train_prompt(position) for position in range(50)]
+    assert [zero.train_prompt(position) for position in range(50)] == asked
+    rng = rng_at(7, Stream.TRAIN, 4)
+    level = plain.levels[int(rng.integers(len(plain.levels)))]
+    while is_held_out((problem := plain.draw(rng, level)).key):
+        pass
+    assert asked[4].key == problem.key
+
+
+@TASKS
 def test_evaluation_never_meets_training_whatever_the_seed(kind, tokenizer):
     asked = {prompt.key for seed in (0, 1) for prompt in kind(tokenizer, seed=seed).eval_prompts(100)}
     task = kind(tokenizer, seed=2)
@@ -104,6 +137,11 @@ def test_a_tokenizer_that_cannot_spell_the_task_is_refused(kind, tokenizer):
 def test_a_negative_seed_is_refused(tokenizer):
     with pytest.raises(ConfigError, match="seed: -1"):
         ArithmeticTask(tokenizer, seed=-1)
+
+
+def test_a_negative_pool_is_refused(tokenizer):
+    with pytest.raises(ConfigError, match="num_problems: -1"):
+        ArithmeticTask(tokenizer, num_problems=-1)
 
 
 def test_too_few_held_out_problems_are_an_error_and_no_endless_loop(tokenizer, monkeypatch):
