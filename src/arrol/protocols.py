@@ -56,9 +56,7 @@ class Controller(Protocol):
     def probe_tokens(self) -> tuple[int, ...]:
         """Completion lengths at which rollouts are looked at, ascending; empty when nothing is to be looked at."""
 
-    def open(
-        self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True
-    ) -> None:
+    def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
         """Announce a group before its first rollout starts, or ``size`` more rollouts of a group that is open."""
 
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]: ...

@@ -104,7 +104,7 @@ def test_whom_the_end_of_a_sibling_condemns_is_stopped_too():
     class Late:
         probe_tokens = (4,)
 
-        def open(self, *group):
+        def open(self, *group, prune):
             pass
 
         def finished(self, rollout_ids):
