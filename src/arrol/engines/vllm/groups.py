@@ -246,6 +246,7 @@ class GroupBook:
 
 def _number(pruning: PruningRequest) -> int | None:
     """Which number keys the draws: the group's own, or one that only this wave of it has."""
-    if not pruning.first or pruning.number is None or pruning.number >= WAVE:
-        return None if pruning.first else pruning.number
-    return pruning.first * WAVE + pruning.number
+    number = pruning.number
+    if not pruning.first:
+        return number
+    return None if number is None or number >= WAVE else pruning.first * WAVE + number
