@@ -54,7 +54,9 @@ class HalfController:
     def __init__(self, probe: int) -> None:
         self.probe_tokens = (probe,)
 
-    def open(self, step: int, group: int, size: int, success_rate: float | None = None) -> None: ...
+    def open(
+        self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True
+    ) -> None: ...
 
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
         return [event.rollout_id for event in events if event.rollout_id.index % 2]

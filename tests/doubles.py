@@ -17,7 +17,7 @@ class Spy:
         self.late = late or {}
         self.events, self.ended, self.ticks, self.opened = [], [], [], []
 
-    def open(self, step, group, size, success_rate=None):
+    def open(self, step, group, size, success_rate=None, *, prune=True):
         self.opened.append((step, group, size))
 
     def probed(self, events):

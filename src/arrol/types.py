@@ -70,6 +70,8 @@ class Reason(StrEnum):
     """Kept: the score was absent or not a number."""
     DEADLINE = "deadline"
     """Drawn without its siblings because the barrier's deadline passed."""
+    RESCUE = "rescue"
+    """Kept: its wave may not be stopped."""
     OUTCOME = "outcome"
     """Dropped or kept after verification (``oracle`` only); nothing was saved."""
 

@@ -121,6 +121,60 @@ def test_any_run_of_events_keeps_the_promises(name, seed):
             assert decision.rollout_id[1:] in {*map(tuple, np.argwhere(length > 8))}
 
 
+def waves_played(config, seed, plan, order):
+    """Waves ``(group, size, prune)`` of one step; each has half its events when the next comes, mixed by ``order``."""
+    rng, controller = np.random.default_rng(seed), controller_of(config, state=filled(config), seed=seed)
+    sizes, stops, late = {}, [], []
+
+    def happen(events):
+        for rollout_id, quality, is_short in events:
+            if is_short:
+                stops.extend(controller.finished([rollout_id]))
+            else:
+                stops.extend(controller.probed([event(*rollout_id[1:], quality, step=2)]))
+
+    for group, size, prune in plan:
+        first = sizes.get(group, 0)
+        sizes[group] = first + size
+        controller.open(2, group, size, prune=prune)
+        happen(late)
+        events = [(RolloutId(2, group, first + i), rng.random(), rng.random() < 0.2) for i in range(size)]
+        events = [events[i] for i in order.permutation(size)]
+        happen(events[: size // 2])
+        late = events[size // 2 :]
+    happen(late)
+    return controller, sizes, stops
+
+
+@each_rule
+@seeded
+@given(seed=seeds)
+def test_waves_keep_the_promises(name, seed):
+    """None is stopped twice, floors hold, the spared survive, all are decided, order inside a wave changes nothing."""
+    rng = np.random.default_rng(seed)
+    floor = int(rng.integers(1, 4))
+    config = RULES[name].model_copy(update={"min_survivors": floor, "barrier_timeout": 10_000})
+    plan = [(int(rng.integers(3)), int(rng.integers(1, 7)), bool(rng.random() < 0.7)) for _ in range(6)]
+    outcomes = []
+    for order in (np.random.default_rng(1), np.random.default_rng(2)):
+        controller, sizes, stops = waves_played(config, seed, plan, order)
+        assert len(set(stops)) == len(stops)
+        spared, begun = set(), dict.fromkeys(sizes, 0)
+        for group, size, prune in plan:
+            spared |= set() if prune else {RolloutId(2, group, begun[group] + i) for i in range(size)}
+            begun[group] += size
+        assert not spared & set(stops)
+        for group, size in sizes.items():
+            assert size - sum(r.group == group for r in stops) >= min(floor, size)
+            decisions = controller.decisions(2, group)
+            assert {d.rollout_id for d in decisions if not d.keep} == {r for r in stops if r.group == group}
+            assert {(d.survival, d.reason) for d in decisions if d.rollout_id in spared} <= {(1.0, Reason.RESCUE)}
+            assert not any(waiting for waiting in controller._groups[2, group].waiting)
+        outcomes.append({(d.rollout_id, d.keep, d.survival) for g in sizes for d in controller.decisions(2, g)})
+    if config.draw == "systematic":
+        assert outcomes[0] == outcomes[1]
+
+
 def frequencies(config, quality, count, probes, history):
     """Per rollout, mean over seeds of (kept / survival), its standard error, and all survivals of the first run."""
     state = filled(config)
@@ -148,6 +202,24 @@ def test_the_frequency_of_keeping_is_the_recorded_survival(scope, draw, probes):
     mean, error = frequencies(config, quality, 500, probes, [0.02, 0.5])
     assert (np.abs(mean - 1) < 4.5 * np.maximum(error, 1e-9)).all(), (mean, error)
     assert (error < 0.15).all()
+
+
+@pytest.mark.parametrize("scope", ["group", "batch"])
+def test_the_frequency_of_keeping_in_a_later_wave_is_the_recorded_survival(scope):
+    """With a floor that binds: after the first wave's losses one group has fewer left than it needs."""
+    config = NeymanRule(warmup_steps=0, scope=scope, min_survivors=3, keep_ratio=0.3)
+    state, ratio = filled(config), np.zeros((500, 8))
+    for seed in range(500):
+        controller = controller_of(config, seed=seed, state=state)
+        for first in (0, 4):
+            for group in range(2):
+                controller.open(2, group, 4, 0.02 + 0.5 * group)
+            for group in range(2):
+                controller.probed([event(group, i, 0.02 + 0.1 * i * group, step=2) for i in range(first, first + 4)])
+        later = [d for d in all_decisions(controller, 2, step=2) if d.rollout_id.index >= 4]
+        ratio[seed] = [d.keep / d.survival for d in later]
+    error = ratio.std(0) / np.sqrt(len(ratio))
+    assert (np.abs(ratio.mean(0) - 1) < 4.5 * np.maximum(error, 1e-9)).all()
 
 
 def test_a_binding_floor_is_part_of_the_survival():

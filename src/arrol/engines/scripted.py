@@ -11,12 +11,29 @@ For tests of rules, trainers and integrations, yours included. Numpy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from arrol.protocols import Controller
+from arrol.engines.asked import Asked
+from arrol.protocols import Controller, More
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
+
+
+@dataclass
+class _Play:
+    """A rollout while it runs."""
+
+    tokens: tuple[int, ...]
+    start: int
+    """Decode step after which it writes."""
+    length: int = 0
+    features_at: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def completion(self, reason: FinishReason) -> Completion:
+        written = self.tokens[: self.length]
+        return Completion(written, np.zeros(len(written), np.float32), reason, self.features_at)
 
 
 class ScriptedEngine:
@@ -30,7 +47,7 @@ class ScriptedEngine:
         delay: Callable[[RolloutId], int] = lambda rollout_id: 0,
     ) -> None:
         """``tokens`` writes the whole completion; ``features`` is what the probe at a length sees; ``delay`` starts a
-        rollout late, in decode steps, to play refilled rows."""
+        rollout late, in decode steps after it was asked for, to play refilled rows."""
         self._tokens, self._features, self._delay = tokens, features, delay
 
     def generate(
@@ -40,54 +57,56 @@ class ScriptedEngine:
         *,
         seed: int,
         controller: Controller | None = None,
+        more: More | None = None,
     ) -> list[list[Completion]]:
-        """One token per rollout and step, in the order: probe, stop, extend, end."""
-        texts = {
-            i: tuple(self._tokens(i))[: params.max_completion_tokens]
-            for request in requests
-            for i in request.rollout_ids
-        }
-        length = dict.fromkeys(texts, 0)
-        done: dict[RolloutId, FinishReason] = {}
-        seen: dict[RolloutId, dict[int, np.ndarray]] = {i: {} for i in texts}
-        probes = controller.probe_tokens if controller else ()
-        for request in requests:
-            if controller:
-                controller.open(request.step, request.group, request.size, request.success_rate)
-        clock = 0
-        while len(done) < len(texts):
+        """One token per rollout and step, in the order: probe, stop, extend, end; then more rollouts come."""
+        asked = Asked(requests, controller=controller, more=more)
+        running: dict[RolloutId, _Play] = {}
+        clock, new = 0, asked.requests
+        while True:
+            running |= {i: self._begin(i, params, clock) for request in new for i in request.rollout_ids}
+            if not running:
+                return asked.completions()
             clock += 1
-            live = [i for i in texts if i not in done and clock > self._delay(i)]
-            if controller and probes:
-                events = [self._event(i, probes.index(length[i]), length[i], seen) for i in live if length[i] in probes]
-                _stop(done, controller.probed(events) if events else [])
-            ended = []
-            for i in [i for i in live if i not in done]:
-                length[i] += 1
-                if length[i] >= len(texts[i]):
-                    full = len(texts[i]) >= params.max_completion_tokens
-                    done[i] = FinishReason.LENGTH if full else FinishReason.STOP
-                    ended.append(i)
-            if controller and probes:
-                _stop(done, controller.finished(ended) if ended else [])
-                _stop(done, controller.tick(float(clock)))
-        return [
-            [self._completion(texts[i][: length[i]], done[i], seen[i]) for i in request.rollout_ids]
-            for request in requests
-        ]
+            for rollout_id, reason in self._step(running, clock, params, controller).items():
+                asked.end(rollout_id, running.pop(rollout_id).completion(reason))
+            new = asked.ask()
 
-    def _event(
-        self, rollout_id: RolloutId, probe: int, length: int, seen: dict[RolloutId, dict[int, np.ndarray]]
-    ) -> ProbeEvent:
-        features = None if self._features is None else self._features(rollout_id, length)
+    def _begin(self, rollout_id: RolloutId, params: SamplingParams, clock: int) -> _Play:
+        tokens = tuple(self._tokens(rollout_id))[: params.max_completion_tokens]
+        return _Play(tokens, clock + self._delay(rollout_id))
+
+    def _step(
+        self, running: dict[RolloutId, _Play], clock: int, params: SamplingParams, controller: Controller | None
+    ) -> dict[RolloutId, FinishReason]:
+        """Those that end in this step, and why."""
+        probes = controller.probe_tokens if controller else ()
+        done: dict[RolloutId, FinishReason] = {}
+        live = {i: play for i, play in running.items() if clock > play.start}
+        if controller and probes:
+            events = [self._event(i, probes.index(p.length), p) for i, p in live.items() if p.length in probes]
+            _stop(done, controller.probed(events) if events else [])
+        ended = []
+        for i, play in live.items():
+            if i in done:
+                continue
+            play.length += 1
+            if play.length >= len(play.tokens):
+                full = len(play.tokens) >= params.max_completion_tokens
+                done[i] = FinishReason.LENGTH if full else FinishReason.STOP
+                ended.append(i)
+        if controller and probes:
+            _stop(done, controller.finished(ended) if ended else [])
+            _stop(done, controller.tick(float(clock)))
+        return {i: reason for i, reason in done.items() if i in running}
+
+    def _event(self, rollout_id: RolloutId, probe: int, play: _Play) -> ProbeEvent:
+        features = None if self._features is None else self._features(rollout_id, play.length)
         if features is not None:
-            seen[rollout_id][length] = features
+            play.features_at[play.length] = features
         return ProbeEvent(rollout_id, probe, features)
 
-    def _completion(self, tokens: tuple[int, ...], reason: FinishReason, seen: dict[int, np.ndarray]) -> Completion:
-        return Completion(tokens, np.zeros(len(tokens), np.float32), reason, seen)
 
-
-def _stop(done: dict[RolloutId, FinishReason], stops: Sequence[RolloutId]) -> None:
+def _stop(done: dict[RolloutId, FinishReason], stops: Iterable[RolloutId]) -> None:
     for rollout_id in stops:
         done.setdefault(rollout_id, FinishReason.PRUNED)

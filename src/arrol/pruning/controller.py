@@ -7,7 +7,9 @@ stopped or runs on.
 Promises, each a property test: the same (rollout, probe) twice counts once; order of arrival changes no draw unless a
 deadline passed, which is recorded; rollouts that end before a probe, or while they wait, are not candidates there; the
 floor of survivors is set before the draw, so ``survival`` is exact; an absent or NaN score means keep; warm-up keeps
-everything; over several probes conditional probabilities multiply and ``min_survival`` bounds the product.
+everything; over several probes conditional probabilities multiply and ``min_survival`` bounds the product. A group may
+be asked for in waves (``waves.py``): order of arrival inside a wave changes no draw, the floor counts the whole group,
+and a wave that may not be stopped is judged and kept at once, with survival 1; nobody waits for it.
 
 Deviations: (1) events come in lists: one estimator call per decode step, and the whole step crosses together; (2) the
 deadline is in whatever unit the host ticks with, decode steps in our engines, so that a run repeats; reaching the next
@@ -15,7 +17,10 @@ probe is a deadline too; (3) the buffer behind buffer-level constants is that of
 each other in order of arrival; (4) under independent draws order of arrival still says who is kept by the floor, once
 so many were stopped that it is reached; that too is recorded; (5) for hosts that need the same number of survivors from
 every prompt, ``whole_group`` makes ``keep_ratio`` a share of the group: who ended before the probe counts as kept, and
-the candidates share the places that are left.
+the candidates share the places that are left; (6) where the rule looks at the whole batch, those who wait at a probe
+wait for every wave of the step that is open and may be stopped, a later one included, and are drawn with it: no pool
+holds anybody who had not been asked for, and none is left behind once nobody asks for more; (7) rollouts that may not
+be stopped stay out of the buffer, which is a population of those whom the lottery decides about.
 
 Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 """
@@ -24,7 +29,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -33,6 +38,7 @@ from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.protocols import Estimator
 from arrol.pruning.draws import PRUNING_STREAM, bernoulli, systematic
 from arrol.pruning.survival import RULES, Candidates, conditional_survival, lift_to_floor
+from arrol.pruning.waves import Group, Waiting, Wave
 from arrol.types import ProbeEvent, PruningDecision, Reason, RolloutId, State
 
 RECENT_SIZE = 1024
@@ -45,53 +51,12 @@ QUALITY, CONFIDENCE, HISTORY, PREVIOUS = range(4)
 """Columns of the buffer: the last two are the prompt's success rate (NaN where unknown), survival before the probe."""
 
 
-@dataclass
-class _Waiting:
-    """A candidate between its probe and its draw."""
-
-    rollout_id: RolloutId
-    score: float
-    quality: float
-    confidence: float
-    since: float | None
-    """Time of the last tick before it arrived; None until the first tick of a step."""
-    version: int
-
-
-@dataclass
-class _Group:
-    """What the controller knows about the rollouts of one prompt."""
-
-    size: int
-    success_rate: float | None
-    ended: set[int] = field(default_factory=set)
-    stopped: set[int] = field(default_factory=set)
-    reached: dict[int, int] = field(default_factory=dict)
-    """Rollout -> probes it has reached."""
-    waiting: dict[int, _Waiting] = field(default_factory=dict)
-    survival: dict[int, float] = field(default_factory=dict)
-    decisions: dict[int, PruningDecision] = field(default_factory=dict)
-
-    @property
-    def num_alive(self) -> int:
-        return self.size - len(self.stopped)
-
-    @property
-    def is_over(self) -> bool:
-        """Nobody of it is running."""
-        return len(self.ended) + len(self.stopped) >= self.size
-
-    def is_past(self, probe: int) -> bool:
-        """Nobody is still on the way to this probe."""
-        return all(i in self.ended or i in self.stopped or self.reached.get(i, 0) > probe for i in range(self.size))
-
-
 class PruningController:
     """Implements :class:`arrol.protocols.Controller`; see the module for its promises."""
 
     def __init__(self, config: PruningBase, estimator: Estimator, *, seed: int, whole_group: bool = False) -> None:
         self._config, self._estimator, self._seed, self._whole_group = config, estimator, seed, whole_group
-        self._groups: dict[tuple[int, int], _Group] = {}
+        self._groups: dict[tuple[int, int], Group] = {}
         self._recent = [np.zeros((0, 4)) for _ in config.probe_tokens]
         """Per probe, candidates of earlier steps, oldest first; see the columns above."""
         self._newest: list[dict[RolloutId, tuple[float, ...]]] = [{} for _ in config.probe_tokens]
@@ -108,17 +73,22 @@ class PruningController:
         idle = isinstance(self._config, NeverRule) and not self._config.observe
         return () if idle else self._config.probe_tokens
 
-    def open(self, step: int, group: int, size: int, success_rate: float | None = None) -> None:
-        """Announce a group before its first rollout starts. Finished groups of other steps are forgotten."""
+    def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
+        """Announce a group before its first rollout starts; of a group of this step that is known, ``size`` more.
+
+        ``prune=False``: nobody of them is to be stopped. Finished groups of other steps are forgotten; a host that
+        begins a group of the same name anew closes the old one first.
+        """
         if step != self._step:
-            self._groups = {key: old for key, old in self._groups.items() if not old.is_over}
+            self._groups = {key: old for key, old in self._groups.items() if not old.is_over and key != (step, group)}
             self._recent, self._now, self._step = self._remembered(), None, step
             self._newest = [{} for _ in self._recent]
-        self._groups[step, group] = _Group(size, success_rate)
+        self._groups.setdefault((step, group), Group(success_rate)).add(size, prune=prune)
 
     def close(self, step: int, group: int) -> None:
-        """Forget a group, for hosts without steps: what it showed joins the buffer of later groups at once."""
-        del self._groups[step, group]
+        """Forget a group, if it is known: what it showed joins the buffer of later groups at once."""
+        if self._groups.pop((step, group), None) is None:
+            return
         for probe, newest in enumerate(self._newest):
             rows = [newest.pop(rollout_id) for rollout_id in sorted(newest) if rollout_id[:2] == (step, group)]
             if rows:
@@ -132,10 +102,12 @@ class PruningController:
         for event, score, quality in zip(fresh, *self._judge(fresh), strict=True):
             group, index = self._groups[event.rollout_id[:2]], event.rollout_id.index
             group.reached[index] = event.probe + 1
-            group.waiting[index] = _Waiting(
+            group.waiting[index] = Waiting(
                 event.rollout_id, float(score), float(quality), event.confidence, self._now, self._estimator.version
             )
-            if np.isfinite(quality):
+            if not group.wave_of(index).prune:
+                self._keep_all([group.waiting[index]], event.probe, Reason.RESCUE)
+            elif np.isfinite(quality):
                 self._remember(event, float(quality), group)
         return stops + self._decide_what_is_due({event.rollout_id[:2] for event in fresh})
 
@@ -202,10 +174,10 @@ class PruningController:
             return False
         return event.probe >= group.reached.get(index, 0)
 
-    def _waiting_of(self, event: ProbeEvent) -> _Waiting | None:
+    def _waiting_of(self, event: ProbeEvent) -> Waiting | None:
         return self._groups[event.rollout_id[:2]].waiting.get(event.rollout_id.index)
 
-    def _remember(self, event: ProbeEvent, quality: float, group: _Group) -> None:
+    def _remember(self, event: ProbeEvent, quality: float, group: Group) -> None:
         """Into the buffer of later steps. Warm-up stops nobody: the survival expected of a lottery stands in."""
         previous = group.survival.get(event.rollout_id.index, 1.0)
         if event.probe and event.rollout_id.step <= self._config.warmup_steps:
@@ -240,24 +212,31 @@ class PruningController:
     def _decide_what_is_due(self, touched: set[tuple[int, int]]) -> list[RolloutId]:
         """Draw every pool whose barrier is complete."""
         stops: list[RolloutId] = []
-        whole_batch = isinstance(self._config, NeymanRule) and self._config.scope == "batch"
         waits = self._config.draw == "systematic"
         for probe in range(len(self._config.probe_tokens)):
-            pools = [[key] for key in sorted(touched)]
-            if whole_batch and waits:
-                pools = [[key for key in self._groups if key[0] == step] for step in sorted({k[0] for k in touched})]
-            for keys in pools:
-                if waits and not all(self._groups[key].is_past(probe) for key in keys):
+            for waves in self._pools(touched):
+                if waits and not all(group.is_past(wave, probe) for group, wave in waves):
                     continue
-                pool = [w for key in sorted(keys) for w in self._at(self._groups[key], probe)]
+                pool = [waiting for group, wave in waves for waiting in group.waiting_at(wave, probe)]
                 if pool:
                     stops += self._draw(pool, probe, siblings_known=waits, reason=Reason.DRAW)
         return stops
 
-    def _draw_late(self, late: list[_Waiting]) -> list[RolloutId]:
+    def _pools(self, touched: set[tuple[int, int]]) -> list[list[tuple[Group, Wave]]]:
+        """Waves that are drawn together, in the order of their ids: each alone, or all of a step."""
+        whole_batch = isinstance(self._config, NeymanRule) and self._config.scope == "batch"
+        if whole_batch and self._config.draw == "systematic":
+            steps = {key[0] for key in touched}
+            return [self._prunable(sorted(key for key in self._groups if key[0] == step)) for step in sorted(steps)]
+        return [[pair] for pair in self._prunable(sorted(touched))]
+
+    def _prunable(self, keys: list[tuple[int, int]]) -> list[tuple[Group, Wave]]:
+        return [(self._groups[key], wave) for key in keys for wave in self._groups[key].waves if wave.prune]
+
+    def _draw_late(self, late: list[Waiting]) -> list[RolloutId]:
         """Draw these without their siblings."""
         stops: list[RolloutId] = []
-        pools: dict[tuple[int, ...], list[_Waiting]] = {}
+        pools: dict[tuple[int, ...], list[Waiting]] = {}
         for waiting in sorted(late, key=lambda w: w.rollout_id):
             step, group, index = waiting.rollout_id
             pools.setdefault((step, group, self._groups[step, group].reached[index] - 1), []).append(waiting)
@@ -265,10 +244,7 @@ class PruningController:
             stops += self._draw(pool, probe, siblings_known=False, reason=Reason.DEADLINE)
         return stops
 
-    def _at(self, group: _Group, probe: int) -> list[_Waiting]:
-        return [w for i, w in sorted(group.waiting.items()) if group.reached[i] == probe + 1]
-
-    def _draw(self, pool: list[_Waiting], probe: int, *, siblings_known: bool, reason: Reason) -> list[RolloutId]:
+    def _draw(self, pool: list[Waiting], probe: int, *, siblings_known: bool, reason: Reason) -> list[RolloutId]:
         """Decide a pool of waiting candidates, in the order of their ids."""
         if isinstance(self._config, (NeverRule, OracleRule)):
             return self._keep_all(pool, probe, Reason.RULE_NEVER)
@@ -283,7 +259,7 @@ class PruningController:
             return stops + self._draw_exactly(pool, probe, factor_C, reason)
         return stops + self._draw_alone(pool, probe, factor_C, reason)
 
-    def _factors(self, pool: list[_Waiting], probe: int, siblings_known: bool) -> np.ndarray:
+    def _factors(self, pool: list[Waiting], probe: int, siblings_known: bool) -> np.ndarray:
         """Probability of passing this probe, given survival so far."""
         groups, recent = [self._groups[w.rollout_id[:2]] for w in pool], self._recent[probe]
         whole_group = self._whole_group and siblings_known
@@ -299,7 +275,7 @@ class PruningController:
         )
         keep, too_few = self._config.cumulative_keep, not siblings_known and len(recent) < MIN_RECENT
         rule = RULES["uniform" if too_few else self._rule]
-        share = self._places(groups[0], len(pool), probe) / len(pool) if whole_group else keep[probe]
+        share = self._places(pool[0].rollout_id, len(pool), probe) / len(pool) if whole_group else keep[probe]
         target_C = rule(candidates, self._config, share)
         if probe == 0:
             return target_C
@@ -317,12 +293,14 @@ class PruningController:
         floor = self._config.min_survival
         return conditional_survival(target_C, self._previous(pool), mean, floor, over=(target_B, previous_B))
 
-    def _places(self, group: _Group, waiting: int, probe: int) -> int:
-        """How many of those who wait are to pass, so that with those who ended the group's share is kept."""
-        wanted = round(self._config.cumulative_keep[probe] * group.size)
-        return min(max(wanted - (group.num_alive - waiting), 0), waiting)
+    def _places(self, member: RolloutId, waiting: int, probe: int) -> int:
+        """How many of those who wait are to pass, so that with those who ended its wave's share is kept."""
+        group = self._groups[member[:2]]
+        wave = group.wave_of(member.index)
+        wanted = round(self._config.cumulative_keep[probe] * wave.size)
+        return min(max(wanted - (group.alive_in(wave) - waiting), 0), waiting)
 
-    def _previous(self, pool: list[_Waiting]) -> np.ndarray:
+    def _previous(self, pool: list[Waiting]) -> np.ndarray:
         """Survival of each before the probe at which it waits."""
         return np.array([self._groups[w.rollout_id[:2]].survival.get(w.rollout_id.index, 1.0) for w in pool])
 
@@ -330,28 +308,30 @@ class PruningController:
     def _rule(self) -> str:
         return str(getattr(self._config, "rule"))  # noqa: B009  every variant of the union has it, the base does not
 
-    def _draw_exactly(self, pool: list[_Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
+    def _draw_exactly(self, pool: list[Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
         """One systematic draw per group, after lifting groups that would fall below the floor."""
         group_C = np.array([w.rollout_id.group for w in pool])
         step = pool[0].rollout_id.step
-        counts = Counter(int(g) for g in group_C)
+        rows_of = {group: np.flatnonzero(group_C == group) for group in sorted({int(g) for g in group_C})}
+        first = {group: pool[rows[0]].rollout_id for group, rows in rows_of.items()}
         needed = {
-            group: max(0, self._config.min_survivors - (self._groups[step, group].num_alive - count))
-            for group, count in counts.items()
+            group: max(0, self._config.min_survivors - (self._groups[step, group].num_alive - len(rows)))
+            for group, rows in rows_of.items()
         }
         if self._whole_group:
-            places = {group: self._places(self._groups[step, group], count, probe) for group, count in counts.items()}
-            needed = {group: max(needed[group], places[group]) for group in counts}
+            places = {group: self._places(first[group], len(rows), probe) for group, rows in rows_of.items()}
+            needed = {group: max(needed[group], places[group]) for group in rows_of}
         factor_C = lift_to_floor(factor_C, group_C, needed, self._config.min_survival / self._previous(pool))
         stops: list[RolloutId] = []
-        for group in sorted(counts):
-            rows = np.flatnonzero(group_C == group)
-            kept = systematic(factor_C[rows], [self._seed, PRUNING_STREAM, step, group, probe])
+        for group, rows in rows_of.items():
+            wave = self._groups[step, group].wave_of(first[group].index)
+            later = [wave.first] if wave.first else []
+            kept = systematic(factor_C[rows], [self._seed, PRUNING_STREAM, step, group, probe, *later])
             for row, keep in zip(rows, kept, strict=True):
                 stops += self._settle(pool[row], probe, float(factor_C[row]), bool(keep), reason)
         return stops
 
-    def _draw_alone(self, pool: list[_Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
+    def _draw_alone(self, pool: list[Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
         """Independent draws; whoever could be the one too many is kept with certainty."""
         kept_C = bernoulli(factor_C, [w.rollout_id for w in pool], seed=self._seed, probe=probe)
         stops: list[RolloutId] = []
@@ -362,12 +342,12 @@ class PruningController:
                 stops += self._settle(waiting, probe, float(factor), bool(keep), reason)
         return stops
 
-    def _keep_all(self, pool: list[_Waiting], probe: int, reason: Reason) -> list[RolloutId]:
+    def _keep_all(self, pool: list[Waiting], probe: int, reason: Reason) -> list[RolloutId]:
         for waiting in pool:
             self._settle(waiting, probe, 1.0, True, reason)
         return []
 
-    def _settle(self, waiting: _Waiting, probe: int, factor: float, keep: bool, reason: Reason) -> list[RolloutId]:
+    def _settle(self, waiting: Waiting, probe: int, factor: float, keep: bool, reason: Reason) -> list[RolloutId]:
         """Record one decision; returns the id if it is to be stopped."""
         rollout_id, group = waiting.rollout_id, self._groups[waiting.rollout_id[:2]]
         index = rollout_id.index

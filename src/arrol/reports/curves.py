@@ -222,4 +222,11 @@ def phase_means(runs: Sequence[Run]) -> dict[str, float]:
 
 def was_at_risk(row: RolloutRecord) -> bool:
     """The lottery (or its floor) decided about this rollout."""
-    return math.isfinite(row.survival) and row.reason not in ("", "warmup", "rule_never", "no_score", "outcome")
+    return math.isfinite(row.survival) and row.reason not in (
+        "",
+        "warmup",
+        "rule_never",
+        "no_score",
+        "rescue",
+        "outcome",
+    )

@@ -118,3 +118,71 @@ def test_rule_never_looks_only_when_asked(observe, count):
     groups = engine.generate(requests_for([(5,)], 2), SamplingParams(9), seed=0, controller=controller)
     assert lengths(groups) == [[3, 3]]
     assert len(controller.decisions(1, 0)) == count
+
+
+class Caller:
+    """A ``more`` that plays a list of answers and writes down what it was told."""
+
+    def __init__(self, *answers):
+        self.answers, self.told = list(answers), []
+
+    def __call__(self, news):
+        self.told.append([rollout_id for rollout_id, _ in news])
+        return self.answers.pop(0) if self.answers else []
+
+
+def wave(group, size, first=0, **changes):
+    return GroupRequest(1, group, Prompt(str(group), (5,), "", ""), size, first=first, **changes)
+
+
+def test_more_begins_in_the_next_step_while_others_still_run():
+    """Index 0 ends at step 2, index 1 at step 8; the new one runs from step 3 to step 5."""
+    spy = Spy((1,))
+    engine = ScriptedEngine(lambda i: [i.index] * {0: 2, 1: 8, 2: 3}[i.index], lambda i, length: np.float32([length]))
+    more = Caller([wave(0, 1, first=2)])
+    groups = engine.generate([wave(0, 2)], SamplingParams(20), seed=0, controller=spy, more=more)
+    assert lengths(groups) == [[2, 8], [3]]
+    assert spy.opened == [(1, 0, 2), (1, 0, 1)]
+    assert [r.index for r in spy.ended] == [0, 2, 1]
+    assert more.told == [[Id(1, 0, 0)], [Id(1, 0, 2)], [Id(1, 0, 1)]]
+    assert spy.ticks == [float(t) for t in range(1, 9)]
+
+
+def test_more_is_told_of_the_stopped_and_results_follow_the_requests():
+    spy = Spy((2,), stops=[Id(1, 0, 1)])
+    more = Caller([wave(1, 2)], [], [wave(0, 1, first=2), wave(2, 0)])
+    engine = ScriptedEngine(lambda i: [i.group, i.index] * 3)
+    groups = engine.generate([wave(0, 2)], SamplingParams(20), seed=0, controller=spy, more=more)
+    assert more.told[0] == [Id(1, 0, 1)]
+    assert sorted(i for told in more.told for i in told) == [
+        Id(1, 0, 0),
+        Id(1, 0, 1),
+        Id(1, 0, 2),
+        Id(1, 1, 0),
+        Id(1, 1, 1),
+    ]
+    assert [[c.token_ids[:2] for c in group] for group in groups] == [[(0, 0), (0, 1)], [(1, 0), (1, 1)], [(0, 2)], []]
+
+
+def test_a_delay_counts_from_the_request():
+    spy = Spy((1,))
+    engine = ScriptedEngine(lambda i: [1] * 3, delay=lambda i: 4 * i.index)
+    engine.generate([wave(0, 1)], SamplingParams(9), seed=0, controller=spy, more=Caller([wave(0, 1, first=1)]))
+    assert len(spy.ticks) == 3 + 4 + 3
+
+
+def test_the_first_wave_is_pruned_and_the_rescue_is_not():
+    config = UniformRule(warmup_steps=0, probe_tokens=(4,))
+    controller = PruningController(config, Believes(), seed=0)
+    engine = ScriptedEngine(lambda i: [i.index] * 6, lambda i, length: np.float32([0.5]))
+    more = Caller([], [wave(0, 4, first=8, prune=False)])
+    explored, rescued = engine.generate([wave(0, 8)], SamplingParams(20), seed=0, controller=controller, more=more)
+    assert sum(c.finish_reason is FinishReason.PRUNED for c in explored) == 4
+    assert [c.num_tokens for c in rescued] == [6] * 4
+    assert [d.reason for d in controller.decisions(1, 0)] == [Reason.DRAW] * 8 + [Reason.RESCUE] * 4
+
+
+def test_nothing_asked_is_nothing_written():
+    engine = ScriptedEngine(lambda i: [1])
+    assert engine.generate([], SamplingParams(9), seed=0, more=Caller([wave(0, 1)])) == []
+    assert engine.generate([wave(0, 0)], SamplingParams(9), seed=0, more=Caller([wave(0, 1)])) == [[]]

@@ -1,9 +1,9 @@
 """Which rollout lives in which row: a static key-value cache whose rows have lengths of their own.
 
 Layout: per layer one tensor of keys and one of values, ``[S, H, W, K]``; memory is allocated once for ``max_rows`` and
-the longest rollout and reused by later calls. Rows ``0 .. num_live - 1`` are live, the rest is free; row s holds tokens
-``0 .. length_S[s] - 1`` at columns of the same numbers, whatever its siblings do, so no padding exists and no position
-is shifted.
+the longest rollout and reused by later calls; it grows when more or longer rollouts come on the way. Rows ``0 ..
+num_live - 1`` are live, the rest is free; row s holds tokens ``0 .. length_S[s] - 1`` at columns of the same numbers,
+whatever its siblings do, so no padding exists and no position is shifted.
 
 ``W`` grows by ``GROWTH`` columns when the longest live row needs it, and a step attends to all of them. That keeps the
 tensors dense: read as a slice of a wider tensor, the same columns took up to three times as long on a CPU, more than
@@ -20,6 +20,7 @@ columns, ``K`` head size, ``P`` prompts.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -94,6 +95,28 @@ class RowCache(Cache):
         tensors = [memory[:cells].view(shape) for memory in self._memory]
         self._keys, self._values = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
         self._columns = columns
+
+    def grow(self, max_rows: int, max_width: int) -> None:
+        """Room for more rows or longer ones, one tensor at a time; live rows move along."""
+        if (max_rows, max_width) == (self.max_rows, self.max_width):
+            return
+        assert max_rows >= self.max_rows, (max_rows, self.max_rows)
+        assert max_width >= self.max_width, (max_width, self.max_width)
+        cells = max_rows * self.num_heads * max_width * self._size
+        shape = (max_rows, self.num_heads, self._columns, self._size)
+        self._spare = self._spare.new_zeros(0)  # free the old one first
+        for tensors, offset in ((self._keys, 0), (self._values, len(self._keys))):
+            for layer, old in enumerate(tensors):
+                memory = old.new_zeros(cells)
+                moved = memory[: math.prod(shape)].view(shape)
+                moved[: self.num_live] = old[: self.num_live]
+                self._memory[offset + layer] = memory
+                tensors[layer] = moved
+        self._spare = self._spare.new_zeros(cells)
+        more = torch.zeros(max_rows - self.max_rows, dtype=torch.long, device=self.length_S.device)
+        self.length_S = torch.cat([self.length_S, more])
+        self._rows = torch.arange(max_rows, device=self.length_S.device)
+        self.max_rows, self.max_width = max_rows, max_width
 
     def fan_out(self, prompts: PromptCache, prompt: int, num_tokens: int, rows: slice) -> None:
         """Copy one prefilled prompt into fresh rows, which must follow the live ones."""

@@ -1,9 +1,9 @@
-"""Prefill once per prompt, fan out, decode, probe, stop, refill. No other subject.
+"""Prefill, fan out, decode, probe, stop, refill. No other subject.
 
 One decode step feeds the last token of every live row and gives its hidden state. In this order: rows that have now
 been fed ``probe_tokens`` completion tokens are shown to the controller and the rows it stops leave, with exactly that
-many tokens; the others get their next token; rows that ended leave; holes are closed and waiting rollouts take the free
-rows.
+many tokens; the others get their next token; rows that ended leave; holes are closed, the caller may ask for more, and
+waiting rollouts take the free rows.
 
 The completion of a stopped rollout thus has ``probe_tokens`` tokens, unless it waited for siblings (then more, the
 ledger calls them wasted). A rollout that ends at or before the probe is never shown. The engine knows no rule and no
@@ -14,8 +14,7 @@ quality: it computes features and obeys. Legend: ``S`` rows, ``C`` candidates, `
 from __future__ import annotations
 
 import copy
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +22,15 @@ import numpy as np
 import torch
 
 from arrol.configs.run import EngineConfig
+from arrol.engines.asked import Asked
 from arrol.engines.embedded.attention import over_rows
 from arrol.engines.embedded.cache import PromptCache, RowCache
 from arrol.engines.embedded.decoder import flat_decoder
+from arrol.engines.embedded.line import Line
 from arrol.engines.embedded.sampling import sample, token_uniforms
 from arrol.engines.embedded.support import additive, require_supported
 from arrol.errors import ModelError
-from arrol.protocols import Controller
+from arrol.protocols import Controller, More
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
@@ -66,15 +67,16 @@ class EmbeddedEngine:
         *,
         seed: int,
         controller: Controller | None = None,
+        more: More | None = None,
     ) -> list[list[Completion]]:
         """See :class:`arrol.protocols.Engine`; prompts must not be empty."""
         was_training = self._model.training
         self._model.eval()
         try:
-            batch = _Batch(self, requests, params, seed, controller)
+            batch = _Batch(self, requests, params, seed, controller, more)
             while batch.has_work:
                 batch.advance()
-            return batch.completions()
+            return batch.asked.completions()
         finally:
             self._model.train(was_training)
 
@@ -87,21 +89,9 @@ class EmbeddedEngine:
         self._cache.clear()
         return self._cache
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], PromptCache, torch.Tensor]]:
-        """Chunks of prompts: their numbers, keys and values, and logits ``[P, V]`` behind the last token of each."""
-        waiting = deque(range(len(prompts)))
-        while waiting:
-            chunk = [waiting.popleft()]
-            longest = len(prompts[chunk[0]])
-            while waiting:
-                longer = max(longest, len(prompts[waiting[0]]))
-                if longer * (len(chunk) + 1) > self._config.prefill_tokens:
-                    break
-                longest = longer
-                chunk.append(waiting.popleft())
-            yield chunk, *self._prefill_chunk([prompts[number] for number in chunk], longest)
-
-    def _prefill_chunk(self, prompts: Sequence[Sequence[int]], longest: int) -> tuple[PromptCache, torch.Tensor]:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[PromptCache, torch.Tensor]:
+        """Keys and values of prompts, and logits ``[P, V]`` behind the last token of each."""
+        longest = max(map(len, prompts))
         ids_PT = torch.zeros(len(prompts), longest, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids_PT[row, : len(prompt)] = torch.tensor(prompt)
@@ -133,6 +123,10 @@ class EmbeddedEngine:
         return self._model.get_output_embeddings()(hidden_SD)
 
     @property
+    def config(self) -> EngineConfig:
+        return self._config
+
+    @property
     def layout(self) -> FeatureLayout | None:
         return self._layout
 
@@ -142,10 +136,13 @@ class _Row:
     """A rollout while it lives in a row."""
 
     rollout_id: RolloutId
-    request: int
     num_prompt: int
     num_completion: int = 0
     features_at: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+ROW_TENSORS = ("token_S", "tokens_SM", "logprobs_SM", "uniforms_SM", "count_S", "bad_S", "hidden_sum_SD")
+"""Of :class:`_Batch`: what moves with a row."""
 
 
 class _Batch:
@@ -158,25 +155,26 @@ class _Batch:
         params: SamplingParams,
         seed: int,
         controller: Controller | None,
+        more: More | None,
     ) -> None:
-        self.engine, self.requests, self.params, self.seed, self.controller = engine, requests, params, seed, controller
+        self.engine, self.params, self.seed, self.controller = engine, params, seed, controller
         self.probes = controller.probe_tokens if controller else ()
         if self.probes and engine.layout is None:
             raise ModelError(
                 "engine.layout = None: a controller that looks at rollouts needs the layout of their features"
             )
-        widest = max((len(request.prompt.token_ids) for request in requests), default=1) + params.max_completion_tokens
-        self.cache = engine.rows_for(sum(request.size for request in requests), widest)
+        self.cache = engine.rows_for(sum(request.size for request in requests), self._width(requests))
         self.rows: list[_Row] = []
-        self.done: dict[RolloutId, Completion] = {}
-        self._queue = deque((number, i) for number, request in enumerate(requests) for i in range(request.size))
-        self._prefilled: dict[int, tuple[PromptCache, int, torch.Tensor]] = {}
-        self._chunks = engine.prefill([request.prompt.token_ids for request in requests])
+        self.asked = Asked(requests, controller=controller, more=more)
+        self.line = Line(engine.prefill, engine.config.prefill_tokens)
+        self.line.add(requests)
         self._stop_ids = torch.tensor(params.stop_token_ids, dtype=torch.long, device=engine.device)
-        for request in requests:
-            if controller:
-                controller.open(request.step, request.group, request.size, request.success_rate)
         self._allocate(self.cache.max_rows, params.max_completion_tokens, engine.device)
+
+    def _width(self, requests: Sequence[GroupRequest]) -> int:
+        """Columns that the longest of these may need."""
+        prompt = max((len(request.prompt.token_ids) for request in requests), default=1)
+        return prompt + self.params.max_completion_tokens
 
     def _allocate(self, rows: int, most: int, device: torch.device) -> None:
         floats: dict[str, Any] = {"dtype": torch.float32, "device": device}
@@ -192,16 +190,35 @@ class _Batch:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._queue or self.rows)
-
-    def completions(self) -> list[list[Completion]]:
-        return [[self.done[rollout_id] for rollout_id in request.rollout_ids] for request in self.requests]
+        return bool(self.line or self.rows)
 
     def advance(self) -> None:
-        """Fill free rows, then one decode step."""
+        """Fill free rows, then one decode step, then whoever is asked for besides joins the line."""
         self._refill()
-        if not self.rows:
-            return
+        if self.rows:
+            self._decode()
+        with torch.inference_mode(False):  # whatever the caller computes is no business of ours
+            new = self.asked.ask()
+        if new:
+            self.line.add(new)
+            self._make_room(new)
+
+    def _make_room(self, requests: Sequence[GroupRequest]) -> None:
+        """Rows for those who wait, by doubling, and columns for the longest; live rows move along."""
+        rows, wanted = self.cache.max_rows, len(self.rows) + len(self.line)
+        if wanted > rows:
+            rows = max(rows, min(self.engine.config.max_rows, max(wanted, 2 * rows)))
+        self.cache.grow(rows, max(self.cache.max_width, self._width(requests)))
+        if rows > len(self.token_S):
+            self._row_numbers = torch.arange(rows, device=self.engine.device)
+            for name in ROW_TENSORS:
+                old = getattr(self, name)
+                grown = old.new_zeros(rows, *old.shape[1:])
+                grown[: len(old)] = old
+                setattr(self, name, grown)
+
+    def _decode(self) -> None:
+        """One token for everybody who goes on."""
         hidden_SD = self._feed()
         if self.probes:
             hidden_SD = self._probe(hidden_SD)
@@ -215,27 +232,20 @@ class _Batch:
     def _refill(self) -> None:
         """Waiting rollouts take the free rows; siblings follow each other, so a prompt is prefilled shortly before."""
         first = len(self.rows)
-        while self._queue and len(self.rows) < self.cache.max_rows:
-            number = self._queue[0][0]
-            while number not in self._prefilled:
-                chunk, prompts, logits_PV = next(self._chunks)
-                self._prefilled |= {n: (prompts, place, logits_PV[place]) for place, n in enumerate(chunk)}
+        while self.line and len(self.rows) < self.cache.max_rows:
             start = len(self.rows)
-            while self._queue and self._queue[0][0] == number and len(self.rows) < self.cache.max_rows:
-                self._start(*self._queue.popleft())
-            prompts, place, logits_V = self._prefilled[number]
+            rollout_ids, num_prompt, prefilled = self.line.take(self.cache.max_rows - start)
+            for rollout_id in rollout_ids:
+                self._start(rollout_id, num_prompt)
             rows = slice(start, len(self.rows))
-            self.cache.fan_out(prompts, place, self.rows[start].num_prompt, rows)
-            self._extend(rows, logits_V.expand(rows.stop - rows.start, -1))
-            if not self._queue or self._queue[0][0] != number:
-                del self._prefilled[number]
+            self.cache.fan_out(prefilled.prompts, prefilled.place, num_prompt, rows)
+            self._extend(rows, prefilled.logits_V.expand(len(rollout_ids), -1))
         if len(self.rows) > first:
             self._collect()
 
-    def _start(self, number: int, index: int) -> None:
-        request, row = self.requests[number], len(self.rows)
-        rollout_id = RolloutId(request.step, request.group, index)
-        self.rows.append(_Row(rollout_id, number, len(request.prompt.token_ids)))
+    def _start(self, rollout_id: RolloutId, num_prompt: int) -> None:
+        row = len(self.rows)
+        self.rows.append(_Row(rollout_id, num_prompt))
         uniforms = token_uniforms(self.seed, rollout_id, self.params.max_completion_tokens)
         self.uniforms_SM[row] = torch.from_numpy(uniforms).to(self.uniforms_SM.device)
         self.hidden_sum_SD[row] = 0.0
@@ -322,12 +332,13 @@ class _Batch:
         logprobs = self.logprobs_SM[gone].cpu().numpy()
         for place, s in enumerate(gone):
             row, length = self.rows[s], self.rows[s].num_completion
-            self.done[row.rollout_id] = Completion(
+            completion = Completion(
                 tuple(tokens[place, :length].tolist()),
                 logprobs[place, :length].copy(),
                 ended[row.rollout_id],
                 row.features_at,
             )
+            self.asked.end(row.rollout_id, completion)
         failed = [s for s in gone if ended[self.rows[s].rollout_id] is FinishReason.ERROR]
         if failed:
             self.cache.wipe(torch.tensor(failed, device=self.token_S.device))
@@ -343,7 +354,7 @@ class _Batch:
             holes_t = torch.tensor(holes, device=self.token_S.device)
             sources_t = torch.tensor(sources, device=self.token_S.device)
             self.cache.compact(sources_t, holes_t, num_left, min(width, self.cache.max_width))
-            for name in ("token_S", "tokens_SM", "logprobs_SM", "uniforms_SM", "count_S", "bad_S", "hidden_sum_SD"):
+            for name in ROW_TENSORS:
                 tensor = getattr(self, name)
                 tensor[holes_t] = tensor[sources_t]
             if hidden_SD is not None:

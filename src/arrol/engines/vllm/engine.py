@@ -21,7 +21,7 @@ from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.sampler import LlmSampler
 from arrol.engines.vllm.weights import PolicyFolder
 from arrol.errors import ArrolError, ConfigError
-from arrol.protocols import Controller
+from arrol.protocols import Controller, More
 from arrol.quality.estimator import QualityEstimator
 from arrol.types import Completion, GroupRequest, SamplingParams
 
@@ -73,14 +73,18 @@ class VllmEngine:
         *,
         seed: int,
         controller: Controller | None = None,
+        more: More | None = None,
         score_ends: bool = False,
     ) -> list[list[Completion]]:
         """See :class:`arrol.protocols.Engine`; a controller must be a :class:`RemoteController`.
 
+        ``more`` sees completions without their features, which come last.
         With ``score_ends`` every completion carries the head's score at its last fed token, for votes.
         """
         assert controller is None or isinstance(controller, RemoteController), type(controller)
-        written = self._sampler.generate(requests, params, seed=seed, controller=controller, score_ends=score_ends)
+        written = self._sampler.generate(
+            requests, params, seed=seed, controller=controller, more=more, score_ends=score_ends
+        )
         if self._config.sleep_level:
             self._llm.sleep(level=self._config.sleep_level)
         return written

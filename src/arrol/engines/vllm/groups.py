@@ -8,6 +8,7 @@ and rollouts. This file is the translation, and the only owner of its state:
 * the groups of a batch begin together, when the first request of the batch comes;
 * a member that leaves for any reason (its own end, an abort) counts as ended, so its siblings do not wait for it;
 * the same probe of a request reported twice (after a preemption) counts once: the controller's promise;
+* a later wave of a group is a group of its own, with a floor and draws of its own, and its rollouts keep their names;
 * requests with other rules or seeds have a controller of their own.
 """
 
@@ -27,8 +28,11 @@ IDLE_TICKS = 4096
 MAX_HOSTS = 64
 """Different rules and seeds at a time; each keeps its own buffers."""
 
-_Name = tuple[tuple[str, int, bool], int | None, str]
-"""Key of the host, step, name of the group."""
+WAVE = 2**40
+"""Numbers of groups end here; those of later waves begin."""
+
+_Name = tuple[tuple[str, int, bool], int | None, str, int]
+"""Key of the host, step, name of the group, index of the wave's first rollout."""
 
 
 @dataclass
@@ -69,6 +73,7 @@ class _Member:
     group: _Group
     name: _Name
     rollout_id: RolloutId
+    """As the controller knows it."""
     pruning: PruningRequest
     stopped: PruningDecision | None = None
     """Why it is to be stopped; the controller may forget its group before it has left."""
@@ -105,12 +110,17 @@ class GroupBook:
         return self._members[request_id].pruning
 
     def rollout_id(self, request_id: str) -> RolloutId:
-        return self._members[request_id].rollout_id
+        """As the trainer knows it: a later wave counts on where its group ended."""
+        member = self._members[request_id]
+        step, group, index = member.rollout_id
+        if member.pruning.first and member.pruning.number is not None:
+            group = member.pruning.number
+        return RolloutId(step, group, member.pruning.first + index)
 
     def add(self, request_id: str, pruning: PruningRequest) -> None:
         """A request came; ConfigError when it contradicts its group."""
         assert request_id not in self._members, request_id
-        name = (pruning.host_key, pruning.step, pruning.group)
+        name = (pruning.host_key, pruning.step, pruning.group, pruning.first)
         group = self._groups.get(name)
         if group is None or not 0 < len(group.taken) < group.size:  # unknown, announced with its batch, or full
             group = self._open(name, pruning)
@@ -180,16 +190,18 @@ class GroupBook:
 
     def _open(self, name: _Name, pruning: PruningRequest) -> _Group:
         host = self._host(pruning)
-        if pruning.batch_groups is not None and not any(known[:2] == name[:2] for known in self._groups):
+        begins = not (pruning.first or pruning.later or any(known[:2] == name[:2] for known in self._groups))
+        if pruning.batch_groups is not None and begins:
             for number in range(pruning.batch_groups):  # a barrier of the batch must know of those that are yet to come
-                self._begin(host, (*name[:2], str(number)), self._key(host, pruning, number), pruning)
+                self._begin(host, (*name[:2], str(number), 0), self._key(host, pruning, number), pruning)
         announced = self._groups.get(name)
         if announced is not None and not announced.taken:
             return self._begin(host, name, announced.key, pruning)
-        return self._begin(host, name, self._key(host, pruning, pruning.number), pruning)
+        return self._begin(host, name, self._key(host, pruning, _number(pruning)), pruning)
 
     def _begin(self, host: _Host, name: _Name, key: tuple[int, int], pruning: PruningRequest) -> _Group:
         host.keys.add(key)
+        host.controller.close(*key)  # one that was announced, or has ended: what begins here is no wave of it
         host.controller.open(*key, pruning.size, pruning.success_rate)
         group = self._groups[name] = _Group(host, key, pruning.size, idle_since=self._now)
         return group
@@ -230,3 +242,11 @@ class GroupBook:
             if request_id is not None:
                 self._members[request_id].stopped = host.controller.decision(rollout_id)
                 self._stops.append(request_id)
+
+
+def _number(pruning: PruningRequest) -> int | None:
+    """Which number keys the draws: the group's own, or one that only this wave of it has."""
+    number = pruning.number
+    if not pruning.first:
+        return number
+    return None if number is None or number >= WAVE else pruning.first * WAVE + number

@@ -2,8 +2,8 @@
 
 Costs against pruning inside the engine: survivors are prefilled again (the prefix cache makes that cheap), all
 rollouts wait for the slowest at each probe, and only log-probabilities can be read: ``quality.features`` is
-``("logprobs",)``. Each call has a seed of its own, so a rollout's tokens still depend on its id alone. Legend: ``T``
-tokens, ``C`` candidates.
+``("logprobs",)``. Each call has a seed of its own, so a rollout's tokens still depend on its id alone. What is asked
+for besides is a round of its own, when all have ended. Legend: ``T`` tokens, ``C`` candidates.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from arrol.engines.asked import Asked
 from arrol.engines.vllm.sampler import completion_of, local_settings, rollout_fields, rollout_seed
 from arrol.errors import ConfigError
-from arrol.protocols import Controller
+from arrol.protocols import Controller, More
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
@@ -59,23 +60,31 @@ class TwoPhaseSampler:
         *,
         seed: int,
         controller: Controller | None = None,
+        more: More | None = None,
     ) -> list[list[Completion]]:
         """See :class:`arrol.protocols.Engine`."""
-        drafts = {
-            rollout_id: _Draft(rollout_id, request.prompt.token_ids)
-            for request in requests
-            for rollout_id in request.rollout_ids
-        }
+        asked = Asked(requests, controller=controller, more=more)
+        new = asked.requests
+        while new:
+            drafts = {i: _Draft(i, request.prompt.token_ids) for request in new for i in request.rollout_ids}
+            self._write(drafts, params, seed, controller)
+            for rollout_id, draft in drafts.items():
+                asked.end(rollout_id, draft.completion())
+            new = asked.ask()
+        return asked.completions()
+
+    def _write(
+        self, drafts: dict[RolloutId, _Draft], params: SamplingParams, seed: int, controller: Controller | None
+    ) -> None:
+        """A round: everybody from probe to probe, and to the end."""
         probes = controller.probe_tokens if controller is not None else ()
-        if controller is not None:
-            for request in requests:
-                controller.open(request.step, request.group, request.size, request.success_rate)
         for phase, length in enumerate([*probes, params.max_completion_tokens]):
             running = [draft for draft in drafts.values() if draft.ended is None]
             self._extend(running, length, params, seed * 1_000_003 + phase)
             if controller is not None and phase < len(probes):
                 self._decide(running, phase, length, drafts, controller)
-        return [[drafts[rollout_id].completion() for rollout_id in request.rollout_ids] for request in requests]
+        if controller is not None:  # those that ended behind the last probe: then their group may be forgotten
+            controller.finished([i for i, draft in drafts.items() if draft.ended is not FinishReason.PRUNED])
 
     def _extend(self, running: list[_Draft], length: int, params: SamplingParams, seed: int) -> None:
         """Everybody up to ``length`` completion tokens."""

@@ -1,7 +1,9 @@
 """The controller as the trainer sees it when decisions are made in another process. Numpy only, no vLLM.
 
 The scheduler of vLLM builds the controller that decides (``groups.py``). What the trainer holds is this: it writes the
-arguments that go out with a request and keeps the decisions that come back in its ``stop_reason``. The population
+arguments that go out with a request and keeps the decisions that come back in its ``stop_reason``. Rollouts that may
+not be stopped go out under the rule ``never``, which judges them all the same; of a group that is asked for in waves,
+the scheduler draws each wave as a group of its own, so that the floor of survivors holds for each. The population
 behind draws without siblings lives with the scheduler and starts empty after a restart; everything else of the method
 is saved where it is in other hosts.
 """
@@ -9,13 +11,14 @@ is saved where it is in other hosts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.engines.vllm.request import pruning_args
 from arrol.pruning.controller import decision_metrics
-from arrol.types import GroupRequest, PruningDecision, RolloutId, State
+from arrol.types import GroupRequest, PruningDecision, Reason, RolloutId, State
 
 
 class RemoteController:
@@ -24,6 +27,8 @@ class RemoteController:
     def __init__(self, config: PruningBase, *, seed: int) -> None:
         self._config, self._seed = config, seed
         self._decisions: dict[tuple[int, int], list[PruningDecision]] = {}
+        self._spared: set[RolloutId] = set()
+        """Those of the newest step that may not be stopped."""
         self._reasons: Counter[str] = Counter()
         self._num_candidates = self._num_kept = 0
 
@@ -33,33 +38,49 @@ class RemoteController:
         return () if idle else self._config.probe_tokens
 
     @property
+    def _observing(self) -> dict[str, Any]:
+        return NeverRule(probe_tokens=self._config.probe_tokens, observe=True).model_dump(mode="json")
+
+    @property
     def _rule(self) -> dict[str, Any]:
         """The rule in flat JSON values; ``oracle`` only looks, it decides after verification."""
-        if isinstance(self._config, OracleRule):
-            return NeverRule(probe_tokens=self._config.probe_tokens, observe=True).model_dump(mode="json")
-        return self._config.model_dump(mode="json")
+        return self._observing if isinstance(self._config, OracleRule) else self._config.model_dump(mode="json")
 
-    def arguments(self, request: GroupRequest, index: int, *, num_groups: int) -> dict[str, Any]:
-        """``extra_args`` of one rollout; empty when nobody is to be looked at."""
+    def arguments(self, request: GroupRequest, index: int, *, num_groups: int, later: bool = False) -> dict[str, Any]:
+        """``extra_args`` of one rollout; empty when nobody is to be looked at. ``later``: others had begun before."""
         if not self.probe_tokens:
             return {}
-        whole_batch = isinstance(self._config, NeymanRule) and self._config.scope == "batch"
+        whole_batch = request.prune and isinstance(self._config, NeymanRule) and self._config.scope == "batch"
         return pruning_args(
             group=str(request.group),
             size=request.size,
-            index=index,
+            index=index - request.first,
+            first=request.first or None,
+            later=later or None,
             step=request.step,
             batch_groups=num_groups if whole_batch else None,
             seed=self._seed,
             success_rate=request.success_rate,
             report=True,
-            **self._rule,
+            **(self._rule if request.prune else self._observing),
         )
 
-    def settle(self, requests: Iterable[GroupRequest], decisions: Iterable[PruningDecision]) -> None:
-        """Decisions of one step have come back."""
-        self._decisions = {(request.step, request.group): [] for request in requests}
+    def settle(self, requests: Sequence[GroupRequest], decisions: Iterable[PruningDecision]) -> None:
+        """Requests have gone out, decisions have come back. A later wave joins its group; others begin anew.
+
+        Groups of steps that these requests do not name are forgotten.
+        """
+        if requests:
+            steps = {request.step for request in requests}
+            self._decisions = {key: known for key, known in self._decisions.items() if key[0] in steps}
+            self._spared = {rollout_id for rollout_id in self._spared if rollout_id.step in steps}
+        for request in requests:
+            known = self._decisions.get((request.step, request.group), []) if request.first else []
+            self._decisions[request.step, request.group] = known
+            (self._spared.difference_update if request.prune else self._spared.update)(request.rollout_ids)
         for decision in decisions:
+            if decision.rollout_id in self._spared:
+                decision = replace(decision, reason=Reason.RESCUE)
             self._decisions[decision.rollout_id[:2]].append(decision)
             self._num_candidates += 1
             self._num_kept += decision.keep

@@ -55,6 +55,10 @@ class PruningRequest(StrictModel):
     """Groups of the step, named 0, 1, ...; needed by rules that look at the whole batch."""
     seed: int = Field(0, ge=0)
     """Of the draws."""
+    first: int = Field(0, ge=0, le=2**20)
+    """How many rollouts of the group were asked for before this wave: ``size`` and ``index`` are the wave's own."""
+    later: bool = False
+    """Asked for when its batch had begun: nobody is announced with it."""
     success_rate: float | None = Field(None, ge=0, le=1)
     """What is known of the prompt, in [0, 1]."""
     report: bool = False
@@ -71,7 +75,12 @@ class PruningRequest(StrictModel):
             raise ValueError(
                 "scope = 'batch': a server sees no batch; use scope 'group', or give step and batch_groups"
             )
-        if self.batch_groups is not None and (self.step is None or self.number not in range(self.batch_groups)):
+        announced = not (self.first or self.later)
+        if (
+            self.batch_groups is not None
+            and announced
+            and not (self.step is not None and self.number in range(self.batch_groups))
+        ):
             raise ValueError(
                 f"group = {self.group!r}: with batch_groups, give step and let group be 0 ... {self.batch_groups - 1}"
             )

@@ -2,7 +2,11 @@
 
 Every rollout is a request of its own, with a seed of its own (a hash of the run's seed and the rollout's id), so its
 tokens do not depend on its siblings; the prefix cache makes the shared prompt cheap. The estimator goes in by RPC,
-judgements come back in ``stop_reason``, features by RPC. Legend: ``F`` features, ``T`` tokens.
+judgements come back in ``stop_reason``, features by RPC.
+
+Where the caller may want more, vLLM's ``LLM`` is stepped from here (``enqueue`` and ``llm_engine.step``), so that new
+requests join those that still run. A server, or an ``LLM`` without ``enqueue``, is asked in rounds: again when all have
+ended. Legend: ``F`` features, ``T`` tokens.
 """
 
 from __future__ import annotations
@@ -11,15 +15,18 @@ import base64
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from arrol.engines.asked import Asked
 from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.request import PREFIX, REFUSED, StopReport, pruning_args
 from arrol.errors import ConfigError
+from arrol.protocols import More
 from arrol.quality.estimator import QualityEstimator
-from arrol.types import Completion, FinishReason, GroupRequest, PruningDecision, RolloutId, SamplingParams
+from arrol.types import Completion, FinishReason, GroupRequest, RolloutId, SamplingParams
 
 
 class LlmSampler:
@@ -27,7 +34,6 @@ class LlmSampler:
 
     def __init__(self, llm: Any, estimator: QualityEstimator | None = None) -> None:
         self._llm, self._estimator = llm, estimator
-        self._settings = getattr(llm, "settings", local_settings)
         self._pushed: int | None = None
 
     def push_estimator(self) -> None:
@@ -43,51 +49,130 @@ class LlmSampler:
         *,
         seed: int,
         controller: RemoteController | None = None,
+        more: More | None = None,
         score_ends: bool = False,
     ) -> list[list[Completion]]:
-        """See :class:`arrol.protocols.Engine`.
+        """See :class:`arrol.protocols.Engine`; features come last, ``more`` sees completions without them.
 
         With ``score_ends`` every completion carries the head's score at its last fed token, for votes.
         """
-        asked = [(request, rollout_id) for request in requests for rollout_id in request.rollout_ids]
-        if score_ends or (controller is not None and controller.probe_tokens):
+        looks = controller is not None and bool(controller.probe_tokens)
+        if score_ends or looks:
             self.push_estimator()
-        answers = self._llm.generate(
-            [{"prompt_token_ids": list(request.prompt.token_ids)} for request, _ in asked],
-            [
-                self._settings(
-                    rollout_fields(
-                        params,
-                        rollout_seed(seed, rollout_id),
-                        _arguments(controller, request, rollout_id, len(requests), score_ends),
-                    )
-                )
-                for request, rollout_id in asked
-            ],
-            use_tqdm=False,
-        )
-        features = self._features() if controller is not None and controller.probe_tokens else {}
-        decisions: list[PruningDecision] = []
-        done: dict[RolloutId, Completion] = {}
-        for (_, rollout_id), answer in zip(asked, answers, strict=True):
-            report = StopReport.parse(answer.outputs[0].stop_reason)
-            done[rollout_id] = completion_of(answer.outputs[0], report, features.get(tuple(rollout_id), {}))
-            decision = None if report is None else report.decision(rollout_id)
-            decisions += [] if decision is None else [decision]
-        if controller is not None:
-            controller.settle(requests, decisions)
-        return [[done[rollout_id] for rollout_id in request.rollout_ids] for request in requests]
+        asked = Asked(requests, more=more)
+        call = _Call(self._llm, asked, params, seed, controller, score_ends)
+        if more is not None and hasattr(self._llm, "enqueue"):
+            call.flow()
+        else:
+            call.rounds()
+        for rollout_id, features_at in self._features().items() if looks else ():
+            if rollout_id in asked.done:
+                asked.done[rollout_id].features_at.update(features_at)
+        return asked.completions()
 
-    def _features(self) -> dict[tuple[int, ...], dict[int, np.ndarray]]:
+    def _features(self) -> dict[RolloutId, dict[int, np.ndarray]]:
         """Rollout id -> probe length -> float32 ``[F]``."""
-        found: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+        found: dict[RolloutId, dict[int, np.ndarray]] = {}
         for answer in self._llm.collective_rpc("arrol_take_features"):
             rows = np.frombuffer(base64.b64decode(answer["features"]), np.float32).reshape(
                 len(answer["index"]), answer["size"]
             )
             for (step, group, index, length), row in zip(answer["index"], rows, strict=True):
-                found.setdefault((step, group, index), {})[length] = row.copy()
+                found.setdefault(RolloutId(step, group, index), {})[length] = row.copy()
         return found
+
+
+class _Call:
+    """One call of ``generate``: what goes out and comes back."""
+
+    def __init__(
+        self,
+        llm: Any,
+        asked: Asked,
+        params: SamplingParams,
+        seed: int,
+        controller: RemoteController | None,
+        score_ends: bool,
+    ) -> None:
+        self._llm, self._asked, self._params, self._seed = llm, asked, params, seed
+        self._controller, self._score_ends = controller, score_ends
+        self._settings = getattr(llm, "settings", local_settings)
+        self._num_groups = len(asked.requests)
+        self._has_begun = False
+
+    def rounds(self) -> None:
+        """Everybody to the end, then those who are asked for besides."""
+        new = self._asked.requests
+        while new:
+            out = self._outgoing(new)
+            answers = self._llm.generate(out.prompts, out.settings, use_tqdm=False)
+            for rollout_id, answer in zip(out.rollout_ids, answers, strict=True):
+                self._end(rollout_id, answer)
+            new = self._asked.ask()
+
+    def flow(self) -> None:
+        """Step by step; who is asked for besides joins those that run."""
+        engine, running = self._llm.llm_engine, self._enqueue(self._asked.requests)
+        try:
+            while running:
+                for answer in engine.step():
+                    if answer.finished and answer.request_id in running:
+                        self._end(running.pop(answer.request_id), answer)
+                running |= self._enqueue(self._asked.ask())
+        except BaseException:  # a refusal, or the caller's own error: the next call must find an idle engine
+            engine.abort_request(list(running))
+            raise
+
+    def _enqueue(self, new: Sequence[GroupRequest]) -> dict[str, RolloutId]:
+        """vLLM's names of the rollouts, as they will stand in the answers."""
+        if not new:
+            return {}
+        out = self._outgoing(new)
+        names = self._llm.enqueue(out.prompts, out.settings, use_tqdm=False)
+        # It hands out names of its own inside: that of the answers, a dash, random characters.
+        return {name.partition("-")[0]: rollout_id for name, rollout_id in zip(names, out.rollout_ids, strict=True)}
+
+    def _outgoing(self, new: Sequence[GroupRequest]) -> _Outgoing:
+        if self._controller is not None:
+            self._controller.settle(new, [])
+        out = _Outgoing([], [], [])
+        for request in new:
+            for rollout_id in request.rollout_ids:
+                out.rollout_ids.append(rollout_id)
+                out.prompts.append({"prompt_token_ids": list(request.prompt.token_ids)})
+                seed, arguments = rollout_seed(self._seed, rollout_id), self._arguments(request, rollout_id)
+                out.settings.append(self._settings(rollout_fields(self._params, seed, arguments)))
+        self._has_begun = True
+        return out
+
+    def _arguments(self, request: GroupRequest, rollout_id: RolloutId) -> dict[str, Any]:
+        asked: dict[str, Any] = {}
+        if self._controller is not None:
+            asked = self._controller.arguments(
+                request, rollout_id.index, num_groups=self._num_groups, later=self._has_begun
+            )
+        if self._score_ends and not asked:
+            index = rollout_id.index - request.first
+            asked = pruning_args(
+                group=request.group, size=request.size, index=index, first=request.first or None, rule="never"
+            )
+        return {**asked, f"{PREFIX}score_end": 1} if self._score_ends else asked
+
+    def _end(self, rollout_id: RolloutId, answer: Any) -> None:
+        report = StopReport.parse(answer.outputs[0].stop_reason)
+        decision = None if report is None else report.decision(rollout_id)
+        if self._controller is not None and decision is not None:
+            self._controller.settle([], [decision])
+        self._asked.end(rollout_id, completion_of(answer.outputs[0], report))
+
+
+@dataclass
+class _Outgoing:
+    """Rollouts in vLLM's words."""
+
+    rollout_ids: list[RolloutId]
+    prompts: list[dict[str, Any]]
+    settings: list[Any]
 
 
 def as_text(blob: bytes) -> str:
@@ -99,15 +184,6 @@ def rollout_seed(seed: int, rollout_id: RolloutId) -> int:
     """A seed of 63 bits per rollout, from the run's seed and the rollout's id alone."""
     text = ",".join(map(str, (seed, *rollout_id)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def _arguments(
-    controller: RemoteController | None, request: GroupRequest, rollout_id: RolloutId, num_groups: int, score_end: bool
-) -> dict[str, Any]:
-    asked = {} if controller is None else controller.arguments(request, rollout_id.index, num_groups=num_groups)
-    if score_end and not asked:
-        asked = pruning_args(group=request.group, size=request.size, index=rollout_id.index, rule="never")
-    return {**asked, f"{PREFIX}score_end": 1} if score_end else asked
 
 
 def rollout_fields(params: SamplingParams, seed: int, arguments: Mapping[str, Any]) -> dict[str, Any]:

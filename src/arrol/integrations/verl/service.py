@@ -160,6 +160,8 @@ class PruningService:
                 break
         groups = [self._as_rollouts(key) for key in sorted(self._groups)]
         groups = [group for group in groups if group.survivors]
+        for key in sorted(self._groups):  # a refill of this step counts from 0 again
+            self._controller.close(*key)
         self._groups = {}
         if groups:
             metrics = {**self._memory.learn(groups), **self._controller.metrics(), **self._memory.ledger.metrics()}

@@ -138,3 +138,38 @@ def test_surviving_rows_are_bit_identical_in_a_running_engine(make_model, monkey
     params = SamplingParams(25, stop_token_ids=(4, 7))
     EmbeddedEngine(make_model(), EngineConfig(max_rows=9)).generate(requests_for(PROMPTS, 8), params, seed=0)
     assert sum(moved) > 5
+
+
+@pytest.mark.parametrize(("rows", "width"), [(6, 50), (11, 8), (11, 50)])
+def test_a_cache_that_grows_keeps_the_bits_of_its_rows_and_goes_on(rows, width):
+    cache, other = filled_cache(), filled_cache(rows=rows, width=width)
+    before = [contents(cache, row) for row in range(5)]
+    cache.grow(rows, width)
+    assert (cache.max_rows, cache.max_width, cache.num_live) == (rows, width, 5)
+    assert all(torch.equal(contents(cache, row), before[row]) for row in range(5))
+    assert len(cache.length_S) == rows
+    for fed in range(2):
+        for one in (cache, other):
+            one.begin_step(6 + fed)
+            for layer in range(3):
+                new = torch.full((5, 2, 1, 3), float(layer + fed))
+                one.update(new, -new, layer)
+            one.end_step()
+    assert all(torch.equal(contents(cache, row), contents(other, row)) for row in range(5))
+    prompts = PromptCache()
+    for _ in range(3):
+        prompts.update(torch.ones(1, 2, min(width, 40), 3), torch.ones(1, 2, min(width, 40), 3), len(prompts.keys))
+    cache.fan_out(prompts, 0, min(width, 40), slice(5, rows))
+    assert cache.num_live == rows
+    assert all(torch.equal(contents(cache, row), contents(other, row)) for row in range(5))
+    assert torch.equal(contents(cache, rows - 1), torch.ones_like(contents(cache, rows - 1)))
+
+
+def test_a_cache_of_nobody_grows_and_one_that_is_large_enough_stays():
+    cache = filled_cache(lengths=(), rows=1)
+    cache.grow(4, 9)
+    memory = cache._memory[0]
+    cache.grow(4, 9)
+    assert cache._memory[0] is memory
+    with pytest.raises(AssertionError):
+        cache.grow(3, 9)

@@ -443,3 +443,70 @@ def test_what_earlier_groups_showed_serves_later_ones_without_steps():
         book.ended("abcd")
     assert survivals[0] == {0.5}
     assert survivals[-1] != {0.5}
+
+
+def wave(prefix, first, **changes):
+    """The four requests of a later wave."""
+    return [(f"{prefix}{letter}", asked(first=first, index=i, **changes)) for i, letter in enumerate("abcd")]
+
+
+@pytest.mark.parametrize("group", ["3", "named"])
+def test_a_later_wave_is_a_group_of_its_own_whose_rollouts_keep_their_names(group):
+    book = book_of(*four("old-", step=30, group=group), *wave("new-", 4, step=30, group=group))
+    assert book.num_groups == 2
+    number = book.rollout_id("old-a").group
+    assert number == 3 or group != "3"
+    if group == "3":
+        assert [book.rollout_id(f"new-{letter}") for letter in "abcd"] == [RolloutId(30, 3, 4 + i) for i in range(4)]
+    book.probed(scored(f"new-{letter}" for letter in "abcd"))
+    assert len(book.take_stops()) == 2
+    assert decided(book, [f"old-{letter}" for letter in "abcd"]) == []
+    book.ended(list(book.request_ids))
+    assert (len(book), book.num_groups) == (0, 0)
+
+
+def test_a_wave_has_draws_of_its_own_however_many_groups_there_are():
+    fates = set()
+    for others in (0, 5):
+        book = book_of(*((f"{i}", asked(step=30, group=str(i), size=1)) for i in range(others)))
+        for name, pruning in wave("w", 4, step=30, group="0"):
+            book.add(name, pruning)
+        book.probed(scored(f"w{letter}" for letter in "abcd"))
+        fates.add(tuple(book.take_stops()))
+    assert len(fates) == 1
+
+
+def test_a_later_wave_of_a_group_that_has_gone_is_no_part_of_it():
+    book = book_of(*four("old-", step=30, group="3"))
+    book.probed(scored(f"old-{letter}" for letter in "abcd"))
+    book.ended(list(book.request_ids))
+    for name, pruning in wave("new-", 4, step=30, group="3"):
+        book.add(name, pruning)
+    book.probed(scored(f"new-{letter}" for letter in "abcd"))
+    assert len(book.take_stops()) == 2
+    assert all(book.decision(f"new-{letter}").reason is Reason.DRAW for letter in "abcd")
+
+
+def test_a_name_of_a_step_that_is_used_again_begins_anew():
+    """The controller still knows the group, which has ended; it is no wave of it."""
+    for _ in range(2):
+        book = book_of(*four(step=30, group="3"))
+        for _ in range(2):
+            book.probed(scored("abcd"))
+            assert len(book.take_stops()) == 2
+            assert len(decided(book, "abcd")) == 4
+            book.ended("abcd")
+            for name, pruning in four(step=30, group="3"):
+                book.add(name, pruning)
+
+
+def test_a_batch_that_has_begun_does_not_begin_again_for_a_later_wave_or_group():
+    """All of the batch have gone: announced anew, those that come later would wait for nobody."""
+    book = book_of(*(pair for g in range(3) for pair in four(str(g), **BATCH, group=g)))
+    book.ended(list(book.request_ids))
+    late = [*wave("w", 4, **BATCH, group=1), *four("n", **BATCH, group=7, later=True)]
+    for name, pruning in late:
+        book.add(name, pruning)
+    assert book.num_groups == 2
+    book.probed(scored(name for name, _ in late))
+    assert len(decided(book, book.request_ids)) == 8

@@ -1,6 +1,7 @@
 """Two calls over a made-up engine: the same tokens as one call, the controller's decisions, exact lengths."""
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from arrol.errors import ConfigError
 from arrol.pruning.controller import PruningController
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
-from arrol.types import FinishReason, GroupRequest, Prompt, RolloutId, SamplingParams
+from arrol.types import FinishReason, GroupRequest, Prompt, Reason, RolloutId, SamplingParams
 
 LAYOUT = FeatureLayout(("logprobs",), 0)
 END = 9
@@ -104,7 +105,7 @@ def test_whom_the_end_of_a_sibling_condemns_is_stopped_too():
     class Late:
         probe_tokens = (4,)
 
-        def open(self, *group):
+        def open(self, *group, prune):
             pass
 
         def finished(self, rollout_ids):
@@ -116,3 +117,34 @@ def test_whom_the_end_of_a_sibling_condemns_is_stopped_too():
     groups = TwoPhaseSampler(FakeLlm(), LAYOUT).generate(requests_of(3, 50), PARAMS, seed=0, controller=Late())
     reasons = [[completion.finish_reason for completion in group] for group in groups]
     assert reasons == [[FinishReason.STOP] * 4, [FinishReason.LENGTH] * 3 + [FinishReason.PRUNED]]
+
+
+def test_what_is_asked_for_besides_is_a_round_of_its_own():
+    llm, controller, told = FakeLlm(), controller_of(), []
+    (request,) = requests_of(8)
+
+    def more(news):
+        told.append([(rollout_id.index, completion.finish_reason.survived) for rollout_id, completion in news])
+        return [replace(request, first=4, prune=False)] if len(told) == 1 else []
+
+    explored, rescued = TwoPhaseSampler(llm, LAYOUT).generate(
+        [request], PARAMS, seed=0, controller=controller, more=more
+    )
+    assert [c.finish_reason for c in explored].count(FinishReason.PRUNED) == 2
+    assert [c.num_tokens for c in rescued] == [8] * 4
+    assert [len(call) for call in llm.calls] == [4, 2, 4, 4]
+    assert [len(news) for news in told] == [4, 4]
+    assert [d.reason for d in controller.decisions(2, 0)] == [Reason.DRAW] * 4 + [Reason.RESCUE] * 4
+    controller.open(3, 0, 1)
+    with pytest.raises(KeyError):
+        controller.decisions(2, 0)
+
+
+def test_tokens_of_a_rollout_do_not_depend_on_its_round():
+    request = requests_of(50, size=4)[0]
+    plain = TwoPhaseSampler(FakeLlm(), LAYOUT).generate([request], PARAMS, seed=3)
+    waves = [replace(request, size=2, first=2)]
+    parts = TwoPhaseSampler(FakeLlm(), LAYOUT).generate(
+        [replace(request, size=2)], PARAMS, seed=3, more=lambda news: [waves.pop()] if waves else []
+    )
+    assert [c.token_ids for group in parts for c in group] == [c.token_ids for c in plain[0]]

@@ -74,3 +74,30 @@ def test_there_is_nothing_to_save():
     controller = RemoteController(NeymanRule(probe_tokens=(8,)), seed=0)
     controller.load(controller.save())
     assert controller.save() == {}
+
+
+def test_a_later_wave_says_where_it_begins_and_joins_the_decisions_of_its_group():
+    controller = RemoteController(NeymanRule(probe_tokens=(8,), scope="batch"), seed=0)
+    wave = GroupRequest(3, 1, PROMPT, 2, first=4)
+    parsed = parse_args(controller.arguments(wave, 5, num_groups=2, later=True))
+    assert (parsed.group, parsed.first, parsed.index, parsed.size, parsed.later) == ("1", 4, 1, 2, True)
+    assert parsed.batch_groups == 2
+    controller.settle(REQUESTS, [])
+    controller.settle([], [decision(1, 0)])
+    controller.settle([wave], [])
+    controller.settle([], [decision(1, 5), decision(1, 3)])
+    assert [d.rollout_id.index for d in controller.decisions(3, 1)] == [0, 3, 5]
+    controller.settle(REQUESTS[1:], [])
+    assert controller.decisions(3, 1) == []
+
+
+@pytest.mark.parametrize("rule", [NeymanRule(probe_tokens=(8,), scope="batch"), OracleRule(probe_tokens=(8,))])
+def test_those_who_may_not_be_stopped_are_observed_and_reported_as_rescued(rule):
+    controller = RemoteController(rule, seed=0)
+    rescue = GroupRequest(3, 1, PROMPT, 2, first=4, prune=False)
+    parsed = parse_args(controller.arguments(rescue, 4, num_groups=2, later=True))
+    assert parsed.rule == NeverRule(observe=True, probe_tokens=(8,))
+    assert (parsed.first, parsed.index, parsed.batch_groups) == (4, 0, None)
+    controller.settle([REQUESTS[1], rescue], [decision(1, 0), decision(1, 4, reason=Reason.RULE_NEVER)])
+    assert [d.reason for d in controller.decisions(3, 1)] == [Reason.DRAW, Reason.RESCUE]
+    assert controller.metrics()["pruning/reason/rescue"] == 1

@@ -25,6 +25,7 @@ RULES = {
     "neyman": {"probe_tokens": (8, 16), "probe_keep_ratios": (0.75, 0.5)},
 }
 OWN = {"step": 3, "index": 1, "seed": 7, "success_rate": 0.25, "report": True}
+LATER = {**OWN, "batch_groups": 2, "group": "8", "first": 16, "later": True}
 NAN = float("nan")
 
 
@@ -45,7 +46,9 @@ def test_requests_and_groups_load_neither_torch_nor_vllm(module):
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("own", [{}, OWN, {**OWN, "batch_groups": 9, "group": "8"}], ids=["bare", "full", "batch"])
+@pytest.mark.parametrize(
+    "own", [{}, OWN, {**OWN, "batch_groups": 9, "group": "8"}, LATER], ids=["bare", "full", "batch", "later"]
+)
 @pytest.mark.parametrize("rule", RULES)
 def test_arguments_of_every_rule_come_back(rule, own):
     fields = RULES[rule]

@@ -2,6 +2,7 @@
 
 import base64
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,3 +81,106 @@ def test_seeds_depend_on_the_run_and_the_rollout_alone():
     assert rollout_seed(1, RolloutId(1, 2, 3)) == rollout_seed(1, RolloutId(1, 2, 3))
     assert rollout_seed(1, RolloutId(1, 2, 3)) != rollout_seed(2, RolloutId(1, 2, 3))
     assert 0 <= rollout_seed(0, RolloutId(0, 0, 0)) < 2**63
+
+
+class SteppedLlm(FakeLlm):
+    """``enqueue`` and ``llm_engine`` as vLLM has them: two rows, each rollout ends as many steps later as its turn."""
+
+    def __init__(self):
+        super().__init__()
+        self.llm_engine, self.count = self, 0
+        self.queue, self.running, self.aborted, self.ran = [], {}, [], []
+
+    def enqueue(self, prompts, settings, *, use_tqdm):
+        self.asked += settings
+        names = []
+        for fields in settings:
+            self.queue.append((str(self.count), fields))
+            names.append(f"{self.count}-0a1b2c3d")
+            self.count += 1
+        return names
+
+    def step(self):
+        while self.queue and len(self.running) < 2:
+            name, fields = self.queue.pop(0)
+            self.running[name] = [1 + int(name) % 3, fields]
+        self.ran.append(len(self.running))
+        answers = []
+        for name, row in list(self.running.items()):
+            row[0] -= 1
+            output = self._output(row[1]["extra_args"])
+            answers.append(types.SimpleNamespace(request_id=name, finished=not row[0], outputs=[output]))
+            if not row[0]:
+                del self.running[name]
+        return answers
+
+    def abort_request(self, names):
+        self.aborted += names
+
+
+ONE = GroupRequest(5, 0, Prompt("p", (1,), "", ""), 4)
+RULE = UniformRule(probe_tokens=(2,))
+
+
+class Waves:
+    """One wave for each of the first ends, the last of which may not be stopped."""
+
+    def __init__(self, controller=None):
+        self.left = [replace(ONE, first=4, size=2), replace(ONE, first=6, size=2, prune=False)]
+        self.told, self.controller, self.decided = [], controller, []
+
+    def __call__(self, news):
+        self.told += [rollout_id.index for rollout_id, _ in news]
+        if self.controller is not None:
+            self.decided.append(len(self.controller.decisions(5, 0)))
+        return [self.left.pop(0)] if self.left else []
+
+
+@pytest.mark.parametrize("kind", [FakeLlm, SteppedLlm])
+def test_more_goes_out_with_its_place_and_comes_back_behind(kind):
+    llm, controller = kind(), RemoteController(RULE, seed=1)
+    more = Waves(controller)
+    groups = LlmSampler(llm).generate([ONE], SamplingParams(9), seed=1, controller=controller, more=more)
+    assert [len(group) for group in groups] == [4, 2, 2]
+    assert sorted(more.told) == list(range(8))
+    assert [d.rollout_id.index for d in controller.decisions(5, 0)] == list(range(8))
+    assert [d.reason for d in controller.decisions(5, 0)] == ["draw"] * 6 + ["rescue"] * 2
+    assert more.decided[-1] == 8
+    assert groups[0][1].features_at[2].tolist() == [0, 1, 2]
+
+
+def test_a_stepped_llm_is_never_drained():
+    llm, more = SteppedLlm(), Waves()
+    LlmSampler(llm).generate([ONE], SamplingParams(9), seed=1, more=more)
+    assert llm.ran[:-1] == [2] * (len(llm.ran) - 1)
+    assert len({fields["seed"] for fields in llm.asked}) == 8
+    assert llm.aborted == []
+
+
+def test_arguments_of_waves_count_from_their_own_beginning():
+    llm, controller = SteppedLlm(), RemoteController(RULE, seed=1)
+    LlmSampler(llm).generate([ONE], SamplingParams(9), seed=1, controller=controller, more=Waves())
+    said = [fields["extra_args"] for fields in llm.asked]
+    assert [a["arrol_index"] for a in said] == [0, 1, 2, 3, 0, 1, 0, 1]
+    assert [a.get("arrol_first", 0) for a in said] == [0] * 4 + [4] * 2 + [6] * 2
+    assert [a["arrol_size"] for a in said] == [4] * 4 + [2] * 4
+    assert ["arrol_later" in a for a in said] == [False] * 4 + [True] * 4
+    assert [a["arrol_rule"] for a in said] == ["uniform"] * 6 + ["never"] * 2
+    assert all(a["arrol_group"] == "0" for a in said)
+
+
+def test_an_error_on_the_way_leaves_an_idle_engine():
+    def fails(news):
+        raise RuntimeError("mine")
+
+    llm = SteppedLlm()
+    with pytest.raises(RuntimeError, match="mine"):
+        LlmSampler(llm).generate([ONE], SamplingParams(9), seed=1, more=fails)
+    assert llm.aborted == ["1", "2", "3"]
+
+
+def test_ends_are_scored_in_later_waves_too():
+    llm = SteppedLlm()
+    LlmSampler(llm).generate([ONE], SamplingParams(9), seed=1, more=Waves(), score_ends=True)
+    assert all(fields["extra_args"]["arrol_score_end"] for fields in llm.asked)
+    assert [fields["extra_args"]["arrol_index"] for fields in llm.asked] == [0, 1, 2, 3, 0, 1, 0, 1]

@@ -1,0 +1,61 @@
+"""What an engine is asked for in one call: the requests so far, who has ended, and whether there is more to do.
+
+Every engine of ours holds one: it reports completions as rollouts end and asks for more when it has room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arrol.errors import DataError
+from arrol.protocols import Controller, More
+from arrol.types import Completion, GroupRequest, RolloutId
+
+
+class Asked:
+    """Requests in the order in which they came; a controller hears of each as it comes."""
+
+    def __init__(
+        self, requests: Sequence[GroupRequest], *, controller: Controller | None = None, more: More | None = None
+    ) -> None:
+        self._controller, self._more = controller, more
+        self.requests: list[GroupRequest] = []
+        self._known: set[RolloutId] = set()
+        self.done: dict[RolloutId, Completion] = {}
+        """Whoever has ended."""
+        self._news: list[tuple[RolloutId, Completion]] = []
+        """Those that have ended since ``more`` was last called."""
+        self._take(requests)
+
+    def end(self, rollout_id: RolloutId, completion: Completion) -> None:
+        """A rollout has ended, by itself or not."""
+        self.done[rollout_id] = completion
+        if self._more is not None:
+            self._news.append((rollout_id, completion))
+
+    def ask(self) -> list[GroupRequest]:
+        """What to sample besides, in view of those that have ended since the last call; nothing when none has."""
+        if self._more is None or not self._news:
+            return []
+        news, self._news = sorted(self._news, key=lambda pair: pair[0]), []
+        return self._take(self._more(news))
+
+    def completions(self) -> list[list[Completion]]:
+        """One list per request, in order; everybody has ended."""
+        return [[self.done[rollout_id] for rollout_id in request.rollout_ids] for request in self.requests]
+
+    def _take(self, requests: Sequence[GroupRequest]) -> list[GroupRequest]:
+        for request in requests:
+            twice = self._known.intersection(request.rollout_ids)
+            if twice:
+                raise DataError(
+                    f"first = {request.first}: rollout {min(twice).index} of group {request.group} was asked for "
+                    "before; let a later wave begin where its group ended"
+                )
+            self._known.update(request.rollout_ids)
+            if self._controller is not None:
+                self._controller.open(
+                    request.step, request.group, request.size, request.success_rate, prune=request.prune
+                )
+        self.requests += requests
+        return list(requests)

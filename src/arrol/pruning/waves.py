@@ -1,0 +1,90 @@
+"""What the controller knows of the rollouts of one prompt: in which waves they were asked for, who waits, who has gone.
+
+A group is asked for at once or in waves: first a few, and more of the same prompt once those have ended. Indices go on
+where the group ended. A wave has a barrier of its own; whether it may be stopped is said when it is asked for.
+
+>>> group = Group(success_rate=None)
+>>> group.add(2), group.add(3, prune=False), group.size
+(Wave(first=0, size=2, prune=True), Wave(first=2, size=3, prune=False), 5)
+>>> group.wave_of(3).prune
+False
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from arrol.types import PruningDecision, RolloutId
+
+
+@dataclass
+class Waiting:
+    """A candidate between its probe and its draw."""
+
+    rollout_id: RolloutId
+    score: float
+    quality: float
+    confidence: float
+    since: float | None
+    """Time of the last tick before it arrived; None until the first tick of a step."""
+    version: int
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Rollouts of a group that were asked for together."""
+
+    first: int
+    size: int
+    prune: bool
+
+    @property
+    def indices(self) -> range:
+        return range(self.first, self.first + self.size)
+
+
+@dataclass
+class Group:
+    """See the module."""
+
+    success_rate: float | None
+    waves: list[Wave] = field(default_factory=list)
+    ended: set[int] = field(default_factory=set)
+    stopped: set[int] = field(default_factory=set)
+    reached: dict[int, int] = field(default_factory=dict)
+    """Rollout -> probes it has reached."""
+    waiting: dict[int, Waiting] = field(default_factory=dict)
+    survival: dict[int, float] = field(default_factory=dict)
+    decisions: dict[int, PruningDecision] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return sum(wave.size for wave in self.waves)
+
+    @property
+    def num_alive(self) -> int:
+        return self.size - len(self.stopped)
+
+    @property
+    def is_over(self) -> bool:
+        """Nobody of it is running."""
+        return len(self.ended) + len(self.stopped) >= self.size
+
+    def add(self, size: int, *, prune: bool = True) -> Wave:
+        self.waves.append(Wave(self.size, size, prune))
+        return self.waves[-1]
+
+    def wave_of(self, index: int) -> Wave:
+        return next(wave for wave in reversed(self.waves) if index >= wave.first)
+
+    def alive_in(self, wave: Wave) -> int:
+        return wave.size - sum(index in self.stopped for index in wave.indices)
+
+    def is_past(self, wave: Wave, probe: int) -> bool:
+        """Nobody of the wave is still on the way to this probe."""
+        return all(i in self.ended or i in self.stopped or self.reached.get(i, 0) > probe for i in wave.indices)
+
+    def waiting_at(self, wave: Wave, probe: int) -> list[Waiting]:
+        """In the order of their indices."""
+        here = (index for index in wave.indices if self.reached.get(index) == probe + 1)
+        return [self.waiting[index] for index in here if index in self.waiting]
