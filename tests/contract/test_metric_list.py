@@ -1,4 +1,4 @@
-"""docs/metrics.md lists exactly what a tiny run and a tiny warm start emit."""
+"""docs/metrics.md lists exactly what tiny runs, one per kind of allocation, and a tiny warm start emit."""
 
 import re
 from pathlib import Path
@@ -19,11 +19,14 @@ def emitted(tmp_path_factory):
     config = tiny.save_config(folder / "tiny.toml", model, prompts, folder)
     flags = ["--training.steps", "3", "--algorithm.name", "dr_grpo", "--algorithm.kl_coef", "0.1"]
     assert main(["train", str(config), *flags, "--algorithm.importance_cap", "2"]) == 0
+    for rule in ("aero", "greso", "pilot_commit"):
+        flags = ["--allocation", rule, "--pruning", "never", "--training.steps", "2", "--name", rule]
+        assert main(["train", str(config), *flags]) == 0
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1}
     sft = {"out_dir": str(folder), "steps": 1, "batch_size": 2, "eval_prompts": 2, "max_completion_tokens": 4}
     (folder / "sft.toml").write_text(tiny.toml({**sft, "shape": shape, "task": {"name": "countdown"}, "device": "cpu"}))
     assert main(["sft", str(folder / "sft.toml")]) == 0
-    runs = [load_run(folder / name) for name in ("tiny", "sft")]
+    runs = [load_run(folder / name) for name in ("tiny", "aero", "greso", "pilot_commit", "sft")]
     return {key for run in runs for row in (*run.steps, *run.evals) for key in row.metrics}
 
 

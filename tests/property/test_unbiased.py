@@ -50,7 +50,7 @@ def gradient(keep, config, *, exact_count=False):
     signal = group_signal(
         group.rewards_G, group.survival_G, group.quality_G, config, normalize_by_std=False, exact_count=exact_count
     )
-    denominator = batch_denominator([group], [signal.weight_G], config, LIMIT)
+    denominator = batch_denominator([group], [signal], LIMIT)
     logprob = torch.zeros(6, 3, dtype=torch.float64)
     mask = torch.zeros(6, 3, dtype=torch.float64)
     for row, tokens in enumerate(TOKENS):

@@ -137,10 +137,19 @@ def test_a_row_is_an_object():
 @pytest.mark.parametrize("record", EVERY, ids=lambda record: record.kind)
 def test_every_missing_field_is_named(record):
     for field in dataclasses.fields(record):
+        if (record.kind, field.name) == ("rollout", "dropped"):
+            continue  # which rows of the first version lack
         row = encode(record)
         del row[field.name]
         with pytest.raises(DataError, match=rf"{record.kind}\.{field.name}: missing field"):
             decode(row)
+
+
+def test_rows_of_the_first_version_say_nothing_of_what_was_left_out():
+    row = encode(dataclasses.replace(ROLLOUT, dropped="surplus"))
+    assert decode(row).dropped == "surplus"
+    del row["dropped"]
+    assert decode(row).dropped == ""
 
 
 def test_unknown_field_names_the_nearest():

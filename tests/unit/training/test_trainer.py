@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from arrol.assembly import build_allocator
 from arrol.configs.run import RunConfig
 from arrol.engines.scripted import ScriptedEngine
 from arrol.errors import CheckpointError, NonFiniteError
@@ -64,10 +65,11 @@ class Learner:
     def __init__(self):
         optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
         self.guard = SimpleNamespace(optimizer=optimizer, num_skipped=0, bad_in_a_row=0)
-        self.batches, self.on_update = [], lambda step: None
+        self.batches, self.lessons, self.on_update = [], [], lambda step: None
 
-    def update(self, groups, step):
+    def update(self, groups, step, lessons):
         self.batches.append(groups)
+        self.lessons.append(lessons)
         self.on_update(step)
         return {"tokens/scored": 0.0, "tokens/trained": 10.0}
 
@@ -107,12 +109,13 @@ def build(folder, *, segment=0, **changes):
         lambda i: [1] * (2 + i.index) + [7 if i.index % 2 else 3], lambda i, length: np.float32([0.5])
     )
     parts = Parts(
-        model=None,
+        model=SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: 5)]),
         tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(str, ids))),
         task=Task(),
         engine=engine,
         estimator=estimator,
         controller=PruningController(config.pruning, estimator, seed=0),
+        allocator=build_allocator(config),
         learner=Learner(),
         sampling=SamplingParams(8),
         evaluate=lambda step, segment: EvalRecord(
@@ -259,7 +262,7 @@ def test_a_resumed_trainer_goes_on_where_the_state_says(tmp_path, saved, monkeyp
     end = resumed.run()
     assert end.totals == straight.ledger.totals
     assert resumed.parts.estimator.learnt == 4
-    assert resumed.history.save() == straight.history.save()
+    assert resumed.parts.allocator.save() == straight.parts.allocator.save()
     assert [row.step for row in rows(tmp_path / "b")["step"]] == [3, 4]
     assert rows(tmp_path / "b")["eval"][0].step == 4
 
