@@ -64,7 +64,8 @@ def build_engine(
 ) -> EmbeddedEngine | VllmEngine:
     """The engine of the config; vLLM scores for itself, so it is given the estimator."""
     if isinstance(config.engine, EngineConfig):
-        return EmbeddedEngine(model, config.engine, build_layout(config, model))
+        layout = build_layout(config, model)
+        return EmbeddedEngine(model, config.engine, layout, shows_ends=config.quality.judge_ends)
     from arrol.engines.vllm.engine import VllmEngine
 
     return VllmEngine(model, config.engine, config.sampling, estimator=estimator)

@@ -41,6 +41,9 @@ class QualityConfig(StrictModel):
     min_class_records: int = Field(32, ge=1)
     """Right and wrong records needed, each, before quality may differ from the prior; at least 1."""
 
+    judge_ends: bool = False
+    """Learn to judge whole completions too, for votes at test time."""
+
     @model_validator(mode="after")
     def _some_feature(self) -> Self:
         if not self.features or len(set(self.features)) != len(self.features):

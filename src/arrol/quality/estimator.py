@@ -1,4 +1,4 @@
-"""QualityEstimator: features, head and calibration behind one call; one head and one table per probe.
+"""QualityEstimator: features, head and calibration behind one call; one head and one table per probe, and for ends.
 
 Three consumers: the survival rules (prune), the doubly robust baseline (train) and the vote (test time).
 It learns after every step from finished candidates, and is judged on each step's candidates before it has learnt from
@@ -18,7 +18,7 @@ from arrol.configs.method import QualityConfig
 from arrol.quality import diagnostics
 from arrol.quality.buffer import ProbeBuffer
 from arrol.quality.calibration import Calibration
-from arrol.quality.features import FeatureLayout
+from arrol.quality.features import END, FeatureLayout
 from arrol.quality.head import QualityHead, refit
 from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.types import RolloutGroup, State
@@ -29,7 +29,7 @@ class QualityEstimator:
 
     def __init__(self, config: QualityConfig, layout: FeatureLayout, probe_tokens: Sequence[int], *, seed: int) -> None:
         self._config, self._layout, self._seed = config, layout, seed
-        self.probe_tokens = tuple(probe_tokens)
+        self.probe_tokens = (*probe_tokens, END) if config.judge_ends else tuple(probe_tokens)
         self.version = 0
         size = layout.num_features
         self._heads = [QualityHead(size, config.hidden_size, seed + j) for j in range(len(self.probe_tokens))]
@@ -54,7 +54,8 @@ class QualityEstimator:
         """Judge, then learn from, the verified rollouts of one step; returns the metrics of this step."""
         self._metrics = {}
         for probe, length in enumerate(self.probe_tokens):
-            self._learn_probe(groups, probe, length, prefix="" if probe == 0 else f"probe_{length}/")
+            name = "end" if length == END else f"probe_{length}"
+            self._learn_probe(groups, probe, length, prefix="" if probe == 0 else f"{name}/")
         self.version += 1
         return self._metrics
 

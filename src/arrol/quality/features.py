@@ -6,6 +6,8 @@ A probe at ``probe_tokens = L`` looks at a rollout when its L-th completion toke
 * ``mean_hidden``  running mean of such states over the completion tokens fed so far, ``[D]``            (ours)
 * ``logprobs``     sum, minimum and mean of the log-probabilities of the L sampled tokens, ``[3]``         (ours)
 
+At the end of a completion (``END``) the same is read at the last token that was fed, the one before the last sampled.
+
 Pilots found little within-prompt signal in the hidden state alone and more in the log-probabilities, hence all three by
 default.
 Legend: ``C`` candidates, ``D`` hidden size, ``F`` features.
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+END = 0
+"""Where a completion's end stands among its probes: no probe looks before the first token, so 0 is free."""
 LOGPROB_STATISTICS = ("sum", "min", "mean")
 
 

@@ -68,7 +68,7 @@ class Parts:
     estimator: QualityEstimator
     controller: Any
     """What the engine takes: a controller, or what stands for one in another process. The trainer itself asks for
-    ``probe_tokens``, ``decisions``, ``metrics``, ``save`` and ``load``."""
+    ``probe_tokens``, ``decision``, ``metrics``, ``save`` and ``load``."""
     allocator: Allocator
     learner: Learner
     sampling: SamplingParams
@@ -138,7 +138,7 @@ class Trainer:
         clock = _Clock()
         groups = self._sample(clock)
         metrics = self._describe(groups)
-        if self.parts.controller.probe_tokens:
+        if self.parts.controller.probe_tokens or self.config.quality.judge_ends:
             metrics |= self.parts.estimator.learn(groups)
         if isinstance(self.config.pruning, OracleRule):
             self._drop_by_outcome(groups)

@@ -13,7 +13,6 @@ quality: it computes features and obeys. Legend: ``S`` rows, ``C`` candidates, `
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,18 +27,22 @@ from arrol.engines.embedded.cache import PromptCache, RowCache
 from arrol.engines.embedded.decoder import flat_decoder
 from arrol.engines.embedded.line import Line
 from arrol.engines.embedded.sampling import sample, token_uniforms
-from arrol.engines.embedded.support import additive, require_supported
+from arrol.engines.embedded.support import additive, copy_of, require_supported
 from arrol.errors import ModelError
 from arrol.protocols import Controller, More
-from arrol.quality.features import FeatureLayout
+from arrol.quality.features import END, FeatureLayout
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
 
 class EmbeddedEngine:
     """Generates with a Hugging Face causal language model in this process; an :class:`arrol.protocols.Engine`."""
 
-    def __init__(self, model: Any, config: EngineConfig, layout: FeatureLayout | None = None) -> None:
+    def __init__(
+        self, model: Any, config: EngineConfig, layout: FeatureLayout | None = None, *, shows_ends: bool = False
+    ) -> None:
+        """With ``shows_ends`` every completion carries the features of its last fed token, under ``END``."""
         self._config, self._layout = config, layout
+        self.shows_ends = shows_ends and layout is not None
         self._dtype = getattr(torch, config.dtype)
         self._source = model
         self._cache: RowCache | None = None
@@ -47,7 +50,7 @@ class EmbeddedEngine:
         self.clock = 0
         """Decode steps that a controller was told of; never set back, since a controller may outlive a call."""
         require_supported(model)
-        self._model = model if model.dtype == self._dtype else _copy_of(model, self._dtype)
+        self._model = model if model.dtype == self._dtype else copy_of(model, self._dtype)
         self._needs_numbers = model.config._attn_implementation == "eager"
         self._flat = flat_decoder(self._model)
 
@@ -178,14 +181,15 @@ class _Batch:
 
     def _allocate(self, rows: int, most: int, device: torch.device) -> None:
         floats: dict[str, Any] = {"dtype": torch.float32, "device": device}
-        self._row_numbers = torch.arange(rows, device=device)
+        self._row_numbers, self._columns = torch.arange(rows, device=device), torch.arange(most, device=device)
         self.token_S = torch.zeros(rows, dtype=torch.long, device=device)
         self.tokens_SM = torch.zeros(rows, most, dtype=torch.long, device=device)
         self.logprobs_SM = torch.zeros(rows, most, **floats)
         self.uniforms_SM = torch.zeros(rows, most, dtype=torch.float64, device=device)
         self.count_S = torch.zeros(rows, dtype=torch.long, device=device)
         self.bad_S = torch.zeros(rows, dtype=torch.bool, device=device)
-        size = self.engine.layout.hidden_size if self.probes and self.engine.layout else 0
+        self.looks = bool(self.probes) or self.engine.shows_ends
+        size = self.engine.layout.hidden_size if self.looks and self.engine.layout else 0
         self.hidden_sum_SD = torch.zeros(rows, size, **floats)
 
     @property
@@ -220,11 +224,13 @@ class _Batch:
     def _decode(self) -> None:
         """One token for everybody who goes on."""
         hidden_SD = self._feed()
+        if self.looks:
+            self.hidden_sum_SD[: len(self.rows)] += hidden_SD.float()
         if self.probes:
             hidden_SD = self._probe(hidden_SD)
         if self.rows:
             self._extend(slice(0, len(self.rows)), self.engine.logits(hidden_SD))
-            self._collect()
+            self._collect(hidden_SD)
         if self.controller and self.probes:
             self.engine.clock += 1
             self._remove(dict.fromkeys(self.controller.tick(float(self.engine.clock)), FinishReason.PRUNED))
@@ -274,8 +280,9 @@ class _Batch:
         for row in self.rows[rows]:
             row.num_completion += 1
 
-    def _collect(self) -> None:
-        """Take out the rows that ended by themselves, and those that their end condemns."""
+    def _collect(self, hidden_SD: torch.Tensor | None = None) -> None:
+        """Take out the rows that ended by themselves, and those that their end condemns; ``hidden_SD`` is that of the
+        tokens just fed."""
         live = len(self.rows)
         stopped_S, bad_S = torch.isin(self.token_S[:live], self._stop_ids), self.bad_S[:live]
         flags = (stopped_S + 2 * bad_S).tolist()  # one transfer a step
@@ -289,14 +296,14 @@ class _Batch:
                 ended[row.rollout_id] = FinishReason.LENGTH
         if not ended:
             return
+        if self.engine.shows_ends and hidden_SD is not None:
+            self._show_ends([s for s, row in enumerate(self.rows) if row.rollout_id in ended], hidden_SD)
         if self.controller and self.probes:
             ended |= dict.fromkeys(self.controller.finished(list(ended)), FinishReason.PRUNED)
         self._remove(ended)
 
     def _probe(self, hidden_SD: torch.Tensor) -> torch.Tensor:
         """Show rows at a probe to the controller, take out those it stops; returns the others' hidden states."""
-        live = len(self.rows)
-        self.hidden_sum_SD[:live] += hidden_SD.float()
         events: list[ProbeEvent] = []
         for probe, length in enumerate(self.probes):
             due = [s for s, row in enumerate(self.rows) if row.num_completion == length]
@@ -309,19 +316,33 @@ class _Batch:
         return self._remove(dict.fromkeys(stops, FinishReason.PRUNED), hidden_SD)
 
     def _events(self, probe: int, length: int, due: list[int], hidden_SD: torch.Tensor) -> list[ProbeEvent]:
-        assert self.engine.layout is not None
-        rows_C = torch.tensor(due, device=hidden_SD.device)
-        logprobs_CL = self.logprobs_SM[rows_C, :length]
-        statistics_C3 = torch.stack([logprobs_CL.sum(1), logprobs_CL.amin(1), logprobs_CL.mean(1)], 1).cpu().numpy()
-        last_CD = hidden_SD[rows_C].float().cpu().numpy()
-        mean_CD = (self.hidden_sum_SD[rows_C] / length).cpu().numpy()
-        features_CF = self.engine.layout.assemble(last_CD, mean_CD, statistics_C3)
+        fed_C = torch.full((len(due),), length, device=hidden_SD.device)
+        features_CF, confidence_C = self._features(due, fed_C, hidden_SD)
         for place, s in enumerate(due):
             self.rows[s].features_at[length] = features_CF[place]
         return [
-            ProbeEvent(self.rows[s].rollout_id, probe, features_CF[place], None, float(statistics_C3[place, 2]))
+            ProbeEvent(self.rows[s].rollout_id, probe, features_CF[place], None, float(confidence_C[place]))
             for place, s in enumerate(due)
         ]
+
+    def _show_ends(self, ended: list[int], hidden_SD: torch.Tensor) -> None:
+        """Features of rows whose last token was sampled and never fed."""
+        features_CF, _ = self._features(ended, self.count_S[ended] - 1, hidden_SD)
+        for place, s in enumerate(ended):
+            self.rows[s].features_at[END] = features_CF[place]
+
+    def _features(self, rows: list[int], fed_C: torch.Tensor, hidden_SD: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Features ``[C, F]`` of rows that were fed so many completion tokens, and their mean log-probabilities."""
+        assert self.engine.layout is not None
+        rows_C = torch.tensor(rows, device=hidden_SD.device)
+        is_fed_CL = self._columns[: int(fed_C.max())] < fed_C[:, None]
+        logprobs_CL = self.logprobs_SM[rows_C, : is_fed_CL.shape[1]]
+        sum_C = (logprobs_CL * is_fed_CL).sum(1)
+        least_C = torch.where(is_fed_CL, logprobs_CL, torch.inf).amin(1)
+        statistics_C3 = torch.stack([sum_C, least_C, sum_C / fed_C], 1).cpu().numpy()
+        last_CD = hidden_SD[rows_C].float().cpu().numpy()
+        mean_CD = (self.hidden_sum_SD[rows_C] / fed_C[:, None]).cpu().numpy()
+        return self.engine.layout.assemble(last_CD, mean_CD, statistics_C3), statistics_C3[:, 2]
 
     def _remove(self, ended: dict[RolloutId, FinishReason], hidden_SD: torch.Tensor | None = None) -> Any:
         """Hand out completions, close the holes with the last rows; ``hidden_SD`` is compacted alike and returned."""
@@ -364,16 +385,3 @@ class _Batch:
         self.cache.num_live = num_left
         del self.rows[num_left:]
         return None if hidden_SD is None else hidden_SD[:num_left]
-
-
-def _copy_of(model: Any, dtype: torch.dtype) -> Any:
-    """A second model of another precision with the same weights, never trained.
-
-    Only weights change precision: rotary frequencies are buffers, and rounded to bfloat16 they turn distant positions
-    by radians.
-    """
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
-    for weight in twin.parameters():
-        weight.grad = None
-        weight.data = weight.data.to(dtype)
-    return twin

@@ -7,6 +7,7 @@ kernels) would be silently wrong.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -79,3 +80,16 @@ def _require_plain_head(model: Any) -> None:
             f"model = {type(model).__name__}: its logits are not the output embedding of the last hidden state; "
             "the tested architectures are Qwen3 and Llama"
         )
+
+
+def copy_of(model: Any, dtype: torch.dtype) -> Any:
+    """A second model of another precision with the same weights, never trained.
+
+    Only weights change precision: rotary frequencies are buffers, and rounded to bfloat16 they turn distant positions
+    by radians.
+    """
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    for weight in twin.parameters():
+        weight.grad = None
+        weight.data = weight.data.to(dtype)
+    return twin

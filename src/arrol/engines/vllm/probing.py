@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from arrol.engines.vllm.groups import Scored
+from arrol.quality.features import END
 from arrol.quality.snapshot import EstimatorSnapshot
 
 FIRST_SLOTS = 64
@@ -207,14 +208,14 @@ class ProbeReader:
         features_CF = snapshot.layout.assemble(hidden_CX[:, :size], hidden_CX[:, size:], statistics_C3)
         features_CF[[not is_whole for _, _, is_whole in probes]] = np.nan
         heads = {length: number for number, length in enumerate(snapshot.probe_tokens)}
-        at_end = len(heads) - 1  # the head of the last probe reads ends too
+        at_end = len(heads) - 1  # the head for ends stands last; without one, that of the last probe reads them too
         head_C = np.array([heads.get(length, at_end if one.score_end else -1) for one, length, _ in probes])
         score_C = np.full(len(probes), np.nan)
         for number in heads.values():
             score_C[head_C == number] = snapshot.scores(features_CF[head_C == number], number)
         for (one, length, _), features_F in zip(probes, features_CF, strict=True):
-            if one.tag is not None and length in one.probes:
-                self._keep(one.tag, length, features_F)
+            if one.tag is not None:
+                self._keep(one.tag, length if length in one.probes else END, features_F)
         confidence_C = np.nan_to_num(statistics_C3[:, 2])
         return [
             Scored(one.request_id, length, float(score), float(confidence))

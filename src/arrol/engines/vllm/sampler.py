@@ -26,6 +26,7 @@ from arrol.engines.vllm.request import PREFIX, REFUSED, StopReport, pruning_args
 from arrol.errors import ConfigError
 from arrol.protocols import More
 from arrol.quality.estimator import QualityEstimator
+from arrol.quality.features import END
 from arrol.types import Completion, FinishReason, GroupRequest, RolloutId, SamplingParams
 
 
@@ -57,6 +58,7 @@ class LlmSampler:
         With ``score_ends`` every completion carries the head's score at its last fed token, for votes.
         """
         looks = controller is not None and bool(controller.probe_tokens)
+        score_ends |= looks and self._estimator is not None and END in self._estimator.probe_tokens  # it learns them
         if score_ends or looks:
             self.push_estimator()
         asked = Asked(requests, more=more)
