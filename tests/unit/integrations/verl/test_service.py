@@ -82,6 +82,19 @@ def test_no_order_of_arrival_changes_a_decision(rule):
     assert str(whole[0][2]) == str(whole[1][2])
 
 
+def test_a_refill_of_a_step_that_was_settled_begins_anew():
+    """Groups are counted from 0 again: the new group 0 is no later wave of the old one."""
+
+    async def main():
+        service = service_of(keep_ratio=0.5)
+        await play(service, 1, sizes=(4,))
+        await service.settle()
+        kept = await asyncio.wait_for(play(service, 1, sizes=(8,)), 5)
+        return sum(kept.values()), service._controller.metrics()["pruning/candidates"]
+
+    assert asyncio.run(main()) == (4, 8)
+
+
 def test_one_that_raises_releases_its_siblings():
     async def main():
         service = service_of()
