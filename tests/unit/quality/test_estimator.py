@@ -5,7 +5,7 @@ import pytest
 
 from arrol.configs.method import QualityConfig
 from arrol.quality.estimator import QualityEstimator
-from arrol.quality.features import FeatureLayout
+from arrol.quality.features import END, FeatureLayout
 from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
 
@@ -226,3 +226,19 @@ def test_a_snapshot_judges_like_the_estimator_did_and_does_not_learn_on(steps):
         np.testing.assert_array_equal(judged(frozen), then)
         assert (frozen.version, frozen.probe_tokens, frozen.layout) == (steps, probes, LAYOUT)
     assert not np.array_equal(judged(estimator), then)
+
+
+def test_ends_have_a_head_of_their_own_where_that_is_asked_for():
+    estimator = estimator_of(judge_ends=True)
+    assert estimator.probe_tokens == (8, END)
+    for seed in range(12):
+        metrics = estimator.learn(step_of(seed, probes=(END,)))
+    assert metrics["quality/end/auroc_within_prompt"] > 0.8
+    assert np.isnan(metrics["quality/head_loss"])
+    rows = np.array([[0, -2, 0], [0, 2, 0]], np.float32)
+    assert estimator.scores(rows, 0).tolist() == [0, 0]
+    low, high = estimator.quality(estimator.scores(rows, 1), 1)
+    assert low < 0.4 < 0.6 < high
+    copy = EstimatorSnapshot.from_bytes(estimator.snapshot().to_bytes())
+    assert copy.probe_tokens == (8, END)
+    np.testing.assert_array_equal(copy.scores(rows, 1), estimator.scores(rows, 1))
