@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from tests.unit.engines.embedded.test_engine import LAYOUT, PROMPTS, Spy, forward, requests_for
 
 from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.quality.features import END
 from arrol.types import FinishReason, SamplingParams
-from tests.unit.engines.embedded.test_engine import LAYOUT, PROMPTS, Spy, forward, requests_for
 
 PARAMS = SamplingParams(14, stop_token_ids=(4, 7, 9))
 
