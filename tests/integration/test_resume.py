@@ -37,7 +37,7 @@ def test_the_run_prunes_learns_and_changes_its_weights(whole):
     assert {row.reason for row in run.rollouts} >= {"draw", "warmup", ""}
     states = load_state(newest_checkpoint(whole / "checkpoints"))
     assert set(states["estimator"]["probes"]) == {"0", "1"}
-    assert len(states["history"]["counts"]) == 7
+    assert len(states["allocator"]["history"]["counts"]) == 7
 
 
 KILLS = [
