@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("configs", "records", "quality", "verifiers", "pruning", "algorithms", "tasks", "engines")
+PACKAGES = ("configs", "records", "quality", "verifiers", "pruning", "algorithms", "tasks", "test_time", "engines")
 MODULES = sorted(
     path.relative_to(ROOT / "src" / "arrol")
     for package in PACKAGES

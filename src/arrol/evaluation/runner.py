@@ -61,7 +61,8 @@ def evaluate(
     accuracy, low, high = accuracy_with_interval(reward_PG)
     metrics = {"eval/completion_tokens/mean": float(tokens_PG.mean())}
     if samples > 1:
-        metrics[f"eval/pass_at_{samples}"] = pass_at_k(reward_PG, samples)
+        right_P = (reward_PG > 0).sum(1)
+        metrics[f"eval/pass_at_{samples}"] = float(pass_at_k(right_P, samples, samples).mean())
     return EvalRecord(
         step=step, segment=segment, accuracy=accuracy, low=low, high=high, num_prompts=reward_PG.shape[0],
         samples_per_prompt=samples, metrics=metrics,
