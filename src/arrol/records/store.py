@@ -30,12 +30,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from io import FileIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from arrol.errors import DataError
+from arrol.records.lines import LineWriter
 from arrol.records.schema import (
     BenchRecord,
     EndRecord,
@@ -158,58 +157,23 @@ def device_text(gpu: str = "") -> str:
     return ", ".join(parts + [gpu] * bool(gpu))
 
 
-class RecordWriter:
+class RecordWriter(LineWriter):
     """Appends records to a JSONL file, one whole line per write, on disk at :meth:`close`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - lives as long as the writer
-            _mend_tail(self._file)
-        except OSError as error:
-            raise self._failed(error) from None
+        super().__init__(path, _is_record, field="records", shown=portable_path(str(path)))
 
     def write(self, record: Record) -> None:
         """Append one row; when the disk refuses, the file keeps the rows it had."""
-        line = json.dumps(encode(record), allow_nan=False).encode() + b"\n"
-        size = self._file.seek(0, os.SEEK_END)
-        written = 0
-        try:
-            while written < len(line):
-                written += self._file.write(line[written:]) or 0
-        except OSError as error:
-            self._file.truncate(size)
-            raise self._failed(error) from None
+        self.write_line(json.dumps(encode(record), allow_nan=False).encode())
 
-    def sync(self) -> None:
-        """Wait until what was written is on disk, for example before a checkpoint that relies on it."""
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._failed(error) from None
 
-    def close(self) -> None:
-        """Sync and close; a second call does nothing."""
-        if not self._file.closed:
-            try:
-                self.sync()
-            finally:
-                self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _failed(self, error: OSError) -> DataError:
-        shown = portable_path(str(self.path))
-        return DataError(
-            f"records = {shown!r}: cannot be written ({error.strerror}); free space or choose another folder"
-        )
+def _is_record(line: bytes) -> bool:
+    try:
+        decode(json.loads(line))
+    except ValueError:  # half an object; DataError is one too
+        return False
+    return True
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -320,24 +284,6 @@ def _key(record: Record, position: int) -> tuple[object, ...]:
     if isinstance(record, BenchRecord):
         return (record.kind, position)
     return (record.kind, record.step)
-
-
-def _mend_tail(file: FileIO) -> None:
-    """End the file after its last whole line (point 1 above)."""
-    size = start = file.seek(0, os.SEEK_END)
-    tail = b""
-    while start > 0 and b"\n" not in tail:
-        start = file.seek(max(0, start - 2**16))
-        tail = file.read(size - start)
-    torn = tail[tail.rfind(b"\n") + 1 :]
-    if not torn:
-        return
-    try:
-        decode(json.loads(torn))
-    except ValueError:  # half an object; DataError is one too
-        file.truncate(size - len(torn))
-    else:
-        file.write(b"\n")
 
 
 def _portable_word(word: str) -> str:

@@ -7,7 +7,11 @@ last expression of the text's tail. An answer that is found and cannot be read i
 
 What a text can cost: it is searched backward for a box and the marks, at most :data:`MAX_CHARS` of it reach the worker,
 brackets are nested at most :data:`MAX_DEPTH` deep, and the worker is killed at ``time_limit_s``; the next verdict
-starts a new one. An answer spelled exactly like the gold one needs no worker; the first one that does starts it.
+starts a new one. All members of a gold answer of several parts (``gold.py``) share one time limit.
+
+What needs no worker: the very spelling of the gold answer, two choice letters, two plain numbers (``canonical.py``)
+that are equal or not even near, and a question that was answered lately. A question that cost the worker its life is
+asked once more, since the machine may have been busy, and then never again. Beyond math-verify, ``1\,000`` is 1000.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from typing import NamedTuple
 
 from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
+from arrol.verifiers.canonical import answer_key, are_near
+from arrol.verifiers.gold import can_be_paired, read_gold, split_parts
 
 MAX_CHARS = 500
 """Longer answers are wrong; of a text without a box or mark, the tail that is searched."""
@@ -34,6 +40,8 @@ MAX_DEPTH = 24
 START_LIMIT_S = 60.0
 """Time for a worker to import sympy on a busy machine; not part of a verdict's time limit."""
 DEFAULT_MARKS = ("####", "Answer:")
+MAX_REMEMBERED = 4096
+"""Questions whose verdicts are kept."""
 
 
 class Found(NamedTuple):
@@ -99,17 +107,23 @@ class SymbolicVerifier:
         self.time_limit_s = time_limit_s
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
+        self._remembered: dict[tuple[Found, str], Verdict] = {}
+        self._failed: set[tuple[Found, str]] = set()
+
+    def copy(self) -> SymbolicVerifier:
+        """Another verifier with these settings and a worker of its own."""
+        return SymbolicVerifier(self.marks, time_limit_s=self.time_limit_s)
 
     def verify(self, text: str, answer: str) -> Verdict:
-        found, gold = final_expression(text, self.marks), answer.strip()
-        if found is None:
+        found = final_expression(text, self.marks)
+        return Verdict(reward=0.0, answer=None) if found is None else self._verdict(found, answer)
+
+    def same(self, found: str, answer: str) -> Verdict:
+        """The verdict about an answer that was extracted already."""
+        found = found.strip()
+        if not found or len(found) > MAX_CHARS:
             return Verdict(reward=0.0, answer=None)
-        if found.boxed and found.text == gold:
-            return Verdict(reward=1.0, answer=found.text)
-        if is_deep(found.text) or (found.boxed and _has_foreign_digit(found.text)):
-            return Verdict(reward=0.0, answer=found.text if found.boxed else None)
-        with self._lock:
-            return self._compare(found, gold)
+        return self._verdict(Found(found, boxed=True), answer)
 
     def close(self) -> None:
         """End the worker; a later verdict would start another."""
@@ -118,17 +132,77 @@ class SymbolicVerifier:
                 self._worker.stop()
                 self._worker = None
 
-    def _compare(self, found: Found, gold: str) -> Verdict:
+    def _verdict(self, found: Found, answer: str) -> Verdict:
+        if found.boxed and found.text == answer.strip():
+            return Verdict(reward=1.0, answer=found.text)
+        if is_deep(found.text) or (found.boxed and _has_foreign_digit(found.text)):
+            return Verdict(reward=0.0, answer=found.text if found.boxed else None)
+        gold = read_gold(answer)
+        deadline = time.monotonic() + self.time_limit_s
+        with self._lock:
+            verdict = Verdict(reward=0.0, answer=None)
+            for part in [gold.joined] if gold.need_all else gold.parts:
+                verdict = self._compared(found, part, deadline)
+                if verdict.reward or verdict.timed_out:
+                    return verdict
+            if gold.need_all and len(gold.parts) > 1 and found.boxed:
+                return self._paired(found, gold.parts, deadline)
+        return verdict
+
+    def _paired(self, found: Found, golds: Sequence[str], deadline: float) -> Verdict:
+        """Member by member; a pair that runs out of time is not the same, and ends the search."""
+        timed_out = False
+
+        def same(member: str, gold: str) -> bool:
+            nonlocal timed_out
+            verdict = None if timed_out else self._compared(Found(member, boxed=True), gold, deadline)
+            timed_out = timed_out or (verdict is not None and verdict.timed_out)
+            return verdict is not None and verdict.reward == 1.0
+
+        right = can_be_paired(split_parts(found.text), golds, same)
+        return Verdict(reward=float(right), answer=found.text, timed_out=timed_out and not right)
+
+    def _compared(self, found: Found, gold: str, deadline: float) -> Verdict:
+        """One answer and one part of the gold, by the cheapest way that decides."""
+        decided = _decided(found.text, gold) if found.boxed else None
+        if decided is not None:
+            return Verdict(reward=float(decided), answer=found.text)
+        question = (found, gold)
+        if question not in self._remembered:
+            verdict, was_answered = self._asked(found, gold, max(0.001, deadline - time.monotonic()))
+            if not was_answered and question not in self._failed:
+                self._failed.add(question)
+                return verdict
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+                self._failed.clear()
+            self._remembered[question] = verdict
+        return self._remembered[question]
+
+    def _asked(self, found: Found, gold: str, time_limit_s: float) -> tuple[Verdict, bool]:
+        """The worker's verdict, and whether it lived to give one."""
         if self._worker is None:
             self._worker = _Worker(self.time_limit_s)
-        reply = self._worker.ask({"gold": gold, "found": found.text, "boxed": found.boxed}, self.time_limit_s)
+        reply = self._worker.ask({"gold": gold, "found": found.text, "boxed": found.boxed}, time_limit_s)
         if reply is None:
             timed_out = self._worker.timed_out
             self._worker.stop()
             self._worker = None
-            return Verdict(reward=0.0, answer=found.text if found.boxed else None, timed_out=timed_out)
+            return Verdict(reward=0.0, answer=found.text if found.boxed else None, timed_out=timed_out), False
         spelled = found.text if found.boxed else reply.get("answer")
-        return Verdict(reward=float(reply["right"] is True), answer=None if spelled is None else str(spelled))
+        return Verdict(reward=float(reply["right"] is True), answer=None if spelled is None else str(spelled)), True
+
+
+def _decided(found: str, gold: str) -> bool | None:
+    """Are two answers the same, where their spelling tells; None when algebra must."""
+    one, other = answer_key(found), answer_key(gold)
+    if one == other:
+        return True
+    if one.kind == other.kind == "letter":
+        return False
+    if isinstance(one.value, str) or isinstance(other.value, str) or are_near(one.value, other.value):
+        return None
+    return False
 
 
 def _has_foreign_digit(text: str) -> bool:

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -112,29 +113,29 @@ def test_hostile_texts_are_wrong(verifier, hostile):
 
 def test_a_computation_without_end_is_killed_at_the_time_limit_and_the_next_verdict_is_right():
     verifier = SymbolicVerifier(time_limit_s=0.5)
-    assert verifier.verify(r"\boxed{1.0}", "1").reward == 1.0
+    assert verifier.verify(r"\boxed{1+x}", "x+1").reward == 1.0
     pid = verifier._worker.process.pid
     verdict = verifier.verify(r"\boxed{2^{1000000000}}", "1")
     assert (verdict.reward, verdict.timed_out) == (0.0, True)
     assert is_gone(pid)
-    verdict = verifier.verify(r"\boxed{1.00}", "1")
+    verdict = verifier.verify(r"\boxed{1+y}", "y+1")
     assert (verdict.reward, verdict.timed_out) == (1.0, False)
     verifier.close()
 
 
 def test_a_worker_that_died_costs_one_verdict(verifier):
-    assert verifier.verify(r"\boxed{1.0}", "1").reward == 1.0
+    assert verifier.verify(r"\boxed{2+x}", "x+2").reward == 1.0
     verifier._worker.process.kill()
     verifier._worker.process.wait()
-    verdict = verifier.verify(r"\boxed{1.0}", "1")
+    verdict = verifier.verify(r"\boxed{3+x}", "x+3")
     assert (verdict.reward, verdict.timed_out) == (0.0, False)
-    assert verifier.verify(r"\boxed{1.0}", "1").reward == 1.0
+    assert verifier.verify(r"\boxed{3+x}", "x+3").reward == 1.0
 
 
 def test_workers_end_with_close_and_with_their_verifier():
     closed, dropped = SymbolicVerifier(), SymbolicVerifier()
     for verifier in (closed, dropped):
-        assert verifier.verify(r"\boxed{1.0}", "1").reward == 1.0
+        assert verifier.verify(r"\boxed{1+x}", "x+1").reward == 1.0
     pids = [closed._worker.process.pid, dropped._worker.process.pid]
     closed.close()
     closed.close()
@@ -149,7 +150,7 @@ def test_the_worker_ends_with_the_interpreter():
     code = (
         "from arrol.verifiers.symbolic import SymbolicVerifier\n"
         "v = SymbolicVerifier()\n"
-        "print(v.verify(r'\\boxed{1.0}', '1').reward, v._worker.process.pid)\n"
+        "print(v.verify(r'\\boxed{1+x}', 'x+1').reward, v._worker.process.pid)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
@@ -161,7 +162,7 @@ def test_the_worker_ends_with_the_interpreter():
 def test_a_worker_that_cannot_start_is_a_missing_package(monkeypatch):
     monkeypatch.setattr(symbolic.sys, "executable", "/bin/false")
     with pytest.raises(MissingExtraError, match="math-verify"):
-        SymbolicVerifier().verify(r"\boxed{1.0}", "1")
+        SymbolicVerifier().verify(r"\boxed{1+x}", "x+1")
 
 
 def test_settings_are_checked():
@@ -197,3 +198,75 @@ def test_fuzzed_latex_never_crashes(verifier):
     for _ in range(60):
         body = "".join(draw.choice(pieces) for _ in range(draw.randrange(1, 30)))
         assert verifier.verify("\\boxed{" + body + "}", "7").reward in (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "reward"),
+    [
+        (r"\boxed{3, 2}", '{"all_of": ["2", "3"]}', 1.0),
+        (r"\boxed{2 \text{ and } 3}", '{"all_of": ["2", "3"]}', 1.0),
+        (r"\boxed{2}", '{"all_of": ["2", "3"]}', 0.0),
+        (r"\boxed{2, 3, 4}", '{"all_of": ["2", "3"]}', 0.0),
+        (r"\boxed{2, 2}", '{"all_of": ["2", "3"]}', 0.0),
+        (r"\boxed{y = -x, y = 2x}", '{"all_of": ["y=2x", "y=-x"]}', 1.0),
+        (r"\boxed{(0,1), (3,2)}", '{"all_of": ["(3,2)", "(0,1)"]}', 1.0),
+        (r"\boxed{2,000 \text{ and } 1,000}", '{"all_of": ["1,000", "2,000"]}', 1.0),
+        ("so they are 3, 2", '{"all_of": ["2", "3"]}', 0.0),
+        (r"\boxed{0.5}", '{"any_of": ["1/2", "2"]}', 1.0),
+        (r"\boxed{2.0}", '{"any_of": ["1/2", "2"]}', 1.0),
+        (r"\boxed{1/2, 2}", '{"any_of": ["1/2", "2"]}', 0.0),
+        (r"\boxed{(B)}", "B", 1.0),
+        (r"\boxed{\text{(B)}}", "(B)", 1.0),
+        (r"\boxed{C}", "B", 0.0),
+        (r"\boxed{[0, 1)}", r"0 \le x < 1", 1.0),
+        (r"\boxed{(0, 1)}", "[0, 1)", 0.0),
+        (r"\boxed{5\text{ cm}}", "5", 1.0),
+        (r"\boxed{5}", "5 cm", 1.0),
+        (r"\boxed{1\,000}", "1000", 1.0),
+    ],
+)
+def test_lists_letters_intervals_and_units(verifier, text, gold, reward):
+    assert verifier.verify(text, gold).reward == reward
+
+
+def test_members_of_a_list_share_one_time_limit():
+    verifier = SymbolicVerifier(time_limit_s=0.5)
+    golds = ", ".join(f'"{n}"' for n in range(2, 8))
+    found = ", ".join(f"{n}^{{1000000000}}" for n in range(2, 8))
+    started = time.monotonic()
+    verdict = verifier.verify(rf"\boxed{{{found}}}", f'{{"all_of": [{golds}]}}')
+    assert (verdict.reward, verdict.timed_out) == (0.0, True)
+    assert time.monotonic() - started < 20  # far below a time limit for each of the 36 pairs and a start for each
+    verifier.close()
+
+
+def test_a_question_that_kills_the_worker_is_asked_twice_and_then_never_again(monkeypatch):
+    verifier, asked = SymbolicVerifier(time_limit_s=0.3), []
+    ask = verifier._asked
+    monkeypatch.setattr(verifier, "_asked", lambda *question: asked.append(question) or ask(*question))
+    verdicts = [verifier.verify(r"\boxed{7^{1000000000}}", "1") for _ in range(4)]
+    assert [verdict.timed_out for verdict in verdicts] == [True] * 4
+    assert len(asked) == 2
+    assert [verifier.verify(r"\boxed{x+1}", "1+x").reward for _ in range(4)] == [1.0] * 4
+    assert len(asked) == 3
+    verifier.close()
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(symbolic, "MAX_REMEMBERED", 3)
+    verifier = SymbolicVerifier()
+    assert all(verifier.verify(rf"\boxed{{x+{n}}}", f"{n}+x").reward == 1.0 for n in range(1, 8))
+    assert len(verifier._remembered) <= 3
+    verifier.close()
+
+
+def test_an_answer_extracted_before_is_judged_like_a_boxed_one(verifier):
+    assert verifier.same(" 1/2 ", "0.5").reward == 1.0
+    assert verifier.same("x+1", "1+x").reward == 1.0
+    for unreadable in ("", "  ", "1+" * MAX_CHARS, "(" * 40 + "1" + ")" * 40, "\u0663"):
+        assert verifier.same(unreadable, "3").reward == 0.0
+
+
+def test_a_copy_has_the_settings_and_a_worker_of_its_own(verifier):
+    copy = SymbolicVerifier(("=>",), time_limit_s=2.0).copy()
+    assert (copy.marks, copy.time_limit_s, copy._worker) == (("=>",), 2.0, None)

@@ -1,0 +1,101 @@
+r"""Gold answers of several parts, in the one text that ``Prompt.answer`` holds.
+
+Sample: a problem with the solutions 2 and 3 has the gold answer ``{"all_of": ["2", "3"]}``; the answer ``3, 2`` is
+right and ``2`` is not. Where either spelling will do, it is ``{"any_of": ["2", "two"]}``. A single answer is its own
+text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+MAX_PARTS = 16
+"""More parts than that are compared as one list only."""
+
+_OPENING, _CLOSING = "([{", ")]}"
+_SEPARATOR = re.compile(
+    r"[,;](?![0-9]{3}(?![0-9]))|[,;](?= )|\\text\{ *(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+)
+_KINDS = ("all_of", "any_of")
+
+
+class Gold(NamedTuple):
+    """What an answer is compared with."""
+
+    parts: tuple[str, ...]
+    need_all: bool
+    """True: the answer names every part, in any order. False: it is one of them."""
+
+    @property
+    def joined(self) -> str:
+        """The parts as one list."""
+        return ", ".join(self.parts)
+
+
+def all_of(parts: Sequence[str]) -> str:
+    """The gold text of an answer that names every part."""
+    return parts[0] if len(parts) == 1 else json.dumps({"all_of": list(parts)})
+
+
+def any_of(parts: Sequence[str]) -> str:
+    """The gold text of an answer that is one of the parts."""
+    return parts[0] if len(set(parts)) == 1 else json.dumps({"any_of": list(dict.fromkeys(parts))})
+
+
+def read_gold(text: str) -> Gold:
+    """The parts of a gold text; anything that :func:`all_of` and :func:`any_of` did not write is one part."""
+    text = text.strip()
+    if text.startswith(tuple(f'{{"{kind}": [' for kind in _KINDS)):
+        try:
+            [(kind, parts)] = json.loads(text).items()
+        except ValueError:
+            return Gold((text,), need_all=True)
+        if isinstance(parts, list) and parts and all(isinstance(part, str) for part in parts):
+            return Gold(tuple(part.strip() for part in parts), need_all=kind == "all_of")
+    return Gold((text,), need_all=True)
+
+
+def split_parts(text: str) -> list[str]:
+    r"""The members of a list: split at commas, semicolons, ``and`` and ``or`` outside brackets.
+
+    Sample: ``\{(1, 2), 3\}`` has the members ``(1, 2)`` and ``3``; ``1,000`` has one.
+    """
+    text = text.strip().strip("$").strip()
+    if text.startswith("\\{") and text.endswith("\\}"):
+        text = text[2:-2]
+    depth, start, parts = 0, 0, []
+    separators = {match.start(): match.end() for match in _SEPARATOR.finditer(text)}
+    for index, character in enumerate(text):
+        depth += (character in _OPENING) - (character in _CLOSING)
+        if index in separators and index >= start and depth == 0:
+            parts.append(text[start:index])
+            start = separators[index]
+    parts.append(text[start:])
+    return [part for part in (part.strip(" $\t\n") for part in parts) if part]
+
+
+def can_be_paired(found: Sequence[str], golds: Sequence[str], same: Callable[[str, str], bool]) -> bool:
+    """Is there a one-to-one pairing of members that are the same? Every pair is compared at most once."""
+    if len(found) != len(golds) or len(found) > MAX_PARTS:
+        return False
+    known: dict[tuple[int, int], bool] = {}
+    partner: dict[int, int] = {}
+
+    def is_same(index: int, gold: int) -> bool:
+        if (index, gold) not in known:
+            known[index, gold] = same(found[index], golds[gold])
+        return known[index, gold]
+
+    def finds_partner(index: int, tried: set[int]) -> bool:
+        for gold in range(len(golds)):
+            if gold not in tried and is_same(index, gold):
+                tried.add(gold)
+                if gold not in partner or finds_partner(partner[gold], tried):
+                    partner[gold] = index
+                    return True
+        return False
+
+    return all(finds_partner(index, set()) for index in range(len(found)))

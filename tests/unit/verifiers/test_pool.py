@@ -1,0 +1,87 @@
+"""Many answers at once: order, progress, a hang that costs one answer, and ends that leave nothing behind."""
+
+import threading
+
+import pytest
+
+from arrol.errors import ConfigError, DataError
+from arrol.verifiers.integer import IntegerVerifier
+from arrol.verifiers.pool import BLOCK, VerifierPool
+from arrol.verifiers.symbolic import SymbolicVerifier
+
+
+def test_integers_are_verified_in_order_by_one_verifier():
+    told = []
+    with VerifierPool(IntegerVerifier(), num_workers=4) as pool:
+        assert pool.num_workers == 1
+        pairs = [(f"so\n#### {n}", str(n - n % 2)) for n in range(3 * BLOCK + 1)]
+        verdicts = pool.verify_all(pairs, lambda *progress: told.append((*progress, threading.current_thread())))
+    assert [v.reward for v in verdicts] == [float(n % 2 == 0) for n in range(len(pairs))]
+    assert [v.answer for v in verdicts] == [str(n) for n in range(len(pairs))]
+    assert told[-1][:2] == (len(pairs), len(pairs))
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+    assert {thread for *_, thread in told} == {threading.main_thread()}
+
+
+def test_symbolic_verdicts_are_those_of_one_verifier_in_the_same_order():
+    pairs = [(rf"\boxed{{{n}+x}}", f"x+{n + (n % 3 == 0)}") for n in range(40)]
+    pairs += [("no idea", "1"), (r"\boxed{2,3}", '{"all_of": ["3", "2"]}')]
+    single = SymbolicVerifier()
+    with VerifierPool(SymbolicVerifier(), num_workers=2) as pool:
+        assert pool.num_workers == 2
+        assert pool.verify_all(pairs) == [single.verify(*pair) for pair in pairs]
+        workers = [verifier._worker for verifier in (pool.verifier, *pool._copies)]
+    single.close()
+    assert all(worker is not None and worker.process.poll() is not None for worker in workers)
+
+
+def test_a_hang_costs_that_answer_alone():
+    pairs = [(rf"\boxed{{{n}+x}}", f"x+{n}") for n in range(20)]
+    pairs[7] = (r"\boxed{2^{1000000000}}", "1")
+    with VerifierPool(SymbolicVerifier(time_limit_s=1.0), num_workers=2) as pool:
+        verdicts = pool.verify_all(pairs)
+    assert [v.timed_out for v in verdicts] == [n == 7 for n in range(20)]
+    assert [v.reward for v in verdicts] == [float(n != 7) for n in range(20)]
+
+
+def test_classes_of_many_problems():
+    problems = [["x+1", "1+x", None], ["0.5", "1/2"], [], ["y"]]
+    with VerifierPool(SymbolicVerifier(), num_workers=1) as pool:
+        assert [c.ids_N for c in pool.classes_of_all(problems)] == [[0, 0, -1], [0, 0], [], [0]]
+    with VerifierPool(IntegerVerifier()) as pool:
+        assert [c.ids_N for c in pool.classes_of_all(problems)] == [[0, 1, -1], [0, 0], [], [0]]
+
+
+def test_an_error_ends_the_work_and_reaches_the_caller():
+    calls = []
+
+    class Refusing:
+        def verify(self, text, answer):
+            calls.append(text)
+            if text == "3":
+                raise DataError("answer: 'x' is not an integer")
+            return None
+
+    pool = VerifierPool(Refusing())
+    with pytest.raises(DataError, match="not an integer"):
+        pool.verify_all([(str(n), "x") for n in range(10 * BLOCK)])
+    assert len(calls) < 10 * BLOCK
+
+
+def test_a_caller_that_gives_up_is_obeyed():
+    def progress(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        VerifierPool(IntegerVerifier()).verify_all([("#### 1", "1")] * 5, progress)
+
+
+def test_nothing_to_do():
+    told = []
+    assert VerifierPool(IntegerVerifier()).verify_all([], lambda *p: told.append(p)) == []
+    assert told == []
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match="num_workers: -1 is negative"):
+        VerifierPool(IntegerVerifier(), num_workers=-1)
