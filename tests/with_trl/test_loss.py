@@ -7,6 +7,7 @@ The reference takes TRL's own loss of one row at a time and adds the rows up und
 import pytest
 import torch
 import trl
+from rows import Spy, gradient, rows_of
 
 import trl_host
 from arrol.integrations.trl import GRPOTrainer, prune_rewards
@@ -16,14 +17,6 @@ from arrol.types import FinishReason
 from trl_host import config, has_digit, trainer, weights
 
 ESTIMATORS = ("plain", "ipw", "doubly_robust")
-
-
-class Spy(GRPOTrainer):
-    """Keeps what TRL hands to the loss."""
-
-    def compute_loss(self, model, inputs, *rest, **named):
-        self.before = inputs
-        return super().compute_loss(model, inputs, *rest, **named)
 
 
 def pruned_host(folder, loss_type, estimator, **changes):
@@ -37,20 +30,6 @@ def pruned_host(folder, loss_type, estimator, **changes):
     host.current_gradient_accumulation_steps = 1
     host.model.train()
     return host
-
-
-def gradient(host, compute, parts):
-    """Sum over the parts of a batch, and the loss."""
-    host.model.zero_grad()
-    losses = [compute(host.model, part) for part in parts]
-    for loss in losses:
-        loss.backward()
-    return torch.cat([p.grad.flatten().clone() for p in host.model.parameters()]), sum(losses).item()
-
-
-def rows_of(inputs, rows):
-    size = len(inputs["completion_mask"])
-    return {k: v[rows] if torch.is_tensor(v) and v.ndim and len(v) == size else v for k, v in inputs.items()}
 
 
 def reference(host, loss_type, estimator):
@@ -78,7 +57,7 @@ def reference(host, loss_type, estimator):
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_a_pruned_batch_has_the_stated_loss_and_gradient(tmp_path, loss_type, estimator):
     host = pruned_host(tmp_path, loss_type, estimator)
-    assert host.pruned.learnt.is_pruned
+    assert host.pruned.learnt.differs
     ours, loss = gradient(host, host.compute_loss, [host.before])
     wanted, wanted_loss = reference(host, loss_type, estimator)
     assert wanted.abs().max() > 1e-3
@@ -139,14 +118,14 @@ def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path,
     assert truncated
     totals = host.pruned.learnt.totals
     survivors = [r for r in host.pruned.batch.rollouts if r.survived]
-    assert totals.survivors == len(survivors)
+    assert totals.counted_rows == (len(survivors) if estimator == "plain" else totals.rows)
     assert totals.tokens == sum(r.completion.num_tokens for r in survivors if r not in truncated)
     ours, _ = gradient(host, host.compute_loss, [host.before])
     inputs, learnt = host.before, host.pruned.learnt
     live = (inputs["completion_mask"] * inputs["tool_mask"]).any(1).nonzero().flatten().tolist()
     assert len(live) == len(survivors) - len(truncated)
     if loss_type == "grpo":
-        by = totals.survivors if estimator == "plain" else totals.rows
+        by = totals.counted_rows
     else:  # TRL 1.6 counts their tokens here all the same
         weighted = 1.0 if estimator == "plain" else totals.weighted_tokens / totals.tokens
         by = float(inputs["num_items_in_batch"]) * weighted

@@ -23,9 +23,9 @@ def run(folder, ranks, **changes):
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
-def test_two_ranks_train_what_one_process_would(tmp_path, loss_type):
-    common = {"loss_type": loss_type, "max_steps": 4}
+@pytest.mark.parametrize(("loss_type", "allocation"), [("dapo", "uniform"), ("grpo", "uniform"), ("grpo", "aero")])
+def test_two_ranks_train_what_one_process_would(tmp_path, loss_type, allocation):
+    common = {"loss_type": loss_type, "max_steps": 4, "allocation": allocation}
     two = run(tmp_path / "two", 2, per_device_train_batch_size=16, **common)
     assert [result["ranks"] for result in two] == [2, 2]
     assert two[0]["weights"] == two[1]["weights"]

@@ -30,6 +30,13 @@ from trl_host import config, has_digit, is_short, trainer
         ({"quality": "[1, 2]"}, r"quality = \[1, 2\]"),
         ({"decode_rows": 0}, "decode_rows = 0"),
         ({"vllm_two_phase": True}, "vllm_two_phase = True"),
+        ({"allocation": "podz"}, "allocation = 'podz'.*is 'pods'"),
+        ({"allocation": "greso"}, "allocation = 'greso': TRL's own sampler names the prompts"),
+        ({"allocation": "pods", "allocation_options": {"train_size": 9}}, "allocation.train_size = 9: more than"),
+        ({"allocation": "aero", "allocation_options": {"max_group": 9}}, "allocation.max_group = 9"),
+        ({"allocation_options": {"train_size": 9}}, "allocation.train_size = 9: unknown key"),
+        ({"allocation_options": "[1]"}, r"allocation_options = \[1\]"),
+        ({"allocation": "aero", "scale_rewards": "batch"}, "scale_rewards = 'batch'"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, changes, words):
@@ -54,6 +61,11 @@ def test_options_from_flags_are_json(tmp_path):
     [
         ({"num_generations": 8, "per_device_train_batch_size": 8, "loss_type": "new"}, {}, "loss_type = 'new'"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, {}, "multi_objective_aggregation"),
+        (
+            {"multi_objective_aggregation": "normalize_then_sum", "estimator": "plain", "allocation": "cppo"},
+            {},
+            "allocation = 'uniform'",
+        ),
         ({}, {"reward_funcs": [has_digit, is_short]}, "success_reward = None: name the one of"),
         ({"success_reward": "typo"}, {}, "success_reward = 'typo'"),
         ({}, {"rollout_func": lambda prompts, trainer: {}}, "rollout_func"),

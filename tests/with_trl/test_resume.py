@@ -20,11 +20,17 @@ def graded(completions, answer, **columns):
 
 
 @pytest.mark.parametrize(
-    ("draw", "reward"), [("systematic", has_digit), ("bernoulli", has_digit), ("systematic", graded)]
+    ("options", "reward"),
+    [
+        ({"draw": "systematic"}, has_digit),
+        ({"draw": "bernoulli"}, has_digit),
+        ({"draw": "systematic"}, graded),
+        ({"allocation": "aero"}, has_digit),
+    ],
 )
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, draw, reward):
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, options, reward):
     def host(name, steps):
-        return trainer(config(tmp_path / name, draw=draw, **{**STEPS, "max_steps": steps}), reward_funcs=reward)
+        return trainer(config(tmp_path / name, **options, **{**STEPS, "max_steps": steps}), reward_funcs=reward)
 
     whole = host("whole", 4)
     whole.train()

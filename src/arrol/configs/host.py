@@ -2,6 +2,8 @@
 
 >>> parse_host({"rule": "uniform", "keep_ratio": 0.25, "probe_tokens": 128}).pruning.keep_ratio
 0.25
+>>> parse_host({"rule": "never", "allocation": {"rule": "pods", "train_size": 4}}).allocation.train_size
+4
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from arrol.configs.allocation import AllocationConfig, UniformAllocation
 from arrol.configs.base import StrictModel, validate
 from arrol.configs.method import RULE_FIELDS, PruningConfig, QualityConfig
 from arrol.errors import ConfigError
@@ -24,8 +27,11 @@ class HostConfig(StrictModel):
     """Who keeps running."""
     quality: QualityConfig = QualityConfig()
     """The head, its buffer and its calibration."""
-    estimator: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
-    """plain: the host's own advantages of the survivors, biased; ipw, doubly_robust: weighted by 1/survival."""
+    allocation: AllocationConfig = UniformAllocation()
+    """Which rollouts of a group train, or which prompts are asked: what of a rule the host allows."""
+    estimator: Literal["plain", "ipw", "doubly_robust", "median"] = "doubly_robust"
+    """plain: the host's own advantages of the survivors, biased; ipw, doubly_robust: weighted by 1/survival; median:
+    MC-GRPO's baseline and spread of the survivors."""
     success_threshold: float = 0.5
     """A reward above it counts as right: the label of the head."""
 
@@ -41,7 +47,12 @@ def parse_host(values: Mapping[str, Any]) -> HostConfig:
     rule = {"rule": DEFAULT_RULE, **{key: value for key, value in values.items() if key in RULE_FIELDS}}
     if isinstance(rule.get("probe_tokens"), int):
         rule["probe_tokens"] = [rule["probe_tokens"]]
+    own = {key: value for key, value in values.items() if key in OWN_FIELDS}
+    if isinstance(own.get("allocation"), str):
+        own["allocation"] = {"rule": own["allocation"]}
+    elif isinstance(own.get("allocation"), Mapping):
+        own["allocation"] = {"rule": "uniform", **own["allocation"]}
     try:
-        return validate(HostConfig, {"pruning": rule, **{k: v for k, v in values.items() if k in OWN_FIELDS}})
+        return validate(HostConfig, {"pruning": rule, **own})
     except ConfigError as error:
         raise ConfigError(str(error).removeprefix("pruning.")) from None

@@ -31,7 +31,8 @@ class HostMemory:
         self.layout = FeatureLayout(config.quality.features, hidden_size)
         self.probe_tokens = config.pruning.probe_tokens
         self.estimator = QualityEstimator(config.quality, self.layout, self.probe_tokens, seed=seed)
-        self.history = PromptHistory()
+        self._allocation = config.allocation
+        self.history = PromptHistory(config.allocation.posterior.discount)
         self.ledger = Ledger()
         self.step = 0
         """Batches of rollouts begun so far; addresses the next one's rollouts."""
@@ -45,7 +46,11 @@ class HostMemory:
             **survivor_metrics(groups),
             **self.estimator.learn(groups),
         }
-        self.history.learn(groups)
+        self.history.learn(
+            groups,
+            use_quality=self._allocation.pruned_counts == "quality",
+            count_truncated=self._allocation.count_truncated,
+        )
         return self._metrics
 
     def metrics(self) -> dict[str, float]:

@@ -21,6 +21,11 @@ def live_rows(inputs: Mapping[str, Any]) -> torch.Tensor:
     return (mask * inputs["tool_mask"] if "tool_mask" in inputs else mask).any(1)
 
 
+def without_loss(inputs: Mapping[str, Any], left_out_R: torch.Tensor) -> dict[str, Any]:
+    """The same, and these rows have no token in the loss: they may have to fill a microbatch up."""
+    return {**inputs, "completion_mask": inputs["completion_mask"] * (~left_out_R)[:, None]}
+
+
 def keep_rows(inputs: Mapping[str, Any], row_K: torch.Tensor) -> dict[str, Any]:
     """The chosen rows of every tensor and list, without columns that all of them pad."""
     rows = len(inputs["completion_mask"])

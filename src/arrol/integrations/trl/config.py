@@ -15,8 +15,10 @@ import trl
 from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import NeverRule, OracleRule
 from arrol.errors import ConfigError
+from arrol.integrations.allocation import acts
+from arrol.integrations.trl.rules import refuse_impossible
 
-RENAMED = {"pruning_warmup_steps": "warmup_steps"}
+RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rule"}
 """Our field -> the rule's, where TRL has taken the name."""
 RULE_FIELDS = ("rule", "keep_ratio", "probe_tokens", "draw", "min_survival", "min_survivors", "pruning_warmup_steps")
 HOST_FIELDS = ("estimator", "success_threshold")
@@ -54,8 +56,15 @@ class GRPOConfig(trl.GRPOConfig):
         default="doubly_robust",
         metadata={
             "help": "doubly_robust or ipw weight survivors by 1/survival, so that the gradient aims at the whole "
-            "group's; plain leaves TRL's own advantages of the survivors."
+            "group's; plain leaves TRL's own advantages of the survivors; median is MC-GRPO's baseline."
         },
+    )
+    allocation: str = field(
+        default="uniform",
+        metadata={"help": "Which rows of a group train: uniform (all), pods, cppo, dapo, reinforce_ada, aero."},
+    )
+    allocation_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Fields of that rule, as JSON or a mapping, such as {train_size: 4}."}
     )
     success_reward: str | None = field(
         default=None,
@@ -84,15 +93,17 @@ class GRPOConfig(trl.GRPOConfig):
 
     def host_config(self) -> HostConfig:
         """The checked options."""
-        options = {RENAMED.get(name, name): getattr(self, name) for name in RULE_FIELDS}
+        options: dict[str, Any] = {RENAMED.get(name, name): getattr(self, name) for name in RULE_FIELDS}
         options["probe_tokens"] = list(self.probe_tokens or [_default_probe(self.max_completion_length)])
         if self.draw is None:
             del options["draw"]
         options |= {name: getattr(self, name) for name in HOST_FIELDS}
         options |= _mapping("rule_options", self.rule_options)
         options["quality"] = _mapping("quality", self.quality)
+        options["allocation"] = _mapping("allocation_options", self.allocation_options) | {"rule": self.allocation}
         try:
             config = parse_host(options)
+            refuse_impossible(config, self.num_generations, self.scale_rewards)
         except ConfigError as error:
             raise ConfigError(_in_our_words(str(error))) from None
         if isinstance(config.pruning, OracleRule):
@@ -103,8 +114,9 @@ class GRPOConfig(trl.GRPOConfig):
 
     @staticmethod
     def is_off(config: HostConfig) -> bool:
-        """Nothing is stopped and nobody is scored: TRL is left alone."""
-        return isinstance(config.pruning, NeverRule) and not config.pruning.observe
+        """Nothing is stopped, nobody is scored and all rows train: TRL is left alone."""
+        idle = isinstance(config.pruning, NeverRule) and not config.pruning.observe
+        return idle and not acts(config.allocation) and config.estimator != "median"
 
 
 def _default_probe(longest: int | None) -> int:

@@ -17,15 +17,27 @@ from typing import Any
 import numpy as np
 import torch
 
+from arrol.algorithms.allocation.rule import StepShape
 from arrol.configs.host import HostConfig, parse_host
 from arrol.errors import ConfigError
+from arrol.integrations.allocation import HostAllocation, acts
 from arrol.integrations.memory import HostMemory, read_head, write_head
 from arrol.integrations.trl.batch import PrunedBatch, RowKey, Ticket, VerifiedGroup, row_key
-from arrol.integrations.trl.compaction import UNSHRINKABLE, keep_rows, live_rows
+from arrol.integrations.trl.compaction import UNSHRINKABLE, keep_rows, live_rows, without_loss
 from arrol.integrations.trl.engines import Sampler, build_sampler
 from arrol.integrations.trl.prompts import tokenized_prompts
 from arrol.integrations.trl.rewards import TICKETS
-from arrol.integrations.trl.signal import BatchTotals, MicrobatchSizes, OutcomeValues, corrected_advantages, loss_factor
+from arrol.integrations.trl.rules import refuse_impossible, replaces_advantages
+from arrol.integrations.trl.signal import (
+    BatchTotals,
+    MicrobatchSizes,
+    OutcomeValues,
+    RowSignal,
+    Terms,
+    loss_factor,
+    taught,
+    trls_own,
+)
 from arrol.pruning.controller import decision_metrics
 from arrol.types import Completion, GroupRequest, Prompt, RolloutGroup, State
 
@@ -39,6 +51,7 @@ def pruned_rollout(
     :meth:`PrunedRollout.loss_inputs`. ConfigError names the first option that is wrong.
     """
     config = parse_host(options)
+    refuse_impossible(config)
     return PrunedRollout(config, success_reward=success_reward, decode_rows=decode_rows, two_phase=two_phase)
 
 
@@ -53,6 +66,7 @@ class PrunedRollout:
         self._values = OutcomeValues()
         self._sampler: Sampler | None = None
         self._memory: HostMemory | None = None
+        self._allocation: HostAllocation | None = None
         self._saved: State | None = None
         self._trainer: Any = None
         self.batch: PrunedBatch | None = None
@@ -89,11 +103,13 @@ class PrunedRollout:
         weights = dict(zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True))
         mine = self.batch.verified(weights, self.success_reward, self.config.success_threshold)
         everyone = _gathered(mine, trainer)
-        advantages = self._advantages(mine, everyone, trainer)
-        totals = BatchTotals.of(everyone, skip_truncated=bool(trainer.mask_truncated_completions))
-        self.learnt = Learnt(totals, any(v.is_pruned for v in everyone), _by_key(mine, advantages, trainer))
+        signals = self._signals(everyone, trainer)
+        totals = BatchTotals.of(everyone, signals, skip_truncated=bool(trainer.mask_truncated_completions))
+        first = trainer.accelerator.process_index * len(mine)
+        rows = _by_key(mine, signals[first : first + len(mine)], trainer)
+        self.learnt = Learnt(totals, self._selects or any(v.is_pruned for v in everyone), rows)
         groups = [verified.group for verified in everyone]
-        self._metrics.append(memory.learn(groups) | _decisions(groups))
+        self._metrics.append(memory.learn(groups) | _decisions(groups) | self._selected())
         self._values.learn(everyone)
 
     def loss_inputs(self, inputs: Mapping[str, Any], trainer: Any) -> Mapping[str, Any]:
@@ -106,20 +122,22 @@ class PrunedRollout:
         self.settle()
         learnt = self.learnt
         assert learnt is not None
-        if not learnt.is_pruned:
+        if not learnt.differs:
             return inputs
         live = live_rows(inputs)
         advantage, weight = inputs["advantages"], torch.ones_like(inputs["advantages"])
-        if self.config.estimator != "plain":
+        if replaces_advantages(self.config):
             found = [learnt.find(inputs, row, trainer) for row in range(len(live))]
             columns = torch.tensor(found, dtype=advantage.dtype, device=advantage.device).reshape(-1, 2)
             advantage, weight = columns[:, 0] * live, columns[:, 1]
+            inputs = without_loss(inputs, weight == 0)
+            live = live & (weight > 0)
         chosen = _equal_on_all_ranks(live, trainer)
         if any(key in inputs for key in UNSHRINKABLE):
             chosen = torch.arange(len(live), device=live.device)
         tokens = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum(1)
         sizes = MicrobatchSizes(len(live), len(chosen), float(tokens.sum()), float((tokens * weight).sum()))
-        factor = loss_factor(trainer.loss_type, self.config.estimator, learnt.totals, sizes)
+        factor = loss_factor(trainer.loss_type, learnt.totals, sizes)
         return keep_rows({**inputs, "advantages": advantage * factor}, chosen)
 
     def take_metrics(self) -> dict[str, float]:
@@ -155,6 +173,12 @@ class PrunedRollout:
             self._memory = HostMemory(self.config, int(config.hidden_size), seed=trainer.args.seed)
             self._sampler = build_sampler(
                 trainer, self.config, self._memory, decode_rows=self._decode_rows, two_phase=self._two_phase
+            )
+            self._allocation = HostAllocation(
+                self.config.allocation,
+                StepShape(1, trainer.num_generations),
+                self._memory.history,
+                seed=trainer.args.seed,
             )
             if self._saved is not None:
                 self._memory.load(self._saved)
@@ -209,28 +233,36 @@ class PrunedRollout:
             TICKETS: tickets,
         }
 
-    def _advantages(
-        self, mine: Sequence[VerifiedGroup], everyone: Sequence[VerifiedGroup], trainer: Any
-    ) -> list[np.ndarray]:
-        if self.config.estimator == "plain":
-            return [np.zeros(len(verified.total_G)) for verified in mine]
-        first = trainer.accelerator.process_index * len(mine)
-        return corrected_advantages(
-            everyone,
-            estimator=self.config.estimator,
-            scale=trainer.scale_rewards,
-            exact_count=self.config.pruning.draw == "systematic",
-            values=self._values,
-        )[first : first + len(mine)]
+    @property
+    def _selects(self) -> bool:
+        """Rows or advantages may differ from TRL's though nobody was stopped."""
+        return acts(self.config.allocation) or self.config.estimator == "median"
+
+    def _signals(self, everyone: Sequence[VerifiedGroup], trainer: Any) -> list[RowSignal]:
+        """Of the groups of all ranks, alike on each."""
+        if not replaces_advantages(self.config):
+            return trls_own(everyone)
+        assert self._memory is not None
+        assert self._allocation is not None
+        lessons = self._allocation.lessons(
+            [verified.group for verified in everyone], [verified.total_G for verified in everyone], self._memory.step
+        )
+        draws_exactly = self.config.pruning.draw == "systematic"
+        terms = Terms(self.config.estimator, trainer.scale_rewards, draws_exactly, self.config.allocation.posterior)
+        return taught(everyone, lessons, terms, self._values)
+
+    def _selected(self) -> dict[str, float]:
+        return self._allocation.metrics() if acts(self.config.allocation) and self._allocation else {}
 
 
 class Learnt:
     """What the loss needs to know of a batch."""
 
-    def __init__(self, totals: BatchTotals, is_pruned: bool, rows: dict[RowKey, tuple[float, float]]) -> None:
-        self.totals, self.is_pruned = totals, is_pruned
+    def __init__(self, totals: BatchTotals, differs: bool, rows: dict[RowKey, tuple[float, float]]) -> None:
+        self.totals, self.differs = totals, differs
+        """Whether the loss is another one than TRL's."""
         self.rows = rows
-        """Tokens of a survivor -> its advantage times 1/survival, and 1/survival."""
+        """Tokens of a survivor -> its advantage times its weight, and its weight (1/survival; 0 where left out)."""
 
     def find(self, inputs: Mapping[str, Any], row: int, trainer: Any) -> tuple[float, float]:
         """The two values of a row of TRL's batch; 0 and 1 for a stopped one."""
@@ -240,17 +272,17 @@ class Learnt:
 
 
 def _by_key(
-    groups: Sequence[VerifiedGroup], advantages: Sequence[np.ndarray], trainer: Any
+    groups: Sequence[VerifiedGroup], signals: Sequence[RowSignal], trainer: Any
 ) -> dict[RowKey, tuple[float, float]]:
     """Rows of equal tokens (of two groups of one prompt, say) share their mean, which leaves their sum as it is."""
     pad = trainer.processing_class.pad_token_id
     rows: dict[RowKey, list[tuple[float, float]]] = {}
-    for verified, advantage_G in zip(groups, advantages, strict=True):
-        prompt = verified.group.prompt.token_ids
-        for rollout, advantage in zip(verified.group.rollouts, advantage_G, strict=True):
+    for verified, signal in zip(groups, signals, strict=True):
+        prompt, columns = verified.group.prompt.token_ids, (signal.advantage_G, signal.weight_G)
+        for rollout, advantage, weight in zip(verified.group.rollouts, *columns, strict=True):
             if rollout.survived:
                 key = row_key(prompt, rollout.completion.token_ids, pad)
-                rows.setdefault(key, []).append((float(advantage), 1.0 / rollout.survival))
+                rows.setdefault(key, []).append((float(advantage), float(weight)))
     return {key: (mean([a for a, _ in found]), mean([w for _, w in found])) for key, found in rows.items()}
 
 

@@ -2,7 +2,10 @@
 
 TRL itself computes the ``plain`` advantages: mean and spread of the survivors. ``ipw`` and ``doubly_robust`` replace
 them by A_i = (1/p_i) (R_i - b) / spread, with b as in :mod:`arrol.algorithms.advantages`, in units of TRL's own spread
-(n - 1 in its denominator, 1e-4 added), so that a group in which nobody was stopped has the advantages of TRL.
+(n - 1 in its denominator, 1e-4 added), so that a group in which nobody was stopped has the advantages of TRL. An
+allocation rule replaces them too: of what a selection keeps, each row times the number that it stands for. The spread
+of a posterior and of ``median`` is no sample's, so it stays as it is; ``batch`` is the spread of all rewards, left out
+or not.
 
 A loss that divides by rows counts stopped rows too, one that divides by tokens does not. With S survivors of N rows
 started and T_i tokens, the loss without pruning is estimated by
@@ -15,24 +18,28 @@ dapo, cispo, vespo (tokens, global)    sum / sum T              weighted sum / w
 bnpo (tokens of the microbatch)        the same, locally        the same, locally
 =====================================  =======================  ==============================
 
+Where a selection leaves rows out, S and N are the weights of what trains, or the whole group where a few stand for it
+(``Selection.is_whole``); sums over tokens are weighted throughout.
+
 Every policy term is proportional to its advantage, so these factors multiply the advantages, and the loss stays TRL's.
-A KL or entropy term keeps TRL's mean over the rows at hand. Legend: ``G`` rollouts of a group.
+A KL or entropy term keeps TRL's mean over the rows at hand. Legend: ``G`` rollouts of a group, ``R`` of a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from arrol.algorithms.advantages import group_signal
-from arrol.configs.method import AlgorithmBase
+from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
+from arrol.configs.allocation import PosteriorConfig
+from arrol.configs.method import AlgorithmBase, GrpoConfig, McGrpoConfig
 from arrol.integrations.trl.batch import VerifiedGroup
-from arrol.types import FinishReason
 
-Estimator = Literal["plain", "ipw", "doubly_robust"]
+Estimator = Literal["plain", "ipw", "doubly_robust", "median"]
+Scale = Literal["group", "batch", "none"]
 TRL_EPSILON = 1e-4
 BY_ROWS = ("grpo", "dr_grpo", "sapo", "luspo")
 BY_TOKENS = ("dapo", "cispo", "vespo")
@@ -69,37 +76,75 @@ class OutcomeValues:
                 setattr(self, name, self.decay * getattr(self, name) + (1 - self.decay) * mean)
 
 
-def corrected_advantages(
-    groups: Sequence[VerifiedGroup],
-    *,
-    estimator: Estimator,
-    scale: Literal["group", "batch", "none"],
-    exact_count: bool,
-    values: OutcomeValues,
-) -> list[np.ndarray]:
-    """Per group float64 ``[G]``: advantage times 1/survival, 0 where nothing is taught. Not for ``plain``."""
-    config = AlgorithmBase(estimator=estimator)
-    batch_spread = _spread(groups) if scale == "batch" else 0.0
+class RowSignal(NamedTuple):
+    """What a group teaches, in TRL's units."""
+
+    advantage_G: np.ndarray
+    """float64 ``[G]``: advantage times weight; 0 where nothing is taught."""
+    weight_G: np.ndarray
+    """float64 ``[G]``: rollouts that each stands for, 1/survival say; 0 for those that are stopped or left out."""
+    stands_for: float
+    """The group's part of a denominator that counts rows."""
+
+
+def trls_own(groups: Sequence[VerifiedGroup]) -> list[RowSignal]:
+    """TRL's advantages of the survivors; here they are 0, and nobody asks for them."""
+    survived = [np.array([r.survived for r in verified.group.rollouts], float) for verified in groups]
+    return [RowSignal(np.zeros(len(each_G)), each_G, float(each_G.sum())) for each_G in survived]
+
+
+class Terms(NamedTuple):
+    """How advantages of our own are computed."""
+
+    estimator: Estimator
+    scale: Scale
+    exact_count: bool
+    """Survivors were drawn systematically."""
+    posterior: PosteriorConfig
+
+    def algorithm(self, *, has_spread: bool) -> GrpoConfig | McGrpoConfig:
+        """In our words; a sample's spread is TRL's business, any other one is taken as it is."""
+        normalizes = has_spread and self.scale == "group"
+        if self.estimator == "median":
+            return McGrpoConfig(normalize_by_std=normalizes)
+        return GrpoConfig(estimator=self.estimator, normalize_by_std=normalizes)
+
+
+def taught(
+    groups: Sequence[VerifiedGroup], lessons: Sequence[Lesson], terms: Terms, values: OutcomeValues
+) -> list[RowSignal]:
+    """Advantages of our own. Rows without a reward teach nothing; they count where their group trains whole."""
+    batch_spread = _spread(groups) if terms.scale == "batch" else 0.0
     found = []
-    for verified in groups:
-        counted = verified.counted_G
-        advantage_G = np.zeros(len(counted))
-        found.append(advantage_G)
-        if not counted.any():
-            continue
-        signal = group_signal(
-            verified.total_G[counted],
-            verified.group.survival_G[counted],
-            values.predict(verified.group.quality_G)[counted],
-            config,
-            normalize_by_std=False,
-            exact_count=exact_count,
+    for verified, lesson in zip(groups, lessons, strict=True):
+        has_spread = lesson.belief is not None or terms.estimator == "median"
+        config = terms.algorithm(has_spread=has_spread)
+        group, rows, train_G = verified.group, np.flatnonzero(verified.counted_G), lesson.selection.train_G
+        survived_G = np.array([rollout.survived for rollout in group.rollouts])
+        advantage_G, weight_G = np.zeros(len(train_G)), np.where(survived_G & train_G, 1 / group.survival_G, 0.0)
+        silent_G = train_G & ~verified.counted_G & (survived_G | (config.estimator != "plain"))
+        seen = Observed(verified.total_G[rows], group.survival_G[rows], values.predict(group.quality_G)[rows])
+        signal = lesson_signal(
+            seen, _of(lesson, rows), config, posterior=terms.posterior, exact_count=terms.exact_count
         )
-        advantage_G[counted] = signal.advantage_G * signal.weight_G
-        if scale != "none":
-            spread = batch_spread if scale == "batch" else _group_spread(signal.spread, int(counted.sum()))
-            advantage_G /= spread + TRL_EPSILON
+        advantage_G[rows], weight_G[rows] = signal.advantage_G * signal.weight_G, signal.weight_G
+        if terms.scale != "none" and not has_spread and len(rows):
+            group_spread = _group_spread(signal.spread, _baseline_size(seen, lesson, rows, config))
+            advantage_G /= (batch_spread if terms.scale == "batch" else group_spread) + TRL_EPSILON
+        found.append(RowSignal(advantage_G, weight_G, signal.stands_for + float(silent_G.sum())))
     return found
+
+
+def _of(lesson: Lesson, rows: np.ndarray) -> Lesson:
+    """The same about some of the rollouts."""
+    chosen = lesson.selection
+    return lesson._replace(selection=replace(chosen, train_G=chosen.train_G[rows], factor_G=chosen.factor_G[rows]))
+
+
+def _baseline_size(seen: Observed, lesson: Lesson, rows: np.ndarray, config: AlgorithmBase) -> int:
+    """Rollouts behind mean and spread."""
+    behind = lesson.selection.train_G[rows] if lesson.selection.baseline == "kept" else np.ones(len(rows), bool)
+    return int((behind & ~np.isnan(seen.reward_G)).sum() if config.estimator == "plain" else behind.sum())
 
 
 def _group_spread(spread: float, size: int) -> float:
@@ -125,23 +170,23 @@ class BatchTotals:
 
     rows: int
     """Rollouts started."""
-    survivors: int
+    counted_rows: float
+    """What a loss by rows is to be divided by."""
     tokens: float
     """Of the survivors."""
     weighted_tokens: float
-    """Of the survivors, each 1/survival times."""
+    """Of what trains, each row times its weight."""
 
     @classmethod
-    def of(cls, groups: Sequence[VerifiedGroup], *, skip_truncated: bool) -> BatchTotals:
+    def of(cls, groups: Sequence[VerifiedGroup], signals: Sequence[RowSignal], *, skip_truncated: bool) -> BatchTotals:
         """``skip_truncated``: completions that met the length limit have no loss (``mask_truncated_completions``)."""
         rollouts = [rollout for verified in groups for rollout in verified.group.rollouts]
-        survivors = [r for r in rollouts if r.survived]
-        lengths = [
-            0 if skip_truncated and r.completion.finish_reason is FinishReason.LENGTH else r.completion.num_tokens
-            for r in survivors
-        ]
-        weighted = sum(length / r.survival for length, r in zip(lengths, survivors, strict=True))
-        return cls(len(rollouts), len(survivors), float(sum(lengths)), float(weighted))
+        length_R = np.array([r.completion.num_tokens if r.survived else 0 for r in rollouts], float)
+        if skip_truncated:
+            length_R[[r.is_truncated for r in rollouts]] = 0.0
+        weight_R = np.concatenate([signal.weight_G for signal in signals])
+        counted = sum(signal.stands_for for signal in signals)
+        return cls(len(rollouts), counted, float(length_R.sum()), float((weight_R * length_R).sum()))
 
 
 class MicrobatchSizes(NamedTuple):
@@ -154,16 +199,13 @@ class MicrobatchSizes(NamedTuple):
     tokens: float
     """In the loss."""
     weighted_tokens: float
-    """The same, each row 1/survival times."""
+    """The same, each row times its weight."""
 
 
-def loss_factor(loss_type: str, estimator: Estimator, totals: BatchTotals, local: MicrobatchSizes) -> float:
+def loss_factor(loss_type: str, totals: BatchTotals, local: MicrobatchSizes) -> float:
     """By what to multiply the advantages of a microbatch."""
     if loss_type in BY_ROWS:
-        per_row = totals.rows / max(totals.survivors, 1) if estimator == "plain" else 1.0
-        return per_row * local.present / local.started
-    if estimator == "plain":
-        return 1.0
+        return totals.rows / max(totals.counted_rows, 1.0) * (local.present / local.started)
     if loss_type in BY_TOKENS:
         return totals.tokens / totals.weighted_tokens if totals.weighted_tokens else 1.0
     assert loss_type in BY_LOCAL_TOKENS, loss_type

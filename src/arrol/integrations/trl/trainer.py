@@ -24,6 +24,7 @@ from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
 from arrol.integrations.trl.rewards import TICKETS, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
+from arrol.integrations.trl.rules import replaces_advantages
 from arrol.integrations.trl.signal import LOSS_TYPES
 
 
@@ -119,10 +120,10 @@ def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, An
             "use_transformers_continuous_batching = True: the embedded engine writes the rollouts, so it would be "
             "ignored; set it to False, or rule = 'never'"
         )
-    if config.estimator != "plain" and args.multi_objective_aggregation != "sum_then_normalize":
+    if replaces_advantages(config) and args.multi_objective_aggregation != "sum_then_normalize":
         raise ConfigError(
             f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: normalises over survivors by itself; "
-            "set estimator = 'plain', or 'sum_then_normalize'"
+            "set estimator = 'plain' and allocation = 'uniform', or 'sum_then_normalize'"
         )
     if args.use_vllm:
         _require_supported_vllm(args, config)

@@ -5,6 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from arrol.algorithms.allocation.selection import Selection, cppo, nobody, pods, rejected, whole
+from arrol.algorithms.lesson import Lesson
+from arrol.algorithms.posterior import Belief
+from arrol.configs.allocation import PosteriorConfig
 from arrol.integrations.trl.batch import VerifiedGroup
 from arrol.integrations.trl.signal import (
     BY_LOCAL_TOKENS,
@@ -13,8 +17,10 @@ from arrol.integrations.trl.signal import (
     BatchTotals,
     MicrobatchSizes,
     OutcomeValues,
-    corrected_advantages,
+    Terms,
     loss_factor,
+    taught,
+    trls_own,
 )
 
 from ..groups import group_of
@@ -29,9 +35,16 @@ def verified(keep, survival, rewards, number=0, quality=0.5, totals=None):
     return VerifiedGroup(group, total)
 
 
+TERMS = Terms("doubly_robust", "group", exact_count=False, posterior=PosteriorConfig())
+
+
+def signals(groups, lessons=None, **changes):
+    lessons = lessons or [Lesson(whole(len(each.total_G))) for each in groups]
+    return taught(groups, lessons, TERMS._replace(**changes), OutcomeValues())
+
+
 def advantages(groups, **changes):
-    options = {"estimator": "doubly_robust", "scale": "group", "exact_count": False, "values": OutcomeValues()}
-    return corrected_advantages(groups, **{**options, **changes})
+    return [signal.advantage_G for signal in signals(groups, **changes)]
 
 
 @pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
@@ -99,30 +112,117 @@ def test_values_follow_earlier_rewards_by_label():
 
 def test_totals_count_survivors_and_weigh_their_tokens():
     group = verified([1, 0, 1, 1], [0.5, 0.5, 1.0, 0.25], np.array([1.0, 0, 0, 1]))
-    assert BatchTotals.of([group, group], skip_truncated=False) == BatchTotals(8, 6, 2 * (1 + 3 + 4), 2 * (2 + 3 + 16))
+    both = [group, group]
+    tokens = 2 * (1 + 3 + 4)
+    assert BatchTotals.of(both, signals(both), skip_truncated=False) == BatchTotals(8, 8, tokens, 2 * (2 + 3 + 16))
+    assert BatchTotals.of(both, trls_own(both), skip_truncated=False) == BatchTotals(8, 6, tokens, tokens)
 
 
-TOTALS = BatchTotals(rows=16, survivors=10, tokens=300.0, weighted_tokens=400.0)
 LOCAL = MicrobatchSizes(started=8, present=6, tokens=90.0, weighted_tokens=150.0)
 
 
 @pytest.mark.parametrize("name", BY_ROWS)
-def test_a_loss_by_rows_divides_by_survivors_or_by_all_that_started(name):
-    # TRL divides by the 6 rows at hand; over the window 10 of 16 survive, so 8 started rows stand for 5 survivors
-    assert loss_factor(name, "plain", TOTALS, LOCAL) == pytest.approx(6 / 5)
-    assert loss_factor(name, "ipw", TOTALS, LOCAL) == pytest.approx(6 / 8)
+@pytest.mark.parametrize(("counted", "wanted"), [(10.0, 6 / 5), (16.0, 6 / 8), (4.0, 6 / 2)])
+def test_a_loss_by_rows_divides_by_what_counts(name, counted, wanted):
+    # TRL divides by the 6 rows at hand; where 10 of 16 count, 8 started rows stand for 5
+    totals = BatchTotals(rows=16, counted_rows=counted, tokens=300.0, weighted_tokens=400.0)
+    assert loss_factor(name, totals, LOCAL) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("name", BY_TOKENS + BY_LOCAL_TOKENS)
 def test_a_loss_by_tokens_is_right_as_it_stands_or_divides_by_the_weighted(name):
-    assert loss_factor(name, "plain", TOTALS, LOCAL) == 1.0
+    plain = LOCAL._replace(weighted_tokens=90.0)
+    assert loss_factor(name, BatchTotals(16, 10.0, 300.0, 300.0), plain) == 1.0
     wanted = 90 / 150 if name in BY_LOCAL_TOKENS else 300 / 400
-    assert loss_factor(name, "doubly_robust", TOTALS, LOCAL) == pytest.approx(wanted)
+    assert loss_factor(name, BatchTotals(16, 16.0, 300.0, 400.0), LOCAL) == pytest.approx(wanted)
 
 
 def test_no_survivor_at_all_divides_by_nothing():
-    empty = BatchTotals(8, 0, 0.0, 0.0)
     for name in BY_ROWS + BY_TOKENS + BY_LOCAL_TOKENS:
-        for estimator in ("plain", "ipw"):
-            factor = loss_factor(name, estimator, empty, MicrobatchSizes(8, 1, 0.0, 0.0))
-            assert np.isfinite(factor)
+        factor = loss_factor(name, BatchTotals(8, 0.0, 0.0, 0.0), MicrobatchSizes(8, 1, 0.0, 0.0))
+        assert np.isfinite(factor)
+
+
+ALL = [1] * 5
+
+
+def one(selection, rewards=REWARDS, *, belief=None, **changes):
+    (signal,) = signals([verified(ALL, [1.0] * 5, rewards)], [Lesson(selection, belief)], **changes)
+    return signal
+
+
+def test_pods_has_the_advantages_of_trl_for_the_subset_alone():
+    selection = pods(REWARDS, 4, [0])
+    kept = REWARDS[selection.train_G]
+    signal = one(selection)
+    wanted = (kept - kept.mean()) / (kept.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(signal.advantage_G[selection.train_G], wanted, rtol=1e-9)
+    np.testing.assert_array_equal(signal.advantage_G[~selection.train_G], 0.0)
+    np.testing.assert_array_equal(signal.weight_G, selection.train_G.astype(float))
+    assert signal.stands_for == 4.0
+
+
+def test_cppo_keeps_the_advantages_of_the_whole_group():
+    selection = cppo(REWARDS, 2, [0])
+    signal = one(selection, estimator="plain")
+    wanted = (REWARDS - REWARDS.mean()) / (REWARDS.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(signal.advantage_G, np.where(selection.train_G, wanted, 0.0), rtol=1e-9)
+    assert signal.stands_for == 2.0
+
+
+@pytest.mark.parametrize("estimator", ["plain", "ipw", "doubly_robust"])
+def test_corrected_rejection_stands_for_the_whole_group_and_is_unbiased(estimator):
+    """Every choice of one wrong rollout of three is as likely; their mean is TRL's gradient of all five."""
+    rare, common = REWARDS > 0.5, REWARDS < 0.5
+    found = np.zeros(5)
+    for kept in np.flatnonzero(common):
+        factor = np.where(np.arange(5) == kept, 3.0, 1.0)
+        signal = one(Selection(rare | (np.arange(5) == kept), factor, is_whole=True), estimator=estimator)
+        assert signal.stands_for == 5.0
+        assert signal.weight_G.sum() == 5.0
+        found += signal.advantage_G / 3
+    np.testing.assert_allclose(found, (REWARDS - REWARDS.mean()) / (REWARDS.std(ddof=1) + 1e-4), rtol=1e-9)
+
+
+def test_kept_rejection_is_trls_of_the_kept():
+    selection = rejected(REWARDS > 0.5, REWARDS < 0.5, 2, "kept", [3])
+    kept = REWARDS[selection.train_G]
+    signal = one(selection)
+    wanted = (kept - kept.mean()) / (kept.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(signal.advantage_G[selection.train_G], wanted, rtol=1e-9)
+
+
+def test_a_dropped_group_counts_nowhere():
+    signal = one(nobody(5, "uniform"), np.ones(5))
+    assert signal.stands_for == 0.0
+    np.testing.assert_array_equal(signal.weight_G, 0.0)
+    np.testing.assert_array_equal(signal.advantage_G, 0.0)
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_the_posterior_is_baseline_and_spread(scale):
+    belief = Belief(3.0, 1.0)
+    signal = one(whole(5), np.ones(5), belief=belief, scale=scale)
+    spread = np.sqrt(0.75 * 0.25) + 1e-6 if scale == "group" else 1.0
+    np.testing.assert_allclose(signal.advantage_G, 0.25 / spread, rtol=1e-9)
+    assert signal.stands_for == 5.0
+
+
+def test_the_median_leaves_its_rollout_out():
+    signal = one(whole(5), estimator="median")
+    assert signal.weight_G.sum() == signal.stands_for == 4.0
+    np.testing.assert_allclose(signal.advantage_G[REWARDS == 1.0], 1.0 / (0.4 + 1e-6), rtol=1e-9)
+    np.testing.assert_array_equal(signal.advantage_G[REWARDS == 0.0], 0.0)
+
+
+def test_stopped_and_silent_rollouts_leave_a_selection():
+    keep, survival = [1, 1, 0, 1, 1], [0.5, 0.5, 0.5, 0.5, 1.0]
+    totals = np.array([1.0, 0.0, np.nan, 1.0, np.nan])
+    group = VerifiedGroup(group_of(keep, survival, REWARDS), totals)
+    selection = pods(totals, 2, [0])
+    (signal,) = signals([group], [Lesson(selection)], estimator="ipw")
+    np.testing.assert_array_equal(signal.weight_G, np.where(selection.train_G, 2.0, 0.0))
+    assert signal.stands_for == 4.0
+    (signal,) = signals([group], [Lesson(whole(5))], estimator="ipw")
+    np.testing.assert_array_equal(signal.weight_G, [2.0, 2.0, 0.0, 2.0, 1.0])
+    assert signal.stands_for == 5.0
