@@ -23,6 +23,18 @@ class Lesson(NamedTuple):
     selection: Selection
     belief: Belief | None = None
     """Baseline and spread come from this; None: from the rewards of the group."""
+    ignored_G: np.ndarray | None = None
+    """bool ``[G]``: rollouts that the group is taken never to have had; None: there are none."""
+
+    @property
+    def left_out_G(self) -> list[str]:
+        """Why each rollout does not train; empty where it does, or would if it were verified."""
+        train_G, reason = self.selection.train_G, self.selection.reason
+        ignored_G = np.zeros(len(train_G), bool) if self.ignored_G is None else self.ignored_G
+        return [
+            "truncated" if ignored else "" if trains else reason
+            for trains, ignored in zip(train_G, ignored_G, strict=True)
+        ]
 
 
 class Observed(NamedTuple):
@@ -38,9 +50,11 @@ def lesson_signal(
 ) -> GroupSignal:
     """Advantages and weights of what trains; 0 for the others."""
     selection = lesson.selection
-    if selection.baseline == "all":
-        return selected(_signal(seen, lesson.belief, config, posterior, exact_count), selection)
-    rows = np.flatnonzero(selection.train_G)
+    seen_G = np.ones(len(seen.reward_G), bool) if lesson.ignored_G is None else ~lesson.ignored_G
+    if selection.baseline == "kept":
+        # Nobody who was stopped is among them, so a weighted sum over their number would be no mean.
+        seen_G, config = seen_G & selection.train_G, config.model_copy(update={"self_normalized": True})
+    rows = np.flatnonzero(seen_G)
     part = _signal(Observed(*(column[rows] for column in seen)), lesson.belief, config, posterior, exact_count)
     advantage_G, weight_G = np.zeros(len(seen.reward_G)), np.zeros(len(seen.reward_G))
     advantage_G[rows], weight_G[rows] = part.advantage_G, part.weight_G

@@ -47,7 +47,7 @@ class AllocationBase(StrictModel):
     """How stopped rollouts enter a prompt's counts: weighted, survivors stand for them; quality, by their calibrated
     probability too."""
     count_truncated: bool = True
-    """Whether rollouts that were cut at the length limit count as verified; false leaves them out of the counts."""
+    """Whether rollouts that were cut at the length limit are judged; false leaves them out of counts and training."""
 
 
 class UniformAllocation(AllocationBase):
@@ -225,10 +225,10 @@ def require_possible(config: AllocationConfig, group_size: int, num_prompts: int
             )
         if 0 < limit < first:
             raise ValueError(f"allocation.max_group = {limit}: fewer than {field} = {first}; raise it")
+        if first > group_size and (isinstance(config, AeroAllocation) or not budget):
+            raise ValueError(f"{field} = {first}: more than training.group_size = {group_size}; lower it")
         if not isinstance(config, AeroAllocation):
             started = budget or group_size * num_prompts
-    if isinstance(config, AeroAllocation) and first > group_size:
-        raise ValueError(f"{field} = {first}: more than training.group_size = {group_size}; lower it")
     if isinstance(config, (PodsAllocation, CppoAllocation)) and config.train_size > group_size:
         raise ValueError(
             f"allocation.train_size = {config.train_size}: more than training.group_size = {group_size}; lower it"

@@ -243,9 +243,8 @@ class Trainer:
 
     def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
         for group, lesson in zip(groups, lessons, strict=True):
-            for rollout, trains in zip(group.rollouts, lesson.selection.train_G, strict=True):
-                reason = "" if trains or not rollout.survived else lesson.selection.reason
-                self._rollouts.write(_rollout_record(group, rollout, self.segment, reason))
+            for rollout, reason in zip(group.rollouts, lesson.left_out_G, strict=True):
+                self._rollouts.write(_rollout_record(group, rollout, self.segment, reason if rollout.survived else ""))
 
     def _evaluate(self) -> dict[str, float]:
         started = time.monotonic()

@@ -79,3 +79,29 @@ def test_a_saved_state_is_not_the_live_one():
     state = ledger.save()
     ledger.learned(scored=1, trained=1)
     assert state["tokens/scored"] == 1
+
+
+def compute(generated, scored, trained):
+    """FLOPs of one step of a model with 3 parameters."""
+    ledger = Ledger(3)
+    ledger.generated([group(rollout(0, generated))])
+    return ledger.learned(scored=scored, trained=trained)["compute/flops"]
+
+
+def test_compute_is_two_two_and_six_per_token_and_parameter():
+    assert compute(100, 40, 10) == 3 * (200 + 80 + 60)
+    ledger = Ledger(1)
+    for tokens in (10, 20):
+        ledger.generated([group(rollout(0, tokens))])
+        ledger.learned(scored=0, trained=tokens)
+    assert ledger.totals["compute/flops"] == 8 * 30
+    assert "compute/flops" not in Ledger().learned(scored=1, trained=1)
+
+
+@pytest.mark.parametrize(
+    ("share", "scored", "full_scored"), [(0.40, 400, 1000), (0.424, 848, 2000), (0.20, 1000, 1000)]
+)
+def test_what_may_be_trained_at_052_of_full_cost(share, scored, full_scored):
+    """.40 of the generated tokens when those are scored that train, .424 with a reference, .20 when all are scored."""
+    full = compute(1000, full_scored, 1000)
+    assert compute(1000, scored, round(share * 1000)) / full == pytest.approx(0.52, abs=1e-3)

@@ -119,7 +119,7 @@ class Allocator:
         waves, prunes_P = self.rule.next_waves(tally), self.rule.may_prune(tally)
         requests = [self._ask(int(p), int(size), prune=bool(prunes_P[p])) for p, size in waves.T]
         wanted = self.rule.wanted_prompts(self.tally())
-        return [request for request in requests if request] + (self._draw(wanted) if wanted else [])
+        return [request for request in requests if request] + self._draw(wanted)
 
     def prompt(self, group: int) -> Prompt:
         """What a group of this step was asked."""
@@ -144,15 +144,16 @@ class Allocator:
         uses_belief = self._config.posterior.used_for in ("advantage", "both")
         for number, group in enumerate(groups):
             belief = self._belief(self._open[number].prior, group.rollouts)
+            ignored_G = np.array([r.is_truncated for r in group.rollouts], bool) & (not self._config.count_truncated)
+            reward_G = np.where(ignored_G, np.nan, group.rewards_G)
             key = [self._seed, SELECTION_STREAM, self._step, number]
-            selection = self.rule.select(Outcomes(group.rewards_G, belief), key)
-            found.append(Lesson(selection, belief if uses_belief else None))
-            verified_G = ~np.isnan(group.rewards_G)
-            left_out_G = verified_G & ~selection.train_G
-            self._account[f"dropped/{selection.reason}"] += int(left_out_G.sum())
-            tokens = sum(r.completion.num_tokens for r, out in zip(group.rollouts, left_out_G, strict=True) if out)
-            self._account["tokens_dropped"] += tokens
-            self._account["prompts_trained"] += bool(selection.train_G.any())
+            selection = self.rule.select(Outcomes(reward_G, belief), key)
+            found.append(Lesson(selection, belief if uses_belief else None, ignored_G))
+            self._account["prompts_trained"] += bool((selection.train_G & ~np.isnan(reward_G)).any())
+            for rollout, reason in zip(group.rollouts, found[-1].left_out_G, strict=True):
+                if reason and rollout.survived:
+                    self._account[f"dropped/{reason}"] += 1
+                    self._account["tokens_dropped"] += rollout.completion.num_tokens
         return found
 
     def learn(self, groups: Sequence[RolloutGroup]) -> None:
@@ -185,13 +186,17 @@ class Allocator:
             "allocation/prompts_drawn": float(len(self._open)),
             "allocation/rollouts_asked": float(asked),
             "allocation/waves/mean": float(tally.waves_P.mean()) if len(self._open) else 0.0,
-            **{f"allocation/{name}": float(count) for name, count in self._account.items() if name[-1] != "/"},
+            **{f"allocation/{name}": float(count) for name, count in self._account.items()},
         }
         return values | self.rule.metrics()
 
     def _draw(self, count: int) -> list[GroupRequest]:
         """More prompts, each with its first wave; fewer where the tokens do not allow them."""
         first = len(self._open)
+        if self._config.token_budget:
+            count = min(count, self._room() // self.rule.first_size)
+        if not count:
+            return []
         key = [self._seed, DRAW_STREAM, self._step, first]
         prompts = self.rule.draw(count, self._source, self._believe, key)
         beliefs = [self._believe(prompt.key) for prompt in prompts]
@@ -205,8 +210,7 @@ class Allocator:
         """A wave, cut to what the tokens allow."""
         group = self._open[number]
         if self._config.token_budget:
-            running = sum(g.asked - g.ended for g in self._open)
-            size = min(size, (self._config.token_budget - self._tokens) // self._longest - running)
+            size = min(size, self._room())
         if size <= 0:
             return None
         rate = self._history.success_rate(group.prompt.key)
@@ -214,6 +218,11 @@ class Allocator:
         group.asked += size
         group.waves += 1
         return request
+
+    def _room(self) -> int:
+        """Rollouts that the tokens allow beside those that run, each at full length."""
+        running = sum(group.asked - group.ended for group in self._open)
+        return (self._config.token_budget - self._tokens) // self._longest - running
 
     def _counts(self, rollout: Rollout) -> bool:
         """The rollout says whether the prompt was solved."""
@@ -232,7 +241,10 @@ class Allocator:
         return prior_belief(self._config.posterior, self._history, key)
 
     def _belief(self, prior: Belief, rollouts: Sequence[Rollout]) -> Belief:
-        use_quality = self._config.pruned_counts == "quality"
-        return prior.updated(
-            *outcome_counts(rollouts, use_quality=use_quality, count_truncated=self._config.count_truncated)
+        """Sums in the order of the ids: rounding must not tell in which order rollouts ended."""
+        counts = outcome_counts(
+            sorted(rollouts, key=lambda r: r.rollout_id),
+            use_quality=self._config.pruned_counts == "quality",
+            count_truncated=self._config.count_truncated,
         )
+        return prior.updated(*counts)

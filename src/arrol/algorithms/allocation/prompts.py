@@ -99,6 +99,8 @@ class Greso(DynamicSampling):
         solved_P = (tally.verified_P > 0) & (tally.right_P == tally.verified_P)
         failed_P = (tally.verified_P > 0) & (tally.right_P == 0)
         for number, name in enumerate(keys):
+            if not tally.verified_P[number]:
+                continue  # nothing was learnt of it
             kind = "easy" if solved_P[number] else "hard" if failed_P[number] else ""
             before, visits = self._streaks.pop(name, (kind, 0))
             if kind:

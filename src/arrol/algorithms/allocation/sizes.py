@@ -83,10 +83,10 @@ class PilotCommit(DynamicSampling):
         return np.stack([prompts, np.full(len(prompts), self._pilot.commit_size)])
 
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
-        count, verified = len(outcomes.reward_G), int((outcomes.right_G | outcomes.wrong_G).sum())
+        count, right, wrong = len(outcomes.reward_G), int(outcomes.right_G.sum()), int(outcomes.wrong_G.sum())
         if count > self._pilot.pilot_size:
             return whole(count)
-        return nobody(count, "too_easy" if verified and outcomes.right_G.mean() > self._pilot.highest else "deferred")
+        return nobody(count, "too_easy" if right > self._pilot.highest * (right + wrong) else "deferred")
 
     def learn(self, keys: Sequence[str], tally: Tally) -> None:
         if self._pilot.evict:

@@ -1,0 +1,112 @@
+"""Where selection, baseline and estimator meet."""
+
+import numpy as np
+import pytest
+
+from arrol.algorithms.advantages import group_signal
+from arrol.algorithms.allocation.selection import Selection, cppo, nobody, pods, rejected, whole
+from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
+from arrol.algorithms.mc_grpo import median_signal
+from arrol.algorithms.posterior import Belief
+from arrol.configs.allocation import PosteriorConfig
+from arrol.configs.method import DrGrpoConfig, GrpoConfig, McGrpoConfig
+
+REWARD = np.array([1.0, 0, np.nan, 0, 1, 0])
+SURVIVAL = np.array([0.5, 0.8, 0.4, 1, 1, 0.5])
+QUALITY = np.array([0.6, 0.2, 0.3, np.nan, np.nan, 0.1])
+NO_QUALITY = np.full(6, np.nan)
+
+
+def signal(lesson, config, reward=REWARD, survival=SURVIVAL, quality=QUALITY):
+    seen = Observed(np.array(reward, float), np.array(survival, float), np.array(quality, float))
+    return lesson_signal(seen, lesson, config, posterior=PosteriorConfig(), exact_count=False)
+
+
+@pytest.mark.parametrize("estimator", ["plain", "ipw", "doubly_robust"])
+@pytest.mark.parametrize("kind", [GrpoConfig, DrGrpoConfig])
+def test_a_whole_group_has_the_signal_of_its_estimator(kind, estimator):
+    config = kind(estimator=estimator)
+    found = signal(Lesson(whole(6)), config)
+    plain = group_signal(REWARD, SURVIVAL, QUALITY, config, normalize_by_std=config.normalize_by_std)
+    np.testing.assert_array_equal(found.advantage_G, plain.advantage_G)
+    np.testing.assert_array_equal(found.weight_G, plain.weight_G)
+    assert found.stands_for == plain.stands_for
+
+
+def test_a_belief_comes_before_the_rewards_of_the_group():
+    found = signal(Lesson(whole(6), Belief(3, 1)), DrGrpoConfig())
+    assert found.baseline == 0.75
+    assert found.advantage_G == pytest.approx([0.25, -0.75, 0, -0.75, 0.25, -0.75])
+
+
+def test_mc_grpo_has_its_own_signal():
+    found = signal(Lesson(whole(6)), McGrpoConfig())
+    own = median_signal(REWARD, normalize_by_std=True)
+    np.testing.assert_array_equal(found.advantage_G, own.advantage_G)
+    np.testing.assert_array_equal(found.weight_G, own.weight_G)
+
+
+def test_pods_is_grpo_on_its_subset_and_cppo_keeps_the_advantages_of_the_group():
+    reward, config = np.array([0.0, 0.1, 0.2, 0.7, 0.9, 1.0]), DrGrpoConfig()
+    options = {"reward": reward, "survival": np.ones(6), "quality": NO_QUALITY}
+    choice = pods(reward, 4, [0])
+    assert np.flatnonzero(choice.train_G).tolist() == [0, 1, 4, 5]
+    found = signal(Lesson(choice), config, **options)
+    assert found.advantage_G == pytest.approx([-0.5, -0.4, 0, 0, 0.4, 0.5])
+    assert found.stands_for == 4
+    choice = cppo(reward, 4, [0])
+    found, mean = signal(Lesson(choice), config, **options), reward.mean()
+    assert found.advantage_G == pytest.approx(np.where(choice.train_G, reward - mean, 0))
+    assert abs(found.advantage_G.sum()) > 0.01  # not re-normalised
+    assert found.stands_for == 4
+
+
+@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
+def test_a_subset_of_survivors_has_a_mean_within_its_rewards(estimator):
+    """Each weighs 2: divided by the subset's size instead of its weights the baseline would be twice the mean."""
+    reward, choice = [1, 1, 0, 0], Selection(np.array([True, True, True, False]), np.ones(4), "kept")
+    config = DrGrpoConfig(estimator=estimator, leave_one_out=False)
+    found = signal(Lesson(choice), config, reward, np.full(4, 0.5), np.full(4, 0.5))
+    assert found.baseline == pytest.approx(2 / 3)
+    assert found.advantage_G == pytest.approx([1 / 3, 1 / 3, -2 / 3, 0])
+    assert found.stands_for == 6
+
+
+def test_a_dropped_group_costs_nothing():
+    found = signal(Lesson(nobody(6, "uniform"), Belief(1, 1)), DrGrpoConfig())
+    assert not found.advantage_G.any()
+    assert not found.weight_G.any()
+    assert found.stands_for == 0
+
+
+def test_an_ignored_rollout_leaves_the_group_as_it_would_be_without_it():
+    ignored = np.array([False, False, False, True, False, False])
+    rest = ~ignored
+    for config in (DrGrpoConfig(), GrpoConfig(estimator="plain"), McGrpoConfig()):
+        found = signal(Lesson(whole(6), ignored_G=ignored), config)
+        without = signal(Lesson(whole(5)), config, REWARD[rest], SURVIVAL[rest], QUALITY[rest])
+        np.testing.assert_array_equal(found.advantage_G[rest], without.advantage_G)
+        np.testing.assert_array_equal(found.weight_G[rest], without.weight_G)
+        assert found.weight_G[3] == found.advantage_G[3] == 0
+        assert found.stands_for == without.stands_for
+
+
+def test_everybody_who_is_left_out_has_one_reason():
+    right, wrong = REWARD == 1, REWARD == 0
+    choice = rejected(right, wrong & (np.arange(6) != 5), 1, "all", [0])
+    ignored = np.arange(6) == 5
+    reasons = Lesson(choice, ignored_G=ignored).left_out_G
+    assert reasons[5] == "truncated"
+    assert sorted(reasons) == ["", "", "", "rejected", "rejected", "truncated"]
+    assert Lesson(whole(2)).left_out_G == ["", ""]
+    assert Lesson(nobody(2, "uniform")).left_out_G == ["uniform", "uniform"]
+
+
+@pytest.mark.parametrize("config", [GrpoConfig(), DrGrpoConfig(estimator="ipw"), McGrpoConfig()])
+@pytest.mark.parametrize("size", [0, 1, 3])
+@pytest.mark.parametrize("baseline", ["all", "kept"])
+def test_groups_without_outcomes_have_no_signal(config, size, baseline):
+    choice = Selection(np.zeros(size, bool), np.ones(size), baseline)
+    found = signal(Lesson(choice), config, np.full(size, np.nan), np.ones(size), np.full(size, np.nan))
+    assert len(found.advantage_G) == len(found.weight_G) == size
+    assert not found.weight_G.any()
