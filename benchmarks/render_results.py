@@ -48,7 +48,10 @@ def study_table(name: str, columns: tuple[str, ...] | None = None) -> str:
 def paired_table(name: str) -> str:
     """How far each arm's learning curve lies below the first arm's, seed by seed, with a t interval over seeds."""
     runs, _ = study(name)
-    curves = {(run.run.arm, run.run.seed): np.array([e.accuracy for e in run.evals if e.step > 0]) for run in runs}
+    last = min(run.evals[-1].step for run in runs)  # arms may differ in steps; pairs are compared where both were
+    curves = {
+        (run.run.arm, run.run.seed): np.array([e.accuracy for e in run.evals if 0 < e.step <= last]) for run in runs
+    }
     arms, seeds = list(dict.fromkeys(arm for arm, _ in curves)), sorted({seed for _, seed in curves})
     lines = [
         f"| arm | {arms[0]} ahead, mean of the curve | 95% interval | at the end | seeds |",
@@ -58,8 +61,8 @@ def paired_table(name: str) -> str:
         gaps = [curves[arms[0], seed] - curves[arm, seed] for seed in seeds]
         means = [float(gap.mean()) for gap in gaps]
         low, high = mean_interval(means)
-        last = float(np.mean([gap[-1] for gap in gaps]))
-        lines.append(f"| {arm} | {np.mean(means):+.3f} | {low:+.3f} to {high:+.3f} | {last:+.3f} | {len(seeds)} |")
+        end = float(np.mean([gap[-1] for gap in gaps]))
+        lines.append(f"| {arm} | {np.mean(means):+.3f} | {low:+.3f} to {high:+.3f} | {end:+.3f} | {len(seeds)} |")
     return "\n".join(lines) + "\n"
 
 
