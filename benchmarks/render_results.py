@@ -48,9 +48,10 @@ def study_table(name: str, columns: tuple[str, ...] | None = None) -> str:
 def paired_table(name: str) -> str:
     """How far each arm's learning curve lies below the first arm's, seed by seed, with a t interval over seeds."""
     runs, _ = study(name)
-    last = min(
-        (run.evals[-1].step for run in runs if run.evals), default=0
-    )  # arms may differ in steps; pairs are compared where both were
+    # Arms may differ in steps; pairs are compared as far as all went.
+    last = min((run.evals[-1].step for run in runs if run.evals), default=0)
+    if not last:
+        return ""
     curves = {
         (run.run.arm, run.run.seed): np.array([e.accuracy for e in run.evals if 0 < e.step <= last]) for run in runs
     }
