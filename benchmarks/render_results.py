@@ -48,12 +48,12 @@ def study_table(name: str, columns: tuple[str, ...] | None = None) -> str:
 def paired_table(name: str) -> str:
     """How far each arm's learning curve lies below the first arm's, seed by seed, with a t interval over seeds."""
     runs, _ = study(name)
-    # Arms may differ in steps; pairs are compared as far as all went.
-    last = min((run.evals[-1].step for run in runs if run.evals), default=0)
-    if not last:
+    steps = [{e.step for e in run.evals if e.step > 0} for run in runs]
+    common = set.intersection(*steps)  # arms may differ in steps; pairs are compared as far as all went
+    if not common:
         return ""
     curves = {
-        (run.run.arm, run.run.seed): np.array([e.accuracy for e in run.evals if 0 < e.step <= last]) for run in runs
+        (run.run.arm, run.run.seed): np.array([e.accuracy for e in run.evals if e.step in common]) for run in runs
     }
     arms, seeds = list(dict.fromkeys(arm for arm, _ in curves)), sorted({seed for _, seed in curves})
     lines = [
