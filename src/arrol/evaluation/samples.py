@@ -1,0 +1,215 @@
+r"""Sampled completions in files: what was asked, what was written, what it was worth.
+
+Our own format is JSONL, one problem per line. The worked example (executed by the tests) is one such line::
+
+    {"key": "sums-7", "prompt": "2 + 2?", "answer": "4", "level": 1, "samples": [
+      {"completion": "It is 4.\n#### 4", "answer": "4", "reward": 1.0, "score": 1.5, "quality": 0.8, "num_tokens": 9,
+       "finish_reason": "stop", "logprobs": [-0.1, "-inf"], "confidences": [14.2, 13.9]},
+      {"completion": "It is"}]}
+
+The fields are those of :class:`Problem` and :class:`Sample`. Of a sample only its completion must be there; ``level``
+and a null ``answer`` may be left out too. Unknown fields are refused. Reading what was written gives equal objects.
+
+What is read besides: rows of lighteval, verl, Qwen2.5-Math and plain ones (``dialects.py`` lists their columns), from
+JSONL, a JSON list or Parquet, one row per problem or one per completion. Rows of one completion are put together by
+their key, or by their prompt when they have none, or as ``group_by`` says. A folder is read file by file.
+
+Nothing is skipped in silence: the first row that cannot be read is an error that names file, line, field and remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from arrol.errors import ConfigError, DataError
+from arrol.evaluation.dialects import Part, dialect_of, prompt_key, unreadable
+from arrol.evaluation.problems import Problem, Sample, problem_of, row_of
+from arrol.records.lines import LineWriter
+from arrol.records.store import portable_path
+
+__all__ = ["Problem", "Sample", "SampleWriter", "read_samples", "write_samples"]
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+GroupBy = Literal["key", "prompt"]
+
+
+class SampleWriter(LineWriter):
+    """Appends problems to a samples file; a line that a crash tore is cut off first."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, _is_row, field="samples", shown=portable_path(str(path)))
+
+    def write(self, problem: Problem) -> None:
+        """Append one problem, as one whole line."""
+        self.write_line(json.dumps(row_of(problem), allow_nan=False).encode())
+
+
+def write_samples(path: str | Path, problems: Iterable[Problem]) -> None:
+    """Append problems to a file."""
+    with SampleWriter(path) as writer:
+        for problem in problems:
+            writer.write(problem)
+
+
+def read_samples(path: str | Path, *, group_by: GroupBy | None = None) -> list[Problem]:
+    """The problems of a file or folder, in order of their first row.
+
+    ``group_by`` decides which rows of one completion belong together: by ``key``, by ``prompt``, or (None) by key
+    where a row has one and by prompt where it has none.
+    """
+    if group_by not in (None, "key", "prompt"):
+        raise ConfigError(f"group_by: {group_by!r} is unknown; choose key or prompt")
+    gathered: dict[str, _Gathered] = {}
+    for where, row in _rows(Path(path)):
+        if "samples" in row:
+            problem = problem_of(row, where)
+            part = Part(problem.key, True, problem.prompt, problem.answer, problem.level, [*problem.samples], True)
+        else:
+            read = dialect_of(row)
+            if read is None:
+                raise unreadable(row, where)
+            part = read(row, where)
+        name = _group_name(part, group_by, where)
+        if name in gathered:
+            gathered[name].add(part, where)
+        else:
+            gathered[name] = _Gathered(part, where, [*part.samples])
+    if not gathered:
+        raise DataError(f"samples: {_shown(path)!r} is empty; give a file with at least one row")
+    return [group.problem(name) for name, group in gathered.items()]
+
+
+@dataclass
+class _Gathered:
+    """Rows of one problem so far."""
+
+    first: Part
+    where: str
+    samples: list[Sample] = field(default_factory=list)
+
+    def add(self, part: Part, where: str) -> None:
+        key = ascii(part.key)[:60]
+        if part.is_whole or self.first.is_whole:
+            raise DataError(
+                f"samples: {where}: key = {key} was on {self.where} already; give each problem one row and one key"
+            )
+        for name, old, new in (("prompt", self.first.prompt, part.prompt), ("gold answer", self.first.gold, part.gold)):
+            if old != new:
+                raise DataError(
+                    f"samples: {where}: {name} = {ascii(new)[:60]} is not that of {self.where} with the same key {key};"
+                    " give other problems other keys, or group by prompt"
+                )
+        self.samples += part.samples
+
+    def problem(self, name: str) -> Problem:
+        return Problem(name, self.first.prompt, self.first.gold, tuple(self.samples), self.first.level)
+
+
+def _group_name(part: Part, group_by: GroupBy | None, where: str) -> str:
+    if group_by == "key" and not part.has_key:
+        raise DataError(f"samples: {where}: there is no key to group by; group by prompt, or add a column key")
+    if group_by == "prompt" and not part.is_whole:
+        return prompt_key(part.prompt)
+    return part.key
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every row, with the file and line an error names."""
+    for file in _files(path):
+        unit = "row" if file.suffix in (".json", ".parquet") else "line"
+        read = {".parquet": _parquet_rows, ".json": _json_rows}.get(file.suffix, _lines)
+        for number, row in read(file):
+            where = f"{_shown(file)!r} {unit} {number}"
+            if not isinstance(row, dict):
+                raise DataError(f"samples: {where} is {_kind(row)}; every {unit} must be an object with named columns")
+            yield where, row
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = [file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+    if not files:
+        raise DataError(f"samples: {_shown(path)!r} holds no {', '.join(SUFFIXES)} file; give a file of samples")
+    return sorted(files, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", file.name)])
+
+
+def _lines(file: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, _parsed(line, f"{_shown(file)!r} line {number}", is_torn=not line.endswith(b"\n"))
+    except OSError as error:
+        raise _unopened(file, error) from None
+
+
+def _parsed(line: bytes, where: str, *, is_torn: bool) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        reason, remedy = f"byte {error.start + 1} is not UTF-8", "convert the file to UTF-8"
+    except RecursionError:
+        reason, remedy = "it is nested too deep", "remove that line"
+    except ValueError as error:
+        reason, remedy = str(error).splitlines()[0][:100], "mend or remove that line"
+        if is_torn:
+            remedy = "the file ends in the middle of it: remove that line, or let the run that wrote it resume"
+    raise DataError(f"samples: {where} is not JSON ({reason}); {remedy}")
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise _unopened(file, error) from None
+    rows = _parsed(content, repr(_shown(file)), is_torn=False) if content.strip() else []
+    if not isinstance(rows, list):
+        raise DataError(
+            f"samples: {_shown(file)!r} is {_kind(rows)}; give a list of rows, or one row per line as .jsonl"
+        )
+    yield from enumerate(rows, 1)
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    from pyarrow import ArrowException, parquet
+
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=256):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except OSError as error:
+        raise _unopened(file, error) from None
+    except ArrowException as error:
+        reason = (str(error).splitlines() or ["damaged"])[0][:100]
+        raise DataError(f"samples: {_shown(file)!r} cannot be read ({reason}); write the Parquet file again") from None
+
+
+def _unopened(file: Path, error: OSError) -> DataError:
+    reason = error.strerror or str(error).splitlines()[0][:100]
+    return DataError(
+        f"samples: {_shown(file)!r} cannot be read ({reason}); give a file of samples, or a folder of them"
+    )
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "true or false"}
+    return names.get(type(value), "a number")
+
+
+def _shown(path: str | Path) -> str:
+    return portable_path(str(path))
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,137 @@
+r"""Rows of other tools, each as the tool writes it, and what is wrong with broken ones."""
+
+import pytest
+
+from arrol.errors import DataError
+from arrol.evaluation.dialects import dialect_of, gold_text, number_text
+from arrol.evaluation.problems import Sample
+
+
+def part(row):
+    return dialect_of(row)(row, "'f' line 1")
+
+
+def test_verl():
+    row = {"input": "user\nq", "output": "a #### 4", "gts": "4", "score": 1.0, "step": 7, "acc": True, "pred": "4"}
+    read = part(row)
+    assert read.samples == [Sample("a #### 4", answer="4", reward=1.0)]
+    assert (read.prompt, read.gold, read.is_whole, read.has_key) == ("user\nq", "4", False, False)
+    assert read.key != part({**row, "step": 8}).key  # another step is another policy
+    assert part({**row, "gts": None}).gold is None
+    assert part({**row, "gts": ["4", "four"]}).gold == '{"any_of": ["4", "four"]}'
+    assert part({**row, "gts": {"target": 3}}).gold == '{"target": 3}'
+    del row["step"], row["gts"], row["pred"]
+    assert part(row).samples == [Sample("a #### 4", reward=1.0)]
+
+
+def test_qwen_math():
+    row = {
+        "idx": 12,
+        "question": "q",
+        "gt_cot": "so 3",
+        "gt": "3",
+        "level": "Level 4",
+        "answer": "not read",
+        "code": ["a", "b"],
+        "pred": ["3", "4"],
+        "report": [None, None],
+        "score": [True, False],
+        "pred_score": [[1.5], -2],
+    }
+    read = part(row)
+    assert (read.key, read.prompt, read.gold, read.level, read.is_whole) == ("12", "q", "3", 4, True)
+    assert read.samples == [
+        Sample("a", answer="3", reward=1.0, score=1.5),
+        Sample("b", answer="4", reward=0.0, score=-2.0),
+    ]
+
+
+@pytest.mark.parametrize("names", [("doc", "model_response"), ("__doc__", "__model_response__")])
+def test_lighteval(names):
+    doc = {"query": "q", "choices": ["#### 3", "4", "no"], "gold_index": [0, 1], "id": "5", "task_name": "gsm8k|0"}
+    response = {"text": ["a", "b"], "output_tokens": [[1, 2, 3], []], "logprobs": []}
+    read = part({names[0]: doc, names[1]: response, "metric": {"acc": 0.5}})
+    assert (read.key, read.prompt, read.gold, read.has_key) == ("5", "q", '{"any_of": ["3", "4"]}', True)
+    assert read.samples == [Sample("a", num_tokens=3), Sample("b", num_tokens=0)]
+    single = part({names[0]: {**doc, "gold_index": 1, "id": ""}, names[1]: {"text": ["a"]}})
+    assert (single.gold, single.has_key, single.samples) == ("4", False, [Sample("a")])
+
+
+def test_plain_rows_of_lists():
+    row = {
+        "problem_id": "x",
+        "problem": "q",
+        "ground_truth": 27.0,
+        "responses": ["a", "b"],
+        "predictions": [27.0, None],
+        "correct": [True, False],
+        "scores": [0.5, None],
+        "qualities": [0.9, 0.1],
+        "completion_tokens": [3, 4],
+        "finish_reasons": ["eos", "max_tokens"],
+        "logprobs": [[-1, -2], None],
+    }
+    read = part(row)
+    assert (read.key, read.gold) == ("x", "27")
+    assert read.samples == [
+        Sample("a", "27", 1.0, 0.5, 0.9, 3, "stop", (-1.0, -2.0)),
+        Sample("b", None, 0.0, None, 0.1, 4, "length"),
+    ]
+
+
+def test_gold_stands_in_front_of_answer():
+    read = part({"question": "q", "answer": "raw", "gold": "1", "response": "a"})
+    assert (read.gold, read.samples) == ("1", [Sample("a")])
+    assert part({"question": "q", "answer": r"so \boxed{\frac{1}{2}}.", "response": "a"}).gold == r"\frac{1}{2}"
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [("a\n#### 1,012 ", "1,012"), (r"x \boxed{1} \boxed{2}", "2"), (" 3 ", "3"), (r"\boxed{2", r"\boxed{2"), ("", "")],
+)
+def test_gold_answers_without_their_solutions(text, gold):
+    assert gold_text(text) == gold
+
+
+def test_numbers_as_answers():
+    assert [number_text(n) for n in (27.0, 27, 0.5, -0.0, 10**30)] == ["27", "27", "0.5", "0", str(10**30)]
+
+
+def test_rows_without_completions_belong_to_nobody():
+    assert dialect_of({"prompt": "p", "text": "t"}) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "completions": []}, r"completions = \[\] must be a text, or a list of at least one"),
+        ({"prompt": "p", "completion": None}, "completion = None must be a text"),
+        ({"prompt": "p", "completions": ["a", 3]}, r"completion 2: completion = 3 must be a text"),
+        ({"completion": "a"}, r"prompt = \(missing\) must be a text"),
+        ({"prompt": "", "completion": "a"}, "prompt = '' must not be empty"),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "rewards": [1]},
+            r"rewards = \[1\] has 1 entries for the 2 completions of completions",
+        ),
+        ({"prompt": "p", "completions": ["a"], "rewards": 1}, "rewards = 1 must be a list of 1, one entry per"),
+        ({"prompt": "p", "completions": ["a"], "rewards": ["x"]}, "completion 1: reward = 'x' must be a number"),
+        ({"prompt": "p", "completion": "a", "gold": True}, "gold = True must be a text, a number, or a list of them"),
+        ({"prompt": "p", "completion": "a", "gold": 10**400}, "gold = .* is too large a number"),
+        ({"prompt": "p", "completion": "a", "id": 1.5}, "id = 1.5 must be a whole number from 0"),
+        ({"prompt": "p", "completion": "a", "id": [1]}, r"id = \[1\] must"),
+        ({"prompt": "p", "completion": "a", "pred": {}}, "answer = {} must be a text"),
+        ({"code": ["a"], "gt": "1", "question": "q", "pred": ["1", "2"]}, "pred = .* has 2 entries for the 1"),
+        ({"doc": 3, "model_response": {}}, "doc = 3 must be an object"),
+        ({"doc": {"query": "q", "choices": ["1"], "gold_index": 1}, "model_response": {}}, "gold_index = 1 must be"),
+        ({"doc": {"query": "q", "choices": None, "gold_index": 0}, "model_response": {}}, "gold_index = 0 must be"),
+        (
+            {"doc": {"query": "q", "choices": ["1"], "gold_index": 0}, "model_response": {"text": []}},
+            r"model_response: text = \[\] must be a list of at least one",
+        ),
+    ],
+)  # fmt: skip
+def test_broken_rows_are_one_line(row, message):
+    with pytest.raises(DataError, match=message) as caught:
+        part(row)
+    assert str(caught.value).startswith("samples: 'f' line 1")
+    assert "\n" not in str(caught.value)
