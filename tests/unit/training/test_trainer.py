@@ -276,3 +276,41 @@ def test_the_step_of_a_run_is_what_its_folder_says(tmp_path, saved):
     build(tmp_path).run()
     with pytest.raises(ValueError, match="holds no run row"):
         load_run(tmp_path)  # the command line writes that row
+
+
+def test_rollouts_are_rescued_rejected_and_written_with_their_reason(tmp_path, saved):
+    """One prompt has its first success at the fourth rollout, the other has none; the budget is 8."""
+    from arrol.records.store import read_records
+
+    allocation = {"rule": "aero", "explore_size": 2, "rescue_step": 2}
+    trainer = build(
+        tmp_path,
+        pruning={"rule": "never"},
+        allocation=allocation,
+        training={"steps": 1, "prompts_per_step": 2, "group_size": 4},
+    )
+    trainer.parts.engine = ScriptedEngine(lambda i: [1, 7 if (i.group, i.index) == (0, 3) else 3])
+    trainer.run()
+    (groups,), (lessons,) = trainer.parts.learner.batches, trainer.parts.learner.lessons
+    assert [[r.reward for r in group.rollouts] for group in groups] == [[0, 0, 0, 1], [0] * 4]
+    assert [int(lesson.selection.train_G.sum()) for lesson in lessons] == [2, 2]
+    assert lessons[0].belief == (2, 4)
+    written = {(row.group, row.index): row for row in read_records(tmp_path / "rollouts.jsonl")}
+    assert written[0, 3].keep
+    assert sorted(row.dropped for row in written.values()) == [""] * 4 + ["rejected"] * 4
+    assert all(row.keep == (row.dropped == "") for row in written.values())
+    metrics = rows(tmp_path)["step"][0].metrics
+    assert metrics["allocation/waves/mean"] == 2
+    assert (metrics["allocation/stratum_before/rescue"], metrics["allocation/stratum_after/rescue"]) == (2, 1)
+    assert metrics["compute/flops"] == 5 * (2 * 16 + 6 * 10)
+
+
+def test_what_was_drawn_moves_the_position_in_the_data(tmp_path, saved):
+    """Nothing is ever right: twice as many prompts are drawn, and the next step goes on behind them."""
+    training = {"steps": 2, "prompts_per_step": 2, "group_size": 4}
+    trainer = build(tmp_path, pruning={"rule": "never"}, allocation={"rule": "dapo", "max_draws": 2}, training=training)
+    trainer.parts.engine = ScriptedEngine(lambda i: [1, 3])
+    trainer.run()
+    keys = [[group.prompt.key for group in batch] for batch in trainer.parts.learner.batches]
+    assert keys == [["p0", "p1", "p2", "p0"], ["p1", "p2", "p0", "p1"]]
+    assert saved[2]["position"] == 8
