@@ -1,5 +1,5 @@
-"""``arrol``: train with online rollout pruning, warm-start, compare, report, export. Help comes in a blink: commands
-load when used."""
+"""``arrol``: train with online rollout pruning, warm-start, compare, evaluate, vote, report, export. Help comes in a
+blink: commands load when used."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
     )
+    _eval_command(commands)
+    _vote_command(commands)
     report = commands.add_parser(
         "report", help="table, plots and one HTML page from the records of runs", allow_abbrev=False
     )
@@ -61,6 +63,45 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _eval_command(commands: argparse._SubParsersAction) -> None:
+    text = "standard metrics of a model, or of any file of samples"
+    epilog = f"{OVERRIDES.format(example='--evaluation.samples_per_prompt 16')} {EXITS}"
+    command = commands.add_parser(
+        "eval", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog, allow_abbrev=False
+    )
+    command.add_argument(
+        "source",
+        nargs="?",
+        metavar="CONFIG|RUN",
+        help="TOML file of a run, for its model, task and sampling; or the folder of a run, for its newest checkpoint",
+    )
+    command.add_argument("--estimator", metavar="FILE", help="estimator that arrol export wrote, to score completions")
+    command.add_argument("--confidences", action="store_true", help="keep token confidences, for DeepConf's votes")
+    command.add_argument(
+        "--out", metavar="FILE", help="samples file to write; samples.jsonl in the run's folder when absent"
+    )
+    _samples_options(command, required=False)
+
+
+def _vote_command(commands: argparse._SubParsersAction) -> None:
+    text = "compare ways to choose an answer on the same samples"
+    command = commands.add_parser("vote", help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+    _samples_options(command, required=True)
+    command.add_argument(
+        "--rules", metavar="A,B", help="votes, for example majority,rank,confidence:tail:top10; all when absent"
+    )
+    command.add_argument("--window", type=int, default=2048, metavar="N", help="tokens of a window of DeepConf")
+
+
+def _samples_options(command: argparse.ArgumentParser, *, required: bool) -> None:
+    command.add_argument(
+        "--samples", required=required, metavar="FILE", help="JSONL, JSON or Parquet of any tool, or a folder"
+    )
+    command.add_argument("--k", metavar="1,4,16", help="numbers of samples; some up to all when absent")
+    command.add_argument("--group-by", choices=["key", "prompt"], help="which rows of one completion belong together")
+    command.add_argument("--json", action="store_true", help="print JSON, progress to stderr")
+
+
 def _config_command(commands: argparse._SubParsersAction, name: str, text: str, example: str) -> None:
     epilog = f"{OVERRIDES.format(example=example)} {EXITS}"
     description = f"{text[0].upper()}{text[1:]}."
@@ -74,7 +115,7 @@ def _config_command(commands: argparse._SubParsersAction, name: str, text: str, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is explained in ``EXITS``."""
     options, flags = build_parser().parse_known_args(argv)
-    if flags and options.command in ("report", "export", "info"):
+    if flags and options.command in ("report", "export", "info", "vote"):
         build_parser().error(f"unrecognized arguments: {' '.join(flags)}")
     try:
         return _dispatch(options, flags)
@@ -124,6 +165,15 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.grpo import run_grpo
 
         return run_grpo(flags)
+    if options.command == "eval":
+        _hush()
+        from arrol.cli.evaluate import run_eval
+
+        return run_eval(options, flags)
+    if options.command == "vote":
+        from arrol.cli.vote import run_vote
+
+        return run_vote(options)
     if options.command == "report":
         from arrol.cli.report import run_report
 

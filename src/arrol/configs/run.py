@@ -353,7 +353,8 @@ _TAGGED = (
     ("engine", "name", _ENGINES),
 )
 """Sections of which a run has one variant: name of the section, of its tag, and the variants by tag."""
-_TAGS = {section: tag for section, tag, _ in _TAGGED} | {"task": "name"}
+TAGS = {section: tag for section, tag, _ in _TAGGED} | {"task": "name"}
+"""Section -> field that names its variant, for :func:`arrol.configs.base.parse_flags`."""
 
 
 def change_run(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,12 +371,12 @@ def change_run(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
 def load_run(path: str | Path, flags: Sequence[str] = ()) -> RunConfig:
     """The config of a file under flags; ConfigError on the first mistake."""
-    return validate(RunConfig, change_run(read_toml(path), parse_flags(flags, _TAGS)))
+    return validate(RunConfig, change_run(read_toml(path), parse_flags(flags, TAGS)))
 
 
 def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
     """The comparison of a file under flags (``--seeds``, ``--name``, ``--run.section.field``); every arm is checked."""
-    changes = parse_flags(flags, {f"run.{section}": tag for section, tag in _TAGS.items()})
+    changes = parse_flags(flags, {f"run.{section}": tag for section, tag in TAGS.items()})
     values = read_toml(path)
     if isinstance(changes.get("run"), Mapping) and isinstance(values.get("run"), Mapping):
         values["run"] = change_run(values["run"], changes.pop("run"))

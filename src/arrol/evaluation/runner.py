@@ -5,17 +5,68 @@ Legend: ``P`` prompts, ``G`` samples per prompt.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from arrol.evaluation.metrics import accuracy_with_interval, pass_at_k
+from arrol.evaluation.problems import Problem, Sample
 from arrol.protocols import Engine, Task
 from arrol.records.schema import EvalRecord
-from arrol.types import GroupRequest, SamplingParams
+from arrol.types import Completion, GroupRequest, Prompt, SamplingParams, Verdict
 
 EVALUATION_SEED = 20_000_003
 """Added to the run's seed, so that evaluation never shares random numbers with training."""
+
+
+class Written(NamedTuple):
+    """A prompt with the completions that an engine wrote for it, and the verdicts."""
+
+    prompt: Prompt
+    completions: list[Completion]
+    texts: list[str]
+    verdicts: list[Verdict]
+
+    def problem(self) -> Problem:
+        """As a samples file holds it."""
+        samples = (
+            Sample(
+                completion=text,
+                answer=verdict.answer,
+                reward=verdict.reward,
+                num_tokens=completion.num_tokens,
+                finish_reason=completion.finish_reason,
+                logprobs=tuple(completion.sampler_logprobs_T.tolist()),
+            )
+            for completion, text, verdict in zip(self.completions, self.texts, self.verdicts, strict=True)
+        )
+        return Problem(self.prompt.key, self.prompt.text, self.prompt.answer, tuple(samples), self.prompt.level)
+
+
+def sample_prompts(
+    engine: Engine,
+    task: Task,
+    tokenizer: Any,
+    params: SamplingParams,
+    *,
+    num_prompts: int,
+    samples: int,
+    seed: int,
+    step: int = 0,
+) -> list[Written]:
+    """Held-out prompts, each completed ``samples`` times and judged; what the engine could not finish is wrong."""
+    prompts = task.eval_prompts(num_prompts)
+    requests = [GroupRequest(step, number, prompt, samples) for number, prompt in enumerate(prompts)]
+    groups = engine.generate(requests, params, seed=seed + EVALUATION_SEED)
+    written = []
+    for prompt, completions in zip(prompts, groups, strict=True):
+        texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
+        verdicts = [
+            task.verify(prompt, text) if completion.finish_reason.survived else Verdict(0.0, None)
+            for completion, text in zip(completions, texts, strict=True)
+        ]
+        written.append(Written(prompt, completions, texts, verdicts))
+    return written
 
 
 def sample_rewards(
@@ -30,16 +81,12 @@ def sample_rewards(
     step: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rewards and completion tokens, both float64 ``[P, G]``, of held-out prompts."""
-    prompts = task.eval_prompts(num_prompts)
-    requests = [GroupRequest(step, number, prompt, samples) for number, prompt in enumerate(prompts)]
-    groups = engine.generate(requests, params, seed=seed + EVALUATION_SEED)
-    reward_PG, tokens_PG = np.zeros((len(prompts), samples)), np.zeros((len(prompts), samples))
-    for p, (prompt, completions) in enumerate(zip(prompts, groups, strict=True)):
-        for g, completion in enumerate(completions):
-            text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-            reward_PG[p, g] = task.verify(prompt, text).reward if completion.finish_reason.survived else 0.0
-            tokens_PG[p, g] = completion.num_tokens
-    return reward_PG, tokens_PG
+    written = sample_prompts(
+        engine, task, tokenizer, params, num_prompts=num_prompts, samples=samples, seed=seed, step=step
+    )
+    reward_PG = np.array([[verdict.reward for verdict in one.verdicts] for one in written], float)
+    tokens_PG = np.array([[completion.num_tokens for completion in one.completions] for one in written], float)
+    return reward_PG.reshape(-1, samples), tokens_PG.reshape(-1, samples)
 
 
 def evaluate(

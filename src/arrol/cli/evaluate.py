@@ -1,0 +1,134 @@
+"""``arrol eval``: standard metrics of a model on a task, or of any file of samples."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from arrol.configs.base import parse_flags, validate
+from arrol.configs.run import TAGS, RunConfig, change_run, load_run
+from arrol.errors import CheckpointError, ConfigError
+from arrol.evaluation.judging import JudgedProblem, disagreements, judged, verifier_for
+from arrol.evaluation.problems import Problem
+from arrol.evaluation.samples import read_samples, write_samples
+from arrol.evaluation.summary import Row, facts, level_rows, metric_rows, usual_ks
+from arrol.verifiers.pool import VerifierPool
+
+SAMPLES_FILE = "samples.jsonl"
+
+
+def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
+    console = Console(stderr=options.json, markup=False, highlight=False)
+    if options.samples:
+        _refuse_beside_samples(options, flags)
+        problems = read_samples(options.samples, group_by=options.group_by)
+    else:
+        problems = sampled(options, flags, console)
+    found = judge(problems, console)
+    ks = parsed_ks(options.k) or usual_ks(found)
+    rows = [*metric_rows(found, ks), *level_rows(found)]
+    if options.json:
+        print(json.dumps({"facts": facts(found), "metrics": rows}, indent=1))
+    else:
+        print_metrics(console, rows)
+        print_facts(console, found)
+    return 0
+
+
+def judge(problems: Sequence[Problem], console: Console) -> list[JudgedProblem]:
+    """Verdicts where a file has none, and classes of equal answers, with a bar for those who wait."""
+    with VerifierPool(verifier_for(problems)) as pool, Progress(console=console, transient=True) as progress:
+        task = progress.add_task("judging", total=None)
+        return judged(problems, pool, lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def sampled(options: argparse.Namespace, flags: Sequence[str], console: Console) -> list[Problem]:
+    """Completions of the model of a config or a run, judged, read again where votes want it, and kept in a file."""
+    from arrol.cli import sampling  # torch and transformers: only where a model is asked
+
+    config, policy, state = _source(options.source, flags)
+    path = Path(options.out) if options.out else Path(config.out_dir) / config.name / SAMPLES_FILE
+    if path.exists():
+        raise ConfigError(f"--out = {str(path)!r}: exists; score it with --samples, or give another --out")
+    estimator = sampling.snapshot_of(options.estimator, config, policy, state)
+    problems = sampling.sample(config, policy, estimator, confidences=options.confidences, console=console)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_samples(path, problems)
+    console.print(f"samples: {path}", soft_wrap=True)
+    return problems
+
+
+def parsed_ks(text: str | None) -> list[int]:
+    """``1,4,16``; empty for None."""
+    if text is None:
+        return []
+    try:
+        ks = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        ks = [0]
+    if ks[0] < 1:
+        raise ConfigError(f"--k = {text!r}: not a list of whole numbers from 1; write for example --k 1,4,16")
+    return ks
+
+
+def print_metrics(console: Console, rows: Sequence[Row]) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for head in ("metric", "value", "95% interval", "problems", "ties"):
+        table.add_column(head, justify="left" if head == "metric" else "right")
+    for row in rows:
+        ties = f"{row['ties']:.3f}" if "ties" in row else ""
+        cells = (f"{row['value']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}", str(row["num_prompts"]), ties)
+        table.add_row(row["metric"], *cells)
+    console.print(table)
+
+
+def print_facts(console: Console, found: Sequence[JudgedProblem]) -> None:
+    told = facts(found)
+    tokens = told["tokens_per_sample"]
+    length = "" if tokens is None else f", {tokens:.1f} tokens each"
+    console.print(
+        f"{told['problems']} problems, {told['samples']} samples{length}; {100 * told['unreadable_frac']:.1f} % "
+        "without a readable answer. Intervals: bootstrap over problems.",
+        soft_wrap=True,
+    )
+    if odd := disagreements(found):
+        console.print(
+            f"{odd} samples are judged otherwise in votes, where equal answers need equal verdicts.", soft_wrap=True
+        )
+
+
+def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, dict[str, Any] | None]:
+    """The config, where its policy lies, and the state of the run where there is one."""
+    if source is None:
+        raise ConfigError("eval: nothing to score; give a CONFIG, the folder of a run, or --samples FILE")
+    if not Path(source).is_dir():
+        config = load_run(source, flags)
+        return config, config.model, None
+    from arrol.training.checkpoint import load_state, newest_checkpoint
+
+    checkpoint = newest_checkpoint(Path(source) / "checkpoints")
+    if checkpoint is None:
+        raise CheckpointError(f"run = {source!r}: holds no checkpoint; give the folder of a run that arrol train made")
+    state = load_state(checkpoint)
+    values = change_run(state["config"], parse_flags(flags, TAGS))
+    folder = Path(source).resolve()
+    config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
+    return config, str(checkpoint / "policy"), state
+
+
+def _refuse_beside_samples(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    given = {"CONFIG": options.source, "--estimator": options.estimator, "--out": options.out}
+    given["--confidences"] = options.confidences or None
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"{name} = {value!r}: a samples file is scored as it is; leave it out, or --samples")
+    if flags:
+        raise ConfigError(f"flag = {flags[0]!r}: a samples file has no config; leave it out")

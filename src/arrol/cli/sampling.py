@@ -1,0 +1,100 @@
+"""A model's completions of held-out prompts, with what votes want to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from arrol import assembly
+from arrol.configs.run import RunConfig
+from arrol.errors import ConfigError
+from arrol.evaluation.problems import Problem, Sample
+from arrol.evaluation.reading import Reading, read_completions
+from arrol.evaluation.runner import Written, sample_prompts
+from arrol.quality.features import END
+from arrol.quality.snapshot import EstimatorSnapshot
+from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
+
+
+def snapshot_of(
+    path: str | None, config: RunConfig, policy: str, state: Mapping[str, Any] | None
+) -> EstimatorSnapshot | None:
+    """The estimator of a file that ``arrol export`` wrote, else that of the run; None where there is neither."""
+    if path is not None:
+        return EstimatorSnapshot.read(path)
+    if state is None or not state["estimator"]["version"]:
+        return None
+    estimator = assembly.build_estimator(config, load_policy(policy, torch.device("cpu")))
+    estimator.load(state["estimator"])
+    return estimator.snapshot()
+
+
+def sample(
+    config: RunConfig, policy: str, estimator: EstimatorSnapshot | None, *, confidences: bool, console: Console
+) -> list[Problem]:
+    """Problems with judged samples; with an estimator scores and qualities, on request token confidences."""
+    torch.set_num_threads(config.num_threads)
+    tokenizer, evaluation = load_tokenizer(policy), config.evaluation
+    model = load_policy(policy, resolve_device(config.device))
+    task = assembly.build_task(config.task, tokenizer, seed=config.seed)
+    engine = assembly.build_engine(config, model)
+    params = assembly.build_sampling(config, stop_token_ids(model, tokenizer), temperature=evaluation.temperature)
+    try:
+        with console.status("sampling"):
+            written = sample_prompts(
+                engine,
+                task,
+                tokenizer,
+                params,
+                num_prompts=evaluation.num_prompts,
+                samples=evaluation.samples_per_prompt,
+                seed=config.seed,
+            )
+        problems = [one.problem() for one in written]
+        if estimator is None and not confidences:
+            return problems
+        with console.status("reading"):
+            return _read(problems, written, model, estimator, confidences, evaluation.temperature)
+    finally:
+        for part in (task, engine):
+            getattr(part, "close", lambda: None)()
+
+
+def _read(
+    problems: list[Problem],
+    written: list[Written],
+    model: Any,
+    estimator: EstimatorSnapshot | None,
+    confidences: bool,
+    temperature: float,
+) -> list[Problem]:
+    layout = None if estimator is None else estimator.layout
+    if layout is not None and layout.hidden_size != model.config.hidden_size:
+        raise ConfigError(
+            f"--estimator: it reads hidden states of {layout.hidden_size} numbers, the model's have "
+            f"{model.config.hidden_size}; give the estimator that was trained with this model"
+        )
+    pairs = [(one.prompt.token_ids, completion.token_ids) for one in written for completion in one.completions]
+    readings = iter(read_completions(model, pairs, layout=layout, temperature=temperature))
+    found = []
+    for problem in problems:
+        samples = [_told(one, next(readings), estimator, confidences) for one in problem.samples]
+        found.append(replace(problem, samples=tuple(samples)))
+    return found
+
+
+def _told(one: Sample, reading: Reading, estimator: EstimatorSnapshot | None, confidences: bool) -> Sample:
+    """The sample with what the reading says of it; the last probe's head reads ends where none was trained for them."""
+    if confidences:
+        one = replace(one, confidences=tuple(reading.confidence_T.tolist()))
+    if estimator is None:
+        return one
+    if END not in reading.features_at:  # it ended before anything was fed
+        return replace(one, score=0.0, quality=0.0)
+    head = len(estimator.probe_tokens) - 1
+    score = estimator.scores(reading.features_at[END][None], head)
+    return replace(one, score=float(score[0]), quality=float(estimator.quality(score, head)[0]))

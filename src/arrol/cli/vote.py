@@ -1,0 +1,56 @@
+"""``arrol vote``: ways to choose an answer from the same samples, beside each other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from arrol.cli.evaluate import judge, parsed_ks, print_facts
+from arrol.evaluation.samples import read_samples
+from arrol.evaluation.summary import Row, facts, possible_votes, usual_ks, vote_rows
+
+
+def run_vote(options: argparse.Namespace) -> int:
+    console = Console(stderr=options.json, markup=False, highlight=False)
+    found = judge(read_samples(options.samples, group_by=options.group_by), console)
+    ks = parsed_ks(options.k) or usual_ks(found)
+    names = options.rules.split(",") if options.rules else possible_votes(found)
+    with console.status("counting votes"):
+        rows = vote_rows(found, names, ks, window=options.window)
+    if options.json:
+        print(json.dumps({"facts": facts(found), "votes": rows}, indent=1))
+    else:
+        _print(console, rows, ks)
+        print_facts(console, found)
+    return 0
+
+
+def _print(console: Console, rows: Sequence[Row], ks: Sequence[int]) -> None:
+    """A line per vote, a column per k: accuracy, and how far it is ahead of the majority."""
+    table = Table()
+    table.add_column("vote", no_wrap=True)
+    for k in ks:
+        table.add_column(f"k = {k}", justify="right", no_wrap=True)
+    for name in dict.fromkeys(row["vote"] for row in rows):
+        table.add_row(name, *(_cell(row) for row in rows if row["vote"] == name))
+    tokens = {row["k"]: row["tokens_per_problem"] for row in rows}
+    if all(value is not None for value in tokens.values()):
+        table.add_section()
+        table.add_row("tokens per problem", *(f"{tokens[k]:.0f}" for k in ks))
+    console.print(table)
+    console.print(
+        "Accuracy, and how far it is ahead of the majority of the same samples; * where the 95 % interval of that "
+        "leaves 0 out (--json has the intervals).",
+        soft_wrap=True,
+    )
+
+
+def _cell(row: Row) -> str:
+    if row["vote"] == "majority" or row["k"] == 1:
+        return f"{row['value']:.3f}        "
+    sure = "*" if row["ahead_low"] > 0 or row["ahead_high"] < 0 else " "
+    return f"{row['value']:.3f} {row['ahead']:+.3f}{sure}"

@@ -1,0 +1,165 @@
+"""Judged problems to rows: the standard metrics of a model, and ways to choose an answer beside each other.
+
+All plain JSON values, one row per metric and k, or per vote and k. Differences between votes are paired: same problems,
+same samples, same subsets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from arrol.errors import ConfigError
+from arrol.evaluation.judging import JudgedProblem, ballots_of
+from arrol.evaluation.majority import SubsetPlan, maj_at_k
+from arrol.evaluation.metrics import (
+    avg_at_k,
+    best_of_k,
+    by_level,
+    coverage_gap,
+    paired_difference,
+    pass_at_k,
+    summary,
+)
+from arrol.test_time.confidence import MEASURES
+from arrol.test_time.voting import RULES, Ballots, WeightRule, top_percent, vote_rule
+
+Row = dict[str, Any]
+FILTERS = {"top10": 10, "top90": 90}
+"""Suffix of a vote's name -> share of the candidates, by confidence, that vote: DeepConf's two settings."""
+
+
+def usual_ks(judged: Sequence[JudgedProblem]) -> list[int]:
+    """1, 4, 16, 64, ... and the smallest number of samples of a problem."""
+    most = min(len(one.samples) for one in judged)
+    return sorted({k for k in (1, 4, 16, 64, 256) if k < most} | {most})
+
+
+def metric_rows(judged: Sequence[JudgedProblem], ks: Sequence[int]) -> list[Row]:
+    """avg, pass@k, maj@k, what a better selector could win, and best-of-k where there are scores."""
+    right_P, size_P = _counts(judged)
+    ballots = [ballots_of(one) for one in judged]
+    rows = [_row(f"avg@{_size_text(size_P)}", avg_at_k(right_P, size_P))]
+    verdicts = [one.votes_right_N for one in judged]
+    votes = maj_at_k(ballots, verdicts, ks)
+    scores = [b.score_N for b in ballots]
+    best_PK = None if any(s is None for s in scores) else best_of_k(scores, [one.right_N for one in judged], ks)  # type: ignore[arg-type]
+    for column, k in enumerate(ks):
+        pass_P = pass_at_k(right_P, size_P, k)
+        rows.append(_row(f"pass@{k}", pass_P))
+        rows.append({**_row(f"maj@{k}", votes.right_PK[:, column]), "ties": float(votes.tied_PK[:, column].mean())})
+        if best_PK is not None:
+            rows.append(_row(f"best-of-{k}", best_PK[:, column]))
+        rows.append(_row(f"coverage gap@{k}", coverage_gap(pass_P, votes.right_PK[:, column])))
+    return rows
+
+
+def level_rows(judged: Sequence[JudgedProblem]) -> list[Row]:
+    """Accuracy per difficulty level; nothing where the data has none."""
+    levels = [one.problem.level for one in judged]
+    if len(set(levels)) < 2:
+        return []
+    found = by_level(avg_at_k(*_counts(judged)), levels)
+    return [{"metric": f"level {level}", **asdict(metric)} for level, metric in found.items()]
+
+
+def facts(judged: Sequence[JudgedProblem]) -> Row:
+    """What a reader must know beside the numbers."""
+    tokens = np.concatenate([one.tokens_N for one in judged])
+    classes = np.concatenate([one.class_N for one in judged])
+    return {
+        "problems": len(judged),
+        "samples": int(sum(len(one.samples) for one in judged)),
+        "tokens_per_sample": None if np.isnan(tokens).all() else float(np.nanmean(tokens)),
+        "unreadable_frac": float(np.mean(classes < 0)),
+    }
+
+
+def vote_rows(
+    judged: Sequence[JudgedProblem], names: Sequence[str], ks: Sequence[int], *, window: int = 2048, subsets: int = 1000
+) -> list[Row]:
+    """Each vote at each k, beside the majority of the same subsets; ``oracle`` is pass@k."""
+    plan, verdicts = SubsetPlan(subsets=subsets), [one.votes_right_N for one in judged]
+    tokens_P = np.array([one.tokens_N.mean() for one in judged])
+    base_PK = maj_at_k([ballots_of(one) for one in judged], verdicts, ks, plan=plan).right_PK
+    rows = []
+    for name in names:
+        value_PK, tied_K = _vote_values(judged, name, ks, window, plan)
+        for column, k in enumerate(ks):
+            value_P = value_PK[:, column]
+            ahead = paired_difference(value_P, base_PK[:, column])
+            rows.append(
+                {
+                    "vote": name,
+                    "k": k,
+                    **asdict(summary(value_P)),
+                    "ahead": ahead.value,
+                    "ahead_low": ahead.low,
+                    "ahead_high": ahead.high,
+                    "ties": tied_K[column],
+                    "tokens_per_problem": None if np.isnan(tokens_P).any() else float(tokens_P.mean() * k),
+                }
+            )
+    return rows
+
+
+def possible_votes(judged: Sequence[JudgedProblem]) -> list[str]:
+    """Names of the votes for which every sample brings what they read."""
+    ballots = [ballots_of(one) for one in judged]
+    has = {
+        field: all(getattr(b, f"{field}_N") is not None for b in ballots)
+        for field in ("score", "quality", "confidence")
+    }
+    names = ["majority"]
+    if has["score"]:
+        names += ["rank", "rank_floor", "score_prob", "softmax", "best_of_n"]
+    if has["quality"]:
+        names += ["quality", "log_odds"]
+    if has["confidence"]:
+        names += [f"confidence:{measure}" for measure in MEASURES]
+        names += [f"confidence:{measure}:{suffix}" for measure in ("lowest", "tail") for suffix in FILTERS]
+    if has["quality"] and has["confidence"]:
+        names.append("quality_confidence:lowest")
+    return [*names, "oracle"]
+
+
+def parsed_vote(name: str) -> tuple[WeightRule, str]:
+    """``rule``, ``rule:measure`` or ``rule:measure:top10`` to the rule and its measure of confidence."""
+    rule, _, rest = name.partition(":")
+    measure, _, suffix = rest.partition(":")
+    measure = measure or "lowest"
+    if rule not in RULES or measure not in MEASURES or (suffix and suffix not in FILTERS):
+        raise ConfigError(
+            f"rules: {name!r} is no vote; choose oracle or from {', '.join(RULES)}, those with a confidence followed "
+            f"by :{{{', '.join(MEASURES)}}} and perhaps :{{{', '.join(FILTERS)}}}"
+        )
+    found = vote_rule(rule)
+    return (top_percent(found, FILTERS[suffix]) if suffix else found), measure
+
+
+def _vote_values(
+    judged: Sequence[JudgedProblem], name: str, ks: Sequence[int], window: int, plan: SubsetPlan
+) -> tuple[np.ndarray, list[float]]:
+    """``[P, K]`` and the share of ties per k."""
+    if name == "oracle":
+        right_P, size_P = _counts(judged)
+        return np.stack([pass_at_k(right_P, size_P, k) for k in ks], axis=1), [0.0] * len(ks)
+    rule, measure = parsed_vote(name)
+    ballots: list[Ballots] = [ballots_of(one, measure=measure, window=window) for one in judged]
+    votes = maj_at_k(ballots, [one.votes_right_N for one in judged], ks, rule=rule, plan=plan)
+    return votes.right_PK, votes.tied_PK.mean(axis=0).tolist()
+
+
+def _counts(judged: Sequence[JudgedProblem]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([int(one.right_N.sum()) for one in judged]), np.array([len(one.samples) for one in judged])
+
+
+def _row(name: str, value_P: np.ndarray) -> Row:
+    return {"metric": name, **asdict(summary(value_P))}
+
+
+def _size_text(size_P: np.ndarray) -> str:
+    return str(size_P[0]) if len(set(size_P.tolist())) == 1 else "all"
