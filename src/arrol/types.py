@@ -70,6 +70,8 @@ class Reason(StrEnum):
     """Kept: the score was absent or not a number."""
     DEADLINE = "deadline"
     """Drawn without its siblings because the barrier's deadline passed."""
+    THRESHOLD = "threshold"
+    """Its quality was compared with a threshold: certain, no lottery (evaluation only)."""
     OUTCOME = "outcome"
     """Dropped or kept after verification (``oracle`` only); nothing was saved."""
 
