@@ -37,7 +37,7 @@ import numpy as np
 
 from arrol.errors import ConfigError
 from arrol.test_time.confidence import top_threshold
-from arrol.test_time.voting import Ballots, Vote, WeightRule, vote, vote_rule
+from arrol.test_time.voting import Ballots, Vote, WeightRule, leading_share, vote, vote_rule
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,10 @@ class Session:
         """To be called when a batch of events has been told: is there a consensus? Sets and returns ``is_done``."""
         consensus = self.strategy.consensus
         if consensus is not None and not self.is_done and self.threshold is not None:
-            result = self.vote()
-            self.is_done = result.num_votes >= self.strategy.min_traces and result.share >= consensus - 1e-12
+            voters = self.voters()
+            if len(voters) >= self.strategy.min_traces:
+                share, num_votes = leading_share(self.ballots(voters), self.strategy.rule)
+                self.is_done = num_votes >= self.strategy.min_traces and share >= consensus - 1e-12
         return self.is_done
 
     def voters(self) -> list[int]:
