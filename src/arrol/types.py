@@ -72,6 +72,8 @@ class Reason(StrEnum):
     """Drawn without its siblings because the barrier's deadline passed."""
     RESCUE = "rescue"
     """Kept: its wave may not be stopped."""
+    THRESHOLD = "threshold"
+    """Its quality was compared with a threshold: certain, no lottery (evaluation only)."""
     OUTCOME = "outcome"
     """Dropped or kept after verification (``oracle`` only); nothing was saved."""
 

@@ -31,7 +31,18 @@ def test_help_loads_nothing_but_the_standard_library(statement):
 
 @pytest.mark.parametrize(
     "module",
-    ["configs.run", "configs.sft", "records.store", "protocols", "stats", "pruning.controller", "engines.scripted"],
+    [
+        "configs.run",
+        "configs.sft",
+        "records.store",
+        "protocols",
+        "stats",
+        "pruning.controller",
+        "engines.scripted",
+        "test_time.live",
+        "test_time.replay",
+        "evaluation.scorecard",
+    ],
 )
 def test_what_decides_never_loads_a_model(module):
     assert not loaded_by(f"import arrol.{module}") & {*HEAVY, "rich"}

@@ -45,6 +45,9 @@ class SubsetPlan:
         return math.comb(size, k) <= self.exact_up_to
 
 
+DEFAULT_PLAN = SubsetPlan()
+
+
 class SubsetVotes(NamedTuple):
     """Two tables over prompts and k."""
 
@@ -61,7 +64,7 @@ def maj_at_k(
     *,
     rule: str | WeightRule = "majority",
     deployed_ties: bool = False,
-    plan: SubsetPlan = SubsetPlan(),
+    plan: SubsetPlan = DEFAULT_PLAN,
 ) -> SubsetVotes:
     """Ballots and verdicts (bool ``[N]``) of each prompt; prompts may differ in ``N``, which must not be below k."""
     if len(ballots_P) != len(right_P):

@@ -42,6 +42,7 @@ Legend: ``N`` candidates of a prompt or of a subset of them, always the last axi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -252,6 +253,18 @@ def vote(ballots: Ballots, rule: str | WeightRule = "majority") -> Vote:
     value_M = tally.value_SM[0]
     share = float(value_M[winner] / value_M.sum())
     return Vote(int(known_M[winner]), share, int(tally.count_SM[0].sum()), bool(tally.leaders_SM[0].sum() > 1))
+
+
+def leading_share(ballots: Ballots, rule: str | WeightRule = "majority") -> tuple[float, int]:
+    """``share`` and ``num_votes`` of :func:`vote`, in less time: asked whenever a trace ends."""
+    total: dict[int, float] = {}
+    count: dict[int, int] = {}
+    for answer, weight in zip(ballots.answer_N.tolist(), weights(ballots, rule).tolist(), strict=True):
+        if answer >= 0 and not math.isnan(weight):
+            total[answer] = total.get(answer, 0.0) + weight
+            count[answer] = count.get(answer, 0) + 1
+    value = total if any(total.values()) else count
+    return (max(value.values()) / sum(value.values()) if value else 0.0), sum(count.values())
 
 
 def weights(ballots: Ballots, rule: str | WeightRule) -> np.ndarray:

@@ -17,6 +17,7 @@ from arrol.test_time.voting import (
     distinct_answers,
     effective_number,
     for_full_pool,
+    leading_share,
     log_odds,
     majority,
     mean_ranks,
@@ -159,6 +160,15 @@ class TestVote:
             assert shuffled.is_tied == result.is_tied
             assert shuffled.share == pytest.approx(result.share)
             assert shuffled.answer == result.answer or result.is_tied
+
+    @pytest.mark.parametrize("name", sorted(RULES))
+    def test_the_quick_share_is_that_of_the_vote(self, name):
+        for seed in range(30):
+            result = vote(pool(seed), name)
+            assert leading_share(pool(seed), name) == (pytest.approx(result.share), result.num_votes)
+        silent = Ballots(np.full(2, -1), np.zeros(2), np.zeros(2), np.zeros(2))
+        assert leading_share(silent, name) == (0.0, 0)
+        assert leading_share(Ballots(np.array([3, 1, 3]), quality_N=np.zeros(3)), "quality") == (2 / 3, 3)
 
     def test_order_decides_only_the_last_clause(self):
         winners = {vote(Ballots(np.array(order))).answer for order in permutations([0, 0, 1, 1, 2])}

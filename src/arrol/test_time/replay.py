@@ -1,0 +1,292 @@
+"""What would a strategy have done with these recorded traces? Same samples for all, tokens to the last one. Pure numpy.
+
+A clock counts decode steps; every running trace writes one token per step, so what runs at the same time is explicit. A
+trace stops at the first check whose evidence is under the threshold, and only what was written by then is looked at.
+Traces that end in the same step are told together. On a consensus, or when the token budget is used up, the others are
+cut off in that very step. The budget is exact: its last step may be granted to some of the running traces only.
+
+Evidence is either window means of token confidences (DeepConf) or the head's quality at probes. Only the records of its
+running minimum are kept, since a trace can first fall under a threshold at a record alone.
+
+Live DeepConf needs top-k log-probabilities at every step, which the embedded engine does not return: there it can be
+replayed only, on traces recorded with them. Inside vLLM ``ConfidenceScheduler`` stops live by a related measure.
+
+Comparing: :func:`replay_table` gives accuracy and tokens per strategy and prompt, over the same keyed orderings of the
+same traces; :func:`at_tokens` and :func:`at_accuracy` read two curves at equal cost or equal accuracy. Between two
+settings stands their mixture: use the cheaper with probability 1 - x, the dearer with x. It spends, and scores, exactly
+the interpolated means.
+
+Legend: ``N`` traces of a prompt, ``T`` tokens, ``E`` records of evidence, ``A`` strategies, ``P`` prompts.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from arrol.errors import ConfigError, DataError
+from arrol.test_time.confidence import WINDOW_TOKENS, lowest, window_means
+from arrol.test_time.strategies import Outcome, Session, Strategy
+from arrol.test_time.voting import Ballots, right_classes
+
+ORDER_STREAM = 6
+"""Second word of the key of every ordering, before the prompt's number."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """When a recorded trace would fall under a threshold."""
+
+    tokens_E: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    """Length at which the running minimum falls, ascending."""
+    value_E: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """To what it falls, strictly descending."""
+    lowest: float = math.nan
+    """What a warm-up trace brings to the threshold; NaN without any evidence."""
+    every: int = 1
+    """Checks take place at multiples of this: tokens per chunk."""
+
+    def stop(self, threshold: float, num_tokens: int) -> tuple[int, int] | None:
+        """Tokens written and overshoot when it is stopped; None if it ends by itself, in that very step or before."""
+        first = int(np.searchsorted(-self.value_E, -threshold, side="right"))
+        if first == len(self.value_E):
+            return None
+        seen = int(self.tokens_E[first])
+        told = -(-seen // self.every) * self.every
+        return (told, told - seen) if told < num_tokens else None
+
+
+def window_evidence(confidence_T: ArrayLike, window: int = WINDOW_TOKENS, every: int = 1) -> Evidence:
+    """DeepConf: full windows stop; a trace shorter than one is never stopped, its plain mean is its lowest."""
+    least = lowest(confidence_T, window)
+    if np.size(confidence_T) < window:
+        return Evidence(lowest=least, every=_chunk(every))
+    means = window_means(confidence_T, window)
+    return _records(np.arange(len(means)) + window, means, every)
+
+
+def probe_evidence(quality_at: Mapping[int, float], every: int = 1) -> Evidence:
+    """Probe length -> calibrated quality there; a quality that is not a number is none."""
+    known = sorted((length, value) for length, value in quality_at.items() if not math.isnan(value))
+    if not known:
+        return Evidence(every=_chunk(every))
+    lengths, values = zip(*known, strict=True)
+    return _records(np.array(lengths), np.array(values, float), every)
+
+
+def _records(tokens_E: np.ndarray, value_E: np.ndarray, every: int) -> Evidence:
+    falls_E = np.concatenate([[True], value_E[1:] < np.minimum.accumulate(value_E)[:-1]])
+    return Evidence(tokens_E[falls_E], value_E[falls_E], float(value_E.min()), _chunk(every))
+
+
+def _chunk(every: int) -> int:
+    if every < 1:
+        raise ConfigError(f"every = {every}: give the tokens per chunk, at least 1")
+    return every
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Complete recorded traces of one prompt."""
+
+    ballots: Ballots
+    """What each votes with if it runs to its end."""
+    tokens_N: np.ndarray
+    """int: completion tokens."""
+    evidence_N: Sequence[Evidence] = ()
+    """Empty where nothing can be stopped."""
+
+    def __post_init__(self) -> None:
+        tokens_N = np.asarray(self.tokens_N)
+        if tokens_N.shape != self.ballots.answer_N.shape or tokens_N.dtype.kind not in "iu" or (tokens_N < 1).any():
+            raise DataError(f"tokens_N of shape {tokens_N.shape}: give one whole number from 1 per trace")
+        if len(self.evidence_N) not in (0, len(tokens_N)):
+            raise DataError(
+                f"evidence_N of length {len(self.evidence_N)}: give one per trace, {len(tokens_N)}, or none"
+            )
+        object.__setattr__(self, "tokens_N", tokens_N)
+
+
+def confidence_traces(
+    answer_N: np.ndarray, confidences_NT: Sequence[ArrayLike], window: int = WINDOW_TOKENS, every: int = 1
+) -> Traces:
+    """Traces for DeepConf from token confidences alone: the lowest window is evidence and weight."""
+    evidence_N = [window_evidence(confidence_T, window, every) for confidence_T in confidences_NT]
+    ballots = Ballots(answer_N, confidence_N=np.array([evidence.lowest for evidence in evidence_N]))
+    return Traces(ballots, np.array([np.size(confidence_T) for confidence_T in confidences_NT], int), evidence_N)
+
+
+def replay(strategy: Strategy, traces: Traces, order: np.ndarray | None = None) -> Outcome:
+    """The strategy's outcome when it meets the traces in this order (by default as recorded)."""
+    count = len(traces.tokens_N)
+    order = np.arange(count) if order is None else np.asarray(order)
+    if strategy.max_traces > len(order):
+        raise DataError(
+            f"max_traces = {strategy.max_traces}: only {len(order)} are recorded; sample more or ask for less"
+        )
+    if not traces.evidence_N and (strategy.keep_top_percent is not None or strategy.stop_below is not None):
+        raise DataError("evidence_N is empty: this strategy stops by it; give token confidences or probe qualities")
+    session = Session(strategy, lambda numbers: traces.ballots.take(order[np.asarray(numbers, int)]))
+    return session.outcome(_Clock(session, traces, order).run())
+
+
+class _Clock:
+    """One decode step after the other, but from event to event."""
+
+    def __init__(self, session: Session, traces: Traces, order: np.ndarray) -> None:
+        self.session, self.traces, self.order = session, traces, order
+        self.now = 0
+        self.began: dict[int, int] = {}
+        self.ends: list[tuple[int, int]] = []
+        """(step, number) of every running trace, a heap."""
+        self.stops: dict[int, int] = {}
+        """Number of a running trace that will be stopped -> its overshoot."""
+
+    def run(self) -> int:
+        """Until nobody runs; returns the step."""
+        session, budget = self.session, self.session.strategy.token_budget
+        while True:
+            if budget is not None and session.tokens.total + self._written(self.now) >= budget:
+                session.is_done = True
+                self._cut()
+            for number in session.starts():
+                self._start(number)
+            if not self.ends:
+                return self.now
+            due = self.ends[0][0]
+            if budget is not None and session.tokens.total + self._written(due) > budget:
+                self._spend(budget)
+                continue
+            self.now = due
+            while self.ends and self.ends[0][0] == due:
+                self._end(heapq.heappop(self.ends)[1], due)
+            if session.look():
+                self._cut()
+
+    def _start(self, number: int) -> None:
+        row, threshold = int(self.order[number]), self.session.threshold
+        tokens = int(self.traces.tokens_N[row])
+        if threshold is not None and self.traces.evidence_N:
+            stop = self.traces.evidence_N[row].stop(threshold, tokens)
+            if stop is not None:
+                tokens, self.stops[number] = stop
+        self.began[number] = self.now
+        heapq.heappush(self.ends, (self.now + tokens, number))
+
+    def _end(self, number: int, step: int) -> None:
+        tokens = step - self.began[number]
+        if number in self.stops:
+            self.session.stopped(number, tokens, self.stops[number])
+        elif self.traces.evidence_N:
+            self.session.finished(number, tokens, self.traces.evidence_N[self.order[number]].lowest)
+        else:
+            self.session.finished(number, tokens)
+
+    def _written(self, step: int) -> int:
+        """Tokens of the running traces by that step."""
+        return sum(step - self.began[number] for _, number in self.ends)
+
+    def _cut(self) -> None:
+        """All that run are aborted now."""
+        for _, number in self.ends:
+            self.session.aborted(number, self.now - self.began[number])
+        self.ends = []
+
+    def _spend(self, budget: int) -> None:
+        """The last steps before the next end: as many whole ones as the budget allows, then one token more for some."""
+        left = budget - self.session.tokens.total - self._written(self.now)
+        steps, rest = divmod(left, len(self.ends))
+        self.now += steps
+        for _, number in sorted(self.ends, key=lambda end: end[1])[rest:]:
+            self.session.aborted(number, self.now - self.began[number])
+        for end, number in sorted(self.ends, key=lambda end: end[1])[:rest]:
+            if end == self.now + 1:
+                self._end(number, end)
+            else:
+                self.session.aborted(number, self.now + 1 - self.began[number])
+        self.now += rest > 0
+        self.ends, self.session.is_done = [], True
+
+
+def orderings(count: int, num: int, *, seed: int = 0, prompt: int = 0) -> np.ndarray:
+    """int ``[num, N]``: keyed permutations, the same for every strategy."""
+    stream = np.random.default_rng([seed, ORDER_STREAM, prompt])
+    return stream.permuted(np.tile(np.arange(count), (num, 1)), axis=1)
+
+
+class ReplayTable(NamedTuple):
+    """Means over orderings, per strategy and prompt."""
+
+    right_AP: np.ndarray
+    tokens_AP: np.ndarray
+    tied_AP: np.ndarray
+    steps_AP: np.ndarray
+    started_AP: np.ndarray
+    stopped_AP: np.ndarray
+
+
+def replay_table(
+    strategies: Sequence[Strategy],
+    traces_P: Sequence[Traces],
+    right_P: Sequence[np.ndarray],
+    *,
+    num_orderings: int = 32,
+    seed: int = 0,
+) -> ReplayTable:
+    """Every strategy on every prompt, each over the same orderings; ``right_P`` holds the verdicts ``[N]``."""
+    if len(traces_P) != len(right_P):
+        raise DataError(f"right_P of length {len(right_P)}: there are {len(traces_P)} prompts; give verdicts for each")
+    table = ReplayTable(*(np.zeros((len(strategies), len(traces_P))) for _ in ReplayTable._fields))
+    for p, (traces, right_N) in enumerate(zip(traces_P, right_P, strict=True)):
+        right_M = set(right_classes(traces.ballots.answer_N, right_N).tolist())
+        orders = orderings(len(traces.tokens_N), num_orderings, seed=seed, prompt=p)
+        for a, strategy in enumerate(strategies):
+            outcomes = [replay(strategy, traces, order) for order in orders]
+            table.right_AP[a, p] = np.mean([outcome.answer in right_M for outcome in outcomes])
+            table.tokens_AP[a, p] = np.mean([outcome.tokens.total for outcome in outcomes])
+            table.tied_AP[a, p] = np.mean([outcome.vote.is_tied for outcome in outcomes])
+            table.steps_AP[a, p] = np.mean([outcome.steps for outcome in outcomes])
+            table.started_AP[a, p] = np.mean([outcome.num_started for outcome in outcomes])
+            table.stopped_AP[a, p] = np.mean([outcome.num_stopped for outcome in outcomes])
+    return table
+
+
+def at_tokens(tokens_AP: np.ndarray, right_AP: np.ndarray, tokens: float) -> np.ndarray:
+    """float64 ``[P]``: accuracy per prompt of the mixture of settings that spends this many tokens per prompt.
+
+    The settings are those of one strategy, from cheap to dear; NaN beyond their ends: no curve is extended.
+    """
+    return _mixture(tokens_AP.mean(1), right_AP, tokens)
+
+
+def at_accuracy(tokens_AP: np.ndarray, right_AP: np.ndarray, accuracy: float) -> np.ndarray:
+    """float64 ``[P]``: tokens per prompt of the cheapest mixture of neighbours whose mean accuracy is this."""
+    cost_A, value_A = tokens_AP.mean(1), right_AP.mean(1)
+    order = np.argsort(cost_A, kind="stable")
+    for low, high in pairwise(order):
+        if min(value_A[low], value_A[high]) <= accuracy <= max(value_A[low], value_A[high]):
+            if value_A[low] == accuracy:
+                return tokens_AP[low].astype(float)
+            part = (accuracy - value_A[low]) / (value_A[high] - value_A[low])
+            return (1 - part) * tokens_AP[low] + part * tokens_AP[high]
+    alone = [a for a in order if value_A[a] == accuracy]
+    return tokens_AP[alone[0]].astype(float) if alone else np.full(tokens_AP.shape[1], np.nan)
+
+
+def _mixture(place_A: np.ndarray, value_AP: np.ndarray, at: float) -> np.ndarray:
+    order = np.argsort(place_A, kind="stable")
+    place_A, value_AP = place_A[order], value_AP[order]
+    if not place_A[0] <= at <= place_A[-1]:
+        return np.full(value_AP.shape[1], np.nan)
+    high = int(np.searchsorted(place_A, at))
+    if place_A[high] == at:
+        return value_AP[high].astype(float)
+    part = (at - place_A[high - 1]) / (place_A[high] - place_A[high - 1])
+    return (1 - part) * value_AP[high - 1] + part * value_AP[high]
