@@ -61,7 +61,7 @@ class DatasetTaskConfig(StrictModel):
     source: str
     """Path of a file or folder, a hub name, or a preset such as gsm8k."""
     split: str = "train"
-    """Split to train on."""
+    """Split to train on; empty to evaluate only."""
     eval_source: str | None = None
     """Path, hub name or preset to evaluate on; the training source when absent."""
     eval_split: str = "test"

@@ -63,6 +63,11 @@ class VerifierPool:
 
         return self._run(classes, problems, progress)
 
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that live now, for whoever wants to watch them."""
+        verifiers = [v for v in (self.verifier, *self._copies) if isinstance(v, SymbolicVerifier)]
+        return [pid for pid in (verifier.worker_pid for verifier in verifiers) if pid is not None]
+
     def close(self) -> None:
         """End the workers; a later call starts others."""
         for verifier in (self.verifier, *self._copies):

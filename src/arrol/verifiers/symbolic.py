@@ -26,7 +26,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
@@ -110,9 +110,14 @@ class SymbolicVerifier:
         self._remembered: dict[tuple[Found, str], Verdict] = {}
         self._failed: set[tuple[Found, str]] = set()
 
-    def copy(self) -> SymbolicVerifier:
+    def copy(self) -> Self:
         """Another verifier with these settings and a worker of its own."""
-        return SymbolicVerifier(self.marks, time_limit_s=self.time_limit_s)
+        return type(self)(self.marks, time_limit_s=self.time_limit_s)
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker; None while there is none."""
+        return None if self._worker is None else self._worker.process.pid
 
     def verify(self, text: str, answer: str) -> Verdict:
         found = final_expression(text, self.marks)

@@ -14,7 +14,7 @@ import signal
 import sys
 from functools import lru_cache
 
-MEMORY_BYTES = 4 * 2**30
+MEMORY_BYTES = 2**30
 """Address space; an expression that wants more is wrong."""
 GRACE_S = 1.0
 """How long after the parent's time limit the alarm goes off."""

@@ -8,7 +8,7 @@ import pytest
 
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.tasks import dataset
-from arrol.tasks.dataset import PRESETS, DatasetTask
+from arrol.tasks.dataset import DatasetTask
 from arrol.verifiers.integer import IntegerVerifier
 from arrol.verifiers.symbolic import SymbolicVerifier
 
@@ -81,6 +81,15 @@ def test_questions_that_are_evaluated_are_not_trained_on(tokenizer, tmp_path):
     assert len(make(tokenizer, train, eval_source=test).train_rows) == 15
     with pytest.raises(DataError, match=r"source: every row of .* is also evaluated"):
         make(tokenizer, train, eval_source=train)
+
+
+def test_an_empty_split_trains_on_nothing_and_evaluates_everything(tokenizer, tmp_path, folder):
+    task = make(tokenizer, folder, split="")
+    assert [prompt.answer for prompt in task.eval_prompts(100)] == [f"{2 * n:,}" for n in range(1_000, 1_010)]
+    with pytest.raises(DataError, match="split: '' leaves nothing to train on; name the split to train on"):
+        task.train_prompt(0)
+    single = make(tokenizer, write(tmp_path / "all.jsonl", sums(30)), split="")
+    assert len(single.eval_prompts(100)) == 30
 
 
 def test_nothing_set_aside_is_said_when_it_is_asked_for(tokenizer, tmp_path):
@@ -177,7 +186,19 @@ def test_presets_read_their_hub_name_split_and_columns(tokenizer, monkeypatch):
     prompt = task.eval_prompts(30)[0]
     assert (prompt.answer, prompt.level) == ("033", 4)
     assert task.verify(prompt, "Answer: $33$").reward == 1.0
-    assert set(PRESETS) == {"gsm8k", "math500", "amc23", "aime24", "dapo-math-17k"}
+
+
+def test_problems_with_several_answers_are_verified(tokenizer, tmp_path):
+    rows = [
+        {"question": f"roots {n}?", "final_answer": [f"${n}$, $-{n}$"], "is_multiple_answer": True, "context": None}
+        for n in range(1, 4)
+    ]
+    task = DatasetTask(tokenizer, source=write(tmp_path / "o.jsonl", rows), split="")
+    prompt = task.eval_prompts(3)[2]
+    assert prompt.text == "roots 3?"
+    assert task.verify(prompt, "so \\boxed{-3, 3}").reward == 1.0
+    assert task.verify(prompt, "so \\boxed{3}").reward == 0.0
+    task.close()
 
 
 def test_the_gsm8k_preset_has_a_subset_and_two_splits(tokenizer, monkeypatch):
@@ -226,7 +247,7 @@ def test_a_hub_that_fails_is_one_line(tokenizer, monkeypatch, error, message):
         (
             [{"a": 1, "b": 2}],
             {},
-            r"prompt_column: not given and none of prompt, question, problem exists; available: a, b",
+            r"prompt_column: not given and none of prompt, question, problem, .* exists; available: a, b",
         ),
         ([{"question": "q", "b": 2}], {}, r"answer_column: not given .* available: question, b"),
         (sums(1), {"prompt_column": "text"}, r"prompt_column: 'text' is not in .* row 1; available: question, answer"),
@@ -235,7 +256,7 @@ def test_a_hub_that_fails_is_one_line(tokenizer, monkeypatch, error, message):
         (
             [{"question": "q", "answer": None}],
             {},
-            r"answer_column: .* row 1 holds 'None'; it must be a text or a number",
+            r"answer_column: .* row 1 holds 'None'; it must be a text or a number, or a list",
         ),
         ([{"question": " ", "answer": "1"}], {}, r"prompt_column: .* row 1 holds ' '; it must be text"),
         ([{"question": [], "answer": "1"}], {}, r"prompt_column: .* row 1 holds '\[\]'"),

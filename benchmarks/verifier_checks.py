@@ -1,0 +1,288 @@
+"""Are the verifiers right, fast and unbreakable? One record, of four parts.
+
+1. Gold answers of the data sets read and match themselves; the next other gold answer does not.
+2. Completions per second and core: the integer verifier, and the symbolic one on integers, prose and mathematics.
+3. Classes of equal answers of generated groups: seconds per group.
+4. A fuzz: ``--count`` generated completions (``hostile.py``) through extraction and every verifier. It counts wrong
+   verdicts, crashes, verdicts that ran out of time and ones that outlived their limit, and the peak of memory.
+
+The fuzz goes block by block, and each block is a line of ``--state``; started again with the same state, seed, block
+and commit it continues. ``--data`` is a folder with ``gsm8k``, ``svamp`` and ``amc23``; a set that is absent is left out.
+
+    python benchmarks/verifier_checks.py --data ../shared/data --count 20000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hostile
+from arrol.records.lines import LineWriter
+from arrol.records.schema import BenchRecord
+from arrol.records.store import RecordWriter, provenance
+from arrol.tasks.columns import Columns
+from arrol.tasks.dataset import MARKS
+from arrol.types import Verdict
+from arrol.verifiers.expression import ExpressionVerifier
+from arrol.verifiers.integer import IntegerVerifier, final_integer, parse_integer
+from arrol.verifiers.pool import VerifierPool, usable_cores
+from arrol.verifiers.symbolic import SymbolicVerifier
+
+SETS = {"gsm8k": ("train", "test"), "svamp": ("test",), "amc23": ("test",)}
+OVERTIME_S = 3.0
+"""A verdict that takes so much longer than its limit has hung; starting a new worker is part of it."""
+
+
+def main() -> None:
+    args = parse_args()
+    records = [*gold_records(args), *speed_records(args), *class_records(args), *fuzz_records(args)]
+    args.out.unlink(missing_ok=True)
+    config = {k: getattr(args, k) for k in ("count", "block", "workers", "time_limit", "repeats", "per_repeat")}
+    run = provenance(sys.argv, (args.seed,)).run_record(name="verifier-checks", arm="", seed=args.seed, config=config)
+    with RecordWriter(args.out) as writer:
+        for record in (run, *records):
+            writer.write(record)
+    for record in records:
+        print(f"{record.variant:44} {record.median:12.5g} {record.unit:12} n {record.repeats}")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=None, help="folder of the data sets; none: part 1 is left out")
+    parser.add_argument("--count", type=int, default=1_000_000, help="completions of the fuzz")
+    parser.add_argument("--block", type=int, default=1_000, help="completions between two lines of the state")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes; 0: one per core")
+    parser.add_argument("--time-limit", type=float, default=1.0, help="seconds of one symbolic verdict in the fuzz")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each speed")
+    parser.add_argument("--per-repeat", type=int, default=400, help="symbolic verdicts of a repeat")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, default=Path("runs/verifier-checks.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("results/bench-verifiers.jsonl"))
+    parser.add_argument("--smoke", action="store_true", help="a tiny run that proves that the script works")
+    args = parser.parse_args()
+    args.workers = args.workers or usable_cores()
+    if args.smoke:
+        args.count, args.block, args.repeats, args.per_repeat, args.workers = 200, 100, 2, 12, 1
+        args.state = args.out.with_suffix(".state")
+    return args
+
+
+def row(variant: str, unit: str, values: Sequence[float], *, repeats: int | None = None, **others: Any) -> BenchRecord:
+    """A row of the record; ``gap`` is the share of the limit."""
+    ordered = sorted(values)
+    limit = others.pop("limit", float("nan"))
+    median = statistics.median(ordered)
+    return BenchRecord(
+        benchmark="verifier-checks",
+        variant=variant,
+        unit=unit,
+        median=median,
+        p20=ordered[int(0.2 * (len(ordered) - 1))],
+        p80=ordered[-1 - int(0.2 * (len(ordered) - 1))],
+        repeats=len(ordered) if repeats is None else repeats,
+        limit=limit,
+        gap=median / limit if limit else float("nan"),
+        config=others,
+    )
+
+
+def gold_records(args: argparse.Namespace) -> list[BenchRecord]:
+    """Part 1: each set by both verifiers."""
+    records = []
+    for name, splits in SETS.items():
+        folder = args.data / name if args.data else None
+        if folder is None or not folder.is_dir():
+            print(f"{name}: left out, no such folder; give --data the folder that holds {name}/", flush=True)
+            continue
+        rows = [row for split in splits for row in Columns().read(str(folder), split)]
+        golds = [row.answer for row in rows]
+        values = [parse_integer(gold) for gold in golds]
+        others = [next(g for g in golds[i:] + golds if parse_integer(g) != values[i]) for i in range(len(golds))]
+        texts = [row.solution or f"so it is \\boxed{{{row.answer}}}." for row in rows]
+        for kind, verifier in (("integer", IntegerVerifier(MARKS)), ("symbolic", SymbolicVerifier())):
+            with VerifierPool(verifier, num_workers=args.workers) as pool:
+                for what, against, due in (("itself", golds, 1.0), ("another", others, 0.0)):
+                    verdicts = pool.verify_all(list(zip(texts, against, strict=True)))
+                    rate = sum(verdict.reward for verdict in verdicts) / len(verdicts)
+                    variant = f"{name} gold against {what}, {kind}"
+                    records.append(row(variant, "frac", [rate], repeats=len(verdicts), limit=due))
+    return records
+
+
+def speed_records(args: argparse.Namespace) -> list[BenchRecord]:
+    """Part 2: one worker, so that a rate is one of a core."""
+    few, many = args.per_repeat, 50 * args.per_repeat
+    draw = hostile.random.Random(args.seed)
+    numbers = [draw.randint(0, 2_000) for _ in range(many * args.repeats)]
+    words = [hostile.prose(draw, 100) for _ in range(100)]
+    marked = [(f"{words[i % 100]}\n#### {n}", str(n + (i % 2))) for i, n in enumerate(numbers)]
+    boxed = [(f"{words[i % 100]} \\boxed{{{n}.0}}", str(n + (i % 2))) for i, n in enumerate(numbers)]
+    spoken = [(f"{words[i % 100]} and so the total is {n} apples.", str(n + (i % 2))) for i, n in enumerate(numbers)]
+    symbolic = SymbolicVerifier()
+    symbolic.verify("\\boxed{x+1}", "1+x")  # starts the worker
+    jobs = [
+        ("integer verifier", IntegerVerifier(MARKS), marked, many),
+        ("symbolic verifier, integers", symbolic, boxed, many),
+        ("symbolic verifier, prose without a mark", symbolic, spoken, few),
+        ("symbolic verifier, mathematics", symbolic, hostile.mathematics(args.seed, few * args.repeats), few),
+    ]
+    records = []
+    for name, verifier, pairs, size in jobs:
+        rates, right = [], 0.0
+        for repeat in range(args.repeats):
+            part = pairs[repeat * size : (repeat + 1) * size]
+            started = time.perf_counter()
+            right += sum(verifier.verify(*pair).reward for pair in part)
+            rates.append(len(part) / (time.perf_counter() - started))
+        share = right / (args.repeats * size)
+        records.append(row(name, "1/s per core", rates, verdicts_per_repeat=size, right_frac=share))
+    symbolic.close()
+    return records
+
+
+def class_records(args: argparse.Namespace) -> list[BenchRecord]:
+    """Part 3: groups of 32 answers, eight formulas in four spellings."""
+    verifier, seconds, comparisons = SymbolicVerifier(), [], 0
+    for repeat in range(args.repeats):
+        pairs = hostile.mathematics(args.seed + repeat, 16)[::2]
+        answers = [text.rpartition("\\boxed{")[2][:-1] for text, _ in pairs] + [gold for _, gold in pairs]
+        with VerifierPool(verifier, num_workers=1) as pool:
+            verifier.same("x+1", "1+x")
+            started = time.perf_counter()
+            (classes,) = pool.classes_of_all([answers * 2])
+            seconds.append(time.perf_counter() - started)
+        comparisons += classes.num_comparisons
+    return [row("classes of 32 answers", "s", seconds, comparisons_per_group=comparisons / args.repeats)]
+
+
+class Watched(SymbolicVerifier):
+    """A verifier that lives on after a crash, and notes how long each verdict took."""
+
+    def verify(self, text: str, answer: str) -> Verdict:
+        started = time.monotonic()
+        try:
+            verdict = super().verify(text, answer)
+        except Exception as error:  # what the fuzz looks for
+            return Verdict(reward=-1.0, answer=f"{type(error).__name__}: {error}"[:200])
+        seconds = time.monotonic() - started
+        return Verdict(verdict.reward, f"{seconds:.3f}", verdict.timed_out)
+
+
+def fuzz_records(args: argparse.Namespace) -> list[BenchRecord]:
+    """Part 4, from the blocks that are done and those that are left."""
+    done = fuzz(args)
+    total: Counter[str] = Counter()
+    for line in done:
+        total.update(line["counts"])
+    count = sum(line["count"] for line in done)
+    seconds = sum(line["seconds"] for line in done)
+    shown = sorted(index for line in done for index in line["surprises"])[:50]
+    rates = [
+        row(f"fuzz, {what}", "frac", [total[what] / count], repeats=count, limit=0.0, number=total[what])
+        for what in ("wrong verdicts", "crashes", "hangs")
+    ]
+    kinds = {name: total[name] for name in sorted(total)}
+    return [
+        *rates,
+        row("fuzz, out of time", "frac", [total["out of time"] / count], repeats=count, kinds=kinds, surprises=shown),
+        row("fuzz, speed", "1/s per core", [count / seconds / args.workers], repeats=count),
+        row("fuzz, longest verdict", "s", [max(line["longest_s"] for line in done)], limit=args.time_limit),
+        row("fuzz, peak memory here", "GiB", [max(line["peak_gib"] for line in done)]),
+        row("fuzz, peak memory of a worker", "GiB", [max(line["worker_peak_gib"] for line in done)]),
+    ]
+
+
+def fuzz(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The lines of the state; blocks that are missing are run first."""
+    name = {"seed": args.seed, "block": args.block, "time_limit": args.time_limit, "commit": provenance([]).commit}
+    lines = [line for line in read_lines(args.state) if {key: line.get(key) for key in name} == name]
+    done = {line["first"]: line for line in lines if line["first"] < args.count}
+    verifier = Watched(time_limit_s=args.time_limit)
+    with (
+        LineWriter(args.state, is_json, field="state", shown=args.state.name) as writer,
+        VerifierPool(verifier, num_workers=args.workers) as pool,
+    ):
+        for first in range(0, args.count, args.block):
+            if first not in done:
+                done[first] = {**name, **fuzz_block(args, first, pool)}
+                writer.write_line(json.dumps(done[first]).encode())
+                left = args.count - first - done[first]["count"]
+                print(f"fuzz: block {first} in {done[first]['seconds']:.1f} s, {left} completions left", flush=True)
+    return list(done.values())
+
+
+def fuzz_block(args: argparse.Namespace, first: int, pool: VerifierPool) -> dict[str, Any]:
+    """One block: its counts, and the numbers of the cases that surprised."""
+    cases = [hostile.case(args.seed, index) for index in range(first, min(first + args.block, args.count))]
+    counts: Counter[str] = Counter()
+    surprises, longest = [], 0.0
+    started = time.perf_counter()
+    verdicts = pool.verify_all([(case.text, case.answer) for case in cases])
+    expression = ExpressionVerifier()
+    for index, (case, verdict) in enumerate(zip(cases, verdicts, strict=True), first):
+        final_integer(case.text, MARKS)
+        expression.verify(case.text, "3 5 7 = 22")
+        seconds = float(verdict.answer) if verdict.reward >= 0 and verdict.answer else 0.0
+        longest = max(longest, seconds)
+        is_hung = seconds > args.time_limit + OVERTIME_S
+        is_wrong = case.right is not None and verdict.reward >= 0 and verdict.reward != float(case.right)
+        counts[case.kind] += 1
+        counts["right verdicts"] += verdict.reward == 1.0
+        counts["out of time"] += verdict.timed_out
+        counts[f"{case.kind}, out of time"] += verdict.timed_out
+        counts["crashes"] += verdict.reward < 0
+        counts["wrong verdicts"] += is_wrong
+        counts["hangs"] += is_hung
+        if is_hung or is_wrong or verdict.reward < 0:
+            surprises.append(index)
+    return {
+        "first": first,
+        "count": len(cases),
+        "seconds": time.perf_counter() - started,
+        "counts": {name: number for name, number in counts.items() if number},
+        "surprises": surprises,
+        "longest_s": longest,
+        "peak_gib": peak_gib(resource.RUSAGE_SELF),
+        "worker_peak_gib": max(peak_gib(resource.RUSAGE_CHILDREN), *map(living_gib, pool.worker_pids())),
+    }
+
+
+def peak_gib(who: int) -> float:
+    """Peak resident memory of this process, or of the largest of its children that have ended."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(who).ru_maxrss * unit / 2**30
+
+
+def living_gib(pid: int) -> float:
+    """Peak resident memory of a worker that lives, where the system tells."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("utf-8", "replace")
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 2**20 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if is_json(line)]
+
+
+def is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

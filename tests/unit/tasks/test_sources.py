@@ -1,0 +1,45 @@
+"""Where rows come from; splits, folders and the hub are looked at in test_dataset.py."""
+
+import json
+
+import pytest
+
+from arrol.errors import DataError
+from arrol.tasks.sources import SplitMissing, has_splits, records
+
+
+def test_splits_are_where_there_can_be_two(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    assert has_splits(str(tmp_path))
+    assert has_splits("gsm8k")
+    assert has_splits("owner/name")
+    assert not has_splits(str(tmp_path / "a.jsonl"))
+    assert not has_splits("MATH-500")
+
+
+def test_the_line_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"a": 1}) + "\n\n{\n")
+    with pytest.raises(DataError, match=r"source: '.*a\.jsonl' line 3 cannot be read \(Expecting"):
+        list(records(str(path), "train"))
+    path.write_text("[" * 100_000)
+    with pytest.raises(DataError, match="line 1 cannot be read"):
+        list(records(str(path), "train"))
+
+
+def test_files_of_a_split_are_read_in_order(tmp_path):
+    for name in ("test-1.jsonl", "test-0.jsonl", "train.jsonl", "testing.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"name": name}) + "\n")
+    assert [row["name"] for row in records(str(tmp_path), "test")] == ["test-0.jsonl", "test-1.jsonl"]
+    with pytest.raises(SplitMissing, match="split: 'dev' is not in"):
+        records(str(tmp_path), "dev")
+
+
+def test_a_preset_with_one_split_is_asked_for_that(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *words, **fields: [{"words": words, **fields}])
+    assert list(records("olympiad_bench", "test")) == [
+        {"words": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP"), "split": "train"}
+    ]
+    assert list(records("SVAMP", "test")) == [{"words": ("ChilleD/SVAMP", None), "split": "test"}]
