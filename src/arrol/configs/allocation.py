@@ -80,7 +80,7 @@ class AeroAllocation(AllocationBase):
     rescue_step: int = Field(2, ge=1)
     """Rollouts added at a time to a prompt without success, at least 1."""
     max_group: int = Field(0, ge=0)
-    """Most rollouts of one prompt; 0 is twice group_size."""
+    """Most rollouts of one prompt; 0 is group_size. More rescues harder and leaves less for prompts with a signal."""
     top_up_easy: bool = False
     """Fill groups with at least half right too, from what the budget leaves; else they train on what was explored."""
     rejection: RejectionConfig = RejectionConfig()

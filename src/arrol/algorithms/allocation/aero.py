@@ -79,7 +79,7 @@ def rollout_budget(config: AeroAllocation, shape: StepShape) -> int:
 
 def max_group(config: AeroAllocation, shape: StepShape) -> int:
     """Rollouts of a prompt at most."""
-    return config.max_group or 2 * shape.group_size
+    return config.max_group or shape.group_size
 
 
 def select(outcomes: Outcomes, config: AeroAllocation, key: Sequence[int]) -> Selection:

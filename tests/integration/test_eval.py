@@ -1,0 +1,121 @@
+"""``arrol eval`` and ``arrol vote`` as a user calls them: a config, a run, files of other tools, and mistakes."""
+
+import json
+
+import pytest
+
+from arrol.cli.main import main
+from arrol.evaluation.samples import read_samples
+
+
+@pytest.fixture
+def run(config, tmp_path, capsys):
+    """A trained run whose estimator judges ends."""
+    assert main(["train", str(config), "--training.steps", "4", "--quality.judge_ends", "true"]) == 0
+    capsys.readouterr()
+    return tmp_path / "runs" / "tiny"
+
+
+def call(capsys, *argv):
+    status = main([str(word) for word in argv])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return json.loads(captured.out)
+
+
+def values(rows, *names):
+    return {tuple(row[name] for name in names): row["value"] for row in rows}
+
+
+def test_a_config_is_evaluated_and_its_samples_are_kept(config, tmp_path, capsys):
+    found = call(capsys, "eval", config, "--json", "--evaluation.samples_per_prompt", "6", "--k", "1,3")
+    metrics = {row["metric"]: row["value"] for row in found["metrics"]}
+    assert metrics["pass@1"] == metrics["avg@6"] <= metrics["pass@3"]
+    problems = read_samples(tmp_path / "runs" / "tiny" / "samples.jsonl")
+    assert found["facts"]["samples"] == sum(len(problem.samples) for problem in problems) == 24
+    assert all(sample.score is None and sample.logprobs for problem in problems for sample in problem.samples)
+    again = call(capsys, "eval", "--samples", tmp_path / "runs" / "tiny" / "samples.jsonl", "--json", "--k", "1,3")
+    assert again == found
+
+
+def test_a_run_brings_its_estimator_to_the_vote(run, capsys):
+    call(capsys, "eval", run, "--json", "--evaluation.samples_per_prompt", "5", "--confidences")
+    (problem, *_) = read_samples(run / "samples.jsonl")
+    assert all(0 <= sample.quality <= 1 for sample in problem.samples)
+    assert all(len(sample.confidences) == sample.num_tokens for sample in problem.samples)
+    found = call(capsys, "vote", "--samples", run / "samples.jsonl", "--json", "--window", "4")
+    names = {row["vote"] for row in found["votes"]}
+    assert {"majority", "rank", "quality", "best_of_n", "confidence:tail", "oracle"} <= names
+    at = values(found["votes"], "vote", "k")
+    assert at["majority", 1] == pytest.approx(at["quality", 1]) == pytest.approx(at["oracle", 1])
+    assert all(at["oracle", 5] >= at[name, 5] - 1e-12 for name in names)
+
+
+def test_an_exported_estimator_is_one_flag(run, config, tmp_path, capsys):
+    assert main(["export", str(run), "--to", str(tmp_path / "served")]) == 0
+    capsys.readouterr()
+    flags = ["--evaluation.samples_per_prompt", "4", "--model", tmp_path / "served" / "policy"]
+    call(
+        capsys, "eval", config, "--json", "--estimator", tmp_path / "served" / "estimator.safetensors",
+        "--out", tmp_path / "one.jsonl", *flags,
+    )  # fmt: skip
+    call(capsys, "eval", run, "--json", "--out", tmp_path / "two.jsonl", *flags[:2])
+    one, two = (read_samples(tmp_path / f"{name}.jsonl") for name in ("one", "two"))
+    assert [s.score for p in one for s in p.samples] == pytest.approx([s.score for p in two for s in p.samples])
+
+
+def test_samples_of_another_tool_are_scored(tmp_path, capsys):
+    rows = [
+        {"idx": 0, "question": "2 + 2?", "gt": "4", "code": ["\\boxed{4}", "\\boxed{5}", "\\boxed{4.0}"]},
+        {"idx": 1, "question": "half?", "gt": "1/2", "code": ["\\boxed{0.5}", "\\boxed{\\frac12}", "?"]},
+    ]
+    path = tmp_path / "qwen.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    found = call(capsys, "eval", "--samples", path, "--json")
+    metrics = {row["metric"]: row["value"] for row in found["metrics"]}
+    assert metrics["avg@3"] == pytest.approx(2 / 3)
+    assert metrics["maj@3"] == 1.0
+    votes = call(capsys, "vote", "--samples", path, "--json", "--k", "3")["votes"]
+    assert {row["vote"] for row in votes} == {"majority", "oracle"}
+
+
+def test_tables_are_for_people(run, capsys):
+    assert main(["eval", str(run), "--evaluation.samples_per_prompt", "4"]) == 0
+    assert "pass@4" in capsys.readouterr().out
+    assert main(["vote", "--samples", str(run / "samples.jsonl"), "--rules", "majority,rank"]) == 0
+    out = capsys.readouterr().out
+    assert "rank" in out
+    assert "ahead of the majority" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["eval"], "nothing to score"),
+        (["eval", "nowhere.toml"], "no such file"),
+        (["eval", "--samples", "nowhere.jsonl"], "cannot be read"),
+        (["vote", "--samples", "{good}", "--k", "0"], "--k = '0'"),
+        (["vote", "--samples", "{good}", "--k", "9"], "k = 9"),
+        (["vote", "--samples", "{good}", "--rules", "best"], "rules: 'best' is no vote"),
+        (["vote", "--samples", "{good}", "--rules", "rank"], "score = None"),
+        (["vote", "--samples", "{torn}"], "line 2"),
+        (["eval", "--samples", "{torn}"], "line 2"),
+        (["eval", "--samples", "{good}", "--confidences"], "--confidences"),
+        (["eval", "{empty}"], "holds no checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line_with_a_remedy(tmp_path, capsys, argv, words):
+    row = json.dumps({"key": "a", "prompt": "?", "answer": "4", "samples": [{"completion": "#### 4"}]})
+    (tmp_path / "good.jsonl").write_text(row + "\n", "utf-8")
+    (tmp_path / "torn.jsonl").write_text(row + "\n" + row[:40] + "\n", "utf-8")
+    (tmp_path / "empty").mkdir()
+    places = {"good": tmp_path / "good.jsonl", "torn": tmp_path / "torn.jsonl", "empty": tmp_path / "empty"}
+    assert main([word.format(**places) for word in argv]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line
+
+
+def test_samples_are_never_overwritten(config, capsys):
+    call(capsys, "eval", config, "--json", "--evaluation.samples_per_prompt", "2")
+    assert main(["eval", str(config)]) == 2
+    assert "exists; score it with --samples" in capsys.readouterr().err

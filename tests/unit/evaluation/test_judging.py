@@ -1,0 +1,76 @@
+"""What a file lacks is found, what it brings is kept, and a vote's classes are right or wrong as a whole."""
+
+import numpy as np
+import pytest
+
+from arrol.errors import DataError
+from arrol.evaluation.judging import ballots_of, disagreements, judged, verifier_for
+from arrol.evaluation.problems import Problem, Sample
+from arrol.verifiers.integer import IntegerVerifier
+from arrol.verifiers.pool import VerifierPool
+from arrol.verifiers.symbolic import SymbolicVerifier
+
+
+def problem(*samples, gold="4", key="p"):
+    return Problem(key, "2 + 2?", gold, tuple(samples))
+
+
+def judge(*problems):
+    with VerifierPool(verifier_for(problems), num_workers=1) as pool:
+        return judged(problems, pool)
+
+
+def test_integers_need_no_algebra_and_anything_else_does():
+    assert isinstance(verifier_for([problem(Sample("a")), problem(Sample("a"), gold="1,000")]), IntegerVerifier)
+    symbolic = verifier_for([problem(Sample("a")), problem(Sample("a"), gold="1/2")])
+    assert isinstance(symbolic, SymbolicVerifier)
+    assert isinstance(verifier_for([problem(Sample("a", answer="4", reward=1.0), gold=None)]), SymbolicVerifier)
+
+
+def test_verdicts_and_answers_are_found_where_they_are_missing():
+    (one,) = judge(problem(Sample("so #### 4"), Sample("so #### 5"), Sample("no idea"), Sample("again #### 4")))
+    assert one.right_N.tolist() == [True, False, False, True]
+    assert one.class_N.tolist() == [0, 1, -1, 0]
+    assert [sample.answer for sample in one.samples] == ["4", "5", None, "4"]
+
+
+def test_what_a_file_says_is_kept():
+    (one,) = judge(problem(Sample("#### 4", answer="four", reward=0.0), Sample("#### 5", reward=1.0)))
+    assert [sample.answer for sample in one.samples] == ["four", "5"]
+    assert one.right_N.tolist() == [False, True]
+
+
+def test_equal_answers_are_one_candidate():
+    (one,) = judge(problem(Sample("\\boxed{0.5}"), Sample("\\boxed{\\frac{1}{2}}"), Sample("\\boxed{2}"), gold="1/2"))
+    assert one.class_N.tolist() == [0, 0, 1]
+    assert one.right_N.tolist() == [True, True, False]
+
+
+def test_a_class_has_the_verdict_of_its_first_member_in_votes():
+    samples = [Sample("", answer="4", reward=1.0), Sample("", answer="4", reward=0.0), Sample("", reward=1.0)]
+    found = judge(problem(*samples))
+    assert found[0].right_N.tolist() == [True, False, True]
+    assert found[0].votes_right_N.tolist() == [True, True, False]
+    assert disagreements(found) == 2
+
+
+def test_nobody_can_judge_without_a_gold_answer_and_rewards():
+    with pytest.raises(DataError, match="problem 'x' has neither a gold answer nor rewards"):
+        judge(problem(Sample("4"), gold=None, key="x"))
+
+
+def test_ballots_bring_only_what_every_sample_has():
+    full = Sample("#### 4", score=1.0, quality=0.9, confidences=(1.0, 3.0), num_tokens=2)
+    (one,) = judge(problem(full, full))
+    ballots = ballots_of(one, measure="average")
+    assert ballots.score_N.tolist() == [1.0, 1.0]
+    assert ballots.confidence_N.tolist() == [2.0, 2.0]
+    (other,) = judge(problem(full, Sample("#### 4")))
+    ballots = ballots_of(other)
+    assert (ballots.score_N, ballots.quality_N, ballots.confidence_N) == (None, None, None)
+    assert np.isnan(other.tokens_N).tolist() == [False, True]
+
+
+def test_log_probabilities_stand_in_for_confidences():
+    (one,) = judge(problem(Sample("#### 4", logprobs=(np.log(0.5), np.log(0.25)))))
+    np.testing.assert_allclose(ballots_of(one, measure="average").confidence_N, [0.375])
