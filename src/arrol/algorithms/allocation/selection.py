@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from arrol.algorithms.advantages import FLOAT_NOISE, GroupSignal
+from arrol.algorithms.advantages import GroupSignal
 
 SELECTION_STREAM = 4
 """Second word of the key of every random choice here."""
@@ -71,7 +71,7 @@ def pods(reward_G: np.ndarray, train_size: int, key: Sequence[int]) -> Selection
         np.concatenate([sorted_N[:low], sorted_N[len(sorted_N) - (train_size - low) :]]).var()
         for low in range(train_size + 1)
     ]
-    low = _most_even(np.flatnonzero(np.array(variances) >= max(variances) - FLOAT_NOISE), train_size)
+    low = int(np.argmax(np.round(variances, 12)))  # rounding decides between no ties
     chosen = np.concatenate([order[:low], order[len(order) - (train_size - low) :]])
     return Selection(_mask(chosen, len(reward_G)), np.ones(len(reward_G)), "kept", reason="surplus")
 
@@ -112,10 +112,6 @@ def rejected(
         is_whole=baseline == "corrected",
         reason="rejected",
     )
-
-
-def _most_even(lows: np.ndarray, train_size: int) -> int:
-    return int(lows[np.argmin(np.abs(2 * lows - train_size))])
 
 
 def _shuffled(reward_G: np.ndarray, key: Sequence[int]) -> np.ndarray:
