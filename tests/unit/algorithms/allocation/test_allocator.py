@@ -103,13 +103,13 @@ def test_aero_never_exceeds_its_budget_or_its_ceiling(rate, rounds, options):
     for seed in range(5):
         _, groups, _, requests = play(config_of("aero", **options), rate=rate, rounds=rounds, seed=seed)
         assert sum(request.size for request in requests) <= options.get("rollout_budget", 24)
-        assert max(len(group.rollouts) for group in groups) <= options.get("max_group", 12)
+        assert max(len(group.rollouts) for group in groups) <= options.get("max_group", 6)
 
 
 def test_aero_spends_all_of_its_budget_on_hopeless_prompts():
     _, groups, *_ = play(config_of("aero"), rate=lambda key: 0.0)
     assert [len(group.rollouts) for group in groups] == [6] * 4
-    _, groups, *_ = play(config_of("aero"), rate=lambda key: float(key != "a"))
+    _, groups, *_ = play(config_of("aero", max_group=12), rate=lambda key: float(key != "a"))
     assert [len(group.rollouts) for group in groups] == [12, 2, 2, 2]
 
 
@@ -211,7 +211,7 @@ def test_everything_that_was_drawn_asked_and_dropped_is_in_the_account():
 
 
 def test_strata_before_are_those_of_the_first_wave():
-    config = config_of("aero", explore_size=2, rollout_budget=6)
+    config = config_of("aero", explore_size=2, rollout_budget=6, max_group=4)
     allocator = allocator_for(config, num_prompts=2, group_size=2)
     allocator.begin(1, prompts_from("ab"))
     ended = [rollout(0, 0.0), rollout(1, 0.0), rollout(0, 1.0, group=1), rollout(1, 1.0, group=1)]
