@@ -79,10 +79,10 @@ class HeadStop:
         return self._probe_tokens
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
-        """Announce rollouts; those of the warm-up, or opened with ``prune = False``, are judged and never stopped."""
+        """Announce rollouts; those opened with ``prune = False`` are judged and never stopped."""
         state = self._groups.setdefault((step, group), _Group())
-        fresh = range(state.size, state.size + size)
-        state.spared.update(i for i in fresh if not prune or i < self._strategy.warmup_traces)
+        if not prune:
+            state.spared.update(range(state.size, state.size + size))
         state.size += size
 
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from arrol.engines.scripted import ScriptedEngine
 from arrol.errors import ConfigError
 from arrol.test_time.live import LEAST_SURVIVAL, HeadStop, Reading, Waves
 from arrol.test_time.replay import Traces, probe_evidence, replay
@@ -214,6 +215,20 @@ class TestHeadStop:
     def test_probes_ascend(self, probes):
         with pytest.raises(ConfigError, match="probe_tokens = "):
             HeadStop(fixed_traces(1), Plain(), probes)
+
+
+def test_it_drives_the_engine_that_everybody_tests_with():
+    strategy = head_stop(4, stop_quality=0.5)
+    controller = HeadStop(strategy, Plain(), PROBES)
+    engine = ScriptedEngine(lambda i: [7] * (3 + 2 * i.index), lambda i, length: np.array([0.2 * i.index]))
+    waves = Waves(strategy, [TestWaves.PROMPT], lambda i, c: Reading(i.index, quality=0.5), controller=controller)
+    (group,) = engine.generate(waves.first(), SamplingParams(99), seed=0, controller=controller)
+    assert waves([(RolloutId(0, 0, index), completion) for index, completion in enumerate(group)]) == []
+    (outcome,) = waves.outcomes()
+    # Lengths 3, 5, 7, 9; the first ends before the probe at 4, two are stopped there, quality .6 runs on.
+    assert [completion.num_tokens for completion in group] == [3, 4, 4, 9]
+    assert (outcome.tokens.finished, outcome.tokens.stopped) == (12, 8)
+    assert (outcome.answer, outcome.vote.num_votes, outcome.vote.is_tied) == (0, 2, True)
 
 
 class TestWaves:
