@@ -41,7 +41,6 @@ def test_help_loads_nothing_but_the_standard_library(statement):
         "engines.scripted",
         "test_time.live",
         "test_time.replay",
-        "evaluation.scorecard",
     ],
 )
 def test_what_decides_never_loads_a_model(module):

@@ -79,7 +79,8 @@ def _read(
             f"{model.config.hidden_size}; give the estimator that was trained with this model"
         )
     pairs = [(one.prompt.token_ids, completion.token_ids) for one in written for completion in one.completions]
-    readings = iter(read_completions(model, pairs, layout=layout, temperature=temperature))
+    lengths = (END,) if estimator is None else (*estimator.probe_tokens, END)
+    readings = iter(read_completions(model, pairs, layout=layout, lengths=lengths, temperature=temperature))
     found = []
     for problem in problems:
         samples = [_told(one, next(readings), estimator, confidences) for one in problem.samples]
@@ -93,8 +94,16 @@ def _told(one: Sample, reading: Reading, estimator: EstimatorSnapshot | None, co
         one = replace(one, confidences=tuple(reading.confidence_T.tolist()))
     if estimator is None:
         return one
+    looks = [(head, length) for head, length in enumerate(estimator.probe_tokens) if length != END]
+    known = [(head, length) for head, length in looks if length in reading.features_at]
+    points = tuple((length, _quality(estimator, reading, head, length)) for head, length in known)
+    one = replace(one, probe_qualities=points)
     if END not in reading.features_at:  # it ended before anything was fed
         return replace(one, score=0.0, quality=0.0)
     head = len(estimator.probe_tokens) - 1
     score = estimator.scores(reading.features_at[END][None], head)
     return replace(one, score=float(score[0]), quality=float(estimator.quality(score, head)[0]))
+
+
+def _quality(estimator: EstimatorSnapshot, reading: Reading, head: int, length: int) -> float:
+    return float(estimator.quality(estimator.scores(reading.features_at[length][None], head), head)[0])

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arrol.cli.evaluate import judge, parsed_ks, print_facts
+from arrol.evaluation.online import online_rows
 from arrol.evaluation.samples import read_samples
 from arrol.evaluation.summary import Row, facts, possible_votes, usual_ks, vote_rows
 
@@ -21,10 +22,12 @@ def run_vote(options: argparse.Namespace) -> int:
     names = options.rules.split(",") if options.rules else possible_votes(found)
     with console.status("counting votes"):
         rows = vote_rows(found, names, ks, window=options.window)
+        online = online_rows(found, window=options.window)
     if options.json:
-        print(json.dumps({"facts": facts(found), "votes": rows}, indent=1))
+        print(json.dumps({"facts": facts(found), "votes": rows, "online": online}, indent=1))
     else:
         _print(console, rows, ks)
+        _print_online(console, online)
         print_facts(console, found)
     return 0
 
@@ -47,6 +50,28 @@ def _print(console: Console, rows: Sequence[Row], ks: Sequence[int]) -> None:
         "leaves 0 out (--json has the intervals).",
         soft_wrap=True,
     )
+
+
+def _print_online(console: Console, rows: Sequence[Row]) -> None:
+    """A line per strategy: what it spends, and the majority of samples that cost or achieve as much."""
+    if not rows:
+        return
+    table = Table(title="online, replayed on the same samples", title_justify="left")
+    heads = (
+        "accuracy",
+        "tokens per problem",
+        "ahead of majority at equal tokens",
+        "majority needs, for equal accuracy",
+    )
+    table.add_column("strategy", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in rows:
+        needed = row["majority_tokens_at_equal_accuracy"]
+        ahead = f"{row['ahead']:+.3f} ({row['ahead_low']:+.3f} to {row['ahead_high']:+.3f})"
+        needs = "more than all" if needed is None else f"{needed:.0f} tokens"
+        table.add_row(row["strategy"], f"{row['value']:.3f}", f"{row['tokens_per_problem']:.0f}", ahead, needs)
+    console.print(table)
 
 
 def _cell(row: Row) -> str:

@@ -86,6 +86,16 @@ class Cells:
             self.fail(name, "must be a list of numbers")
         return tuple(self._number(name, value) for value in values)
 
+    def points(self, name: str) -> tuple[tuple[int, float], ...] | None:
+        """A list of pairs: a count of tokens, a share."""
+        values = self.row.get(name)
+        if values is None:
+            return None
+        if not isinstance(values, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in values):
+            self.fail(name, "must be a list of pairs of a number of tokens and a quality")
+        cells = [Cells({"tokens": tokens, name: value}, self.where) for tokens, value in values]
+        return tuple((cell.count("tokens") or 0, cell.share(name) or 0.0) for cell in cells)
+
     def finish_reason(self, name: str) -> FinishReason | None:
         value = self.row.get(name)
         if value is None:

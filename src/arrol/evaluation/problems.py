@@ -36,6 +36,8 @@ class Sample:
     """Log-probability of each token; may be -inf."""
     confidences: tuple[float, ...] | None = None
     """Of each token: minus the mean log-probability of its k likeliest tokens."""
+    probe_qualities: tuple[tuple[int, float], ...] | None = None
+    """(completion tokens, calibrated quality) where a probe looked; empty when it ended before the first."""
 
     def __post_init__(self) -> None:
         for name in ("reward", "score", "quality"):
@@ -112,6 +114,7 @@ def sample_of(cells: Cells) -> Sample:
         finish_reason=cells.finish_reason("finish_reason"),
         logprobs=cells.numbers("logprobs"),
         confidences=cells.numbers("confidences"),
+        probe_qualities=cells.points("probe_qualities"),
     )
 
 
@@ -120,7 +123,9 @@ def _sample_row(sample: Sample, key: str) -> dict[str, Any]:
     for name, value in vars(sample).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise DataError(f"samples: problem {key!r}: {name} = {value} is not finite; write a number or None")
-        if isinstance(value, tuple):
+        if name == "probe_qualities" and value is not None:
+            value = [list(point) for point in value]
+        elif isinstance(value, tuple):
             value = [number if math.isfinite(number) else str(number) for number in value]
         if value is not None:
             row[name] = value

@@ -45,8 +45,10 @@ def metric_rows(judged: Sequence[JudgedProblem], ks: Sequence[int]) -> list[Row]
     rows = [_row(f"avg@{_size_text(size_P)}", avg_at_k(right_P, size_P))]
     verdicts = [one.votes_right_N for one in judged]
     votes = maj_at_k(ballots, verdicts, ks)
-    scores = [b.score_N for b in ballots]
-    best_PK = None if any(s is None for s in scores) else best_of_k(scores, [one.right_N for one in judged], ks)  # type: ignore[arg-type]
+    best_PK = None
+    if all(b.score_N is not None for b in ballots):  # what cannot be read ranks last
+        scores = [np.where(b.answer_N >= 0, np.asarray(b.score_N), -np.inf) for b in ballots]
+        best_PK = best_of_k(scores, verdicts, ks)
     for column, k in enumerate(ks):
         pass_P = pass_at_k(right_P, size_P, k)
         rows.append(_row(f"pass@{k}", pass_P))
