@@ -110,7 +110,7 @@ def test_the_table_shows_what_allocation_is_about(config, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--allocation", "aer"], "the nearest of"),
+        (["--allocation", "earo"], "the nearest of"),
         (["--allocation", "aero", "--allocation.explore_size", "7"], "allocation.explore_size = 7"),
         (["--allocation", "pods", "--allocation.train_size", "9"], "allocation.train_size = 9"),
         (["--allocation", "aero", "--pruning", "oracle"], "allocation.rule = 'aero'"),

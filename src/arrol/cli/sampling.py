@@ -14,7 +14,7 @@ from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
 from arrol.evaluation.problems import Problem, Sample
 from arrol.evaluation.reading import Reading, read_completions
-from arrol.evaluation.runner import Written, sample_prompts
+from arrol.evaluation.runner import Amount, Written, sample_prompts
 from arrol.quality.features import END
 from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
@@ -45,15 +45,8 @@ def sample(
     params = assembly.build_sampling(config, stop_token_ids(model, tokenizer), temperature=evaluation.temperature)
     try:
         with console.status("sampling"):
-            written = sample_prompts(
-                engine,
-                task,
-                tokenizer,
-                params,
-                num_prompts=evaluation.num_prompts,
-                samples=evaluation.samples_per_prompt,
-                seed=config.seed,
-            )
+            amount = Amount(evaluation.num_prompts, evaluation.samples_per_prompt, config.seed)
+            written = sample_prompts(engine, task, tokenizer, params, amount)
         problems = [one.problem() for one in written]
         if estimator is None and not confidences:
             return problems

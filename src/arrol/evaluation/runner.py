@@ -43,21 +43,21 @@ class Written(NamedTuple):
         return Problem(self.prompt.key, self.prompt.text, self.prompt.answer, tuple(samples), self.prompt.level)
 
 
-def sample_prompts(
-    engine: Engine,
-    task: Task,
-    tokenizer: Any,
-    params: SamplingParams,
-    *,
-    num_prompts: int,
-    samples: int,
-    seed: int,
-    step: int = 0,
-) -> list[Written]:
-    """Held-out prompts, each completed ``samples`` times and judged; what the engine could not finish is wrong."""
-    prompts = task.eval_prompts(num_prompts)
-    requests = [GroupRequest(step, number, prompt, samples) for number, prompt in enumerate(prompts)]
-    groups = engine.generate(requests, params, seed=seed + EVALUATION_SEED)
+class Amount(NamedTuple):
+    """How much is sampled, under which seed."""
+
+    num_prompts: int
+    samples: int
+    """Completions per prompt."""
+    seed: int
+    step: int = 0
+
+
+def sample_prompts(engine: Engine, task: Task, tokenizer: Any, params: SamplingParams, amount: Amount) -> list[Written]:
+    """Held-out prompts, completed and judged; what the engine could not finish is wrong."""
+    prompts = task.eval_prompts(amount.num_prompts)
+    requests = [GroupRequest(amount.step, number, prompt, amount.samples) for number, prompt in enumerate(prompts)]
+    groups = engine.generate(requests, params, seed=amount.seed + EVALUATION_SEED)
     written = []
     for prompt, completions in zip(prompts, groups, strict=True):
         texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
@@ -81,9 +81,7 @@ def sample_rewards(
     step: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rewards and completion tokens, both float64 ``[P, G]``, of held-out prompts."""
-    written = sample_prompts(
-        engine, task, tokenizer, params, num_prompts=num_prompts, samples=samples, seed=seed, step=step
-    )
+    written = sample_prompts(engine, task, tokenizer, params, Amount(num_prompts, samples, seed, step))
     reward_PG = np.array([[verdict.reward for verdict in one.verdicts] for one in written], float)
     tokens_PG = np.array([[completion.num_tokens for completion in one.completions] for one in written], float)
     return reward_PG.reshape(-1, samples), tokens_PG.reshape(-1, samples)
