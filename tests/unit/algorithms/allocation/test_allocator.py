@@ -13,6 +13,7 @@ from arrol.configs.allocation import (
     DapoAllocation,
     GresoAllocation,
     KnapsackAllocation,
+    MoppsAllocation,
     PilotCommitAllocation,
     PodsAllocation,
     ReinforceAdaAllocation,
@@ -252,6 +253,21 @@ def test_what_the_rule_counts_is_what_it_selects_by():
         assert 1 + len(new) == drawn
         lessons = allocator.lessons([allocator.groups(ended)[0]])
         assert lessons[0].selection.train_G.any() == trains
+
+
+def test_every_step_and_group_has_choices_of_its_own():
+    """Same outcomes, 8 of 16 train; and of the same candidates, which are drawn."""
+    allocator = allocator_for(PodsAllocation(train_size=8), num_prompts=2, group_size=16)
+    chosen, asked = [], []
+    mopps = allocator_for(MoppsAllocation(candidates=6), num_prompts=2)
+    for step in range(1, 5):
+        requests = allocator.begin(step, prompts_from("ab"))
+        ended = [rollout(i, float(i < 8), group=r.group, step=step) for r in requests for i in range(16)]
+        allocator.observe(ended)
+        chosen += [tuple(each.selection.train_G) for each in allocator.lessons(allocator.groups(ended))]
+        asked.append(tuple(request.prompt.key for request in mopps.begin(step, prompts_from("abcdefghijkl"))))
+    assert len(set(chosen)) == 8
+    assert len(set(asked)) == 4
 
 
 @pytest.mark.parametrize("rule", ["aero", "knapsack", "greso", "pilot_commit", "mopps"])

@@ -131,6 +131,14 @@ def test_repeats_move_against_the_share_of_uniform_groups(right, easy, hard):
     assert (found["allocation/easy_repeat"], found["allocation/hard_repeat"]) == pytest.approx((easy, hard))
 
 
+def test_a_third_of_the_wanted_uniform_groups_is_all_right():
+    """An eighth of each kind lies above the twelfth of the easy and below the sixth of the hard."""
+    rule = greso(repeat_step=0.1)
+    rule.learn(list("abcdefgh"), tally_of([8, 0, 1, 1, 1, 1, 1, 1], [8] * 8))
+    found = rule.metrics()
+    assert (found["allocation/easy_repeat"], found["allocation/hard_repeat"]) == pytest.approx((0.4, 0.6))
+
+
 @pytest.mark.parametrize(("right", "bound"), [(0, 0.05), (1, 0.95)])
 def test_repeats_stay_within_their_bounds(right, bound):
     rule = greso(repeat_step=0.1)
