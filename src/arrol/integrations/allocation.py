@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from arrol.algorithms.allocation.allocator import RULES
-from arrol.algorithms.allocation.prompts import DRAW_STREAM, Mopps
+from arrol.algorithms.allocation.prompts import DRAW_STREAM, Greso, Mopps
 from arrol.algorithms.allocation.rule import Outcomes, StepShape, Tally
 from arrol.algorithms.allocation.selection import SELECTION_STREAM
+from arrol.algorithms.allocation.sizes import Knapsack
 from arrol.algorithms.lesson import Lesson
 from arrol.algorithms.posterior import Belief, prior_belief
 from arrol.configs.allocation import AllocationConfig
@@ -60,6 +61,7 @@ class HostAllocation:
     def __init__(self, config: AllocationConfig, shape: StepShape, history: PromptHistory, *, seed: int) -> None:
         self.rule = RULES[config.rule](config, shape)
         self._config, self._history, self._seed = config, history, seed
+        self._drawn: dict[str, int] = {}
         self._account: Counter[str] = Counter()
 
     def lessons(self, groups: Sequence[RolloutGroup], totals: Sequence[np.ndarray], step: int) -> list[Lesson]:
@@ -87,14 +89,15 @@ class HostAllocation:
             self._account["prompts_trained"] += bool((selection.train_G & known_G).any())
         return found
 
-    def sizes(self, keys: Sequence[str], step: int, first: int) -> list[int]:
-        """Rollouts of each prompt of a batch, 0 for those that are passed over; ``first`` were drawn before."""
-        chosen = self._chosen(keys, [self._seed, DRAW_STREAM, step, first])
-        sizes = self.rule.first_waves([self._believe(keys[place]) for place in chosen])
-        asked = dict(zip(chosen, sizes.tolist(), strict=True))
-        self._account.clear()
-        self._account["prompts_drawn"], self._account["rollouts_asked"] = len(keys), sum(asked.values())
-        return [asked.get(place, 0) for place in range(len(keys))]
+    def sizes(self, prompts: Sequence[tuple[str, int]], step: int, first: int) -> list[int]:
+        """Rollouts of each ``(key, usual size)`` of a batch, 0 where it is passed over; ``first`` were drawn before."""
+        chosen = self._chosen([key for key, _ in prompts], [self._seed, DRAW_STREAM, step, first])
+        asked = {place: prompts[place][1] for place in chosen}
+        if isinstance(self.rule, Knapsack):
+            waves = self.rule.first_waves([self._believe(prompts[place][0]) for place in chosen])
+            asked = dict(zip(chosen, waves.tolist(), strict=True))
+        self._drawn = {"prompts_drawn": len(prompts), "rollouts_asked": sum(asked.values())}
+        return [asked.get(place, 0) for place in range(len(prompts))]
 
     def keep(self, reward_G: np.ndarray, step: int, number: int) -> np.ndarray:
         """bool ``[G]``: what trains of a group, by a rule that asks for nothing but rewards."""
@@ -120,13 +123,14 @@ class HostAllocation:
 
     def metrics(self) -> dict[str, float]:
         """Of the last batch."""
-        return {f"allocation/{name}": float(count) for name, count in self._account.items()} | self.rule.metrics()
+        counts = {**self._drawn, **self._account}
+        return {f"allocation/{name}": float(count) for name, count in counts.items()} | self.rule.metrics()
 
     def _chosen(self, keys: Sequence[str], key: list[int]) -> list[int]:
         """Places of the prompts that are asked, in the order of the batch."""
         count = self.rule.shape.num_prompts
         prompts = [Prompt(name, (), str(place), "") for place, name in enumerate(keys)]
-        if len(prompts) <= count:
+        if len(prompts) <= count or not isinstance(self.rule, (Mopps, Greso)):
             return list(range(len(prompts)))
         if isinstance(self.rule, Mopps):  # weighs all candidates against each other
             drawn = self.rule.draw(count, iter(prompts).__next__, self._believe, key)

@@ -104,7 +104,9 @@ class PruningService:
         if any(key[0] != step for key in self._groups):
             await self.settle()
         self._memory.step = step
-        sizes = self._sizes(prompts, step)
+        sizes = [size for _, size in prompts]
+        if self._allocation is not None:
+            sizes = self._allocation.sizes(prompts, step, len(self._groups))
         tickets: list[dict[str, Any]] = []
         for (key, _), size in zip(prompts, sizes, strict=True):
             if not size:
@@ -215,16 +217,6 @@ class PruningService:
         self._controller.load(state["controller"])
         if self._allocation is not None and state.get("allocation"):  # another rule, or none, leaves nothing
             self._allocation.load(state["allocation"])
-
-    def _sizes(self, prompts: Sequence[tuple[str, int]], step: int) -> list[int]:
-        """What is asked of each prompt; data that name sizes of their own keep them where the rule has no say."""
-        given = [size for _, size in prompts]
-        if self._allocation is None:
-            return given
-        sizes = self._allocation.sizes([key for key, _ in prompts], step, len(self._groups))
-        if self._host.allocation.rule == "knapsack":
-            return sizes
-        return [own if size else 0 for own, size in zip(given, sizes, strict=True)]
 
     def _answer(self, key: tuple[int, int]) -> None:
         """Tell everybody of a group whose decision has fallen."""
