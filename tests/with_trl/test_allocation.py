@@ -9,7 +9,7 @@ import torch
 import trl
 from rows import Spy, gradient, rows_of
 
-from arrol.algorithms.allocation.selection import SELECTION_STREAM, cppo, pods, rejected
+from arrol.algorithms.allocation.selection import SELECTION_STREAM, balanced, cppo, pods, rejected
 from arrol.integrations.trl import prune_rewards, pruned_rollout
 from arrol.integrations.trl.batch import row_key
 from trl_host import SETTINGS, config, has_digit, history, trainer, trl_config, weights
@@ -82,10 +82,23 @@ def by_median(reward, key):
     return advantage, np.ones(SIZE), SIZE
 
 
+def by_balance(reward, key):
+    chosen = balanced(reward == 1, reward == 0, 4, key).train_G
+    return np.where(chosen, (reward - reward.mean()) / spread_of(reward), 0.0), chosen * 1.0, 4
+
+
+def by_size(reward, key):
+    """Groups smaller than TRL's, whole."""
+    spread = spread_of(reward)
+    return (reward - reward.mean()) / spread, np.ones(len(reward)), len(reward)
+
+
 RULES = {
+    "knapsack": ({"allocation": "knapsack", "allocation_options": {"rollout_budget": 18}}, by_size),
     "pods": ({"allocation": "pods", "allocation_options": {"train_size": 4}}, by_pods),
     "cppo": ({"allocation": "cppo", "allocation_options": '{"train_size": 4}'}, by_cppo),
     "dapo": ({"allocation": "dapo"}, by_dapo),
+    "balanced": ({"allocation": "reinforce_ada", "allocation_options": {"keep_size": 4}}, by_balance),
     "corrected": (
         {"allocation": "aero", "allocation_options": {"posterior": {"used_for": "nothing"}}},
         by_corrected,
@@ -110,7 +123,8 @@ def reference(host, loss_type, formula):
     rows, tokens = [], []
     for i in range(len(inputs["completion_mask"])):
         prompt = inputs["prompt_ids"][i][inputs["prompt_mask"][i].bool()].tolist()
-        rows.append(np.mean(signal[row_key(prompt, inputs["completion_ids"][i].tolist(), pad)], axis=0))
+        key = row_key(prompt, inputs["completion_ids"][i].tolist(), pad)
+        rows.append(np.mean(signal.get(key, [(0.0, 0.0)]), axis=0))
         tokens.append(int(inputs["completion_mask"][i].sum()))
     by_tokens = sum(weight * length for (_, weight), length in zip(rows, tokens, strict=True))
     denominator = counted if loss_type == "grpo" else by_tokens
@@ -182,6 +196,32 @@ def test_pruning_and_a_selection_work_together(tmp_path, estimator):
     assert sum(history(host, "arrol/allocation/tokens_dropped")) > 0
     assert np.isfinite(history(host, "loss")).all()
     assert all(norm > 0 for norm in history(host, "grad_norm"))
+
+
+def test_sizes_follow_the_history_within_the_budget(tmp_path):
+    """Rows that are never asked for cost no token, reach no reward function and leave no trace in the loss."""
+    asked, seen = [], []
+
+    def counted(completions, answer, **kwargs):
+        asked.append(len(completions))
+        return sometimes(completions, answer)
+
+    class Watched(Spy):
+        def log(self, logs, *rest):
+            seen.append([len(group.rollouts) for group in self.pruned.batch.groups])
+            super().log(logs, *rest)
+
+    options = {"allocation": "knapsack", "allocation_options": {"rollout_budget": 16, "posterior": {"discount": 1.0}}}
+    host = trainer(config(tmp_path, pruning=NEVER, max_steps=6, **options, **ROWS), Watched, reward_funcs=counted)
+    host.train()
+    sizes = seen[:6]
+    assert sizes[0] == [4] * GROUPS
+    assert all(sum(each) == 16 and min(each) >= 2 and max(each) <= SIZE for each in sizes)
+    assert max(map(max, sizes)) > 4
+    assert asked == [16] * 6
+    assert history(host, "arrol/allocation/rollouts_asked") == [16.0] * 6
+    assert history(host, "arrol/tokens/wasted") == [0.0] * 6
+    assert np.isfinite(history(host, "loss")).all()
 
 
 def test_microbatches_add_up_to_the_batch(tmp_path):

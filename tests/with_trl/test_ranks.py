@@ -36,6 +36,14 @@ def test_two_ranks_train_what_one_process_would(tmp_path, loss_type, allocation)
     np.testing.assert_allclose(one["weights"], two[0]["weights"], rtol=0, atol=2e-4)
 
 
+def test_ranks_share_a_budget(tmp_path):
+    options = {"rollout_budget": 24, "posterior": {"discount": 1.0}}
+    changes = {"rule": "never", "allocation": "knapsack", "allocation_options": options, "loss_type": "grpo"}
+    two = run(tmp_path / "two", 2, per_device_train_batch_size=16, max_steps=4, **changes)
+    assert [result["survivors"] for result in two] == [12, 12]
+    assert two[0]["weights"] == two[1]["weights"]
+
+
 def test_groups_split_over_ranks_are_refused(tmp_path):
     with pytest.raises(AssertionError, match="per_device_train_batch_size = 4"):
         run(tmp_path / "two", 2, per_device_train_batch_size=4, num_generations=8)

@@ -44,7 +44,7 @@ class Adapter(BaseRollout):
 class Server:
     """One model that decodes one request at a time, a few tokens per turn of the event loop."""
 
-    def __init__(self, path):
+    def __init__(self, path, longest):
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(1)
@@ -53,7 +53,7 @@ class Server:
         self.stop_ids = set(eos if isinstance(eos, list) else [eos]) - {None}
         self.version, self.asked, self.written = 0, Counter(), defaultdict(list)
         self.seed, self.fail = (int(os.environ.get(name, 0)) for name in ("VERLCPU_SEED", "VERLCPU_FAIL"))
-        self.requests = 0
+        self.requests, self.longest = 0, longest
 
     async def load(self, state, version):
         self.model.load_state_dict(state, strict=False)
@@ -81,7 +81,7 @@ class Server:
     async def _decode(self, prompt, sampling_params, key, begun):
         fed, cache, tokens, logprobs = torch.tensor([prompt]), None, [], []
         temperature = sampling_params.get("temperature", 1.0)
-        while len(tokens) < sampling_params.get("max_tokens", 64):
+        while len(tokens) < sampling_params.get("max_tokens", self.longest):
             output = self.model(input_ids=fed, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             row = (output.logits[0, -1].double() / (temperature or 1.0)).log_softmax(-1)
@@ -114,7 +114,7 @@ class Replica(RolloutReplica):
 
     async def launch_servers(self):
         options = {"name": server_name(self.replica_rank), "max_concurrency": 1000, "num_cpus": 0.1}
-        server = ray.remote(Server).options(**options).remote(self.model_config.path)
+        server = ray.remote(Server).options(**options).remote(self.model_config.path, self.config.response_length)
         await server.ready.remote()
         self.servers, self._server_handle = [server], server
         self._server_address = f"127.0.0.1:{10000 + self.replica_rank}"

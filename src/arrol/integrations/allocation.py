@@ -1,26 +1,29 @@
 """Allocation rules inside a host that samples whole groups by itself. Numpy only.
 
-Of a rule such a host leaves what happens before a batch (which prompts) or after its rewards (which rollouts train,
-against which baseline). What it cannot do is refused by name: a rule, or a field that would have no effect.
-Legend: ``G`` rollouts of a group.
+Of a rule such a host leaves what happens before a batch (which prompts, how often) or after its rewards (which rollouts
+train, against which baseline). What it cannot do is refused by name: a rule, or a field that would have no effect.
+Deviation: a rule that passes prompts over has the prompts of one batch to choose from, not the whole of the data.
+Legend: ``G`` rollouts of a group, ``P`` prompts.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from arrol.algorithms.allocation.allocator import RULES
-from arrol.algorithms.allocation.rule import Outcomes, StepShape
+from arrol.algorithms.allocation.prompts import DRAW_STREAM, Greso, Mopps
+from arrol.algorithms.allocation.rule import Outcomes, StepShape, Tally
 from arrol.algorithms.allocation.selection import SELECTION_STREAM
+from arrol.algorithms.allocation.sizes import Knapsack
 from arrol.algorithms.lesson import Lesson
 from arrol.algorithms.posterior import Belief, prior_belief
 from arrol.configs.allocation import AllocationConfig
 from arrol.errors import ConfigError
 from arrol.quality.buffer import PromptHistory, outcome_counts
-from arrol.types import RolloutGroup
+from arrol.types import Prompt, RolloutGroup, State
 
 SHARED_FIELDS = frozenset({"rule", "posterior", "pruned_counts", "count_truncated"})
 """Fields that have their effect in every host."""
@@ -58,6 +61,7 @@ class HostAllocation:
     def __init__(self, config: AllocationConfig, shape: StepShape, history: PromptHistory, *, seed: int) -> None:
         self.rule = RULES[config.rule](config, shape)
         self._config, self._history, self._seed = config, history, seed
+        self._drawn: dict[str, int] = {}
         self._account: Counter[str] = Counter()
 
     def lessons(self, groups: Sequence[RolloutGroup], totals: Sequence[np.ndarray], step: int) -> list[Lesson]:
@@ -85,9 +89,69 @@ class HostAllocation:
             self._account["prompts_trained"] += bool((selection.train_G & known_G).any())
         return found
 
+    def sizes(self, prompts: Sequence[tuple[str, int]], step: int, first: int) -> list[int]:
+        """Rollouts of each ``(key, usual size)`` of a batch, 0 where it is passed over; ``first`` were drawn before."""
+        chosen = self._chosen([key for key, _ in prompts], [self._seed, DRAW_STREAM, step, first])
+        asked = {place: prompts[place][1] for place in chosen}
+        if isinstance(self.rule, Knapsack):
+            waves = self.rule.first_waves([self._believe(prompts[place][0]) for place in chosen])
+            asked = dict(zip(chosen, waves.tolist(), strict=True))
+        self._drawn = {"prompts_drawn": len(prompts), "rollouts_asked": sum(asked.values())}
+        return [asked.get(place, 0) for place in range(len(prompts))]
+
+    def keep(self, reward_G: np.ndarray, step: int, number: int) -> np.ndarray:
+        """bool ``[G]``: what trains of a group, by a rule that asks for nothing but rewards."""
+        belief = Belief(self._config.posterior.prior_right, self._config.posterior.prior_wrong)
+        selection = self.rule.select(Outcomes(reward_G, belief), [self._seed, SELECTION_STREAM, step, number])
+        return selection.train_G
+
+    def learn(self, groups: Sequence[RolloutGroup]) -> None:
+        """The batch is over: what the rule itself remembers of its prompts."""
+        rewards = [group.rewards_G for group in groups]
+        asked_P = np.array([len(group.rollouts) for group in groups])
+        verified_P = np.array([int((~np.isnan(reward_G)).sum()) for reward_G in rewards])
+        right_P = np.array([int((reward_G > 0.5).sum()) for reward_G in rewards])
+        tally = Tally(asked_P, asked_P, verified_P, right_P, np.ones_like(asked_P), right_P / np.maximum(verified_P, 1))
+        self.rule.learn([group.prompt.key for group in groups], tally)
+
+    def save(self) -> State:
+        """The rule's own memory; the history is its owner's."""
+        return self.rule.save()
+
+    def load(self, state: State) -> None:
+        self.rule.load(state)
+
     def metrics(self) -> dict[str, float]:
         """Of the last batch."""
-        return {f"allocation/{name}": float(count) for name, count in self._account.items()} | self.rule.metrics()
+        counts = {**self._drawn, **self._account}
+        return {f"allocation/{name}": float(count) for name, count in counts.items()} | self.rule.metrics()
+
+    def _chosen(self, keys: Sequence[str], key: list[int]) -> list[int]:
+        """Places of the prompts that are asked, in the order of the batch."""
+        count = self.rule.shape.num_prompts
+        prompts = [Prompt(name, (), str(place), "") for place, name in enumerate(keys)]
+        if len(prompts) <= count or not isinstance(self.rule, (Mopps, Greso)):
+            return list(range(len(prompts)))
+        if isinstance(self.rule, Mopps):  # weighs all candidates against each other
+            drawn = self.rule.draw(count, iter(prompts).__next__, self._believe, key)
+        else:
+            drawn, queue = [], deque(prompts)
+            skipped: list[Prompt] = []
+
+            def source() -> Prompt:
+                if not queue:  # too few were wanted: those that were skipped are asked again
+                    queue.extend(skipped)
+                    skipped.clear()
+                skipped.append(queue.popleft())
+                return skipped[-1]
+
+            for place in range(count):
+                drawn += self.rule.draw(1, source, self._believe, [*key, place])
+                skipped.pop()
+        return sorted(int(prompt.text) for prompt in drawn)
+
+    def _believe(self, key: str) -> Belief:
+        return prior_belief(self._config.posterior, self._history, key)
 
     def _belief(self, group: RolloutGroup) -> Belief:
         counts = outcome_counts(
@@ -95,7 +159,7 @@ class HostAllocation:
             use_quality=self._config.pruned_counts == "quality",
             count_truncated=self._config.count_truncated,
         )
-        return prior_belief(self._config.posterior, self._history, group.prompt.key).updated(*counts)
+        return self._believe(group.prompt.key).updated(*counts)
 
     def _require_outcomes(self, total_G: np.ndarray) -> None:
         graded = total_G[~np.isnan(total_G) & ~np.isin(total_G, (0.0, 1.0))]

@@ -9,7 +9,7 @@ from arrol.algorithms.posterior import Belief
 from arrol.configs.host import parse_host
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import HostAllocation, acts, refuse_unused
-from arrol.integrations.trl.rules import REASONS, USED, refuse_impossible
+from arrol.integrations.trl.rules import REASONS, USED, refuse_impossible, share_of
 from arrol.quality.buffer import PromptHistory
 
 from .groups import group_of
@@ -90,7 +90,13 @@ def test_uniform_without_a_posterior_does_nothing(options, differs):
     ("options", "words"),
     [
         ({"allocation": "mopps"}, ["allocation.rule = 'mopps'", "sampler names the prompts", "pods"]),
-        ({"allocation": "knapsack"}, ["allocation.rule = 'knapsack'", "num_generations"]),
+        ({"allocation": "pilot_commit"}, ["allocation.rule = 'pilot_commit'", "after all rollouts"]),
+        ({"allocation": "knapsack"}, ["allocation.rollout_budget = 0", "from 8 to its 32 rows"]),
+        ({"allocation": {"rule": "knapsack", "rollout_budget": 33}}, ["allocation.rollout_budget = 33"]),
+        (
+            {"allocation": {"rule": "knapsack", "rollout_budget": 16, "max_group": 9}},
+            ["allocation.max_group = 9", "num_generations = 8"],
+        ),
         ({"allocation": {"rule": "aero", "rescue_step": 4}}, ["allocation.rescue_step = 4", "leave it out"]),
         ({"allocation": {"rule": "dapo", "max_draws": 2}}, ["allocation.max_draws = 2"]),
         ({"allocation": {"token_budget": 9}}, ["allocation.token_budget = 9"]),
@@ -102,7 +108,7 @@ def test_uniform_without_a_posterior_does_nothing(options, differs):
 )
 def test_what_trl_does_not_allow_is_one_line(options, words):
     with pytest.raises(ConfigError) as error:
-        refuse_impossible(parse_host(options), 8)
+        refuse_impossible(parse_host(options), 8, 32)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), error.value
 
@@ -116,4 +122,24 @@ def test_every_rule_is_possible_or_has_its_reason():
         assert fields <= ALLOCATIONS[name].model_fields.keys()
         refuse_unused(ALLOCATIONS[name](), USED, REASONS, "TRL")
     with pytest.raises(ConfigError, match="scale_rewards = 'batch'"):
-        refuse_impossible(parse_host({"estimator": "median"}), 8, "batch")
+        refuse_impossible(parse_host({"estimator": "median"}), 8, 32, "batch")
+
+
+def test_a_budget_is_shared_by_the_processes():
+    allocation = parse_host({"allocation": {"rule": "knapsack", "rollout_budget": 24}}).allocation
+    shared = share_of(allocation, 8, 2)
+    assert (shared.rollout_budget, shared.max_group) == (12, 8)
+    uniform = parse_host({}).allocation
+    assert share_of(uniform, 8, 2) is uniform
+
+
+def test_sizes_are_the_hosts_own_unless_the_rule_says_them():
+    prompts = [("a", 6), ("b", 6)]
+    assert allocation_of({"rule": "aero"}).sizes(prompts, 1, 0) == [6, 6]
+    history = PromptHistory(discount=1.0)
+    history.observe("a", 0.0, 60.0)
+    history.observe("b", 20.0, 60.0)
+    config = parse_host({"allocation": {"rule": "knapsack", "rollout_budget": 8, "max_group": 6}}).allocation
+    allocation = HostAllocation(config, StepShape(2, 6), history, seed=0)
+    assert allocation.sizes(prompts, 1, 0) == [2, 6]
+    assert allocation.metrics() == {"allocation/prompts_drawn": 2.0, "allocation/rollouts_asked": 8.0}

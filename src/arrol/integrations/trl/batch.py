@@ -46,11 +46,20 @@ class PrunedBatch:
     groups: list[RolloutGroup]
     rewards: dict[str, list[float | None]] = field(default_factory=dict)
     """Name of a reward function -> one value per row, None where it gave none."""
+    group_size: int = 0
+    """Rows that TRL expects of a group; 0: as many as there are rollouts."""
 
     @property
     def rollouts(self) -> list[Rollout]:
-        """Rows in the order in which TRL knows them."""
-        return [rollout for group in self.groups for rollout in group.rollouts]
+        """In the order of their rows."""
+        return [row for row in self.rows if row is not None]
+
+    @property
+    def rows(self) -> list[Rollout | None]:
+        """In the order in which TRL knows them; None where a rollout was never asked for."""
+        return [
+            row for group in self.groups for row in (*group.rollouts, *[None] * (self.group_size - len(group.rollouts)))
+        ]
 
     def verified(self, weights: Mapping[str, float], success: str | None, threshold: float) -> list[VerifiedGroup]:
         """Groups with totals and labels; ``success`` names the function that says what is right (None: the only one).
@@ -62,7 +71,10 @@ class PrunedBatch:
             raise ConfigError(
                 f"reward_funcs = {missing!r}: it was never told which rollouts survived; wrap it in prune_rewards"
             )
-        values = {key: np.array([np.nan if v is None else v for v in self.rewards[key]], float) for key in weights}
+        asked = [place for place, row in enumerate(self.rows) if row is not None]
+        values = {
+            key: np.array([np.nan if v is None else v for v in self.rewards[key]], float)[asked] for key in weights
+        }
         known = np.stack([values[key] for key in weights])
         scaled = known * np.array([weights[key] for key in weights])[:, None]
         total = np.where(np.isnan(known).all(0), np.nan, np.nansum(scaled, axis=0))

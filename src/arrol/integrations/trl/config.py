@@ -103,7 +103,7 @@ class GRPOConfig(trl.GRPOConfig):
         options["allocation"] = _mapping("allocation_options", self.allocation_options) | {"rule": self.allocation}
         try:
             config = parse_host(options)
-            refuse_impossible(config, self.num_generations, self.scale_rewards)
+            refuse_impossible(config, self.num_generations, self.generation_batch_size, self.scale_rewards)
         except ConfigError as error:
             raise ConfigError(_in_our_words(str(error))) from None
         if isinstance(config.pruning, OracleRule):

@@ -27,7 +27,7 @@ from arrol.integrations.trl.compaction import UNSHRINKABLE, keep_rows, live_rows
 from arrol.integrations.trl.engines import Sampler, build_sampler
 from arrol.integrations.trl.prompts import tokenized_prompts
 from arrol.integrations.trl.rewards import TICKETS
-from arrol.integrations.trl.rules import refuse_impossible, replaces_advantages
+from arrol.integrations.trl.rules import refuse_impossible, replaces_advantages, share_of
 from arrol.integrations.trl.signal import (
     BatchTotals,
     MicrobatchSizes,
@@ -82,17 +82,17 @@ class PrunedRollout:
         prompt_ids = tokenized_prompts(prompts, trainer)
         if not trainer.model.training:
             completions = sampler.plain(self._evaluation_requests(prompt_ids, trainer), trainer)
-            rows = [row for group in completions for row in group]
-            return self._output(prompt_ids, rows, trainer, tickets=[None] * len(rows))
+            written = [completion for group in completions for completion in group]
+            return self._output(prompt_ids, written, trainer, tickets=[None] * len(written))
         self.settle()
         self._evaluated = 0
         memory.step += 1
         requests = self._requests(prompt_ids, trainer, memory)
         groups = sampler.pruned(requests, trainer)
-        self.batch, self.learnt = PrunedBatch(groups), None
-        rollouts = self.batch.rollouts
-        tickets = [Ticket(self.batch, row, rollout.survived) for row, rollout in enumerate(rollouts)]
-        return self._output(prompt_ids, [rollout.completion for rollout in rollouts], trainer, tickets=tickets)
+        self.batch, self.learnt = PrunedBatch(groups, group_size=trainer.num_generations), None
+        rows = self.batch.rows
+        tickets = [Ticket(self.batch, i, row is not None and row.survived) for i, row in enumerate(rows)]
+        return self._output(prompt_ids, [row.completion if row else None for row in rows], trainer, tickets=tickets)
 
     def settle(self) -> None:
         """Learn from the last batch, once its rewards are known; on all ranks at the same time."""
@@ -104,10 +104,11 @@ class PrunedRollout:
         mine = self.batch.verified(weights, self.success_reward, self.config.success_threshold)
         everyone = _gathered(mine, trainer)
         signals = self._signals(everyone, trainer)
-        totals = BatchTotals.of(everyone, signals, skip_truncated=bool(trainer.mask_truncated_completions))
+        rows = len(everyone) * trainer.num_generations
+        totals = BatchTotals.of(everyone, signals, rows, skip_truncated=bool(trainer.mask_truncated_completions))
         first = trainer.accelerator.process_index * len(mine)
-        rows = _by_key(mine, signals[first : first + len(mine)], trainer)
-        self.learnt = Learnt(totals, self._selects or any(v.is_pruned for v in everyone), rows)
+        found = _by_key(mine, signals[first : first + len(mine)], trainer)
+        self.learnt = Learnt(totals, self._selects or any(v.is_pruned for v in everyone), found)
         groups = [verified.group for verified in everyone]
         self._metrics.append(memory.learn(groups) | _decisions(groups) | self._selected())
         self._values.learn(everyone)
@@ -174,9 +175,10 @@ class PrunedRollout:
             self._sampler = build_sampler(
                 trainer, self.config, self._memory, decode_rows=self._decode_rows, two_phase=self._two_phase
             )
+            processes, size = trainer.accelerator.num_processes, trainer.num_generations
             self._allocation = HostAllocation(
-                self.config.allocation,
-                StepShape(1, trainer.num_generations),
+                share_of(self.config.allocation, size, processes),
+                StepShape(trainer.args.generation_batch_size // processes // size, size),
                 self._memory.history,
                 seed=trainer.args.seed,
             )
@@ -196,14 +198,17 @@ class PrunedRollout:
                 "be split over processes; choose a multiple"
             )
         first = trainer.accelerator.process_index * (len(prompt_ids) // size)
-        requests = []
-        for number, start in enumerate(range(0, len(prompt_ids), size)):
+        prompts = []
+        for start in range(0, len(prompt_ids), size):
             ids = prompt_ids[start]
             assert all(other == ids for other in prompt_ids[start : start + size]), "TRL repeats prompts side by side"
-            key = _prompt_key(ids)
-            rate = memory.history.success_rate(key)
-            requests.append(GroupRequest(memory.step, first + number, Prompt(key, tuple(ids), "", ""), size, rate))
-        return requests
+            prompts.append(Prompt(_prompt_key(ids), tuple(ids), "", ""))
+        assert self._allocation is not None
+        asked = self._allocation.sizes([(prompt.key, size) for prompt in prompts], memory.step, first)
+        return [
+            GroupRequest(memory.step, first + number, prompt, asked[number], memory.history.success_rate(prompt.key))
+            for number, prompt in enumerate(prompts)
+        ]
 
     def _evaluation_requests(self, prompt_ids: list[list[int]], trainer: Any) -> list[GroupRequest]:
         """One rollout each, step 0; numbered through the whole evaluation."""
@@ -216,20 +221,16 @@ class PrunedRollout:
         ]
 
     def _output(
-        self, prompt_ids: list[list[int]], completions: Sequence[Completion], trainer: Any, *, tickets: list[Any]
+        self, prompt_ids: list[list[int]], written: Sequence[Completion | None], trainer: Any, *, tickets: list[Any]
     ) -> dict[str, Any]:
         pad = trainer.processing_class.pad_token_id
-        lives = [completion.finish_reason.survived for completion in completions]
-        logprobs = None
-        if trainer.use_vllm:
-            logprobs = [
-                c.sampler_logprobs_T.tolist() if alive else [0.0] for c, alive in zip(completions, lives, strict=True)
-            ]
+        alive = [completion if completion and completion.finish_reason.survived else None for completion in written]
+        logprobs = [c.sampler_logprobs_T.tolist() if c else [0.0] for c in alive] if trainer.use_vllm else None
         return {
             "prompt_ids": prompt_ids,
-            "completion_ids": [list(c.token_ids) if a else [pad] for c, a in zip(completions, lives, strict=True)],
+            "completion_ids": [list(c.token_ids) if c else [pad] for c in alive],
             "logprobs": logprobs,
-            "env_mask": [[1] * c.num_tokens if a else [0] for c, a in zip(completions, lives, strict=True)],
+            "env_mask": [[1] * c.num_tokens if c else [0] for c in alive],
             TICKETS: tickets,
         }
 

@@ -169,7 +169,7 @@ class BatchTotals:
     """Sizes of a batch over all ranks."""
 
     rows: int
-    """Rollouts started."""
+    """All that TRL has."""
     counted_rows: float
     """What a loss by rows is to be divided by."""
     tokens: float
@@ -178,7 +178,9 @@ class BatchTotals:
     """Of what trains, each row times its weight."""
 
     @classmethod
-    def of(cls, groups: Sequence[VerifiedGroup], signals: Sequence[RowSignal], *, skip_truncated: bool) -> BatchTotals:
+    def of(
+        cls, groups: Sequence[VerifiedGroup], signals: Sequence[RowSignal], rows: int, *, skip_truncated: bool
+    ) -> BatchTotals:
         """``skip_truncated``: completions that met the length limit have no loss (``mask_truncated_completions``)."""
         rollouts = [rollout for verified in groups for rollout in verified.group.rollouts]
         length_R = np.array([r.completion.num_tokens if r.survived else 0 for r in rollouts], float)
@@ -186,7 +188,7 @@ class BatchTotals:
             length_R[[r.is_truncated for r in rollouts]] = 0.0
         weight_R = np.concatenate([signal.weight_G for signal in signals])
         counted = sum(signal.stands_for for signal in signals)
-        return cls(len(rollouts), counted, float(length_R.sum()), float((weight_R * length_R).sum()))
+        return cls(rows, counted, float(length_R.sum()), float((weight_R * length_R).sum()))
 
 
 class MicrobatchSizes(NamedTuple):

@@ -98,7 +98,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
 
         return TwoCalls(
             self.server_manager,
-            probe_tokens=rule.probe_tokens,
+            probe_tokens=rule.probe_tokens if options.looks else (),
             limits=limits,
             ask=ask,
             prioritized=self.rollout_config.get("scheduling_policy", "fcfs") == "priority",

@@ -9,6 +9,9 @@ ranks, mini-batch), so the mini-batch must shrink with the batch:
 
 Warm-up steps keep everybody, so train_batch_size n rows must be a multiple of it as well; they are 1/keep_ratio times
 as many updates. The loss is exact for ``token-mean``; for ``seq-mean-*`` the smaller mini-batch is the denominator.
+
+Allocation: with ``pods`` k is ``train_size``, in warm-up too. A rule that passes prompts over needs candidates: a batch
+of the data is that many times as large, there are that many times as many epochs, and a step trains what it did.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from arrol.configs.allocation import KnapsackAllocation, PodsAllocation
 from arrol.errors import ConfigError
 from arrol.integrations.verl.options import PATH, VerlOptions, parse_options
 from arrol.integrations.verl.plugin import trl_conflict
+from arrol.integrations.verl.rules import candidates, train_size
 
 ACTOR, ROLLOUT, REFERENCE = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
+DRAWN, EPOCHS = "data.train_batch_size", "trainer.total_epochs"
 MANAGER = f"{ROLLOUT}.agent.agent_loop_manager_class"
 MANAGER_CLASS = "arrol.integrations.verl.AgentLoopManager"
 CALLBACK, CALLBACK_CLASS = "trainer.checkpoint_callback_class", "arrol.integrations.verl.HeadSaver"
@@ -53,32 +59,39 @@ class Batch:
     """Sizes of a step."""
 
     prompts: int
-    """Per step."""
+    """Asked per step."""
     group_size: int
     survivors: int
-    """Per prompt."""
+    """Per prompt; those that train, where an allocation rule leaves some out."""
     ranks: int
     """Data-parallel ranks of the actor."""
+    warm: int
+    """The same in warm-up."""
 
     @classmethod
-    def of(cls, config: Config, options: VerlOptions) -> Batch:
-        """ConfigError where the number of survivors is not whole, or below 2."""
-        size, rule = int(at(config, f"{ROLLOUT}.n", 1)), options.host.pruning
-        if not options.looks or rule.rule == "never":
-            return cls(int(at(config, "data.train_batch_size", 1)), size, size, data_parallel_ranks(config))
-        for ratio in rule.cumulative_keep:
-            survivors = Fraction(ratio).limit_denominator(1000) * size
-            if survivors.denominator != 1 or survivors < 2:
-                raise ConfigError(
-                    f"{PATH}.keep_ratio = {rule.keep_ratio:g} of {ROLLOUT}.n = {size}: leaves {float(survivors):g} "
-                    "rollouts of a prompt; choose them so that every probe leaves a whole number of at least 2"
-                )
-        if rule.min_survivors > survivors:
+    def of(cls, config: Config, options: VerlOptions, *, drawn: bool = True) -> Batch:
+        """ConfigError where the number of survivors is not whole, or below 2.
+
+        ``drawn``: the batch size counts candidates already.
+        """
+        size, rule, allocation = int(at(config, f"{ROLLOUT}.n", 1)), options.host.pruning, options.host.allocation
+        prompts, factor = int(at(config, DRAWN, 1)), candidates(allocation) if drawn else 1
+        if prompts % factor:
             raise ConfigError(
-                f"{PATH}.min_survivors = {rule.min_survivors}: more than the {survivors} that keep_ratio leaves of a "
-                f"prompt; lower it to {survivors}"
+                f"{DRAWN} = {prompts}: with {factor} candidates per prompt of {PATH}.allocation.rule = "
+                f"{allocation.rule!r} it must be a multiple of {factor}"
             )
-        return cls(int(at(config, "data.train_batch_size", 1)), size, int(survivors), data_parallel_ranks(config))
+        survivors = size
+        if options.looks and rule.rule != "never":
+            survivors = _survivors(options, size)
+        trained = train_size(allocation, survivors)
+        if trained > survivors:
+            raise ConfigError(
+                f"{PATH}.allocation.train_size = {trained}: more than the {survivors} rollouts of a prompt that there "
+                f"are; lower it"
+            )
+        warm = train_size(allocation, size)
+        return cls(prompts // factor, size, trained, data_parallel_ranks(config), warm)
 
     def padding(self, mini_batch_size: int, survivors: int) -> int:
         """Synthetic rows that verl would add to a batch of so many survivors per prompt."""
@@ -88,6 +101,24 @@ class Batch:
     def shrunk(self, mini_batch_size: int) -> Fraction:
         """The mini-batch that leaves the number of updates as it is."""
         return Fraction(mini_batch_size * self.survivors, self.group_size)
+
+
+def _survivors(options: VerlOptions, size: int) -> int:
+    """Of a group, after its last probe."""
+    rule = options.host.pruning
+    for ratio in rule.cumulative_keep:
+        survivors = Fraction(ratio).limit_denominator(1000) * size
+        if survivors.denominator != 1 or survivors < 2:
+            raise ConfigError(
+                f"{PATH}.keep_ratio = {rule.keep_ratio:g} of {ROLLOUT}.n = {size}: leaves {float(survivors):g} "
+                "rollouts of a prompt; choose them so that every probe leaves a whole number of at least 2"
+            )
+    if rule.min_survivors > survivors:
+        raise ConfigError(
+            f"{PATH}.min_survivors = {rule.min_survivors}: more than the {survivors} that keep_ratio leaves of a "
+            f"prompt; lower it to {survivors}"
+        )
+    return int(survivors)
 
 
 def data_parallel_ranks(config: Config) -> int:
@@ -106,10 +137,10 @@ def derived_overrides(config: Config) -> list[str]:
     options, lines = parse_options(at(config, PATH, {})), []
     if at(config, MANAGER) != MANAGER_CLASS:
         lines.append(f"+{MANAGER}={MANAGER_CLASS}")
-    if not options.looks:
+    if not options.acts:
         return lines
     refuse_unsound(config, options)
-    batch, warmup_steps = Batch.of(config, options), options.host.pruning.warmup_steps
+    batch, warmup_steps = Batch.of(config, options, drawn=False), options.host.pruning.warmup_steps
     for path in mini_batches(config):
         given = int(at(config, path, 1))
         shrunk = batch.shrunk(given)
@@ -119,8 +150,12 @@ def derived_overrides(config: Config) -> list[str]:
                 f"choose a multiple of {batch.shrunk(1).denominator}"
             )
         refuse_padding(batch, path, int(shrunk), warmup_steps)
-        lines.append(f"{path}={shrunk}")
-    lines += [f"{path}=True" for path in dynamic_switches(config) if not at(config, path, False)]
+        if shrunk != given:
+            lines.append(f"{path}={shrunk}")
+    factor = candidates(options.host.allocation)
+    if factor > 1:
+        lines += [f"{path}={factor * int(at(config, path, 1))}" for path in (DRAWN, EPOCHS)]
+    lines += [f"{path}=True" for path in dynamic_switches(config, batch) if not at(config, path, False)]
     lines += _hooks(config) + _engine_lines(config, options)
     return lines
 
@@ -133,13 +168,18 @@ def check(config: Config) -> VerlOptions:
             f"{SAMPLER}.name = {SAMPLER_CLASS!r}: with a custom sampler verl neither filters groups nor refills failed "
             "ones; leave out the two custom_sampler lines, or filter_groups and sync_refill_failed_groups"
         )
-    if not options.looks:
+    if not options.acts:
         return options
     refuse_unsound(config, options)
     batch = Batch.of(config, options)
     for path in mini_batches(config):
         refuse_padding(batch, path, int(at(config, path, 1)), options.host.pruning.warmup_steps)
-    for path in dynamic_switches(config):
+    if isinstance(options.host.allocation, PodsAllocation) and at(config, f"{SAMPLER}.name") != SAMPLER_CLASS:
+        raise ConfigError(
+            f"{SAMPLER}.name = {at(config, f'{SAMPLER}.name')!r}: {PATH}.allocation.rule = 'pods' chooses rows there; "
+            f"set it to {SAMPLER_CLASS}, and its path to {SAMPLER_PATH}"
+        )
+    for path in dynamic_switches(config, batch):
         if not at(config, path, False):
             raise ConfigError(f"{path} = False: static micro-batches need not divide the survivors; set it to True")
     for key, value in _engine_settings(options):
@@ -157,11 +197,11 @@ def refuse_padding(batch: Batch, path: str, mini_batch_size: int, warmup_steps: 
             f"{batch.prompts * batch.survivors} survivors of a step on {batch.ranks} ranks; use "
             f"{float(batch.shrunk(batch.prompts)):g} or a divisor of it, and a number of survivors that the ranks share"
         )
-    rows = batch.padding(mini_batch_size, batch.group_size) if warmup_steps else 0
+    rows = batch.padding(mini_batch_size, batch.warm) if warmup_steps else 0
     if rows:
         raise ConfigError(
             f"{PATH}.warmup_steps = {warmup_steps}: verl would add {rows} synthetic rows to the unpruned "
-            f"{batch.prompts * batch.group_size}; set warmup_steps=0, or a keep_ratio like 0.5 or 0.25"
+            f"{batch.prompts * batch.warm}; set warmup_steps=0, or a keep_ratio like 0.5 or 0.25"
         )
 
 
@@ -175,8 +215,10 @@ def mini_batches(config: Config) -> list[str]:
     return [f"{node}.ppo_mini_batch_size" for node in trained_nodes(config)]
 
 
-def dynamic_switches(config: Config) -> list[str]:
-    """Everything that splits a batch into micro-batches."""
+def dynamic_switches(config: Config, batch: Batch) -> list[str]:
+    """Everything that splits a batch into micro-batches, where it is smaller than verl's own."""
+    if batch.survivors == batch.group_size:
+        return []
     switches = [f"{node}.use_dynamic_bsz" for node in trained_nodes(config)] + [f"{ROLLOUT}.log_prob_use_dynamic_bsz"]
     if at(config, f"{ACTOR}.use_kl_loss", False) or at(config, "algorithm.use_kl_in_reward", False):
         switches.append(f"{REFERENCE}.log_prob_use_dynamic_bsz")
@@ -207,9 +249,11 @@ def _refusals(config: Config, options: VerlOptions) -> list[tuple[str, bool, str
     last_probe, limit = options.host.pruning.probe_tokens[-1], at(config, f"{ROLLOUT}.response_length", 0)
     engine, vllm = options.way == "engine", f"{ROLLOUT}.engine_kwargs.vllm"
     stop_words = {"stop", "stop_token_ids"} & set(at(config, f"{vllm}.override_generation_config", {}))
-    learns_blind = options.learns and on("reward.reward_model.enable") and not on(
+    learns_blind = (options.learns or options.allocates) and on("reward.reward_model.enable") and not on(
         "reward.reward_model.enable_resource_pool"
     )  # fmt: skip
+    passes_over = candidates(options.host.allocation) > 1
+    refills = "verl cannot refill a batch of which prompts are passed over; set it to False, or use another allocation"
     return [
         ("trainer.use_v1", not on("trainer.use_v1", True),
          "the old trainer cannot leave out a rollout; set it to True"),
@@ -219,9 +263,13 @@ def _refusals(config: Config, options: VerlOptions) -> list[tuple[str, bool, str
          "remax pairs rollouts by place; use grpo or another one that groups by prompt"),
         (f"{ROLLOUT}.n", int(at(config, f"{ROLLOUT}.n", 1)) < 2,
          "pruning chooses among the rollouts of a prompt; use 4 or more"),
-        (f"{PATH}.probe_tokens", limit and last_probe >= limit,
+        ("algorithm.filter_groups.enable", passes_over and on("algorithm.filter_groups.enable"), refills),
+        ("trainer.v1.sampler.sync_refill_failed_groups",
+         passes_over and on("trainer.v1.sampler.sync_refill_failed_groups"), refills),
+        *_refused_sizes(config, options),
+        (f"{PATH}.probe_tokens", options.looks and limit and last_probe >= limit,
          f"not before the end of a response ({ROLLOUT}.response_length = {limit}); look earlier"),
-        (f"{ROLLOUT}.calculate_log_probs", not on(f"{ROLLOUT}.calculate_log_probs", True),
+        (f"{ROLLOUT}.calculate_log_probs", options.looks and not on(f"{ROLLOUT}.calculate_log_probs", True),
          "the head reads log-probabilities; set it to True"),
         (f"{ROLLOUT}.agent.default_agent_loop",
          at(config, f"{ROLLOUT}.agent.default_agent_loop", AGENT_LOOP) != AGENT_LOOP,
@@ -229,7 +277,8 @@ def _refusals(config: Config, options: VerlOptions) -> list[tuple[str, bool, str
         (f"{ROLLOUT}.multi_turn.enable", on(f"{ROLLOUT}.multi_turn.enable"),
          "rollouts of several turns are not pruned; set it to False"),
         ("reward.reward_model.enable", learns_blind,
-         "its rewards come after the rollouts and teach nothing here; give it a resource pool, or use rule uniform"),
+         "its rewards come after the rollouts and teach nothing here; give it a resource pool, or use rule uniform and "
+         "no allocation rule"),
         (f"{vllm}.override_generation_config", bool(stop_words),
          "stop words look like pruning to arrol; leave them out"),
         (f"{ROLLOUT}.name", engine and at(config, f"{ROLLOUT}.name") != "vllm",
@@ -239,6 +288,18 @@ def _refusals(config: Config, options: VerlOptions) -> list[tuple[str, bool, str
         (f"{ROLLOUT}.full_determinism", engine and on(f"{ROLLOUT}.full_determinism"),
          "way engine shares one request id among siblings; set it to False, or leave out arrol.way"),
     ]  # fmt: skip
+
+
+def _refused_sizes(config: Config, options: VerlOptions) -> list[tuple[str, bool, str]]:
+    """Knapsack: the budget of verl's batch must fit between the smallest and the largest groups."""
+    allocation, size = options.host.allocation, int(at(config, f"{ROLLOUT}.n", 1))
+    if not isinstance(allocation, KnapsackAllocation):
+        return []
+    node = f"{PATH}.allocation"
+    return [
+        (f"{node}.least", allocation.least > size, f"more than {ROLLOUT}.n = {size}; lower it"),
+        (f"{node}.max_group", 0 < allocation.max_group < size, f"less than {ROLLOUT}.n = {size}; raise it"),
+    ]
 
 
 def _has_served_head(config: Config) -> bool:

@@ -2,8 +2,9 @@
 
 It checks the whole config at start, starts the service as a Ray actor beside the driver, gives it the head that lies
 beside the checkpoint that verl resumes from, and writes an address into every row of a training batch. Validation is
-left alone: verl does not tell an agent loop that it validates, so the choice is made here. With rule ``never`` nothing
-of this happens, and verl runs as it does alone.
+left alone: verl does not tell an agent loop that it validates, so the choice is made here. An allocation rule that says
+which prompts are asked, or how often, speaks through each row's ``__rollout_n__``. With rule ``never`` and no
+allocation rule nothing of this happens, and verl runs as it does alone.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.ray_utils import auto_await
 
+from arrol.algorithms.allocation.rule import StepShape
 from arrol.errors import ConfigError, DataError
 from arrol.integrations.memory import read_head
 from arrol.integrations.verl.agent_loop import AGENT_NAME, TICKET, register_in_worker
-from arrol.integrations.verl.derive import AGENT_LOOP, CALLBACK, check, notes
+from arrol.integrations.verl.derive import AGENT_LOOP, CALLBACK, Batch, check, notes
 from arrol.integrations.verl.options import VerlOptions
 from arrol.integrations.verl.service import ACTOR_NAME, PruningService
 
 logger = logging.getLogger(__name__)
 
+ROLLOUTS = "__rollout_n__"
+"""Column in which a row may say how often it is to be sampled; verl takes it from there."""
 MAX_QUESTIONS = 100_000
 """Rollouts that may wait for an answer at a time."""
 
@@ -47,7 +51,7 @@ class AgentLoopManager(AgentLoopManagerTQ):
         self._options = check(plain)
         super().__init__(config, *args, **kwargs)
         self._seed = int(config.actor_rollout_ref.rollout.get("seed") or 0)
-        self._service: Any = start_service(self._options, self._seed) if self._options.looks else None
+        self._service: Any = start_service(self._options, self._seed, plain) if self._options.acts else None
         if self._service is None:
             return
         self._stop_token_ids = stop_token_ids(config)
@@ -79,22 +83,26 @@ class AgentLoopManager(AgentLoopManagerTQ):
                 f"agent_name = {sorted(map(str, names))}: the data name agent loops of their own, which cannot be "
                 f"pruned; drop that column, or train without {AGENT_NAME}"
             )
-        sizes = _column(prompts, "__rollout_n__") or [self.rollout_config.n] * len(prompts)
+        sizes = _column(prompts, ROLLOUTS) or [self.rollout_config.n] * len(prompts)
         keys = [prompt_key(messages) for messages in _column(prompts, "raw_prompt")]
         begun = self._service.begin.remote(int(prompts["global_steps"]), list(zip(keys, map(int, sizes), strict=True)))
-        shared = {"stop_token_ids": self._stop_token_ids, "seed": self._seed}
-        tensordict_utils.assign_non_tensor_stack(prompts, TICKET, [{**ticket, **shared} for ticket in ray.get(begun)])
+        shared, tickets = {"stop_token_ids": self._stop_token_ids, "seed": self._seed}, ray.get(begun)
+        tensordict_utils.assign_non_tensor_stack(prompts, TICKET, [{**ticket, **shared} for ticket in tickets])
+        if self._options.allocates:
+            tensordict_utils.assign_non_tensor_stack(prompts, ROLLOUTS, [ticket["size"] for ticket in tickets])
         prompts["agent_name"] = NonTensorData(AGENT_NAME)
 
 
-def start_service(options: VerlOptions, seed: int) -> Any:
+def start_service(options: VerlOptions, seed: int, config: dict[str, Any]) -> Any:
     """The actor, on this node, so that its files and its memory are the driver's."""
+    batch = Batch.of(config, options)
+    shape = StepShape(batch.prompts, batch.group_size)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(PruningService).options(
         name=ACTOR_NAME, num_cpus=0, max_concurrency=MAX_QUESTIONS, scheduling_strategy=here
     )
     try:
-        return actor.remote(options, seed=seed)
+        return actor.remote(options, seed=seed, shape=shape)
     except ValueError as error:
         raise ConfigError(
             f"{ACTOR_NAME}: another run of this Ray namespace has taken the name ({error}); "

@@ -19,6 +19,8 @@ from typing import Any, Literal, cast
 from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import NeverRule, OracleRule
 from arrol.errors import ConfigError
+from arrol.integrations.allocation import acts
+from arrol.integrations.verl.rules import refuse_impossible
 
 Way = Literal["two_calls", "engine"]
 WAYS: tuple[Way, ...] = ("two_calls", "engine")
@@ -40,8 +42,18 @@ class VerlOptions:
 
     @property
     def looks(self) -> bool:
-        """False when nobody is to be looked at: verl then runs as if arrol were absent."""
+        """Somebody is looked at before it ends."""
         return not isinstance(self.host.pruning, NeverRule) or self.host.pruning.observe
+
+    @property
+    def allocates(self) -> bool:
+        """An allocation rule is at work."""
+        return acts(self.host.allocation)
+
+    @property
+    def acts(self) -> bool:
+        """False when there is nothing to do: verl then runs as if arrol were absent."""
+        return self.looks or self.allocates
 
     @property
     def learns(self) -> bool:
@@ -62,6 +74,7 @@ def parse_options(values: Mapping[str, Any]) -> VerlOptions:
         given["quality"] = {"features": ["logprobs"], **quality}
     try:
         options = VerlOptions(parse_host(given), cast(Way, way))
+        refuse_impossible(options.host, way)
     except ConfigError as error:
         raise ConfigError(f"{PATH}.{error}") from None
     _refuse(options)

@@ -5,13 +5,15 @@ prompts over workers, but every rollout asks here, so one numpy controller sees 
 state is saved, and no weights travel. A question is one small message (three numbers per probe), about what verl itself
 spends to find a server for a request.
 
-    begin(step, ...)  -> one ticket per prompt     the driver announces groups; earlier steps are learnt from first
+    begin(step, ...)  -> one ticket per prompt     the driver announces groups; earlier steps are learnt from first.
+                                                   A ticket of size 0: the prompt is passed over
     probed(...)       -> may it go on?             answered when the decision falls, at the latest at the deadline
     ended(...)                                     it ended before its last probe: siblings need not wait for it
     outcome(...)                                   its reward is known
     stopped(...)                                   vLLM has stopped it (way B)
     failed(...)                                    it raised: siblings need not wait, nothing is learnt from it
     settle()          -> metrics                   learn from what has ended; once per step, whoever asks first
+    kept(step, rows)  -> which of them train       by the allocation rule, once their rewards are known
 
 Promises: order of arrival changes nothing that is learnt (groups and rollouts are sorted by their ids); a group with a
 failed rollout still decides, and is still learnt from.
@@ -28,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from arrol.algorithms.allocation.rule import StepShape
+from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.verl.options import VerlOptions
 from arrol.pruning.controller import PruningController
@@ -76,9 +80,14 @@ class _Group:
 class PruningService:
     """See the module. Every method must run in one event loop."""
 
-    def __init__(self, options: VerlOptions, *, seed: int) -> None:
+    def __init__(self, options: VerlOptions, *, seed: int, shape: StepShape | None = None) -> None:
+        """``shape``: prompts asked per step and rollouts of each; only allocation rules want to know."""
         self._host, self._looks = options.host, options.looks
         self._memory = HostMemory(options.host, 0, seed=seed)
+        self._allocation: HostAllocation | None = None
+        if options.allocates:
+            assert shape is not None
+            self._allocation = HostAllocation(options.host.allocation, shape, self._memory.history, seed=seed)
         self._controller = PruningController(options.host.pruning, self._memory.estimator, seed=seed, whole_group=True)
         self._groups: dict[tuple[int, int], _Group] = {}
         self._learnt: dict[str, float] = {}
@@ -95,8 +104,15 @@ class PruningService:
         if any(key[0] != step for key in self._groups):
             await self.settle()
         self._memory.step = step
-        tickets = []
-        for number, (key, size) in enumerate(prompts, len(self._groups)):
+        sizes = [size for _, size in prompts]
+        if self._allocation is not None:
+            sizes = self._allocation.sizes(prompts, step, len(self._groups))
+        tickets: list[dict[str, Any]] = []
+        for (key, _), size in zip(prompts, sizes, strict=True):
+            if not size:
+                tickets.append({"step": step, "group": -1, "size": 0, "success_rate": None})
+                continue
+            number = len(self._groups)
             success_rate = self._memory.history.success_rate(key)
             self._groups[step, number] = _Group(key, {index: _Member() for index in range(size)})
             self._controller.open(step, number, size, success_rate)
@@ -167,17 +183,42 @@ class PruningService:
             metrics = {**self._memory.learn(groups), **self._controller.metrics(), **self._memory.ledger.metrics()}
             version = {"quality/version": float(self._memory.estimator.version)}
             known = self._memory.history.metrics()
-            self._learnt = {k: v for k, v in {**metrics, **version, **known}.items() if math.isfinite(v)}
+            chosen: dict[str, float] = {}
+            if self._allocation is not None:
+                self._allocation.learn(groups)
+                chosen = self._allocation.metrics()
+            self._learnt = {k: v for k, v in {**metrics, **version, **known, **chosen}.items() if math.isfinite(v)}
         return dict(self._learnt)
+
+    def selects(self) -> bool:
+        """Not all rows of a batch train."""
+        return self._allocation is not None and self._host.allocation.rule == "pods"
+
+    def kept(self, step: int, rows: Sequence[tuple[int, int, float]]) -> list[bool]:
+        """Whether each ``(group, rollout, reward)`` trains, in any order."""
+        train = [True] * len(rows)
+        if self._allocation is None:
+            return train
+        by_group: dict[int, list[int]] = {}
+        for place in sorted(range(len(rows)), key=lambda place: rows[place][:2]):
+            by_group.setdefault(rows[place][0], []).append(place)
+        for number, places in by_group.items():
+            kept_G = self._allocation.keep(np.array([rows[place][2] for place in places], float), step, number)
+            for place, kept in zip(places, kept_G.tolist(), strict=True):
+                train[place] = kept
+        return train
 
     def save(self) -> State:
         """What a checkpoint holds; :meth:`settle` first."""
-        return {"memory": self._memory.save(), "controller": self._controller.save()}
+        rule = self._allocation.save() if self._allocation is not None else {}
+        return {"memory": self._memory.save(), "controller": self._controller.save(), "allocation": rule}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """CheckpointError when the head was of another shape."""
         self._memory.load(state["memory"])
         self._controller.load(state["controller"])
+        if self._allocation is not None and state.get("allocation"):  # another rule, or none, leaves nothing
+            self._allocation.load(state["allocation"])
 
     def _answer(self, key: tuple[int, int]) -> None:
         """Tell everybody of a group whose decision has fallen."""

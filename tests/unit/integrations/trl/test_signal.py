@@ -114,8 +114,8 @@ def test_totals_count_survivors_and_weigh_their_tokens():
     group = verified([1, 0, 1, 1], [0.5, 0.5, 1.0, 0.25], np.array([1.0, 0, 0, 1]))
     both = [group, group]
     tokens = 2 * (1 + 3 + 4)
-    assert BatchTotals.of(both, signals(both), skip_truncated=False) == BatchTotals(8, 8, tokens, 2 * (2 + 3 + 16))
-    assert BatchTotals.of(both, trls_own(both), skip_truncated=False) == BatchTotals(8, 6, tokens, tokens)
+    assert BatchTotals.of(both, signals(both), 8, skip_truncated=False) == BatchTotals(8, 8, tokens, 2 * (2 + 3 + 16))
+    assert BatchTotals.of(both, trls_own(both), 8, skip_truncated=False) == BatchTotals(8, 6, tokens, tokens)
 
 
 LOCAL = MicrobatchSizes(started=8, present=6, tokens=90.0, weighted_tokens=150.0)

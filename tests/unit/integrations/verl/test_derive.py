@@ -90,6 +90,12 @@ def test_the_lines_of_a_usual_command():
         {"arrol.way": "engine", "arrol.rule": "neyman", **SERVED},
         {"arrol.rule": "never", "arrol.observe": True},
         {"arrol.rule": "never"},
+        {"arrol.allocation": {"rule": "pods", "train_size": 4}},
+        {"arrol.allocation": {"rule": "pods", "train_size": 2}},
+        {"arrol.rule": "never", "arrol.allocation": {"rule": "pods", "train_size": 6}},
+        {"arrol.rule": "never", "arrol.allocation": "knapsack"},
+        {"arrol.allocation": "mopps"},
+        {"arrol.rule": "never", "arrol.allocation": {"rule": "greso", "max_draws": 2}},
     ],
     ids=str,
 )
@@ -100,7 +106,7 @@ def test_a_command_with_its_lines_is_sound(overrides):
 
 def test_the_number_of_updates_stays():
     batch = Batch.of(CONFIG, parse_options(CONFIG["arrol"]))
-    assert batch == Batch(prompts=8, group_size=8, survivors=4, ranks=2)
+    assert batch == Batch(prompts=8, group_size=8, survivors=4, ranks=2, warm=8)
     rows = batch.prompts * batch.survivors
     assert rows // (2 * batch.group_size) == 8 // 4
     assert batch.padding(2, batch.survivors) == 0
@@ -205,3 +211,54 @@ def test_a_conflict_with_trl_is_refused(monkeypatch):
 def test_a_path_that_stops_early_gives_the_default():
     assert at(CONFIG, "trainer.use_v1.deeper", 3) == 3
     assert at(CONFIG, "critic.enable", 5) == 5
+
+
+POOL = {"arrol.rule": "never", "arrol.allocation": {"rule": "mopps", "candidates": 4}, "trainer.total_epochs": 3}
+
+
+def test_candidates_enlarge_what_is_drawn_and_nothing_else():
+    config = changed(POOL)
+    lines = derived_overrides(config)
+    assert lines[1:3] == ["data.train_batch_size=32", "trainer.total_epochs=12"]
+    assert not [line for line in lines if "mini_batch" in line or "dynamic" in line]
+    batch = Batch.of(applied(config, lines), check(applied(config, lines)))
+    assert (batch.prompts, batch.survivors) == (8, 8)
+
+
+def test_a_part_of_each_group_shrinks_the_minibatch_in_warm_up_too():
+    config = changed({"arrol.allocation": {"rule": "pods", "train_size": 2}, "arrol.warmup_steps": 5})
+    lines = derived_overrides(config)
+    assert "actor_rollout_ref.actor.ppo_mini_batch_size=1" in lines
+    assert Batch.of(config, parse_options(config["arrol"])) == Batch(8, 8, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"arrol.allocation": {"rule": "pods", "train_size": 6}}, ["train_size = 6", "the 4 rollouts"]),
+        ({**POOL, "algorithm.filter_groups.enable": True}, ["filter_groups.enable = True", "passed over"]),
+        (
+            {**POOL, "trainer.v1.sampler.sync_refill_failed_groups": True},
+            ["sync_refill_failed_groups = True", "passed over"],
+        ),
+        ({"arrol.rule": "never", "arrol.allocation": {"rule": "knapsack", "max_group": 4}}, ["max_group", "raise it"]),
+        ({"arrol.rule": "never", "arrol.allocation": {"rule": "knapsack", "least": 9}}, ["least", "lower it"]),
+        ({**POOL, "reward.reward_model.enable": True}, ["reward_model.enable", "resource pool"]),
+    ],
+    ids=str,
+)
+def test_what_would_go_wrong_with_an_allocation_rule(overrides, words):
+    with pytest.raises(ConfigError) as error:
+        derived_overrides(changed(overrides))
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_rule_of_rows_needs_the_sampler_and_a_pool_its_multiple():
+    pods = changed({"arrol.rule": "never", "arrol.allocation": {"rule": "pods", "train_size": 4}})
+    sound = applied(pods, derived_overrides(pods))
+    sound["trainer"]["v1"]["sampler"]["custom_sampler"] = {"path": None, "name": None}
+    with pytest.raises(ConfigError, match=r"custom_sampler\.name = None: arrol\.allocation\.rule = 'pods'"):
+        check(sound)
+    with pytest.raises(ConfigError, match=r"data\.train_batch_size = 6: with 4 candidates"):
+        check(changed({**POOL, "data.train_batch_size": 6}))

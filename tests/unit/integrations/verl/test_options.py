@@ -4,8 +4,9 @@ import doctest
 
 import pytest
 
+from arrol.configs.allocation import ALLOCATIONS
 from arrol.errors import ConfigError
-from arrol.integrations.verl import options
+from arrol.integrations.verl import options, rules
 from arrol.integrations.verl.options import parse_options
 
 
@@ -54,6 +55,17 @@ def test_rules_of_constant_count_are_taken(rule):
         ({"rule": "uniform", "draw": "bernoulli"}, ["draw 'bernoulli'", "systematic"]),
         ({"rule": "neyman", "scope": "batch"}, ["scope 'batch'", "scope group"]),
         ({"min_survivors": 1}, ["arrol.min_survivors = 1", "2 or more"]),
+        ({"estimator": "median"}, ["arrol.estimator = 'median'", "plain"]),
+        ({"allocation": "podz"}, ["arrol.allocation.rule = 'podz'", "'pods'"]),
+        ({"allocation": "aero"}, ["arrol.allocation.rule = 'aero'", "padding"]),
+        ({"allocation": "dapo"}, ["arrol.allocation.rule = 'dapo'", "filter_groups.enable=True"]),
+        ({"allocation": "cppo"}, ["arrol.allocation.rule = 'cppo'", "baseline of all"]),
+        ({"allocation": "knapsack"}, ["arrol.rule = 'neyman'", "differ in size", "'never'"]),
+        ({"allocation": {"rule": "knapsack", "rollout_budget": 9}, "rule": "never"}, ["rollout_budget = 9"]),
+        ({"allocation": {"rule": "greso", "max_draws": 1.5}}, ["max_draws = 1.5", "whole number"]),
+        ({"allocation": {"rule": "mopps", "candidates": 1}}, ["candidates = 1", "at least 2"]),
+        ({"allocation": {"posterior": {"used_for": "advantage"}}}, ["used_for = 'advantage'", "verl computes"]),
+        ({"allocation": "mopps", "way": "engine"}, ["arrol.way = 'engine'", "two_calls"]),
     ],
 )
 def test_one_line_for_a_mistake(values, words):
@@ -61,3 +73,22 @@ def test_one_line_for_a_mistake(values, words):
         parse_options(values)
     assert "\n" not in str(error.value)
     assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "allocates", "acts"),
+    [
+        ({"rule": "never"}, False, False),
+        ({"rule": "never", "allocation": "mopps"}, True, True),
+        ({"rule": "uniform"}, False, True),
+    ],
+)
+def test_an_allocation_rule_is_work_too(values, allocates, acts):
+    parsed = parse_options(values)
+    assert (parsed.allocates, parsed.acts) == (allocates, acts)
+
+
+def test_every_rule_is_possible_or_has_its_reason():
+    assert rules.USED.keys() | rules.REASONS.keys() == ALLOCATIONS.keys()
+    assert not rules.USED.keys() & rules.REASONS.keys()
+    assert all(fields <= ALLOCATIONS[name].model_fields.keys() for name, fields in rules.USED.items())

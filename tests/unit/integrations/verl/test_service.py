@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from arrol.algorithms.allocation.rule import StepShape
 from arrol.errors import CheckpointError
 from arrol.integrations.memory import read_head, write_head
 from arrol.integrations.verl.options import parse_options
@@ -14,8 +15,8 @@ from arrol.integrations.verl.service import PruningService
 NOW = {"rule": "uniform", "probe_tokens": 4, "warmup_steps": 0}
 
 
-def service_of(**values):
-    return PruningService(parse_options({**NOW, **values}), seed=7)
+def service_of(shape=None, **values):
+    return PruningService(parse_options({**NOW, **values}), seed=7, shape=shape)
 
 
 def logprobs_of(index):
@@ -267,3 +268,81 @@ def assert_equal(left, right):
             assert_equal(one, other)
     else:
         np.testing.assert_array_equal(left, right)
+
+
+async def visit(service, step, keys, rewards, size=4):
+    """One step in which every rollout of a prompt gets the same reward; returns the sizes that were asked."""
+    tickets = await service.begin(step, [(key, size) for key in keys])
+    for key, ticket in zip(keys, tickets, strict=True):
+        for index in range(ticket["size"]):
+            service.outcome((step, ticket["group"], index), 5, rewards[key](index), full=False)
+    await service.settle()
+    return {key: ticket["size"] for key, ticket in zip(keys, tickets, strict=True)}
+
+
+REWARDS = {
+    "solved": lambda index: 1.0,
+    "mixed": lambda index: index % 2,
+    "other": lambda index: index % 2,
+    "hopeless": lambda index: 0.0,
+}
+
+
+def test_prompts_are_passed_over_by_what_was_learnt_and_a_resumed_service_agrees():
+    """MoPPS: half of the prompts, those nearest to a rate of one half; all rollouts of the batch are asked for."""
+
+    async def main():
+        options = {"shape": StepShape(2, 4), "rule": "never", "allocation": {"rule": "mopps", "candidates": 2}}
+        service = service_of(**options)
+        asked = [await visit(service, step, list(REWARDS), REWARDS) for step in range(1, 40)]
+        again = service_of(**options)
+        again.load(service.save())
+        return asked, [await visit(each, 40, list(REWARDS), REWARDS) for each in (service, again)]
+
+    asked, last = asyncio.run(main())
+    assert all(sorted(sizes.values()) == [0, 0, 4, 4] for sizes in asked)
+    often = {key: sum(sizes[key] > 0 for sizes in asked) for key in REWARDS}
+    assert min(often["mixed"], often["other"]) > max(often["solved"], often["hopeless"])
+    assert last[0] == last[1]
+
+
+def test_uniform_prompts_are_skipped_and_the_state_goes_with_the_head(tmp_path):
+    async def main():
+        options = {"shape": StepShape(2, 4), "rule": "never", "allocation": {"rule": "greso", "max_draws": 2}}
+        service = service_of(**options)
+        asked = [await visit(service, step, list(REWARDS), REWARDS) for step in range(1, 60)]
+        write_head(tmp_path, service.save())
+        again = service_of(**options)
+        again.load(read_head(tmp_path))
+        return asked, [await visit(each, 60, list(REWARDS), REWARDS) for each in (service, again)], service
+
+    asked, last, service = asyncio.run(main())
+    assert all(sorted(sizes.values()) == [0, 0, 4, 4] for sizes in asked)
+    often = {key: sum(sizes[key] > 0 for sizes in asked) for key in REWARDS}
+    assert min(often["mixed"], often["other"]) > max(often["solved"], often["hopeless"])
+    assert last[0] == last[1]
+    assert asyncio.run(service.settle())["allocation/prompts_drawn"] == 4.0
+
+
+def test_a_knapsack_spends_the_budget_of_the_batch():
+    async def main():
+        service = service_of(shape=StepShape(4, 4), rule="never", allocation="knapsack")
+        return [await visit(service, step, list(REWARDS), REWARDS) for step in range(1, 8)]
+
+    asked = asyncio.run(main())
+    assert all(sum(sizes.values()) == 16 for sizes in asked)
+    assert asked[0] == dict.fromkeys(REWARDS, 4)
+    assert min(asked[-1]["hopeless"], asked[-1]["mixed"], asked[-1]["other"]) > asked[-1]["solved"] == 2
+
+
+def test_part_of_a_group_trains_whatever_the_order_of_rows():
+    service = service_of(shape=StepShape(2, 4), rule="never", allocation={"rule": "pods", "train_size": 2})
+    rows = [(group, index, float(index == group)) for group in range(2) for index in range(4)]
+    kept = service.kept(3, rows)
+    assert kept == service.kept(3, rows[::-1])[::-1]
+    assert [sum(kept[:4]), sum(kept[4:])] == [2, 2]
+    assert kept[0]
+    assert kept[5]
+    assert service.selects()
+    assert not service_of().selects()
+    assert service_of().kept(3, rows) == [True] * 8
