@@ -1,6 +1,7 @@
 """The machine around every rule: budgets that hold, an account of everything, and no rule that stumbles."""
 
 import doctest
+import itertools
 
 import numpy as np
 import pytest
@@ -322,3 +323,17 @@ def test_stopped_rollouts_are_no_outcomes():
     tally = allocator.tally()
     assert (tally.ended_P[0], tally.verified_P[0], tally.right_P[0]) == (4, 2, 1)
     assert tally.mean_P[0] == 0.5
+
+
+def test_rounding_does_not_tell_in_which_order_rollouts_ended():
+    """Sums of weights such as 1/.3 and 1/.7 depend on their order; the mean that ranks prompts does not."""
+    survival = [0.1, 0.3, 0.7, 0.9, 0.37]
+    ended = [rollout(i, float(i % 2), survival=p) for i, p in enumerate(survival)]
+    means = set()
+    for order in itertools.permutations(ended):
+        allocator = allocator_for(config_of("aero", explore_size=5), num_prompts=1)
+        allocator.begin(1, prompts_from("a"))
+        for one in order:
+            allocator.observe([one])
+        means.add(float(allocator.tally().mean_P[0]))
+    assert len(means) == 1
