@@ -115,6 +115,20 @@ def test_aero_spends_all_of_its_budget_on_hopeless_prompts():
     assert [len(group.rollouts) for group in groups] == [12, 2, 2, 2]
 
 
+@pytest.mark.parametrize("rounds", [True, False])
+def test_aero_leaves_nothing_unspent_that_a_prompt_could_use(rounds):
+    """Rescues end at a success, the ceiling or the budget; others are filled up unless that costs more than is left."""
+    for seed in range(15):
+        _, groups, *_ = play(config_of("aero"), rounds=rounds, seed=seed, num_prompts=6)
+        left = 36 - sum(len(group.rollouts) for group in groups)
+        for group in groups:
+            right, size = sum(r.reward for r in group.rollouts), len(group.rollouts)
+            if right == 0:
+                assert left == 0 or size == 12
+            elif 2 * right < size < 6:
+                assert 6 - size > left
+
+
 def test_aero_stops_a_rescue_at_the_first_success():
     config = config_of("aero", explore_size=4, rollout_budget=1000, max_group=40)
     _, groups, _, requests = play(config, rate=lambda key: 0.04, num_prompts=30, group_size=4)
