@@ -78,6 +78,17 @@ def test_a_command_killed_at_a_random_moment_equals_the_whole_one(config, tmp_pa
     assert_same_run(folder, whole)
 
 
+@pytest.mark.parametrize("rule", ["aero", "greso", "pilot_commit"])
+def test_what_an_allocation_rule_remembers_survives_a_kill(config, tmp_path, rule):
+    """In the middle of a step and between two; requests, streaks, evictions and beliefs go on."""
+    command = ["train", config, "--allocation", rule, "--pruning.min_survivors", "0", "--training.steps", "6"]
+    assert tiny.finish([*command, "--out_dir", tmp_path / "straight"], tmp_path / "log") == 0
+    kill_at = ("arrol.training.learner", "Learner.update", 4)
+    assert tiny.finish(command, tmp_path / "log", kill_at) == -signal.SIGKILL
+    assert tiny.finish([*command, "--resume"], tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert_same_run(tmp_path / "runs" / "tiny", tmp_path / "straight" / "tiny")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_ends_in_order(config, tmp_path, whole, number):
     folder = tmp_path / "runs" / "tiny"

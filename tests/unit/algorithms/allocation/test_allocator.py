@@ -1,6 +1,7 @@
 """The machine around every rule: budgets that hold, an account of everything, and no rule that stumbles."""
 
 import doctest
+import itertools
 
 import numpy as np
 import pytest
@@ -112,6 +113,20 @@ def test_aero_spends_all_of_its_budget_on_hopeless_prompts():
     assert [len(group.rollouts) for group in groups] == [6] * 4
     _, groups, *_ = play(config_of("aero", max_group=12), rate=lambda key: float(key != "a"))
     assert [len(group.rollouts) for group in groups] == [12, 2, 2, 2]
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+def test_aero_leaves_nothing_unspent_that_a_prompt_could_use(rounds):
+    """Rescues end at a success, the ceiling or the budget; others are filled up unless that costs more than is left."""
+    for seed in range(15):
+        _, groups, *_ = play(config_of("aero"), rounds=rounds, seed=seed, num_prompts=6)
+        left = 36 - sum(len(group.rollouts) for group in groups)
+        for group in groups:
+            right, size = sum(r.reward for r in group.rollouts), len(group.rollouts)
+            if right == 0:
+                assert left == 0 or size == 12
+            elif 2 * right < size < 6:
+                assert 6 - size > left
 
 
 def test_aero_stops_a_rescue_at_the_first_success():
@@ -322,3 +337,17 @@ def test_stopped_rollouts_are_no_outcomes():
     tally = allocator.tally()
     assert (tally.ended_P[0], tally.verified_P[0], tally.right_P[0]) == (4, 2, 1)
     assert tally.mean_P[0] == 0.5
+
+
+def test_rounding_does_not_tell_in_which_order_rollouts_ended():
+    """Sums of weights such as 1/.3 and 1/.7 depend on their order; the mean that ranks prompts does not."""
+    survival = [0.1, 0.3, 0.7, 0.9, 0.37]
+    ended = [rollout(i, float(i % 2), survival=p) for i, p in enumerate(survival)]
+    means = set()
+    for order in itertools.permutations(ended):
+        allocator = allocator_for(config_of("aero", explore_size=5), num_prompts=1)
+        allocator.begin(1, prompts_from("a"))
+        for one in order:
+            allocator.observe([one])
+        means.add(float(allocator.tally().mean_P[0]))
+    assert len(means) == 1

@@ -105,6 +105,8 @@ def test_perfect_pilots_are_never_asked_again_and_a_restart_remembers_them():
     source = prompts_from("abcd")
     assert [p.key for p in again.draw(4, source, None, [0])] == ["b", "c", "d", "b"]
     assert [p.key for p in forgetful.draw(2, prompts_from("abcd"), None, [0])] == ["a", "b"]
+    again.learn(["c"], tally_of([4], [4]))
+    assert [p.key for p in again.draw(3, source, None, [0])] == ["d", "b", "d"]  # a stays away too
 
 
 def test_a_pool_of_perfect_prompts_does_not_hang():
