@@ -157,7 +157,7 @@ def class_records(args: argparse.Namespace) -> list[BenchRecord]:
     """Part 3: groups of 32 answers, eight formulas in four spellings."""
     verifier, seconds, questions = SymbolicVerifier(), [], 0
     for repeat in range(args.repeats):
-        pairs = hostile.mathematics(args.seed + repeat, 16)[::2]
+        pairs = hostile.mathematics(args.seed + repeat, 16)[::2]  # the right ones
         answers = [text.rpartition("\\boxed{")[2][:-1] for text, _ in pairs] + [gold for _, gold in pairs]
         with VerifierPool(verifier, num_workers=1) as pool:
             verifier.start()
@@ -240,7 +240,7 @@ def fuzz_block(args: argparse.Namespace, first: int, pool: VerifierPool) -> dict
         seconds = float(verdict.answer) if verdict.reward >= 0 and verdict.answer else 0.0
         longest = max(longest, seconds)
         is_hung = seconds > args.time_limit + OVERTIME_S
-        is_wrong = case.right is not None and verdict.reward >= 0 and verdict.reward != float(case.right)
+        is_wrong = case.right is not None and verdict.reward == float(not case.right) and not verdict.timed_out
         counts[case.kind] += 1
         counts["right verdicts"] += verdict.reward == 1.0
         counts["out of time"] += verdict.timed_out
