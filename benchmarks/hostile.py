@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 WORDS = "so the total is of apples each then we add and get which means therefore let x be number half left she has now"
 PIECES = (
-    "\\frac \\sqrt \\left \\right ( ) [ ] { } { } ^ _ + - * / = < > \\le \\cdot \\times 0 1 2 3 9 17 x y n \\pi \\theta e"
-    " i \\text{cm} \\% \\infty , ; : . ! | \\{ \\} & \\\\ \\sin \\log \\sum \\int \\lim \\binom \\begin{pmatrix}"
+    "\\frac \\sqrt \\left \\right ( ) [ ] { } { } ^ _ + - * / = < > \\le \\cdot \\times 0 1 2 3 9 17 x y n \\pi \\theta"
+    " e i \\text{cm} \\% \\infty , ; : . ! | \\{ \\} & \\\\ \\sin \\log \\sum \\int \\lim \\binom \\begin{pmatrix}"
     " \\end{pmatrix} \\cup \\in \\pm \\circ \\mod \\boxed{ $ $$ # \\to d"
 )
 BOMBS = (

@@ -5,6 +5,8 @@ The rival of ``trl_step.py`` lives in an environment of its own; that script is 
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import runpy
 import sys
@@ -42,7 +44,7 @@ def run_smoke(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Path],
 
     yield run
     torch.set_num_threads(threads)
-    for name in ("shape", "measure"):
+    for name in ("shape", "measure", "hostile"):
         sys.modules.pop(name, None)
 
 
@@ -81,3 +83,43 @@ def test_bounds_of_pruning_follow_from_the_token_counts(run_smoke: Callable[[str
         assert rows[f"{arm} generate speed-up"].limit == pytest.approx(64 / 44)
         assert rows[f"{arm} learn speed-up"].limit == pytest.approx(2.0)
         assert 64 / 44 < rows[f"{arm} step speed-up"].limit < 2.0
+
+
+@pytest.mark.slow
+def test_checks_of_the_verifiers_find_nothing_and_continue_where_they_stopped(
+    run_smoke: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "checks.jsonl"
+    run_smoke("verifier_checks", out)
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    benches = {row.variant: row for row in rows if isinstance(row, BenchRecord)}
+    for what in ("wrong verdicts", "crashes"):
+        assert (benches[f"fuzz, {what}"].median, benches[f"fuzz, {what}"].repeats) == (0.0, 200)
+    assert benches["symbolic verifier, mathematics"].config["right_frac"] == 0.5
+    assert 0 < benches["fuzz, peak memory of a worker"].median < 1.5
+    assert str(tmp_path) not in out.read_text()
+    state = out.with_suffix(".state")
+    first, second = state.read_text().splitlines(keepends=True)
+    state.write_text(first + second[:-10])  # killed while it wrote the second block
+    capsys.readouterr()
+    run_smoke("verifier_checks", out)
+    assert "block 0 in" not in capsys.readouterr().out
+    again = [json.loads(line) for line in state.read_text().splitlines()]
+    assert again[0] == json.loads(first)
+    assert [(line["first"], line["count"]) for line in again] == [(0, 100), (100, 100)]
+
+
+def test_gold_answers_of_a_folder_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    checks = runpy.run_path(str(BENCHMARKS / "verifier_checks.py"))
+    (tmp_path / "svamp").mkdir()
+    rows = [{"Body": "Ann has eggs", "Question": f"How many, {n}?", "Answer": float(n)} for n in (3, 4, 4, 1_000)]
+    (tmp_path / "svamp" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = checks["gold_records"](argparse.Namespace(data=tmp_path, workers=1))
+    assert [(r.variant, r.median, r.repeats) for r in records] == [
+        (f"svamp gold against {what}, {kind}", rate, 4)
+        for kind in ("integer", "symbolic")
+        for what, rate in (("itself", 1.0), ("another", 0.0))
+    ]
+    sys.modules.pop("hostile", None)

@@ -7,34 +7,44 @@ Sample: ``0.5, \frac{1}{2}, None, 27.0, 1/2, 27`` are the classes ``0, 0, -1, 1,
 3. What is left is compared symbolically, the most frequent spelling first, with the first spelling of each class there
    is. A class is joined once and for ever, so the classes are transitive by construction, even though the comparison is
    not (0.333333 and 1/3 are the same to it, and so are 1/3 and 0.3333333, but exactly they are three numbers).
-4. Two plain numbers that are not near, two letters, or a letter and a number are different without being asked about.
+4. Most comparisons need no algebra: a letter is no number, and two numbers that are clearly apart are different. What
+   a formula is worth is asked once for each spelling, not for each pair.
 
-Bounds: at most :data:`MAX_COMPARISONS` comparisons and :data:`BUDGET_S` seconds for a problem; what is left then stays
-a class of its own, and ``complete`` is False. When a comparison runs out of time, both spellings are compared with 0,
-and one that runs out of time again is never asked about any more.
+Bounds: at most :data:`MAX_QUESTIONS` questions and :data:`BUDGET_S` seconds for a problem; what is left then stays a
+class of its own, and ``complete`` is False. A spelling whose value, or whose comparison with 0, costs the worker its
+life is never asked about again.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from typing import NamedTuple, Protocol
 
 from arrol.types import Verdict
 from arrol.verifiers.canonical import Key, answer_key, are_near
-from arrol.verifiers.symbolic import MAX_CHARS, is_deep
+from arrol.verifiers.symbolic import MAX_CHARS, Value, is_deep
 
 UNREADABLE = -1
-MAX_COMPARISONS = 400
-"""Symbolic comparisons for one problem."""
+MAX_QUESTIONS = 400
+"""Questions to algebra for one problem."""
 BUDGET_S = 60.0
 """Seconds of symbolic comparisons for one problem."""
 _HARMLESS = "0"
 _RELATIONS = ("=", "<", ">", "\\le", "\\ge", "\\in")
 
-Same = Callable[[str, str], Verdict]
-"""Is the first answer the second one? ``SymbolicVerifier.same``, within its time limit."""
+_APART, _APART_FRAC = 1e-4, 1e-9
+"""Numbers further apart than this, absolutely and in proportion, are different: algebra rounds to 6 decimals."""
+
+
+class Algebra(Protocol):
+    """What is asked; :class:`~arrol.verifiers.symbolic.SymbolicVerifier`, each within its time limit."""
+
+    def same(self, found: str, answer: str) -> Verdict: ...
+    def value(self, answer: str) -> Value: ...
 
 
 class AnswerClasses(NamedTuple):
@@ -42,37 +52,37 @@ class AnswerClasses(NamedTuple):
 
     ids_N: list[int]
     """Class of each answer, numbered from 0 in order of first appearance; -1 where nothing can be read."""
-    num_comparisons: int
-    """Symbolic comparisons that were made."""
+    num_questions: int
+    """Questions that algebra was asked."""
     complete: bool
     """False when a bound, or an answer that ran out of time, left comparisons undone."""
 
 
 def answer_classes(
     answers: Sequence[str | None],
-    same: Same | None = None,
+    algebra: Algebra | None = None,
     *,
-    max_comparisons: int = MAX_COMPARISONS,
+    max_questions: int = MAX_QUESTIONS,
     budget_s: float = BUDGET_S,
 ) -> AnswerClasses:
-    """Classes of the answers of one problem; without ``same`` only the spellings are looked at."""
-    keys: list[Key | None] = [_key(answer) for answer in answers]
+    """Classes of the answers of one problem; without algebra only the spellings are looked at."""
+    keys = [_key(answer) for answer in answers]
     spellings: dict[Key, str] = {}
     for key, answer in zip(keys, answers, strict=True):
         if key is not None and answer is not None:
             spellings.setdefault(key, answer.strip())
     counts = Counter(key for key in keys if key is not None)
-    search = _Search(same, max_comparisons, time.monotonic() + budget_s)
+    search = _Search(algebra, spellings, max_questions, time.monotonic() + budget_s)
     representatives: list[Key] = []
     class_of: dict[Key, Key] = {}
     for key in sorted(spellings, key=lambda key: -counts[key]):  # stable: ties in order of appearance
-        joined = next((other for other in representatives if search.are_same(key, other, spellings)), None)
+        joined = next((other for other in representatives if search.are_same(key, other)), None)
         class_of[key] = joined or key
         if joined is None:
             representatives.append(key)
     numbers: dict[Key, int] = {}
     ids = [UNREADABLE if key is None else numbers.setdefault(class_of[key], len(numbers)) for key in keys]
-    return AnswerClasses(ids, search.num_comparisons, search.complete)
+    return AnswerClasses(ids, search.num_questions, search.complete)
 
 
 def _key(answer: str | None) -> Key | None:
@@ -83,55 +93,82 @@ def _key(answer: str | None) -> Key | None:
 
 
 class _Search:
-    """Comparisons within their bounds, and the spellings that are not worth another one."""
+    """Questions within their bounds, and the spellings that are not worth another one."""
 
-    def __init__(self, same: Same | None, max_comparisons: int, deadline: float) -> None:
-        self.same = same
-        self.left = max_comparisons
+    def __init__(
+        self, algebra: Algebra | None, spellings: Mapping[Key, str], max_questions: int, deadline: float
+    ) -> None:
+        self.algebra = algebra
+        self.spellings = spellings
+        self.max_questions = max_questions
         self.deadline = deadline
-        self.num_comparisons = 0
+        self.num_questions = 0
         self.complete = True
+        self._values: dict[Key, complex | None] = {}
         self._hostile: set[Key] = set()
 
-    def are_same(self, key: Key, other: Key, spellings: dict[Key, str]) -> bool:
+    def are_same(self, key: Key, other: Key) -> bool:
         """Are two spellings with different keys the same answer?"""
-        if self.same is None or _are_different(key, other):
+        if self.algebra is None or self._are_apart(key, other):
             return False
         if key in self._hostile or other in self._hostile:
             self.complete = False
             return False
-        one, two = spellings[key], spellings[other]
+        one, two = self.spellings[key], self.spellings[other]
         pairs = [(one, two)]
         if any(mark in one or mark in two for mark in _RELATIONS):
-            pairs.append((two, one))  # x = 5 is 5, but the comparison knows it one way round only
+            pairs.append((two, one))  # x = 5 is 5, but the comparison may know it one way round only
         for found, gold in pairs:
-            verdict = self._asked(found, gold)
+            verdict = self._same(found, gold)
             if verdict is not None and verdict.timed_out:
-                self._hostile.update(k for k in (key, other) if self._is_hostile(spellings[k]))
+                self._hostile.update(k for k in (key, other) if self._is_hostile(k))
                 return False
             if verdict is not None and verdict.reward == 1.0:
                 return True
         return False
 
-    def _is_hostile(self, spelling: str) -> bool:
-        verdict = self._asked(spelling, _HARMLESS)
+    def _are_apart(self, key: Key, other: Key) -> bool:
+        """Different without a comparison (point 4)."""
+        if isinstance(key.value, Fraction) and isinstance(other.value, Fraction):
+            return not are_near(key.value, other.value)
+        if "text" not in (key.kind, other.kind):
+            return True
+        one, two = self._value(key), self._value(other)
+        if one is None or two is None:
+            return False
+        return abs(one - two) > _APART + _APART_FRAC * max(abs(one), abs(two))
+
+    def _value(self, key: Key) -> complex | None:
+        if key not in self._values:
+            self._values[key] = None
+            if isinstance(key.value, Fraction):
+                with suppress(OverflowError):
+                    self._values[key] = complex(key.value)
+            elif key.kind == "text" and self._may_ask():
+                assert self.algebra is not None
+                value = self.algebra.value(self.spellings[key])
+                self._values[key] = value.number
+                if value.has_failed:
+                    self._hostile.add(key)
+        return self._values[key]
+
+    def _is_hostile(self, key: Key) -> bool:
+        verdict = self._same(self.spellings[key], _HARMLESS)
         return verdict is None or verdict.timed_out
 
-    def _asked(self, found: str, gold: str) -> Verdict | None:
+    def _same(self, found: str, gold: str) -> Verdict | None:
         """A verdict; None when the bounds are reached."""
-        assert self.same is not None
-        if self.left <= 0 or time.monotonic() >= self.deadline:
-            self.complete = False
+        assert self.algebra is not None
+        if not self._may_ask():
             return None
-        self.left -= 1
-        self.num_comparisons += 1
-        verdict = self.same(found, gold)
+        verdict = self.algebra.same(found, gold)
         self.complete = self.complete and not verdict.timed_out
         return verdict
 
-
-def _are_different(one: Key, other: Key) -> bool:
-    """Different without being asked about (point 4)."""
-    if isinstance(one.value, str) or isinstance(other.value, str):
-        return "text" not in (one.kind, other.kind)
-    return not are_near(one.value, other.value)
+    def _may_ask(self) -> bool:
+        """Count a question, unless the bounds are reached."""
+        if self.num_questions >= self.max_questions or time.monotonic() >= self.deadline:
+            self.complete = False
+            return False
+        self.num_questions += 1
+        return True

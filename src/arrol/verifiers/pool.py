@@ -59,7 +59,7 @@ class VerifierPool:
         """Classes of equal answers of each problem; algebra is asked only where the verifier is symbolic."""
 
         def classes(verifier: Verifier, answers: Sequence[str | None]) -> AnswerClasses:
-            return answer_classes(answers, verifier.same if isinstance(verifier, SymbolicVerifier) else None)
+            return answer_classes(answers, verifier if isinstance(verifier, SymbolicVerifier) else None)
 
         return self._run(classes, problems, progress)
 

@@ -52,6 +52,15 @@ class Found(NamedTuple):
     """True when ``text`` is the answer alone, False when the worker must look for it."""
 
 
+class Value(NamedTuple):
+    """What a number is worth."""
+
+    number: complex | None
+    """None when the answer is not one finite number, or nobody knows."""
+    has_failed: bool = False
+    """True when finding out cost the worker its life."""
+
+
 def boxed_content(text: str) -> str | None:
     r"""Inside of the last ``\boxed{...}``; None when there is none, or it does not close in time."""
     start = text.rfind("\\boxed{")
@@ -109,15 +118,23 @@ class SymbolicVerifier:
         self._lock = threading.Lock()
         self._remembered: dict[tuple[Found, str], Verdict] = {}
         self._failed: set[tuple[Found, str]] = set()
+        self._timed_out = False
 
     def copy(self) -> Self:
         """Another verifier with these settings and a worker of its own."""
         return type(self)(self.marks, time_limit_s=self.time_limit_s)
 
+    def start(self) -> None:
+        """Start the worker now; MissingExtraError where it cannot. Otherwise the first question does."""
+        with self._lock:
+            if self._worker is None:
+                self._worker = _Worker(self.time_limit_s)
+
     @property
     def worker_pid(self) -> int | None:
         """Process id of the worker; None while there is none."""
-        return None if self._worker is None else self._worker.process.pid
+        worker = self._worker  # another thread may end it meanwhile
+        return None if worker is None else worker.process.pid
 
     def verify(self, text: str, answer: str) -> Verdict:
         found = final_expression(text, self.marks)
@@ -129,6 +146,15 @@ class SymbolicVerifier:
         if not found or len(found) > MAX_CHARS:
             return Verdict(reward=0.0, answer=None)
         return self._verdict(Found(found, boxed=True), answer)
+
+    def value(self, answer: str) -> Value:
+        """The number that an answer is, if it is one; a percentage is three numbers to algebra and so none here."""
+        if len(answer) > MAX_CHARS or is_deep(answer) or _has_foreign_digit(answer) or "%" in answer:
+            return Value(None)
+        with self._lock:
+            reply = self._reply({"value_of": answer}, self.time_limit_s)
+        parts = None if reply is None else reply.get("value")
+        return Value(complex(*parts) if isinstance(parts, list) else None, has_failed=reply is None)
 
     def close(self) -> None:
         """End the worker; a later verdict would start another."""
@@ -186,16 +212,22 @@ class SymbolicVerifier:
 
     def _asked(self, found: Found, gold: str, time_limit_s: float) -> tuple[Verdict, bool]:
         """The worker's verdict, and whether it lived to give one."""
-        if self._worker is None:
-            self._worker = _Worker(self.time_limit_s)
-        reply = self._worker.ask({"gold": gold, "found": found.text, "boxed": found.boxed}, time_limit_s)
+        reply = self._reply({"gold": gold, "found": found.text, "boxed": found.boxed}, time_limit_s)
         if reply is None:
-            timed_out = self._worker.timed_out
-            self._worker.stop()
-            self._worker = None
-            return Verdict(reward=0.0, answer=found.text if found.boxed else None, timed_out=timed_out), False
+            return Verdict(reward=0.0, answer=found.text if found.boxed else None, timed_out=self._timed_out), False
         spelled = found.text if found.boxed else reply.get("answer")
         return Verdict(reward=float(reply["right"] is True), answer=None if spelled is None else str(spelled)), True
+
+    def _reply(self, question: dict[str, object], time_limit_s: float) -> dict[str, object] | None:
+        """What the worker says; None when it had to be killed or died, and is gone."""
+        if self._worker is None:
+            self._worker = _Worker(self.time_limit_s)
+        reply = self._worker.ask(question, time_limit_s)
+        if reply is None:
+            self._timed_out = self._worker.timed_out
+            self._worker.stop()
+            self._worker = None
+        return reply
 
 
 def _decided(found: str, gold: str) -> bool | None:

@@ -3,11 +3,13 @@ r"""The process in which math-verify runs; started by ``symbolic.py``, never imp
 One JSON line in, one JSON line out::
 
     {"gold": "1/2", "found": "\\frac{1}{2}", "boxed": true}   ->   {"right": true, "answer": "\\frac{1}{2}"}
+    {"value_of": "\\frac{1}{2}"}                             ->   {"value": [0.5, 0.0]}
 
 The first line out is ``{"ready": true}``, or ``{"missing": "..."}`` when math-verify cannot be imported. The parent
 kills this process at the time limit; should the parent be gone, an alarm does, and so no orphan computes for ever.
 """
 
+import cmath
 import json
 import logging
 import signal
@@ -47,13 +49,26 @@ def compare(gold: str, found: str, boxed: bool) -> dict[str, object]:
     return {"right": bool(verify(parse_gold(gold), parsed, timeout_seconds=None)), "answer": spelled}
 
 
+def value_of(text: str) -> dict[str, object]:
+    """Real and imaginary part of an answer that is one number; null for anything else."""
+    from math_verify import parse
+    from sympy import Expr, N
+
+    parsed = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
+    if not parsed or not isinstance(parsed[0], Expr) or parsed[0].free_symbols:
+        return {"value": None}
+    value = complex(N(parsed[0], 15))
+    return {"value": [value.real, value.imag] if cmath.isfinite(value) else None}
+
+
 def serve(time_limit_s: float) -> None:
     """Answer until standard input ends."""
     for line in sys.stdin:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, time_limit_s + GRACE_S)
         try:
-            reply = compare(**json.loads(line))
+            question = json.loads(line)
+            reply = value_of(question["value_of"]) if "value_of" in question else compare(**question)
         except Exception as error:
             # The only broad catch of the project: the text is hostile, and sympy and its parsers raise whatever they
             # like (RecursionError, MemoryError, TypeError, AttributeError ...). Each of them means: not the answer.
@@ -77,6 +92,7 @@ def main() -> None:
         print_line({"missing": str(error)})
         return
     logging.disable(logging.CRITICAL)  # math-verify warns at every text it cannot read
+    compare("x+1", "1+x", boxed=True)  # loads grammars, so that the first question costs no more than any other
     print_line({"ready": True})
     serve(float(sys.argv[1]))
 

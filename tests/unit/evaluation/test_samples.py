@@ -181,7 +181,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
         ([own(samples=[])], r"samples = \[\] must be a list of at least one completion"),
         ([own(samples="x")], "samples = 'x' must be a list"),
         ([own(samples=["x"])], r"samples = \['x'\] must hold objects with a completion each"),
-        ([own(sampled=1)], "line 1: 'sampled' is no field here; rename it to one of key, prompt"),
+        ([own(prompts=1)], "line 1: 'prompts' is no field here; rename it to one of key, prompt"),
         ([own(samples=[{"completion": "x", "rewrad": 1}])], "line 1, sample 1: 'rewrad' is no field here"),
         ([own(samples=[{"reward": 1.0}])], r"sample 1: completion = \(missing\) must be a text"),
         ([own(samples=[{"completion": "x", "reward": "1"}])], "reward = '1' must be a number"),

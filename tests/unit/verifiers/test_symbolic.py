@@ -270,3 +270,33 @@ def test_an_answer_extracted_before_is_judged_like_a_boxed_one(verifier):
 def test_a_copy_has_the_settings_and_a_worker_of_its_own(verifier):
     copy = SymbolicVerifier(("=>",), time_limit_s=2.0).copy()
     assert (copy.marks, copy.time_limit_s, copy._worker) == (("=>",), 2.0, None)
+
+
+def test_the_value_of_an_answer(verifier):
+    assert verifier.value(r"\frac{1}{2}") == (0.5, False)
+    assert verifier.value(r"\sqrt{-4}").number == 2j
+    assert abs(verifier.value(r"\sqrt{2}").number - 2**0.5) < 1e-12
+    for none in (
+        "x",
+        "x=5",
+        "(1,2)",
+        r"\infty",
+        "50%",
+        r"50\%",
+        "",
+        "\u0663",
+        "(" * 40,
+        "1+" * MAX_CHARS,
+        r"\frac{1}{0}",
+    ):
+        assert verifier.value(none) == (None, False)
+
+
+def test_a_value_that_cannot_be_found_in_time_says_so():
+    verifier = SymbolicVerifier(time_limit_s=1.0)
+    assert verifier.value("9^{9^{9^{9}}}") == (None, True)
+    assert verifier.worker_pid is None
+    verifier.start()
+    assert not is_gone(verifier.worker_pid)
+    assert verifier.value("2^{10}") == (1024, False)
+    verifier.close()

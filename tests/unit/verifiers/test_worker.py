@@ -25,6 +25,11 @@ def test_compare_parses_both_sides():
     assert worker.compare("1/2", "nothing", False) == {"right": False, "answer": None}
 
 
+def test_the_value_of_a_number():
+    assert worker.value_of(r"\frac{1}{2}") == {"value": [0.5, 0.0]}
+    assert worker.value_of("x") == worker.value_of("") == worker.value_of(r"\infty") == {"value": None}
+
+
 def test_one_line_in_one_line_out_and_any_error_means_wrong():
     question = json.dumps({"gold": "1", "found": "1.0", "boxed": True})
     ready, right, broken, again = run_worker(question, json.dumps({"gold": "1"}), question)
