@@ -187,7 +187,7 @@ def sample(rates_P, first_P, ask, rng):
 
 
 def test_aero_on_a_hundred_thousand_prompts():
-    shape, config = StepShape(len(RATES), 16), AeroAllocation()
+    shape, config = StepShape(len(RATES), 16), AeroAllocation(max_group=32)
     first_P = np.full(len(RATES), 4)
     tally = sample(RATES, first_P, lambda t: next_waves(t, config, shape), np.random.default_rng(1))
     assert tally.asked_P.sum() <= 16 * len(RATES)

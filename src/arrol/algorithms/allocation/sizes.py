@@ -90,7 +90,8 @@ class PilotCommit(DynamicSampling):
 
     def learn(self, keys: Sequence[str], tally: Tally) -> None:
         if self._pilot.evict:
-            solved_P = (tally.verified_P > 0) & (tally.right_P == tally.verified_P)
+            whole_P = tally.verified_P >= self._pilot.pilot_size  # few survivors of a pruned pilot prove little
+            solved_P = whole_P & (tally.right_P == tally.verified_P)
             self._evicted |= {name for name, solved in zip(keys, solved_P, strict=True) if solved}
 
     def save(self) -> State:

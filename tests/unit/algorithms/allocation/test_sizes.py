@@ -109,6 +109,12 @@ def test_perfect_pilots_are_never_asked_again_and_a_restart_remembers_them():
     assert [p.key for p in again.draw(3, source, None, [0])] == ["d", "b", "d"]  # a stays away too
 
 
+def test_the_survivors_of_a_pruned_pilot_prove_too_little():
+    rule = pilot()
+    rule.learn(["a", "b"], tally_of([2, 4], [2, 4], ended=[4, 4]))
+    assert [p.key for p in rule.draw(2, prompts_from("abcd"), None, [0])] == ["a", "c"]
+
+
 def test_a_pool_of_perfect_prompts_does_not_hang():
     rule = pilot()
     rule.learn(["a"], tally_of([4], [4]))
