@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arrol.records.schema import BenchRecord, RunRecord
+from arrol.records.schema import BenchRecord, RunRecord, VoteRecord
 from arrol.records.store import find_runs, load_run, read_records
 from arrol.reports.costs import SHARES, CostToFinal, EqualCost, cost_to_final, equal_cost
 from arrol.reports.curves import runs_by_arm
@@ -125,11 +125,76 @@ def bench_table(name: str) -> str:
     return "\n".join(lines) + f"\n\n`{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
 
 
+def votes_of(name: str) -> tuple[dict[tuple[str, int], list[VoteRecord]], str]:
+    """Records of a study of votes by (vote, k), one per seed, and where they come from."""
+    found: dict[tuple[str, int], list[VoteRecord]] = {}
+    runs: list[RunRecord] = []
+    for path in sorted((ROOT / "results" / name).glob("seed*.jsonl")):
+        for record in read_records(path):
+            if isinstance(record, RunRecord):
+                runs.append(record)
+            elif isinstance(record, VoteRecord):
+                found.setdefault((record.vote, record.k), []).append(record)
+    commits = sorted({run.commit[:12] + (" (with local changes)" if run.dirty else "") for run in runs})
+    seeds = sorted(run.seed for run in runs)
+    return found, f"`{runs[0].command}`, commit {', '.join(commits)}, seeds {seeds}, {runs[0].device}."
+
+
+def vote_table(name: str) -> str:
+    """Accuracy per vote and k, and how far it is ahead of the majority: means over seeds with t intervals."""
+    found, source = votes_of(name)
+    ks = sorted({k for _, k in found if k})
+    lines = [["vote", *(f"k = {k}" for k in ks)], [":--"] + ["--:"] * len(ks)]
+    for vote in dict.fromkeys(vote for vote, k in found if k):
+        lines.append([vote, *(vote_cell(found[vote, k]) for k in ks)])
+    tokens = [f"{np.mean([r.tokens_per_problem for r in found['majority', k]]):.0f}" for k in ks]
+    lines.append(["tokens per problem", *tokens])
+    problems = found["majority", ks[0]][0].num_problems
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{text}\n{source} {problems} problems each. Records: `results/{name}`.\n"
+
+
+def online_table(name: str) -> str:
+    """Online strategies: accuracy, tokens, and the majority of as many tokens beside it."""
+    found, _ = votes_of(name)
+    heads = ["strategy", "accuracy", "tokens per problem", "ahead of the majority at equal tokens", "traces stopped"]
+    lines = [heads, [":--"] + ["--:"] * (len(heads) - 1)]
+    for (vote, k), records in found.items():
+        if k == 0:
+            mean = {
+                key: float(np.mean([value(r) for r in records]))
+                for key, value in (
+                    ("accuracy", lambda r: r.accuracy),
+                    ("tokens", lambda r: r.tokens_per_problem),
+                    ("stopped", lambda r: r.metrics["traces_stopped"]),
+                )
+            }
+            cells = [f"{mean['accuracy']:.3f}", f"{mean['tokens']:.0f}", ahead_text(records), f"{mean['stopped']:.1f}"]
+            lines.append([vote, *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def vote_cell(records: list[VoteRecord]) -> str:
+    mean = f"{np.mean([r.accuracy for r in records]):.3f}"
+    return mean if records[0].vote == "majority" else f"{mean}: {ahead_text(records)}"
+
+
+def ahead_text(records: list[VoteRecord]) -> str:
+    """``+0.012 (-0.003 to +0.027)``, a t interval over seeds."""
+    ahead = [r.ahead for r in records]
+    if len(ahead) < 2:
+        return f"{ahead[0]:+.3f}"
+    low, high = mean_interval(ahead)
+    return f"{np.mean(ahead):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
 def blocks() -> dict[str, str]:
     """Everything that may stand between markers, by name; only what has records."""
     made = {}
     for folder in sorted((ROOT / "results").iterdir()):
-        if folder.is_dir() and find_runs([folder]):
+        if folder.is_dir() and list(folder.glob("seed*.jsonl")):
+            made[folder.name], made[f"{folder.name}:online"] = vote_table(folder.name), online_table(folder.name)
+        elif folder.is_dir() and find_runs([folder]):
             made[folder.name] = study_table(folder.name)
             if len(find_runs([folder])) > 2:
                 made[f"{folder.name}:paired"] = paired_table(folder.name)

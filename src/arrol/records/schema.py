@@ -132,6 +132,28 @@ class EndRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VoteRecord:
+    """One way to choose an answer; a ``RunRecord`` in the same file says where and when."""
+
+    kind: ClassVar[str] = "vote"
+    vote: str
+    """Name of a vote, or of an online strategy."""
+    k: int
+    """Samples of a problem that vote; 0 for a strategy that decides that itself."""
+    accuracy: float
+    low: float
+    """Lower end of its 95% interval over problems."""
+    high: float
+    num_problems: int
+    tokens_per_problem: float
+    ahead: float
+    """Accuracy minus the majority's: of the same samples, or (k = 0) of as many tokens."""
+    ahead_low: float
+    ahead_high: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchRecord:
     """One speed measurement beside its rival and its limit; a ``RunRecord`` in the same file says where and when."""
 
@@ -153,11 +175,11 @@ class BenchRecord:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-Record = RunRecord | StepRecord | EvalRecord | RolloutRecord | EndRecord | BenchRecord
+Record = RunRecord | StepRecord | EvalRecord | RolloutRecord | EndRecord | VoteRecord | BenchRecord
 
 RECORD_TYPES: dict[str, type[Record]] = {
     record_type.kind: record_type
-    for record_type in (RunRecord, StepRecord, EvalRecord, RolloutRecord, EndRecord, BenchRecord)
+    for record_type in (RunRecord, StepRecord, EvalRecord, RolloutRecord, EndRecord, VoteRecord, BenchRecord)
 }
 
 

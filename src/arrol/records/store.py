@@ -43,6 +43,7 @@ from arrol.records.schema import (
     RolloutRecord,
     RunRecord,
     StepRecord,
+    VoteRecord,
     decode,
     encode,
 )
@@ -281,7 +282,7 @@ def _key(record: Record, position: int) -> tuple[object, ...]:
         return (record.kind, record.step, record.group, record.index)
     if isinstance(record, RunRecord):
         return (record.kind, record.segment)
-    if isinstance(record, BenchRecord):
+    if isinstance(record, (BenchRecord, VoteRecord)):
         return (record.kind, position)
     return (record.kind, record.step)
 

@@ -17,6 +17,7 @@ from arrol.records.schema import (
     RolloutRecord,
     RunRecord,
     StepRecord,
+    VoteRecord,
     decode,
     encode,
 )
@@ -56,6 +57,19 @@ EVERY = [
     EvalRecord(step=0, accuracy=0.2, low=0.1, high=0.3, num_prompts=8, samples_per_prompt=2),
     ROLLOUT,
     EndRecord(step=5, outcome="finished", totals={"tokens/generated": 50.0}),
+    VoteRecord(
+        vote="majority",
+        k=4,
+        accuracy=0.5,
+        low=0.4,
+        high=0.6,
+        num_problems=9,
+        tokens_per_problem=160.0,
+        ahead=0.0,
+        ahead_low=0.0,
+        ahead_high=0.0,
+        metrics={"ties": 0.25},
+    ),  # fmt: skip
     BenchRecord(benchmark="generate", variant="arrol", unit="s", median=1.0, p20=0.9, p80=1.1, repeats=5, limit=0.5),
 ]
 
