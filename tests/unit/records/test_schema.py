@@ -69,7 +69,7 @@ EVERY = [
         ahead_low=0.0,
         ahead_high=0.0,
         metrics={"ties": 0.25},
-    ),  # fmt: skip
+    ),
     BenchRecord(benchmark="generate", variant="arrol", unit="s", median=1.0, p20=0.9, p80=1.1, repeats=5, limit=0.5),
 ]
 
