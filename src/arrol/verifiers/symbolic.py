@@ -169,8 +169,10 @@ class SymbolicVerifier:
         if is_deep(found.text) or (found.boxed and _has_foreign_digit(found.text)):
             return Verdict(reward=0.0, answer=found.text if found.boxed else None)
         gold = read_gold(answer)
-        deadline = time.monotonic() + self.time_limit_s
+        if len(gold.parts) > 1:
+            self.start()  # so that its start is not part of the time the parts share
         with self._lock:
+            deadline = time.monotonic() + self.time_limit_s
             verdict = Verdict(reward=0.0, answer=None)
             for part in [gold.joined] if gold.need_all else gold.parts:
                 verdict = self._compared(found, part, deadline)

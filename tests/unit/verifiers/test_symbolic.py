@@ -10,6 +10,7 @@ import time
 import pytest
 
 from arrol.errors import ConfigError, MissingExtraError
+from arrol.types import Verdict
 from arrol.verifiers import symbolic
 from arrol.verifiers.symbolic import MAX_CHARS, Found, SymbolicVerifier, boxed_content, final_expression
 
@@ -229,7 +230,23 @@ def test_lists_letters_intervals_and_units(verifier, text, gold, reward):
     assert verifier.verify(text, gold).reward == reward
 
 
-def test_members_of_a_list_share_one_time_limit():
+def test_a_member_that_runs_out_of_time_ends_the_search(monkeypatch):
+    asked, deadlines = [], set()
+
+    def compared(found, gold, deadline):
+        asked.append(gold)
+        deadlines.add(deadline)
+        return Verdict(0.0, found.text, timed_out=gold == "b")
+
+    verifier = SymbolicVerifier()
+    monkeypatch.setattr(verifier, "_compared", compared)
+    verdict = verifier.verify(r"\boxed{x, y, z}", '{"all_of": ["a", "b", "c"]}')
+    assert (verdict.reward, verdict.timed_out) == (0.0, True)
+    assert asked == ["a, b, c", "a", "b"]
+    assert len(deadlines) == 1
+
+
+def test_a_list_of_bombs_costs_one_time_limit():
     verifier = SymbolicVerifier(time_limit_s=0.5)
     golds = ", ".join(f'"{n}"' for n in range(2, 8))
     found = ", ".join(f"{n}^{{1000000000}}" for n in range(2, 8))
