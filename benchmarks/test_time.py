@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from arrol.cli.evaluate import judge
@@ -25,10 +26,12 @@ from arrol.evaluation.problems import Problem
 from arrol.evaluation.samples import read_samples, write_samples
 from arrol.evaluation.summary import possible_votes, vote_rows
 from arrol.records.schema import VoteRecord
-from arrol.records.store import RecordWriter, provenance
+from arrol.records.store import RecordWriter, provenance, read_records
 from arrol.training.checkpoint import load_state, newest_checkpoint
 
 CONFIG = Path(__file__).parents[1] / "configs" / "arithmetic.toml"
+LINES = ("majority", "rank", "log_odds", "confidence:lowest", "quality_confidence:lowest", "best_of_n", "oracle")
+"""Votes that the picture shows."""
 WINDOW = 16
 """Tokens of DeepConf's window: its 2,048 are beyond any completion here, of about 40."""
 
@@ -38,6 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for seed in options.seeds:
             _one_seed(options, seed, options.work or Path(scratch))
+    _plot(options.out)
     return 0
 
 
@@ -88,6 +92,33 @@ def _samples(config: RunConfig, count: int, path: Path, console: Console) -> lis
     return problems
 
 
+def _plot(folder: Path) -> None:
+    """Accuracy over tokens per problem, mean over seeds: the votes as lines over k, strategies as points."""
+    from matplotlib.figure import Figure
+
+    points: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for path in sorted(folder.glob("seed*.jsonl")):
+        for record in read_records(path):
+            if isinstance(record, VoteRecord):
+                points.setdefault((record.vote, record.k), []).append((record.tokens_per_problem, record.accuracy))
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for vote in LINES:
+        means = [np.mean(found, axis=0) for (name, k), found in sorted(points.items()) if name == vote and k]
+        if means:
+            axes.plot(*np.transpose(means), marker=".", label=vote)
+    for (name, k), found in points.items():
+        if k == 0:
+            x, y = np.mean(found, axis=0)
+            axes.plot(x, y, "x", color="black", markersize=5)
+            axes.annotate(name, (x, y), fontsize=6, textcoords="offset points", xytext=(4, -6))
+    axes.set(
+        xscale="log", xlabel="tokens per problem", ylabel="right answers", title="votes (lines) and online strategies"
+    )
+    axes.legend(fontsize=7, frameon=False)
+    figure.savefig(folder / "votes.png")
+
+
 def _record(row: dict[str, Any], vote: str, k: int, metrics: dict[str, float]) -> VoteRecord:
     return VoteRecord(
         vote=vote,
@@ -108,7 +139,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--samples", type=int, default=64, help="completions per problem")
-    parser.add_argument("--problems", type=int, default=150)
+    parser.add_argument("--problems", type=int, default=100)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--k", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--out", type=Path, default=Path("results/test-time"))
