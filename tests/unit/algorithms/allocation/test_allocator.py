@@ -119,7 +119,7 @@ def test_aero_spends_all_of_its_budget_on_hopeless_prompts():
 def test_aero_leaves_nothing_unspent_that_a_prompt_could_use(rounds):
     """Rescues end at a success, the ceiling or the budget; others are filled up unless that costs more than is left."""
     for seed in range(15):
-        _, groups, *_ = play(config_of("aero"), rounds=rounds, seed=seed, num_prompts=6)
+        _, groups, *_ = play(config_of("aero", max_group=12), rounds=rounds, seed=seed, num_prompts=6)
         left = 36 - sum(len(group.rollouts) for group in groups)
         for group in groups:
             right, size = sum(r.reward for r in group.rollouts), len(group.rollouts)
