@@ -18,7 +18,7 @@ from arrol.reports.tables import comparison_notes, comparison_rows, markdown_tab
 from arrol.stats import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST_PAGE = {"allocation": "aero_pruned"}
+FIRST_PAGE = {"allocation": "aero_lean"}
 """Study -> the arm that README shows of it."""
 README_COLUMNS = ("arm", "final accuracy", "training time", "speed-up", "tokens generated", "tokens trained")
 COST_NOTE = (
