@@ -80,7 +80,7 @@ class Allocator:
         seed: int,
         max_completion_tokens: int,
     ) -> None:
-        self.rule = RULES[config.rule](config, shape)
+        self.rule, self._name = RULES[config.rule](config, shape), config.rule
         self._config: AllocationBase = config
         self._history = PromptHistory(config.posterior.discount)
         self._shape, self._seed, self._longest = shape, seed, max_completion_tokens
@@ -230,9 +230,8 @@ class Allocator:
             return False
         uses_outcome = self.rule.needs_binary or self._config.posterior.used_for != "nothing"
         if uses_outcome and rollout.reward not in (0.0, 1.0):
-            name = next(name for name, rule in RULES.items() if type(self.rule) is rule)
             raise ConfigError(
-                f"allocation.rule = {name!r}: a verifier gave reward {rollout.reward:g}, and a shaped reward lets "
+                f"allocation.rule = {self._name!r}: a verifier gave reward {rollout.reward:g}, and a shaped reward lets "
                 "groups through that failed; let it answer 0 or 1, or use uniform, pods or cppo without a posterior"
             )
         return self._config.count_truncated or not rollout.is_truncated
