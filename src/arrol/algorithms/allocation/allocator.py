@@ -232,7 +232,8 @@ class Allocator:
         if uses_outcome and rollout.reward not in (0.0, 1.0):
             raise ConfigError(
                 f"allocation.rule = {self._name!r}: a verifier gave reward {rollout.reward:g}, and a shaped reward "
-                "lets groups through that failed; let it answer 0 or 1, or use uniform, pods or cppo without a posterior"
+                "lets groups through that failed; let it answer 0 or 1, or use uniform, pods or cppo without a "
+                "posterior"
             )
         return self._config.count_truncated or not rollout.is_truncated
 
