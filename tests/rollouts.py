@@ -80,18 +80,17 @@ class World:
 
     def rounds(self, allocator, source, step=1, *, shuffle=None):
         """Everything that was asked ends before anything is asked again; groups of the step."""
-        done, new = [], self._note(allocator.begin(step, source))
+        new = self._note(allocator.begin(step, source))
         while new:
             ended = [self.rollout(request, i) for request in new for i in request.rollout_ids]
             if shuffle is not None:
                 ended = [ended[i] for i in shuffle.permutation(len(ended))]
-            done += ended
             new = self._note(allocator.observe(ended))
-        return allocator.groups(done)
+        return allocator.groups()
 
     def events(self, allocator, source, step=1, *, clock, rows=12):
         """Rollouts end one by one at random times, free rows are taken at once; groups of the step."""
-        done, running, waiting = [], [], []
+        running, waiting = [], []
         new, now = self._note(allocator.begin(step, source)), 0.0
         while True:
             waiting += [(request, i) for request in new for i in request.rollout_ids]
@@ -99,10 +98,10 @@ class World:
                 request, rollout_id = waiting.pop(0)
                 heapq.heappush(running, (now + clock.exponential(), rollout_id, request))
             if not running:
-                return allocator.groups(done)
+                return allocator.groups()
             now, rollout_id, request = heapq.heappop(running)
-            done.append(self.rollout(request, rollout_id))
-            new = self._note(allocator.observe(done[-1:]), running=[i for _, i, _ in running] + [i for _, i in waiting])
+            ended = [self.rollout(request, rollout_id)]
+            new = self._note(allocator.observe(ended), running=[i for _, i, _ in running] + [i for _, i in waiting])
 
     def _note(self, requests, running=()):
         """Waves continue their group, and nobody is asked again while rollouts of theirs run."""

@@ -179,29 +179,26 @@ class Trainer:
     def _sample(self, clock: _Clock) -> list[RolloutGroup]:
         """What the allocator asks for, written and verified; rules of several waves hear of outcomes as they come."""
         allocator, engine = self.parts.allocator, self.parts.engine
-        requests, ended = list(allocator.begin(self.step, self._next_prompt)), {}
+        requests = allocator.begin(self.step, self._next_prompt)
 
         def more(written: Sequence[tuple[RolloutId, Completion]]) -> list[GroupRequest]:
             clock.lap("time/generate_s")
             rollouts = [self._verified(rollout_id, completion) for rollout_id, completion in written]
-            ended.update({rollout.rollout_id: rollout for rollout in rollouts})
             clock.lap("time/verify_s")
-            asked = allocator.observe(rollouts)
-            requests.extend(asked)
-            return asked
+            return allocator.observe(rollouts)
 
         sync = getattr(engine, "sync_weights", None)
         if sync is not None:
             sync()
         streams = None if allocator.rule.is_single_wave else more
         completions = engine.generate(
-            list(requests), self.parts.sampling, seed=self.config.seed, controller=self.parts.controller, more=streams
+            requests, self.parts.sampling, seed=self.config.seed, controller=self.parts.controller, more=streams
         )
         clock.lap("time/generate_s")
         if streams is None:
             ids = [rollout_id for request in requests for rollout_id in request.rollout_ids]
             more(list(zip(ids, [c for part in completions for c in part], strict=True)))
-        return allocator.groups(list(ended.values()))
+        return allocator.groups()
 
     def _next_prompt(self) -> Prompt:
         self._position += 1

@@ -19,7 +19,7 @@ Worked example (executed by the tests)::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -125,12 +125,9 @@ class Allocator:
         """What a group of this step was asked."""
         return self._open[group].prompt
 
-    def groups(self, rollouts: Iterable[Rollout]) -> list[RolloutGroup]:
-        """All rollouts of the step, by group and index."""
-        groups = [RolloutGroup(group.prompt, []) for group in self._open]
-        for rollout in sorted(rollouts, key=lambda r: r.rollout_id):
-            groups[rollout.rollout_id.group].rollouts.append(rollout)
-        return groups
+    def groups(self) -> list[RolloutGroup]:
+        """All rollouts of the step that have ended, by group and index."""
+        return [RolloutGroup(group.prompt, sorted(group.rollouts, key=lambda r: r.rollout_id)) for group in self._open]
 
     def tally(self) -> Tally:
         """Where the step stands."""

@@ -200,7 +200,7 @@ def test_a_prompt_seen_once_enters_its_next_visit():
         assert request.success_rate == (None if step == 1 else 0.75)
         ended = [rollout(i, float(r), step=step) for i, r in enumerate(rewards)]
         assert allocator.observe(ended) == []
-        groups = allocator.groups(ended)
+        groups = allocator.groups()
         (lesson,) = allocator.lessons(groups)
         allocator.learn(groups)
     assert lesson.belief == pytest.approx((4.5, 3.5))
@@ -249,7 +249,7 @@ def test_truncated_rollouts_are_wrong_or_were_never_there():
         allocator.observe(ended)
         tally = allocator.tally()
         assert (tally.right_P[0], tally.verified_P[0]) == expected
-        groups = allocator.groups(ended)
+        groups = allocator.groups()
         (lesson,) = allocator.lessons(groups)
         assert lesson.belief == (3, 1 + expected[1] - 2)
         assert lesson.left_out_G.count("") == trained
@@ -266,7 +266,7 @@ def test_what_the_rule_counts_is_what_it_selects_by():
         ended = [rollout(0, 1.0), rollout(1, 1.0), rollout(2, 0.0, reason="length")]
         new = allocator.observe(ended)
         assert 1 + len(new) == drawn
-        lessons = allocator.lessons([allocator.groups(ended)[0]])
+        lessons = allocator.lessons([allocator.groups()[0]])
         assert lessons[0].selection.train_G.any() == trains
 
 
@@ -279,7 +279,7 @@ def test_every_step_and_group_has_choices_of_its_own():
         requests = allocator.begin(step, prompts_from("ab"))
         ended = [rollout(i, float(i < 8), group=r.group, step=step) for r in requests for i in range(16)]
         allocator.observe(ended)
-        chosen += [tuple(each.selection.train_G) for each in allocator.lessons(allocator.groups(ended))]
+        chosen += [tuple(each.selection.train_G) for each in allocator.lessons(allocator.groups())]
         asked.append(tuple(request.prompt.key for request in mopps.begin(step, prompts_from("abcdefghijkl"))))
     assert len(set(chosen)) == 8
     assert len(set(asked)) == 4
