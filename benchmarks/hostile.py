@@ -171,16 +171,16 @@ def long(draw: random.Random, value: Fraction) -> tuple[str, None]:
 
 
 KINDS: dict[str, tuple[float, Callable[[random.Random, Fraction], tuple[str, bool | None]]]] = {
-    "right": (30, right),
-    "wrong": (20, wrong),
-    "changed mind": (3, changed_mind),
-    "cut off": (7, cut_off),
-    "bomb": (1, bomb),
-    "nested": (7, nested),
-    "soup": (15, soup),
-    "noise": (10, noise),
-    "code": (2, code),
-    "long": (5, long),
+    "right": (45, right),
+    "wrong": (30, wrong),
+    "changed mind": (4, changed_mind),
+    "cut off": (8, cut_off),
+    "bomb": (0.2, bomb),
+    "nested": (3, nested),
+    "soup": (5, soup),
+    "noise": (3, noise),
+    "code": (0.6, code),
+    "long": (1.2, long),
 }
 """Kind -> how often (per cent), and what makes one."""
 
