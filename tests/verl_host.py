@@ -82,9 +82,13 @@ def plain_overrides(
     steps: int = STEPS,
     prompts: int = PROMPTS,
     group_size: int = SIZE,
+    workers: int = 1,
     own_ray: bool = True,
 ) -> list[str]:
-    """What a user of verl would write, and what the CPU needs; ``folder`` must be absolute."""
+    """What a user of verl would write, and what the CPU needs; ``folder`` must be absolute.
+
+    ``workers``: processes that run agent loops; each takes seconds to start.
+    """
     return [
         "algorithm.adv_estimator=grpo",
         f"data.train_files={folder}/train.parquet",
@@ -100,7 +104,7 @@ def plain_overrides(
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
         "actor_rollout_ref.actor.optim.lr=1e-4",
         f"actor_rollout_ref.rollout.n={group_size}",
-        "actor_rollout_ref.rollout.agent.num_workers=2",
+        f"actor_rollout_ref.rollout.agent.num_workers={workers}",
         f"reward.custom_reward_function.path={__file__}",
         "reward.num_workers=1",
         "trainer.nnodes=1",
@@ -123,6 +127,7 @@ PLATFORM = (
     "actor_rollout_ref.rollout.name=hfcpu",
     "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
     "actor_rollout_ref.actor.strategy=fsdp2",
+    "+actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32",
     "actor_rollout_ref.actor.use_torch_compile=False",
     "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
     "actor_rollout_ref.model.use_remove_padding=False",

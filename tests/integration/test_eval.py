@@ -115,6 +115,12 @@ def test_a_mistake_is_one_line_with_a_remedy(tmp_path, capsys, argv, words):
     assert words in line
 
 
+@pytest.mark.parametrize("flags", [("--quality.judge_ends", "false"), ("--pruning.probe_tokens", "[2,4,6]")])
+def test_the_estimator_of_a_run_is_read_as_it_was_trained(run, capsys, flags):
+    assert main(["eval", str(run), *flags]) == 2
+    assert f"{flags[0].partition('.')[0]}: eval prunes nothing" in capsys.readouterr().err
+
+
 def test_samples_are_never_overwritten(config, capsys):
     call(capsys, "eval", config, "--json", "--evaluation.samples_per_prompt", "2")
     assert main(["eval", str(config)]) == 2

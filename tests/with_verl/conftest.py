@@ -84,5 +84,5 @@ def alone(run):
 
 @pytest.fixture(scope="session")
 def pruned(run):
-    """Our best rule, pruning from the first step, with a checkpoint at the end."""
-    return run("pruned", [*PRUNING, "trainer.save_freq=2"])
+    """Our best rule, pruning from the first step, with a checkpoint at the end; two processes share the groups."""
+    return run("pruned", [*PRUNING, "trainer.save_freq=2"], workers=2)

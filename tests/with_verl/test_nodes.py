@@ -60,7 +60,7 @@ def nodes(environment, tmp_path):
 @pytest.mark.usefixtures("nodes")
 def test_two_nodes_train_on_survivors_of_both(data, environment, tmp_path):
     overrides = [
-        *verl_host.plain_overrides(data, steps=1, own_ray=False),
+        *verl_host.plain_overrides(data, steps=1, workers=2, own_ray=False),
         *PRUNING,
         "+arrol.rule=uniform",
         "trainer.nnodes=2",

@@ -81,7 +81,7 @@ def bare(run):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VERLCPU_FAIL", "3")
-        return run("bare", [*PRUNING, "+arrol.rule=uniform", *needed], prune=False, ranks=2, steps=1)
+        return run("bare", [*PRUNING, "+arrol.rule=uniform", *needed], prune=False, ranks=2, workers=2, steps=1)
 
 
 def test_two_ranks_share_the_survivors_and_one_that_raises_releases_its_siblings(bare):

@@ -121,6 +121,13 @@ def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, d
     values = change_run(state["config"], parse_flags(flags, TAGS))
     folder = Path(source).resolve()
     config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
+    trained = validate(RunConfig, state["config"])
+    for section in ("pruning", "quality"):
+        if getattr(config, section) != getattr(trained, section):
+            raise ConfigError(
+                f"--{section}: eval prunes nothing, and the estimator of {source!r} is read as it was trained; "
+                "leave it out"
+            )
     return config, str(checkpoint / "policy"), state
 
 
