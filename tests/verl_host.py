@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "RAY_ADDRESS": "local",  # a cluster of its own, even where one was left behind
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: beside any other work, minutes pass until it starts
     "TOKENIZERS_PARALLELISM": "false",
     "WANDB_MODE": "disabled",
 }
