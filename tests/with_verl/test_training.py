@@ -8,8 +8,8 @@ from arrol.integrations.verl.derive import MANAGER, MANAGER_CLASS
 from verl_host import PROMPTS, PRUNING, SIZE, STEPS
 
 SURVIVORS = SIZE // 2
-NOISE = {"rel": 1e-3, "abs": 1e-4}
-"""verl names prompts at random and trains in the order of their names, so its own sums differ from run to run."""
+NOISE = {"rel": 1e-4, "abs": 1e-5}
+"""verl names prompts at random and trains in the order of their names: its own sums differ in their last digits."""
 
 
 def test_with_pruning_off_nothing_differs_from_verl_alone(run, alone):
