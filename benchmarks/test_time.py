@@ -32,6 +32,8 @@ from arrol.training.checkpoint import load_state, newest_checkpoint
 CONFIG = Path(__file__).parents[1] / "configs" / "arithmetic.toml"
 LINES = ("majority", "rank", "log_odds", "confidence:lowest", "quality_confidence:lowest", "best_of_n", "oracle")
 """Votes that the picture shows."""
+MARKERS = "xos^vD*"
+"""Of online strategies."""
 WINDOW = 16
 """Tokens of DeepConf's window: its 2,048 are beyond any completion here, of about 40."""
 
@@ -107,15 +109,16 @@ def _plot(folder: Path) -> None:
         means = [np.mean(found, axis=0) for (name, k), found in sorted(points.items()) if name == vote and k]
         if means:
             axes.plot(*np.transpose(means), marker=".", label=vote)
-    for (name, k), found in points.items():
-        if k == 0:
-            x, y = np.mean(found, axis=0)
-            axes.plot(x, y, "x", color="black", markersize=5)
-            axes.annotate(name, (x, y), fontsize=6, textcoords="offset points", xytext=(4, -6))
+    strategies = {name: np.mean(found, axis=0) for (name, k), found in points.items() if k == 0}
+    for marker, (name, point) in zip(MARKERS, strategies.items(), strict=False):
+        axes.plot(*point, marker, color="black", markersize=5, linestyle="none", label=name)
     axes.set(
         xscale="log", xlabel="tokens per problem", ylabel="right answers", title="votes (lines) and online strategies"
     )
-    axes.legend(fontsize=7, frameon=False)
+    ticks = sorted({float(np.mean(found, axis=0)[0]) for (name, k), found in points.items() if name == "majority"})
+    axes.set_xticks(ticks, labels=[f"{tick:.0f}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
     figure.savefig(folder / "votes.png")
 
 
