@@ -18,8 +18,8 @@ from arrol.reports.tables import comparison_notes, comparison_rows, markdown_tab
 from arrol.stats import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST_PAGE = {"allocation": "aero_lean"}
-"""Study -> the arm that README shows of it."""
+FIRST_PAGE = {"allocation": ("aero_lean", "small_group")}
+"""Study -> the arms that README shows of it."""
 README_COLUMNS = ("arm", "final accuracy", "training time", "speed-up", "tokens generated", "tokens trained")
 COST_NOTE = (
     "Accuracy when a run had spent that share of what {first}'s run of its seed spent in all, and how far ahead of"
@@ -88,20 +88,20 @@ def cost_table(name: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{COST_NOTE.format(first=first)}\n"
 
 
-def cost_line(name: str, arm: str) -> str:
-    """One arm beside the first one, for the first page."""
+def cost_lines(name: str, arms: tuple[str, ...]) -> str:
+    """Some arms beside the first one, for the first page."""
     runs, source = study(name)
     first = next(iter(runs_by_arm(runs)))
-    (point,) = (p for p in equal_cost(runs, "flops_E", [None]) if p.arm == arm)
-    (final,) = (row for row in cost_to_final(runs, "flops_E") if row.arm == arm)
+    points = {point.arm: point for point in equal_cost(runs, "flops_E", [None])}
+    finals = {row.arm: row for row in cost_to_final(runs, "flops_E")}
     heads = [
         "arm",
         f"accuracy where {first} has spent the same compute",
         f"compute to {first}'s final accuracy",
         "seeds",
     ]
-    cells = [arm, cost_cell(point, first), final_cell(final), str(point.seeds)]
-    lines = [heads, [":--", "--:", "--:", "--:"], cells]
+    lines = [heads, [":--", "--:", "--:", "--:"]]
+    lines += [[arm, cost_cell(points[arm], first), final_cell(finals[arm]), str(points[arm].seeds)] for arm in arms]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{source} Records: `results/{name}`.\n"
 
 
@@ -219,7 +219,7 @@ def blocks() -> dict[str, str]:
                 made[f"{folder.name}:paired"] = paired_table(folder.name)
                 made[f"{folder.name}:cost"] = cost_table(folder.name)
             if folder.name in FIRST_PAGE:
-                made[f"{folder.name}:line"] = cost_line(folder.name, FIRST_PAGE[folder.name])
+                made[f"{folder.name}:lines"] = cost_lines(folder.name, FIRST_PAGE[folder.name])
             made[f"{folder.name}:short"] = study_table(folder.name, README_COLUMNS)
         elif folder.name.startswith("bench-"):
             made[folder.stem] = bench_table(folder.stem)
