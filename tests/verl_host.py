@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from arrol.tasks.arithmetic import ArithmeticTask
@@ -149,7 +150,7 @@ def ray_overrides(ranks: int) -> list[str]:
     ]
 
 
-def environment(folder: Path) -> dict[str, str]:
+def own_environment(folder: Path) -> dict[str, str]:
     """Of a run whose metrics go to ``folder/metrics.jsonl``."""
     paths = [str(ROOT / "tests" / "with_verl"), os.environ.get("PYTHONPATH", "")]
     return {
@@ -168,15 +169,17 @@ def derived(overrides: list[str]) -> list[str]:
     return done.stdout.split()
 
 
-def train(folder: Path, overrides: list[str], *, timeout_s: int = 540) -> list[dict[str, float]]:
+def train(
+    folder: Path, overrides: list[str], *, environment: Mapping[str, str] | None = None, timeout_s: int = 540
+) -> list[dict[str, float]]:
     """Run unmodified verl; returns the metrics of each step. The log stays in ``folder/log.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides, f"hydra.run.dir={folder}/hydra"]
     with (folder / "log.txt").open("w") as log:
         done = subprocess.run(
-            command, cwd=folder, env=environment(folder), stdout=log, stderr=subprocess.STDOUT, timeout=timeout_s,
-            check=False,
+            command, cwd=folder, env={**own_environment(folder), **(environment or {})}, stdout=log,
+            stderr=subprocess.STDOUT, timeout=timeout_s, check=False,
         )  # fmt: skip
     if done.returncode:
         raise RuntimeError((folder / "log.txt").read_text("utf-8", "replace")[-6000:])

@@ -2,12 +2,9 @@
 
 from collections import defaultdict
 
-import pytest
-
 from arrol.integrations.memory import read_head
 from verl_host import PROMPTS, SIZE, STEPS
 
-NEVER = "+arrol.rule=never"
 POOL = 3 * PROMPTS
 
 
@@ -18,13 +15,6 @@ def groups_of(run, step):
         groups[row["uid"].split("_")[0]].append(row)
     assert not [uid for uid in groups if uid.startswith("pad")]
     return list(groups.values())
-
-
-@pytest.fixture(scope="module")
-def chosen(run):
-    """MoPPS over the same twelve prompts in every step."""
-    options = ["+arrol.allocation.rule=mopps", "+arrol.allocation.candidates=3", f"data.train_max_samples={POOL}"]
-    return run("chosen", [NEVER, *options, "trainer.save_freq=2"])
 
 
 def test_a_step_asks_as_many_prompts_as_without_candidates(chosen):
@@ -50,12 +40,6 @@ def test_validation_is_whole(chosen, alone):
     assert chosen.validation(STEPS).total() == alone.validation(STEPS).total()
 
 
-@pytest.fixture(scope="module")
-def halved(run):
-    """PODS: two of four train."""
-    return run("halved", [NEVER, "+arrol.allocation.rule=pods", "+arrol.allocation.train_size=2"], steps=1)
-
-
 def test_the_most_varied_rows_of_each_group_train(halved, alone):
     assert halved.rollouts(1) <= alone.rollouts(1), "they are rollouts of verl's own run"
     before = defaultdict(set)
@@ -71,11 +55,7 @@ def test_the_most_varied_rows_of_each_group_train(halved, alone):
     assert row["arrol/rollout/survivors_frac"] == 1.0
 
 
-def test_sizes_follow_the_history_and_add_up_to_the_batch(run):
-    """A weak prior, so that one visit tells hopeless prompts from others."""
-    node = "+arrol.allocation"
-    weak = [f"{node}.posterior.{name}" for name in ("prior_right=0.1", "prior_wrong=0.1", "discount=1")]
-    sized = run("sized", [NEVER, f"{node}.rule=knapsack", *weak, f"data.train_max_samples={PROMPTS}"])
+def test_sizes_follow_the_history_and_add_up_to_the_batch(sized):
     assert [len(rows) for rows in groups_of(sized, 1)] == [SIZE] * PROMPTS
     sizes = [len(rows) for rows in groups_of(sized, 2)]
     assert sum(sizes) == PROMPTS * SIZE

@@ -26,11 +26,11 @@ def environment(tmp_path):
     with socket.create_server((HEAD, 0)) as server:
         port = server.getsockname()[1]
     own = {"PYTHON": sys.executable, "PORT": str(port), "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_MODE": "token"}
-    return {**verl_host.environment(tmp_path), **own}
+    return {**verl_host.own_environment(tmp_path), **own}
 
 
 @pytest.fixture
-def nodes(environment, tmp_path):
+def nodes(environment, host, tmp_path):
     """Head and one more; both are told to end, and are waited for."""
     started = []
 
@@ -46,15 +46,16 @@ def nodes(environment, tmp_path):
             assert time.monotonic() < deadline, text
             time.sleep(0.5)
 
-    try:
-        start("head")
-        start("join", OTHER)
-        yield
-    finally:
-        for process in reversed(started):
-            process.send_signal(signal.SIGTERM)
-        for process in started:
-            process.wait(timeout=60)
+    with host.slots:
+        try:
+            start("head")
+            start("join", OTHER)
+            yield
+        finally:
+            for process in reversed(started):
+                process.send_signal(signal.SIGTERM)
+            for process in started:
+                process.wait(timeout=60)
 
 
 @pytest.mark.usefixtures("nodes")

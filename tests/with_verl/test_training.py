@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 
 from arrol.integrations.memory import read_head
-from arrol.integrations.verl.derive import MANAGER, MANAGER_CLASS
-from verl_host import PROMPTS, PRUNING, SIZE, STEPS
+from verl_host import PROMPTS, SIZE, STEPS
 
 SURVIVORS = SIZE // 2
 NOISE = {"rel": 1e-4, "abs": 1e-5}
 """verl names prompts at random and trains in the order of their names: its own sums differ in their last digits."""
 
 
-def test_with_pruning_off_nothing_differs_from_verl_alone(run, alone):
-    off = run("off", ["+arrol.rule=never"])
+def test_with_pruning_off_nothing_differs_from_verl_alone(off, alone):
     for step in range(1, STEPS + 1):
         assert off.rollouts(step) == alone.rollouts(step), "tokens and rewards, exactly"
     assert off.validation(STEPS) == alone.validation(STEPS), "greedy decoding after the last update"
@@ -53,12 +51,11 @@ def test_metrics_stand_beside_those_of_verl(pruned):
     assert pruned.metrics[-1]["arrol/total/tokens/generated"] == longer
 
 
-def test_the_head_lies_beside_the_checkpoint_and_is_found_again(run, pruned):
+def test_the_head_lies_beside_the_checkpoint_and_is_found_again(pruned, again):
     folder = pruned.folder / "checkpoints" / f"global_step_{STEPS}"
     assert not list((folder / "actor").rglob("arrol_head*")), "the policy's folder stays plain"
     before = read_head(folder)
     assert before["memory"]["step"] == STEPS
-    again = run("again", [*PRUNING, "trainer.save_freq=1"], after=pruned, steps=STEPS + 1)
     (row,) = again.metrics
     assert row["step"] == STEPS + 1
     assert row["arrol/quality/version"] == STEPS + 1
@@ -68,20 +65,6 @@ def test_the_head_lies_beside_the_checkpoint_and_is_found_again(run, pruned):
     recent, more = (state["controller"]["recent"]["0"] for state in (before, after))
     np.testing.assert_array_equal(more[: len(recent)], recent)
     assert len(more) == len(recent) + PROMPTS * SIZE
-
-
-@pytest.fixture(scope="module")
-def bare(run):
-    """The one override and what pruning needs, none of our hooks; two ranks, each of whose servers fails once."""
-    needed = [
-        f"+{MANAGER}={MANAGER_CLASS}",
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS * SURVIVORS // SIZE}",
-        "actor_rollout_ref.actor.use_dynamic_bsz=True",
-        "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True",
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VERLCPU_FAIL", "3")
-        return run("bare", [*PRUNING, "+arrol.rule=uniform", *needed], prune=False, ranks=2, workers=2, steps=1)
 
 
 def test_two_ranks_share_the_survivors_and_one_that_raises_releases_its_siblings(bare):
