@@ -102,25 +102,21 @@ def _surplus(ratio: float, rare: int) -> int:
     return max(1, round(ratio * rare))
 
 
-class Aero(AllocationRule):
+class Aero(AllocationRule[AeroAllocation]):
     """The rule behind its interface."""
-
-    def __init__(self, config: AeroAllocation, shape: StepShape) -> None:
-        super().__init__(config, shape)
-        self._config = config
 
     @property
     def first_size(self) -> int:
-        return self._config.explore_size
+        return self.config.explore_size
 
     def next_waves(self, tally: Tally) -> np.ndarray:
-        return next_waves(tally, self._config, self.shape)
+        return next_waves(tally, self.config, self.shape)
 
     def may_prune(self, tally: Tally) -> np.ndarray:
-        return (strata(tally.right_P, tally.verified_P) != Stratum.RESCUE) | self._config.prune_rescue
+        return (strata(tally.right_P, tally.verified_P) != Stratum.RESCUE) | self.config.prune_rescue
 
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
-        return select(outcomes, self._config, key)
+        return select(outcomes, self.config, key)
 
     def strata(self, right_P: np.ndarray, verified_P: np.ndarray) -> dict[str, int]:
         found = np.bincount(strata(right_P, verified_P), minlength=len(Stratum))

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,7 +38,7 @@ from arrol.errors import ConfigError
 from arrol.quality.buffer import PromptHistory, outcome_counts
 from arrol.types import GroupRequest, Prompt, Rollout, RolloutGroup, State
 
-RULES: dict[str, type[AllocationRule]] = {
+RULES: dict[str, type[AllocationRule[Any]]] = {
     "uniform": Uniform,
     "aero": Aero,
     "dapo": DynamicSampling,

@@ -16,7 +16,7 @@ Legend: ``P`` prompts, ``C`` candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from arrol.configs.allocation import DapoAllocation, GresoAllocation, MoppsAlloc
 from arrol.errors import ConfigError
 from arrol.types import Prompt, State
 
+Dapo = TypeVar("Dapo", bound=DapoAllocation)
 DRAW_STREAM = 5
 """Second word of the key of every choice of prompts."""
 LEAST_REPEAT, LOWEST_REPEAT, HIGHEST_REPEAT, EASY_SHARE = 0.01, 0.05, 0.95, 1 / 3
@@ -35,20 +36,16 @@ MAX_SKIPS = 1000
 """Prompts passed over in a row before one is asked all the same: a finite pool may be all solved."""
 
 
-class DynamicSampling(AllocationRule):
+class DynamicSampling(AllocationRule[Dapo]):
     """DAPO's."""
-
-    def __init__(self, config: DapoAllocation, shape: StepShape) -> None:
-        super().__init__(config, shape)
-        self._config = config
 
     def wanted_prompts(self, tally: Tally) -> int:
         useful = int(self._is_useful(tally).sum())
         missing = self.shape.num_prompts - useful - self._num_open(tally)
-        allowed = int(self._config.max_draws * self.shape.num_prompts) - len(tally.asked_P)
-        if allowed < missing and self._config.at_cap == "error" and tally.is_idle_P.all():
+        allowed = int(self.config.max_draws * self.shape.num_prompts) - len(tally.asked_P)
+        if allowed < missing and self.config.at_cap == "error" and tally.is_idle_P.all():
             raise ConfigError(
-                f"allocation.max_draws = {self._config.max_draws:g}: {len(tally.asked_P)} prompts drawn, {useful} of "
+                f"allocation.max_draws = {self.config.max_draws:g}: {len(tally.asked_P)} prompts drawn, {useful} of "
                 f"{self.shape.num_prompts} groups are mixed; raise it, choose other prompts, or set "
                 "allocation.at_cap = 'train'"
             )
@@ -72,12 +69,11 @@ def repeat_probability(repeat: float, visits: int) -> float:
     return max(repeat**visits, LEAST_REPEAT)
 
 
-class Greso(DynamicSampling):
+class Greso(DynamicSampling[GresoAllocation]):
     """GRESO's skipping before DAPO's sampling."""
 
     def __init__(self, config: GresoAllocation, shape: StepShape) -> None:
         super().__init__(config, shape)
-        self._greso = config
         self._repeat = {"easy": config.easy_repeat, "hard": config.hard_repeat}
         self._streaks: dict[str, tuple[str, int]] = {}
         """Prompt -> kind and number of its latest uniform visits in a row."""
@@ -105,13 +101,13 @@ class Greso(DynamicSampling):
             before, visits = self._streaks.pop(name, (kind, 0))
             if kind:
                 self._streaks[name] = (kind, visits + 1 if before == kind else 1)
-        target = self._greso.target_uniform
+        target = self.config.target_uniform
         self._adapt("easy", float(solved_P.mean()), target * EASY_SHARE)
         self._adapt("hard", float(failed_P.mean()), target * (1 - EASY_SHARE))
 
     def _adapt(self, kind: str, share: float, target: float) -> None:
         """More uniform groups than wanted: ask such prompts less often."""
-        move = self._greso.repeat_step * (1 if share < target else -1)
+        move = self.config.repeat_step * (1 if share < target else -1)
         self._repeat[kind] = float(np.clip(self._repeat[kind] + move, LOWEST_REPEAT, HIGHEST_REPEAT))
 
     def save(self) -> State:
@@ -138,16 +134,14 @@ def nearest_to_target(belief_C: Sequence[Belief], count: int, target: float, key
     return np.sort(np.argsort(np.abs(rate_C - target), kind="stable")[:count])
 
 
-class Mopps(AllocationRule):
+class Mopps(AllocationRule[MoppsAllocation]):
     """MoPPS's choice; group sizes and training are GRPO's."""
 
     is_single_wave = True
 
-    def __init__(self, config: MoppsAllocation, shape: StepShape) -> None:
-        super().__init__(config, shape)
-        self._config = config
-
     def draw(self, count: int, source: Source, believe: Believe, key: Sequence[int]) -> list[Prompt]:
-        candidates = [source() for _ in range(count * self._config.candidates)]
+        drawn = [source() for _ in range(count * self.config.candidates)]
+        distinct = list({prompt.key: prompt for prompt in drawn}.values())
+        candidates = distinct if len(distinct) >= count else drawn  # a small pool comes round
         beliefs = [believe(prompt.key) for prompt in candidates]
-        return [candidates[i] for i in nearest_to_target(beliefs, count, self._config.target_rate, key)]
+        return [candidates[i] for i in nearest_to_target(beliefs, count, self.config.target_rate, key)]

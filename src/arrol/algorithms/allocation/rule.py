@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from arrol.algorithms.allocation.selection import Selection, whole
 from arrol.algorithms.posterior import Belief
-from arrol.configs.allocation import AllocationBase
+from arrol.configs.allocation import AllocationBase, UniformAllocation
 from arrol.types import Prompt, State
 
 Source = Callable[[], Prompt]
@@ -26,6 +26,7 @@ Source = Callable[[], Prompt]
 Believe = Callable[[str], Belief]
 """Key of a prompt -> what earlier visits say of it."""
 NO_WAVES = np.zeros((2, 0), np.int64)
+Config = TypeVar("Config", bound=AllocationBase)
 
 
 class StepShape(NamedTuple):
@@ -86,7 +87,7 @@ class Outcomes:
         return not (self.right_G.any() and self.wrong_G.any())
 
 
-class AllocationRule:
+class AllocationRule(Generic[Config]):
     """Uniform: every prompt once, ``group_size`` rollouts, all train. Other rules change what they must."""
 
     needs_binary = True
@@ -94,7 +95,7 @@ class AllocationRule:
     is_single_wave = False
     """Nothing is asked after the first wave, so outcomes may be judged when all have ended."""
 
-    def __init__(self, config: AllocationBase, shape: StepShape) -> None:
+    def __init__(self, config: Config, shape: StepShape) -> None:
         self.config, self.shape = config, shape
 
     @property
@@ -144,7 +145,7 @@ class AllocationRule:
         return {}
 
 
-class Uniform(AllocationRule):
+class Uniform(AllocationRule[UniformAllocation]):
     """GRPO's."""
 
     needs_binary = False

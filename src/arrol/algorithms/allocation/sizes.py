@@ -28,24 +28,20 @@ from arrol.configs.allocation import KnapsackAllocation, PilotCommitAllocation, 
 from arrol.types import Prompt, State
 
 
-class ReinforceAda(AllocationRule):
+class ReinforceAda(AllocationRule[ReinforceAdaAllocation]):
     """Rounds with elimination."""
-
-    def __init__(self, config: ReinforceAdaAllocation, shape: StepShape) -> None:
-        super().__init__(config, shape)
-        self._config = config
 
     @property
     def first_size(self) -> int:
-        return self._config.round_size
+        return self.config.round_size
 
     def next_waves(self, tally: Tally) -> np.ndarray:
-        done_P = has_shown_enough(tally.right_P, tally.verified_P, self._config)
-        prompts = np.flatnonzero(tally.is_idle_P & ~done_P & (tally.waves_P < self._config.max_rounds))
-        return np.stack([prompts, np.full(len(prompts), self._config.round_size)])
+        done_P = has_shown_enough(tally.right_P, tally.verified_P, self.config)
+        prompts = np.flatnonzero(tally.is_idle_P & ~done_P & (tally.waves_P < self.config.max_rounds))
+        return np.stack([prompts, np.full(len(prompts), self.config.round_size)])
 
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
-        return balanced(outcomes.right_G, outcomes.wrong_G, self._config.keep_size, key)
+        return balanced(outcomes.right_G, outcomes.wrong_G, self.config.keep_size, key)
 
 
 def has_shown_enough(right_P: np.ndarray, verified_P: np.ndarray, config: ReinforceAdaAllocation) -> np.ndarray:
@@ -56,17 +52,16 @@ def has_shown_enough(right_P: np.ndarray, verified_P: np.ndarray, config: Reinfo
     return (right_P >= half) & (verified_P - right_P >= half)
 
 
-class PilotCommit(DynamicSampling):
+class PilotCommit(DynamicSampling[PilotCommitAllocation]):
     """Two stages."""
 
     def __init__(self, config: PilotCommitAllocation, shape: StepShape) -> None:
         super().__init__(config, shape)
-        self._pilot = config
         self._evicted: set[str] = set()
 
     @property
     def first_size(self) -> int:
-        return self._pilot.pilot_size
+        return self.config.pilot_size
 
     def draw(self, count: int, source: Source, believe: Believe, key: Sequence[int]) -> list[Prompt]:
         prompts = []
@@ -80,17 +75,17 @@ class PilotCommit(DynamicSampling):
 
     def next_waves(self, tally: Tally) -> np.ndarray:
         prompts = np.flatnonzero(tally.is_idle_P & (tally.waves_P == 1) & self._is_promising(tally))
-        return np.stack([prompts, np.full(len(prompts), self._pilot.commit_size)])
+        return np.stack([prompts, np.full(len(prompts), self.config.commit_size)])
 
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
         count, right, wrong = len(outcomes.reward_G), int(outcomes.right_G.sum()), int(outcomes.wrong_G.sum())
-        if count > self._pilot.pilot_size:
+        if count > self.config.pilot_size:
             return whole(count)
-        return nobody(count, "too_easy" if right > self._pilot.highest * (right + wrong) else "deferred")
+        return nobody(count, "too_easy" if right > self.config.highest * (right + wrong) else "deferred")
 
     def learn(self, keys: Sequence[str], tally: Tally) -> None:
-        if self._pilot.evict:
-            whole_P = tally.verified_P >= self._pilot.pilot_size  # few survivors of a pruned pilot prove little
+        if self.config.evict:
+            whole_P = tally.verified_P >= self.config.pilot_size  # few survivors of a pruned pilot prove little
             solved_P = whole_P & (tally.right_P == tally.verified_P)
             self._evicted |= {name for name, solved in zip(keys, solved_P, strict=True) if solved}
 
@@ -111,24 +106,20 @@ class PilotCommit(DynamicSampling):
 
     def _is_promising(self, tally: Tally) -> np.ndarray:
         rate_P = tally.right_P / np.maximum(tally.verified_P, 1)
-        return (tally.verified_P > 0) & (self._pilot.lowest <= rate_P) & (rate_P <= self._pilot.highest)
+        return (tally.verified_P > 0) & (self.config.lowest <= rate_P) & (rate_P <= self.config.highest)
 
 
-class Knapsack(AllocationRule):
+class Knapsack(AllocationRule[KnapsackAllocation]):
     """All rollouts in one wave, sizes by what is believed of the prompts."""
 
     is_single_wave = True
 
-    def __init__(self, config: KnapsackAllocation, shape: StepShape) -> None:
-        super().__init__(config, shape)
-        self._config = config
-
     @property
     def first_size(self) -> int:
-        return self._config.least
+        return self.config.least
 
     def first_waves(self, belief_P: Sequence[Belief]) -> np.ndarray:
-        config, shape = self._config, self.shape
+        config, shape = self.config, self.shape
         return knapsack_sizes(
             np.array([belief.mean for belief in belief_P]),
             config.rollout_budget or shape.group_size * shape.num_prompts,

@@ -5,34 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, StepShape
+from arrol.algorithms.allocation.rule import AllocationRule, Outcomes
 from arrol.algorithms.allocation.selection import Selection, cppo, pods
 from arrol.configs.allocation import CppoAllocation, PodsAllocation
 
 
-class Pods(AllocationRule):
+class Pods(AllocationRule[PodsAllocation]):
     """Largest reward variance; rewards may be graded."""
 
     needs_binary = False
     is_single_wave = True
 
-    def __init__(self, config: PodsAllocation, shape: StepShape) -> None:
-        super().__init__(config, shape)
-        self._config = config
-
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
-        return pods(outcomes.reward_G, self._config.train_size, key)
+        return pods(outcomes.reward_G, self.config.train_size, key)
 
 
-class Cppo(AllocationRule):
+class Cppo(AllocationRule[CppoAllocation]):
     """Largest advantage; rewards may be graded."""
 
     needs_binary = False
     is_single_wave = True
 
-    def __init__(self, config: CppoAllocation, shape: StepShape) -> None:
-        super().__init__(config, shape)
-        self._config = config
-
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
-        return cppo(outcomes.reward_G, self._config.train_size, key)
+        return cppo(outcomes.reward_G, self.config.train_size, key)

@@ -185,3 +185,10 @@ def test_mopps_asks_the_middling_of_many_candidates():
     assert rule.first_waves([Belief(1, 1)] * 2).tolist() == [8, 8]
     one = Mopps(MoppsAllocation(candidates=1), StepShape(2, 8))
     assert [p.key for p in one.draw(2, prompts_from("abcd"), history.get, [0])] == ["a", "b"]
+
+
+def test_mopps_asks_no_prompt_twice_while_there_are_others():
+    rule, belief = Mopps(MoppsAllocation(candidates=8), StepShape(4, 8)), Belief(1.0, 1.0)
+    asked = [prompt.key for prompt in rule.draw(4, prompts_from("abcde"), lambda _: belief, [1])]
+    assert len({*asked}) == 4
+    assert len(rule.draw(4, prompts_from("ab"), lambda _: belief, [1])) == 4
