@@ -176,7 +176,14 @@ def vote_table(name: str) -> str:
 def online_table(name: str) -> str:
     """Online strategies: accuracy, tokens, and the majority of as many tokens beside it."""
     found, _ = votes_of(name)
-    heads = ["strategy", "accuracy", "tokens per problem", "ahead of the majority at equal tokens", "traces stopped"]
+    heads = [
+        "strategy",
+        "accuracy",
+        "tokens per problem",
+        "ahead of the majority at equal tokens",
+        "tokens of the majority at equal accuracy, median",
+        "traces stopped",
+    ]
     lines = [heads, [":--"] + ["--:"] * (len(heads) - 1)]
     for (vote, k), records in found.items():
         if k == 0:
@@ -188,8 +195,12 @@ def online_table(name: str) -> str:
                     ("stopped", lambda r: r.metrics["traces_stopped"]),
                 )
             }
-            cells = [f"{mean['accuracy']:.3f}", f"{mean['tokens']:.0f}", ahead_text(records), f"{mean['stopped']:.1f}"]
-            lines.append([vote, *cells])
+            needed = np.median(
+                [np.nan_to_num(r.metrics["majority_tokens_at_equal_accuracy"], nan=np.inf) for r in records]
+            )
+            needed_text = f"{needed:.0f}" if np.isfinite(needed) else "more than all"
+            cells = [f"{mean['accuracy']:.3f}", f"{mean['tokens']:.0f}", ahead_text(records), needed_text]
+            lines.append([vote, *cells, f"{mean['stopped']:.1f}"])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
