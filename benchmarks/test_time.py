@@ -9,6 +9,7 @@ vote. One file of records per seed under ``--out``; samples and runs stay in ``-
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -35,7 +36,7 @@ LINES = ("majority", "rank", "log_odds", "confidence:lowest", "quality_confidenc
 MARKERS = "xos^vD*"
 """Of online strategies."""
 WINDOW = 16
-"""Tokens of DeepConf's window: its 2,048 are beyond any completion here, of about 40."""
+"""Tokens of DeepConf's window: its 2,048 are beyond any completion here, of about 50."""
 
 
 def main() -> int:
@@ -110,7 +111,7 @@ def _plot(folder: Path) -> None:
         if means:
             axes.plot(*np.transpose(means), marker=".", label=vote)
     strategies = {name: np.mean(found, axis=0) for (name, k), found in points.items() if k == 0}
-    for marker, (name, point) in zip(MARKERS, strategies.items(), strict=False):
+    for marker, (name, point) in zip(itertools.cycle(MARKERS), strategies.items(), strict=False):
         axes.plot(*point, marker, color="black", markersize=5, linestyle="none", label=name)
     axes.set(
         xscale="log", xlabel="tokens per problem", ylabel="right answers", title="votes (lines) and online strategies"

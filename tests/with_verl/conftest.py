@@ -17,7 +17,7 @@ from arrol.integrations.verl.derive import MANAGER, MANAGER_CLASS
 from verl_host import PROMPTS, PRUNING, SIZE, STEPS
 
 AT_ONCE = 2
-"""Runs at the same time: they wait for processes to start more than they compute."""
+"""Runs at the same time: one alone leaves a core idle while its processes start in turn, two fill two cores."""
 MISSING = "verl is not installed here; run: make test-verl"
 
 

@@ -123,10 +123,14 @@ def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, d
     config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
     trained = validate(RunConfig, state["config"])
     for section in ("pruning", "quality"):
-        if getattr(config, section) != getattr(trained, section):
+        before = dict(getattr(trained, section))
+        changed = [
+            f"--{section}.{name} {value}" for name, value in getattr(config, section) if before.get(name) != value
+        ]
+        if changed:
             raise ConfigError(
                 f"--{section}: eval prunes nothing, and the estimator of {source!r} is read as it was trained; "
-                "leave it out"
+                f"leave out {', '.join(changed)}"
             )
     return config, str(checkpoint / "policy"), state
 
