@@ -39,6 +39,7 @@ from arrol.protocols import Estimator
 from arrol.pruning.draws import PRUNING_STREAM, bernoulli, systematic
 from arrol.pruning.survival import RULES, Candidates, conditional_survival, lift_to_floor
 from arrol.pruning.waves import Group, Waiting, Wave
+from arrol.quality.scoring import scores_and_qualities
 from arrol.types import ProbeEvent, PruningDecision, Reason, RolloutId, State
 
 RECENT_SIZE = 1024
@@ -99,7 +100,7 @@ class PruningController:
         unique = list({(event.rollout_id, event.probe): event for event in events if self._is_fresh(event)}.values())
         stops = self._draw_late([w for w in map(self._waiting_of, unique) if w is not None])
         fresh = [event for event in unique if self._is_fresh(event)]
-        for event, score, quality in zip(fresh, *self._judge(fresh), strict=True):
+        for event, score, quality in zip(fresh, *scores_and_qualities(fresh, self._estimator), strict=True):
             group, index = self._groups[event.rollout_id[:2]], event.rollout_id.index
             group.reached[index] = event.probe + 1
             group.waiting[index] = Waiting(
@@ -191,23 +192,6 @@ class PruningController:
             np.concatenate([recent, np.array([row for _, row in sorted(newest.items())]).reshape(-1, 4)])[-RECENT_SIZE:]
             for recent, newest in zip(self._recent, self._newest, strict=True)
         ]
-
-    def _judge(self, events: list[ProbeEvent]) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and qualities; NaN where there is nothing to judge by."""
-        score_C, quality_C = np.full(len(events), np.nan), np.full(len(events), np.nan)
-        for probe in sorted({event.probe for event in events}):
-            rows = [i for i, event in enumerate(events) if event.probe == probe]
-            for i in rows:
-                score = events[i].score
-                score_C[i] = np.nan if score is None else score
-            featured = [i for i in rows if events[i].score is None and events[i].features_F is not None]
-            if featured:
-                features_CF = np.stack([cast(np.ndarray, events[i].features_F) for i in featured])
-                score_C[featured] = self._estimator.scores(features_CF, probe)
-            known = [i for i in rows if np.isfinite(score_C[i])]
-            if known:
-                quality_C[known] = self._estimator.quality(score_C[known], probe)
-        return score_C, quality_C
 
     def _decide_what_is_due(self, touched: set[tuple[int, int]]) -> list[RolloutId]:
         """Draw every pool whose barrier is complete."""
