@@ -24,11 +24,16 @@ from arrol.types import (
 )
 
 
-class Stateful(Protocol):
-    """What learns during a run."""
+class Saved(Protocol):
+    """What a checkpoint holds."""
 
     def save(self) -> State: ...
     def load(self, state: State) -> None: ...
+
+
+class Stateful(Saved, Protocol):
+    """What learns during a run."""
+
     def metrics(self) -> dict[str, float]: ...
 
 
@@ -47,31 +52,41 @@ class Estimator(Protocol):
 
 
 class Controller(Protocol):
-    """Decides who keeps running; the only thing an engine knows about pruning.
+    """Decides which rollouts keep running; all that an engine knows about pruning.
 
-    Each event returns the ids to stop now. The host owns the clock: ``tick`` passes any number that grows.
+    An engine reports every rollout once at its end, also where there are no probes: by ``finished``, or by ``lost``
+    where it failed. Each event returns the ids to stop now. ``tick`` passes any number that grows.
     """
 
     @property
     def probe_tokens(self) -> tuple[int, ...]:
-        """Completion lengths at which rollouts are looked at, ascending; empty when nothing is to be looked at."""
+        """Completion lengths of the probes, ascending; empty where the rule has none."""
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
         """Announce a group before its first rollout starts, or ``size`` more rollouts of a group that is open."""
 
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]: ...
     def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]: ...
+    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]: ...
     def tick(self, now: float) -> list[RolloutId]: ...
-    def decisions(self, step: int, group: int) -> list[PruningDecision]: ...
+
+    def decisions(self, step: int, group: int) -> list[PruningDecision]:
+        """The last decision about each candidate of a group, by rollout index."""
+
+    def decision(self, rollout_id: RolloutId) -> PruningDecision | None:
+        """The last decision about a rollout; None for one that reached no probe."""
+
+
+class TrainingController(Controller, Saved, Protocol):
+    """A controller that a run checkpoints."""
 
 
 More = Callable[[Sequence[tuple[RolloutId, Completion]]], Sequence[GroupRequest]]
-"""Rollouts that have ended since the last call, in; what to sample besides, out: new groups or later waves of old ones.
-"""
+"""Callback: rollouts that ended since the last call in, new requests out (new groups, or later waves of old ones)."""
 
 
 class Engine(Protocol):
-    """Produces completions and lets a controller stop some."""
+    """Generates completions and lets a controller stop some. Subclass it to inherit the methods with a body."""
 
     def generate(
         self,
@@ -84,10 +99,19 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """One list of ``size`` completions per request, in order; requests that ``more`` makes follow in theirs.
 
-        ``more`` is called whenever rollouts have ended, stopped ones included, and its requests take free rows at once;
-        it ends when a call returns nothing and nobody runs. An engine that cannot take requests in between calls it
-        when all have ended. A rollout's tokens depend on ``(seed, rollout id)`` and the weights, never on its siblings.
+        ``more`` is called whenever rollouts have ended, stopped ones included, and its requests take free rows at once.
+        The call ends when ``more`` returns nothing and no rollout runs. An engine that cannot take requests in between
+        calls it when all rollouts have ended. A rollout's tokens depend on ``(seed, rollout id)`` and the weights,
+        never on its siblings.
         """
+
+    def sync_weights(self) -> None:
+        """Take over the learner's weights before a step."""
+        return None
+
+    def close(self) -> None:
+        """Release what the engine holds outside this process."""
+        return None
 
 
 class Tokenizer(Protocol):
@@ -117,6 +141,9 @@ class Task(Protocol):
     def train_prompt(self, position: int) -> Prompt: ...
     def eval_prompts(self, count: int) -> list[Prompt]: ...
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict: ...
+
+    def close(self) -> None:
+        """End the worker processes of its verifier."""
 
 
 class Sink(Protocol):

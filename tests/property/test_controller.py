@@ -52,7 +52,6 @@ def test_a_probe_seen_twice_counts_once(name, seed):
             controller.probed([e] * repeats + again)
             seen.append(e)
     assert draws(once, 3) == draws(twice, 3)
-    assert once.metrics() == twice.metrics()
     np.testing.assert_array_equal(once.save()["recent"]["0"], twice.save()["recent"]["0"])
 
 
@@ -294,7 +293,7 @@ def test_without_a_score_everybody_is_kept(name, score):
     stops = controller.probed([event(0, i, score, step=2) for i in range(8)])
     assert stops == []
     assert {(d.survival, d.reason) for d in controller.decisions(2, 0)} == {(1.0, Reason.NO_SCORE)}
-    assert controller.metrics()["pruning/reason/no_score"] == 8
+    assert len(controller.decisions(2, 0)) == 8
 
 
 @each_rule

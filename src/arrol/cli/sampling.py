@@ -53,8 +53,8 @@ def sample(
         with console.status("reading"):
             return _read(problems, written, model, estimator, confidences, evaluation.temperature)
     finally:
-        for part in (task, engine):
-            getattr(part, "close", lambda: None)()
+        task.close()
+        engine.close()
 
 
 def _read(

@@ -88,8 +88,8 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
     try:
         return Ended(trainer.run(), trainer.stop_requested)
     finally:
-        for part in (parts.task, parts.engine):  # a verifier's worker process, a server of completions
-            getattr(part, "close", lambda: None)()
+        parts.task.close()  # a verifier's worker process
+        parts.engine.close()
 
 
 def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:

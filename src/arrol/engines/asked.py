@@ -5,11 +5,11 @@ Every engine of ours holds one: it reports completions as rollouts end and asks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from arrol.errors import DataError
 from arrol.protocols import Controller, More
-from arrol.types import Completion, GroupRequest, RolloutId
+from arrol.types import Completion, FinishReason, GroupRequest, RolloutId
 
 
 class Asked:
@@ -59,3 +59,15 @@ class Asked:
                 )
         self.requests += requests
         return list(requests)
+
+
+def report_ends(
+    controller: Controller | None, ended: Mapping[RolloutId, FinishReason]
+) -> dict[RolloutId, FinishReason]:
+    """Tell the controller which rollouts ended by themselves or failed; returns the siblings to stop as a result."""
+    if controller is None or not ended:
+        return {}
+    failed = [rollout_id for rollout_id, reason in ended.items() if reason is FinishReason.ERROR]
+    finished = [rollout_id for rollout_id, reason in ended.items() if reason.survived]
+    stops = [*controller.finished(finished), *(controller.lost(failed) if failed else [])]
+    return dict.fromkeys(stops, FinishReason.PRUNED)

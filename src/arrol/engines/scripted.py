@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from arrol.engines.asked import Asked
-from arrol.protocols import Controller, More
+from arrol.engines.asked import Asked, report_ends
+from arrol.protocols import Controller, Engine, More
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
 
@@ -28,6 +28,7 @@ class _Play:
     tokens: tuple[int, ...]
     start: int
     """Decode step after which it writes."""
+    fails_at: int | None = None
     length: int = 0
     features_at: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -36,8 +37,8 @@ class _Play:
         return Completion(written, np.zeros(len(written), np.float32), reason, self.features_at)
 
 
-class ScriptedEngine:
-    """Implements :class:`arrol.protocols.Engine` from two functions of the rollout's id."""
+class ScriptedEngine(Engine):
+    """An engine from two functions of the rollout's id."""
 
     def __init__(
         self,
@@ -45,10 +46,14 @@ class ScriptedEngine:
         features: Callable[[RolloutId, int], np.ndarray] | None = None,
         *,
         delay: Callable[[RolloutId], int] = lambda rollout_id: 0,
+        fails_at: Callable[[RolloutId], int | None] = lambda rollout_id: None,
     ) -> None:
-        """``tokens`` writes the whole completion; ``features`` is what the probe at a length sees; ``delay`` starts a
-        rollout late, in decode steps after it was asked for, to play refilled rows."""
-        self._tokens, self._features, self._delay = tokens, features, delay
+        """``tokens`` gives the whole completion; ``features`` what a probe at a length sees.
+
+        ``delay`` starts a rollout late, in decode steps after it was asked for, as in a refilled row; ``fails_at`` is
+        the length at which it ends as an error, None for never.
+        """
+        self._tokens, self._features, self._delay, self._fails_at = tokens, features, delay, fails_at
 
     def generate(
         self,
@@ -74,7 +79,7 @@ class ScriptedEngine:
 
     def _begin(self, rollout_id: RolloutId, params: SamplingParams, clock: int) -> _Play:
         tokens = tuple(self._tokens(rollout_id))[: params.max_completion_tokens]
-        return _Play(tokens, clock + self._delay(rollout_id))
+        return _Play(tokens, clock + self._delay(rollout_id), self._fails_at(rollout_id))
 
     def _step(
         self, running: dict[RolloutId, _Play], clock: int, params: SamplingParams, controller: Controller | None
@@ -86,17 +91,18 @@ class ScriptedEngine:
         if controller and probes:
             events = [self._event(i, probes.index(p.length), p) for i, p in live.items() if p.length in probes]
             _stop(done, controller.probed(events) if events else [])
-        ended = []
+        ended: dict[RolloutId, FinishReason] = {}
         for i, play in live.items():
             if i in done:
                 continue
             play.length += 1
-            if play.length >= len(play.tokens):
+            if play.length == play.fails_at:
+                ended[i] = FinishReason.ERROR
+            elif play.length >= len(play.tokens):
                 full = len(play.tokens) >= params.max_completion_tokens
-                done[i] = FinishReason.LENGTH if full else FinishReason.STOP
-                ended.append(i)
+                ended[i] = FinishReason.LENGTH if full else FinishReason.STOP
+        done = {**report_ends(controller, ended), **done, **ended}
         if controller and probes:
-            _stop(done, controller.finished(ended) if ended else [])
             _stop(done, controller.tick(float(clock)))
         return {i: reason for i, reason in done.items() if i in running}
 

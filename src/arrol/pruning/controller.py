@@ -27,8 +27,7 @@ Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -65,9 +64,6 @@ class PruningController:
         self._now: float | None = None
         self._step: int | None = None
         """The step whose groups are being opened."""
-        self._reasons: Counter[str] = Counter()
-        self._num_candidates = 0
-        self._num_kept = 0
 
     @property
     def probe_tokens(self) -> tuple[int, ...]:
@@ -159,13 +155,6 @@ class PruningController:
         assert len(recent) == len(self._recent), (len(recent), len(self._recent))
         self._recent = [np.asarray(recent[str(probe)], float).reshape(-1, 4) for probe in range(len(recent))]
         self._newest = [{} for _ in self._recent]
-
-    def metrics(self) -> dict[str, float]:
-        """Counts since the last call."""
-        values = decision_metrics(self._num_candidates, self._num_kept, self._reasons)
-        self._reasons.clear()
-        self._num_candidates = self._num_kept = 0
-        return values
 
     def _is_fresh(self, event: ProbeEvent) -> bool:
         """False for a probe that was seen before (a preempted request is scored again) or that nobody awaits."""
@@ -340,19 +329,7 @@ class PruningController:
         group.decisions[index] = PruningDecision(
             rollout_id, probe, keep, group.survival[index], reason, waiting.score, waiting.quality, waiting.version
         )
-        self._num_candidates += 1
-        self._num_kept += keep
-        self._reasons[reason] += 1
         if keep:
             return []
         group.stopped.add(index)
         return [rollout_id]
-
-
-def decision_metrics(candidates: int, kept: int, reasons: Mapping[str, int]) -> dict[str, float]:
-    """Counts of decisions under their names in ``docs/metrics.md``."""
-    return {
-        "pruning/candidates": float(candidates),
-        "pruning/kept_frac": kept / candidates if candidates else 1.0,
-        **{f"pruning/reason/{reason}": float(reasons[reason]) for reason in Reason if reasons.get(reason)},
-    }

@@ -13,13 +13,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from arrol.types import FinishReason, RolloutGroup, State
-
-LENGTH_MODEL = "inverse-survival mean"
+from arrol.types import FinishReason, Reason, RolloutGroup, State
 
 
 class Ledger:
@@ -77,8 +76,19 @@ class Ledger:
         return float(np.maximum(expected - tokens[stopped], 0.0).sum())
 
 
+def decision_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Candidates and decisions; each rollout that reached a probe counts once, by its last decision."""
+    decisions = [rollout.decision for group in groups for rollout in group.rollouts if rollout.decision is not None]
+    reasons = Counter(decision.reason for decision in decisions)
+    return {
+        "pruning/candidates": float(len(decisions)),
+        "pruning/kept_frac": sum(d.keep for d in decisions) / len(decisions) if decisions else 1.0,
+        **{f"pruning/reason/{reason}": float(reasons[reason]) for reason in Reason if reasons[reason]},
+    }
+
+
 def sampling_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """What was sampled, before anything is left out of training."""
+    """What was sampled and decided, before anything is left out of training."""
     survivors = [rollout for group in groups for rollout in group.survivors]
     weight = np.array([1.0 / rollout.survival for rollout in survivors])
     reward = np.array([float(rollout.reward or 0.0) for rollout in survivors])
@@ -86,6 +96,7 @@ def sampling_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     return {
         "rollout/success_frac_before": float(np.average(reward, weights=weight)) if len(reward) else float("nan"),
         "rollout/completion_tokens/mean": float(np.mean(tokens)),
+        **decision_metrics(groups),
     }
 
 

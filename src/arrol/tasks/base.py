@@ -162,6 +162,9 @@ class SyntheticTask(ABC, Generic[P]):
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
         return self.verifier.verify(completion_text, prompt.answer)
 
+    def close(self) -> None:
+        """Nothing to release: its verifier runs in this process."""
+
     def _random_level(self, rng: np.random.Generator) -> int:
         return self.levels[int(rng.integers(len(self.levels)))]
 

@@ -22,7 +22,7 @@ from arrol.algorithms.lesson import Lesson
 from arrol.configs.method import OracleRule
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
-from arrol.protocols import Engine, Sink, Task
+from arrol.protocols import Engine, Sink, Task, TrainingController
 from arrol.pruning.draws import ORACLE_STREAM, systematic
 from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
 from arrol.pruning.survival import oracle
@@ -66,9 +66,7 @@ class Parts:
     task: Task
     engine: Engine
     estimator: QualityEstimator
-    controller: Any
-    """What the engine takes: a controller, or what stands for one in another process. The trainer itself asks for
-    ``probe_tokens``, ``decision``, ``metrics``, ``save`` and ``load``."""
+    controller: TrainingController
     allocator: Allocator
     learner: Learner
     sampling: SamplingParams
@@ -187,9 +185,7 @@ class Trainer:
             clock.lap("time/verify_s")
             return allocator.observe(rollouts)
 
-        sync = getattr(engine, "sync_weights", None)
-        if sync is not None:
-            sync()
+        engine.sync_weights()
         streams = None if allocator.rule.is_single_wave else more
         completions = engine.generate(
             requests, self.parts.sampling, seed=self.config.seed, controller=self.parts.controller, more=streams
@@ -236,7 +232,7 @@ class Trainer:
 
     def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
         """What was sampled, before anything is dropped or learnt."""
-        return {**sampling_metrics(groups), **self.ledger.generated(groups), **self.parts.controller.metrics()}
+        return {**sampling_metrics(groups), **self.ledger.generated(groups)}
 
     def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
         for group, lesson in zip(groups, lessons, strict=True):

@@ -197,14 +197,6 @@ def test_the_buffer_is_that_of_earlier_steps_and_bounded():
     assert recent[0, 0] == 0.38
 
 
-def test_metrics_count_since_the_last_call():
-    controller = controller_of(WAITS)
-    play(controller, np.full((2, 8), 0.5))
-    metrics = controller.metrics()
-    assert metrics == {"pruning/candidates": 16, "pruning/kept_frac": 0.5, "pruning/reason/draw": 16}
-    assert controller.metrics() == {"pruning/candidates": 0, "pruning/kept_frac": 1.0}
-
-
 def test_finished_groups_of_other_steps_are_forgotten_and_running_ones_are_not():
     controller = controller_of(WAITS)
     play(controller, np.full((2, 4), 0.5))
@@ -231,7 +223,7 @@ def test_a_closed_group_is_forgotten_and_teaches_those_that_come_later():
 def test_two_controllers_share_nothing():
     first, second = controller_of(WAITS), controller_of(WAITS)
     play(first, np.full((1, 8), 0.5))
-    assert second.metrics()["pruning/candidates"] == 0
+    assert second.decision(RolloutId(1, 0, 0)) is None
     assert len(second.save()["recent"]["0"]) == 0
     stops = [play(controller_of(WAITS, seed=seed), np.full((1, 16), 0.5)) for seed in (0, 0, 1)]
     assert stops[0] == stops[1] != stops[2]
@@ -244,7 +236,8 @@ def test_events_of_both_probes_in_one_call():
     stopped = set(controller.probed(events_of(np.full((1, 4), 0.5))))
     later = [e for e in events_of(np.full((1, 4), 0.5), probe=1) if e.rollout_id not in stopped]
     controller.probed([*later, *later])
-    assert controller.metrics()["pruning/candidates"] == 4 + len(later)
+    assert [d.probe for d in controller.decisions(1, 0)] == [int(RolloutId(1, 0, i) not in stopped) for i in range(4)]
+    assert 0 < len(later) < 4
 
 
 def test_a_certain_stop_is_recorded_with_a_survival_above_zero():

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from arrol.configs.run import EngineConfig
-from arrol.engines.asked import Asked
+from arrol.engines.asked import Asked, report_ends
 from arrol.engines.embedded.attention import over_rows
 from arrol.engines.embedded.cache import PromptCache, RowCache
 from arrol.engines.embedded.decoder import flat_decoder
@@ -29,12 +29,12 @@ from arrol.engines.embedded.line import Line
 from arrol.engines.embedded.sampling import sample, token_uniforms
 from arrol.engines.embedded.support import additive, copy_of, require_supported
 from arrol.errors import ModelError
-from arrol.protocols import Controller, More
+from arrol.protocols import Controller, Engine, More
 from arrol.quality.features import END, FeatureLayout
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(Engine):
     """Generates with a Hugging Face causal language model in this process; an :class:`arrol.protocols.Engine`."""
 
     def __init__(
@@ -298,9 +298,7 @@ class _Batch:
             return
         if self.engine.shows_ends and hidden_SD is not None:
             self._show_ends([s for s, row in enumerate(self.rows) if row.rollout_id in ended], hidden_SD)
-        if self.controller and self.probes:
-            ended |= dict.fromkeys(self.controller.finished(list(ended)), FinishReason.PRUNED)
-        self._remove(ended)
+        self._remove({**report_ends(self.controller, ended), **ended})
 
     def _probe(self, hidden_SD: torch.Tensor) -> torch.Tensor:
         """Show rows at a probe to the controller, take out those it stops; returns the others' hidden states."""

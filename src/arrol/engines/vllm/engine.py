@@ -21,7 +21,7 @@ from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.sampler import LlmSampler
 from arrol.engines.vllm.weights import PolicyFolder
 from arrol.errors import ArrolError, ConfigError
-from arrol.protocols import Controller, More
+from arrol.protocols import Controller, Engine, More
 from arrol.quality.estimator import QualityEstimator
 from arrol.types import Completion, GroupRequest, SamplingParams
 
@@ -31,8 +31,8 @@ CPU_ONLY = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": 
 """The same on a CPU: one process, which shares its threads with the learner."""
 
 
-class VllmEngine:
-    """Implements :class:`arrol.protocols.Engine`."""
+class VllmEngine(Engine):
+    """See the module."""
 
     def __init__(
         self,

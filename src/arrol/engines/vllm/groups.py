@@ -6,7 +6,7 @@ and rollouts. This file is the translation, and the only owner of its state:
 * a group begins with the first request that names it and is forgotten when all its members have come and gone, or when
   none is left and no other came for ``IDLE_TICKS``; a full group's name, used again, begins a new group;
 * the groups of a batch begin together, when the first request of the batch comes;
-* a member that leaves for any reason (its own end, an abort) counts as ended, so its siblings do not wait for it;
+* siblings do not wait for a member that leaves; an aborted or failed one is lost: it does not count for the floor;
 * the same probe of a request reported twice (after a preemption) counts once: the controller's promise;
 * a later wave of a group is a group of its own, with a floor and draws of its own, and its rollouts keep their names;
 * requests with other rules or seeds have a controller of their own.
@@ -150,8 +150,8 @@ class GroupBook:
         for host, batch in events.values():
             self._stop(host, host.controller.probed(batch))
 
-    def ended(self, request_ids: Iterable[str]) -> None:
-        """Requests have left the engine together, for whatever reason."""
+    def ended(self, request_ids: Iterable[str], *, lost: bool = False) -> None:
+        """Requests have left the engine together; ``lost``: they were aborted or failed."""
         gone = {i: self._members.pop(i) for i in dict.fromkeys(request_ids) if i in self._members}
         hosts: dict[int, tuple[_Host, list[RolloutId]]] = {}
         for request_id, member in gone.items():
@@ -161,7 +161,7 @@ class GroupBook:
             member.group.idle_since = self._now
             hosts.setdefault(id(host), (host, []))[1].append(member.rollout_id)
         for host, rollout_ids in hosts.values():
-            self._stop(host, host.controller.finished(rollout_ids))
+            self._stop(host, host.controller.lost(rollout_ids) if lost else host.controller.finished(rollout_ids))
         for name, group in {id(m.group): (m.name, m.group) for m in gone.values()}.values():
             if not group.running and len(group.taken) >= group.size:
                 self._close(name, group)

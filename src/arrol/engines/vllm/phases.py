@@ -8,16 +8,16 @@ for besides is a round of its own, when all have ended. Legend: ``T`` tokens, ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from arrol.engines.asked import Asked
+from arrol.engines.asked import Asked, report_ends
 from arrol.engines.vllm.sampler import completion_of, local_settings, rollout_fields, rollout_seed
 from arrol.errors import ConfigError
-from arrol.protocols import Controller, More
+from arrol.protocols import Controller, Engine, More
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
@@ -41,8 +41,8 @@ class _Draft:
         return Completion(self.token_ids, self.logprob_T, self.ended, self.features_at)
 
 
-class TwoPhaseSampler:
-    """An :class:`arrol.protocols.Engine` over anything that generates as vLLM's ``LLM`` does."""
+class TwoPhaseSampler(Engine):
+    """An engine over anything that generates as vLLM's ``LLM`` does."""
 
     def __init__(self, llm: Any, layout: FeatureLayout) -> None:
         if layout.names != ONLY_FEATURES:
@@ -83,8 +83,7 @@ class TwoPhaseSampler:
             self._extend(running, length, params, seed * 1_000_003 + phase)
             if controller is not None and phase < len(probes):
                 self._decide(running, phase, length, drafts, controller)
-        if controller is not None:  # those that ended behind the last probe: then their group may be forgotten
-            controller.finished([i for i, draft in drafts.items() if draft.ended is not FinishReason.PRUNED])
+        report_ends(controller, _ended(drafts.values()))  # behind the last probe, so that groups can be forgotten
 
     def _extend(self, running: list[_Draft], length: int, params: SamplingParams, seed: int) -> None:
         """Everybody up to ``length`` completion tokens."""
@@ -111,7 +110,7 @@ class TwoPhaseSampler:
         controller: Controller,
     ) -> None:
         """Show candidates, tell who has ended, stop whom the controller names."""
-        stops = controller.finished([draft.rollout_id for draft in running if draft.ended is not None])
+        stops = list(report_ends(controller, _ended(running)))
         events = []
         for draft in running:
             if draft.ended is None:
@@ -122,3 +121,7 @@ class TwoPhaseSampler:
                 events.append(ProbeEvent(draft.rollout_id, probe, row, confidence=float(values.mean())))
         for rollout_id in [*stops, *(controller.probed(events) if events else [])]:
             drafts[rollout_id].ended = FinishReason.PRUNED
+
+
+def _ended(drafts: Iterable[_Draft]) -> dict[RolloutId, FinishReason]:
+    return {draft.rollout_id: draft.ended for draft in drafts if draft.ended is not None}

@@ -10,32 +10,58 @@ is saved where it is in other hosts.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.engines.vllm.request import pruning_args
-from arrol.pruning.controller import decision_metrics
-from arrol.types import GroupRequest, PruningDecision, Reason, RolloutId, State
+from arrol.protocols import TrainingController
+from arrol.types import GroupRequest, ProbeEvent, PruningDecision, Reason, RolloutId, State
 
 
-class RemoteController:
-    """What a trainer asks of a controller, answered from reports."""
+class RemoteController(TrainingController):
+    """A controller whose decisions fall in the scheduler: events from this side change nothing."""
 
     def __init__(self, config: PruningBase, *, seed: int) -> None:
         self._config, self._seed = config, seed
-        self._decisions: dict[tuple[int, int], list[PruningDecision]] = {}
+        self._decisions: dict[RolloutId, PruningDecision] = {}
+        self._sizes: dict[tuple[int, int], int] = {}
+        """Rollouts asked for so far, by group of the newest steps."""
         self._spared: set[RolloutId] = set()
-        """Those of the newest step that may not be stopped."""
-        self._reasons: Counter[str] = Counter()
-        self._num_candidates = self._num_kept = 0
+        """Rollouts of the newest steps that may not be stopped."""
 
     @property
     def probe_tokens(self) -> tuple[int, ...]:
         idle = isinstance(self._config, NeverRule) and not self._config.observe
         return () if idle else self._config.probe_tokens
+
+    def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
+        """A group, or a later wave of one, goes out; groups of other steps are forgotten."""
+        if all(known != step for known, _ in self._sizes):
+            self._decisions, self._sizes, self._spared = {}, {}, set()
+        first = self._sizes.get((step, group), 0)
+        self._sizes[step, group] = first + size
+        if not prune:
+            self._spared.update(RolloutId(step, group, index) for index in range(first, first + size))
+
+    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
+        return []
+
+    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        return []
+
+    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        return []
+
+    def tick(self, now: float) -> list[RolloutId]:
+        return []
+
+    def decided(self, decision: PruningDecision) -> None:
+        """A report has come back."""
+        if decision.rollout_id in self._spared:
+            decision = replace(decision, reason=Reason.RESCUE)
+        self._decisions[decision.rollout_id] = decision
 
     @property
     def _observing(self) -> dict[str, Any]:
@@ -65,45 +91,15 @@ class RemoteController:
             **(self._rule if request.prune else self._observing),
         )
 
-    def settle(self, requests: Sequence[GroupRequest], decisions: Iterable[PruningDecision]) -> None:
-        """Requests have gone out, decisions have come back. A later wave joins its group; others begin anew.
-
-        Groups of steps that these requests do not name are forgotten.
-        """
-        if requests:
-            steps = {request.step for request in requests}
-            self._decisions = {key: known for key, known in self._decisions.items() if key[0] in steps}
-            self._spared = {rollout_id for rollout_id in self._spared if rollout_id.step in steps}
-        for request in requests:
-            known = self._decisions.get((request.step, request.group), []) if request.first else []
-            self._decisions[request.step, request.group] = known
-            (self._spared.difference_update if request.prune else self._spared.update)(request.rollout_ids)
-        for decision in decisions:
-            if decision.rollout_id in self._spared:
-                decision = replace(decision, reason=Reason.RESCUE)
-            self._decisions[decision.rollout_id[:2]].append(decision)
-            self._num_candidates += 1
-            self._num_kept += decision.keep
-            self._reasons[decision.reason] += 1
-
     def decisions(self, step: int, group: int) -> list[PruningDecision]:
-        """The last decision about each candidate of a group of the newest step, by rollout index."""
-        return sorted(self._decisions[step, group], key=lambda decision: decision.rollout_id)
+        ids = [RolloutId(step, group, index) for index in range(self._sizes[step, group])]
+        return [self._decisions[rollout_id] for rollout_id in ids if rollout_id in self._decisions]
 
     def decision(self, rollout_id: RolloutId) -> PruningDecision | None:
-        """The last decision about one rollout of the newest step."""
-        found = [d for d in self._decisions.get(rollout_id[:2], []) if d.rollout_id == rollout_id]
-        return found[0] if found else None
+        return self._decisions.get(rollout_id)
 
     def save(self) -> State:
         return {}
 
     def load(self, state: State) -> None:
         """Nothing is held between steps."""
-
-    def metrics(self) -> dict[str, float]:
-        """Counts since the last call, under the names of :class:`arrol.pruning.controller.PruningController`."""
-        values = decision_metrics(self._num_candidates, self._num_kept, self._reasons)
-        self._reasons.clear()
-        self._num_candidates = self._num_kept = 0
-        return values

@@ -61,7 +61,7 @@ class LlmSampler:
         score_ends |= looks and self._estimator is not None and END in self._estimator.probe_tokens  # it learns them
         if score_ends or looks:
             self.push_estimator()
-        asked = Asked(requests, more=more)
+        asked = Asked(requests, controller=controller, more=more)
         call = _Call(self._llm, asked, params, seed, controller, score_ends)
         if more is not None and hasattr(self._llm, "enqueue"):
             call.flow()
@@ -135,8 +135,6 @@ class _Call:
         return {name.partition("-")[0]: rollout_id for name, rollout_id in zip(names, out.rollout_ids, strict=True)}
 
     def _outgoing(self, new: Sequence[GroupRequest]) -> _Outgoing:
-        if self._controller is not None:
-            self._controller.settle(new, [])
         out = _Outgoing([], [], [])
         for request in new:
             for rollout_id in request.rollout_ids:
@@ -164,7 +162,7 @@ class _Call:
         report = StopReport.parse(answer.outputs[0].stop_reason)
         decision = None if report is None else report.decision(rollout_id)
         if self._controller is not None and decision is not None:
-            self._controller.settle([], [decision])
+            self._controller.decided(decision)
         self._asked.end(rollout_id, completion_of(answer.outputs[0], report))
 
 

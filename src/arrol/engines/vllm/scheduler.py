@@ -88,7 +88,8 @@ class _GroupScheduler(compat.AsyncScheduler):
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         finished = super().finish_requests(request_ids, finished_status)
         named = [request_ids] if isinstance(request_ids, str) else request_ids
-        self._forget([i for i in (list(self.book.request_ids) if named is None else named) if i in self.book])
+        watched = [i for i in (list(self.book.request_ids) if named is None else named) if i in self.book]
+        self._forget(watched, lost=True)  # an abort; of what was pruned, the controller knows already
         return finished
 
     def _estimator_for(self, pruning: PruningRequest) -> Estimator:
@@ -105,11 +106,11 @@ class _GroupScheduler(compat.AsyncScheduler):
     def _scored_after(self, outputs: dict[int, Any]) -> list[Scored]:
         return []
 
-    def _forget(self, request_ids: Iterable[str]) -> None:
+    def _forget(self, request_ids: Iterable[str], *, lost: bool = False) -> None:
         gone = [i for i in request_ids if i not in self.requests or self.requests[i].is_finished()]
         for request_id in gone:
             self._end_scores.pop(request_id, None)
-        self.book.ended(gone)
+        self.book.ended(gone, lost=lost)
 
     def _stop(self, request_ids: list[str], *, is_late: bool = False) -> list[str]:
         """Stop these; returns those whose probed token is accepted only in this step, so that they keep it."""
@@ -157,7 +158,13 @@ class _GroupScheduler(compat.AsyncScheduler):
                 output.stop_reason = str(StopReport.of(decision, self._end_scores.get(output.request_id, math.nan)))
             if decision is not None and not decision.keep:
                 output.finish_reason = compat.FinishReason.STOP
-        self._forget([output.request_id for output in ended])
+        failed = [
+            one.request_id
+            for one in ended
+            if one.finish_reason in (compat.FinishReason.ABORT, compat.FinishReason.ERROR)
+        ]
+        self._forget([one.request_id for one in ended if one.request_id not in failed])
+        self._forget(failed, lost=True)
 
     def _delivered(self, outputs: dict[int, Any]) -> dict[int, Any]:
         for client, output in self._notices:
@@ -257,9 +264,9 @@ class ConfidenceScheduler(_GroupScheduler):
         if request.sampling_params.logprobs is None:
             raise ConfigError("logprobs = None: confidence is read from log-probabilities; set logprobs=0 or more")
 
-    def _forget(self, request_ids: Iterable[str]) -> None:
+    def _forget(self, request_ids: Iterable[str], *, lost: bool = False) -> None:
         request_ids = list(request_ids)
-        super()._forget(request_ids)
+        super()._forget(request_ids, lost=lost)
         for request_id in request_ids:
             self._logprobs.pop(request_id, None)
 

@@ -8,7 +8,6 @@ teach is gathered, so that all ranks learn the same head from the same rows in t
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -38,8 +37,7 @@ from arrol.integrations.trl.signal import (
     taught,
     trls_own,
 )
-from arrol.pruning.controller import decision_metrics
-from arrol.types import Completion, GroupRequest, Prompt, RolloutGroup, State
+from arrol.types import Completion, GroupRequest, Prompt, State
 
 
 def pruned_rollout(
@@ -110,7 +108,7 @@ class PrunedRollout:
         found = _by_key(mine, signals[first : first + len(mine)], trainer)
         self.learnt = Learnt(totals, self._selects or any(v.is_pruned for v in everyone), found)
         groups = [verified.group for verified in everyone]
-        self._metrics.append(memory.learn(groups) | _decisions(groups) | self._selected())
+        self._metrics.append(memory.learn(groups) | self._selected())
         self._values.learn(everyone)
 
     def loss_inputs(self, inputs: Mapping[str, Any], trainer: Any) -> Mapping[str, Any]:
@@ -301,11 +299,6 @@ def _gathered(mine: list[VerifiedGroup], trainer: Any) -> list[VerifiedGroup]:
     from accelerate.utils import gather_object
 
     return gather_object(mine)
-
-
-def _decisions(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    made = [r.decision for group in groups for r in group.rollouts if r.decision is not None]
-    return decision_metrics(len(made), sum(d.keep for d in made), Counter(d.reason for d in made))
 
 
 def _prompt_key(ids: Sequence[int]) -> str:

@@ -180,7 +180,7 @@ class PruningService:
             self._controller.close(*key)
         self._groups = {}
         if groups:
-            metrics = {**self._memory.learn(groups), **self._controller.metrics(), **self._memory.ledger.metrics()}
+            metrics = {**self._memory.learn(groups), **self._memory.ledger.metrics()}
             version = {"quality/version": float(self._memory.estimator.version)}
             known = self._memory.history.metrics()
             chosen: dict[str, float] = {}

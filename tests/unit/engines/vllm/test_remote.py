@@ -15,6 +15,11 @@ def decision(group, index, *, keep=True, reason=Reason.DRAW):
     return PruningDecision(RolloutId(3, group, index), 0, keep, 0.5, reason, 1.5, 0.4, 2)
 
 
+def opened(controller, requests):
+    for request in requests:
+        controller.open(request.step, request.group, request.size, request.success_rate, prune=request.prune)
+
+
 def test_arguments_carry_the_whole_rule_and_the_address():
     rule = BalancedRule(keep_ratio=0.25, probe_tokens=(8, 16), max_survival=0.8, min_survivors=1)
     controller = RemoteController(rule, seed=7)
@@ -43,26 +48,16 @@ def test_rules_that_only_look_are_sent_as_an_observing_never(rule):
 
 def test_decisions_come_back_by_group_in_the_order_of_their_ids():
     controller = RemoteController(NeymanRule(probe_tokens=(8,)), seed=0)
-    controller.settle(REQUESTS, [decision(1, 3), decision(1, 0, keep=False), decision(0, 2)])
+    opened(controller, REQUESTS)
+    for one in (decision(1, 3), decision(1, 0, keep=False), decision(0, 2)):
+        controller.decided(one)
     assert [d.rollout_id.index for d in controller.decisions(3, 1)] == [0, 3]
     assert controller.decision(RolloutId(3, 1, 0)).keep is False
     assert controller.decision(RolloutId(3, 1, 1)) is None
-    controller.settle([GroupRequest(4, 0, PROMPT, 4)], [])
+    controller.open(4, 0, 4)
     assert controller.decisions(4, 0) == []
     with pytest.raises(KeyError):
         controller.decisions(3, 1)
-
-
-def test_metrics_are_those_of_a_controller_and_start_anew():
-    controller = RemoteController(NeymanRule(probe_tokens=(8,)), seed=0)
-    controller.settle(REQUESTS, [decision(0, 0), decision(0, 1, keep=False), decision(1, 0, reason=Reason.FLOOR)])
-    assert controller.metrics() == {
-        "pruning/candidates": 3.0,
-        "pruning/kept_frac": pytest.approx(2 / 3),
-        "pruning/reason/draw": 2.0,
-        "pruning/reason/floor": 1.0,
-    }
-    assert controller.metrics() == {"pruning/candidates": 0.0, "pruning/kept_frac": 1.0}
 
 
 def test_a_report_survives_the_trip():
@@ -82,13 +77,12 @@ def test_a_later_wave_says_where_it_begins_and_joins_the_decisions_of_its_group(
     parsed = parse_args(controller.arguments(wave, 5, num_groups=2, later=True))
     assert (parsed.group, parsed.first, parsed.index, parsed.size, parsed.later) == ("1", 4, 1, 2, True)
     assert parsed.batch_groups == 2
-    controller.settle(REQUESTS, [])
-    controller.settle([], [decision(1, 0)])
-    controller.settle([wave], [])
-    controller.settle([], [decision(1, 5), decision(1, 3)])
+    opened(controller, REQUESTS)
+    controller.decided(decision(1, 0))
+    opened(controller, [wave])
+    for one in (decision(1, 5), decision(1, 3)):
+        controller.decided(one)
     assert [d.rollout_id.index for d in controller.decisions(3, 1)] == [0, 3, 5]
-    controller.settle(REQUESTS[1:], [])
-    assert controller.decisions(3, 1) == []
 
 
 @pytest.mark.parametrize("rule", [NeymanRule(probe_tokens=(8,), scope="batch"), OracleRule(probe_tokens=(8,))])
@@ -98,6 +92,7 @@ def test_those_who_may_not_be_stopped_are_observed_and_reported_as_rescued(rule)
     parsed = parse_args(controller.arguments(rescue, 4, num_groups=2, later=True))
     assert parsed.rule == NeverRule(observe=True, probe_tokens=(8,))
     assert (parsed.first, parsed.index, parsed.batch_groups) == (4, 0, None)
-    controller.settle([REQUESTS[1], rescue], [decision(1, 0), decision(1, 4, reason=Reason.RULE_NEVER)])
+    opened(controller, [REQUESTS[1], rescue])
+    for one in (decision(1, 0), decision(1, 4, reason=Reason.RULE_NEVER)):
+        controller.decided(one)
     assert [d.reason for d in controller.decisions(3, 1)] == [Reason.DRAW, Reason.RESCUE]
-    assert controller.metrics()["pruning/reason/rescue"] == 1
