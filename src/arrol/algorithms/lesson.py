@@ -24,16 +24,21 @@ class Lesson(NamedTuple):
     belief: Belief | None = None
     """Baseline and spread come from this; None: from the rewards of the group."""
     ignored_G: np.ndarray | None = None
-    """bool ``[G]``: rollouts that the group is taken never to have had; None: there are none."""
+    """bool ``[G]``: excluded from the group's statistics and from training (failed ones, truncated ones where these do
+    not count); None: none is."""
+
+    @property
+    def excluded_G(self) -> np.ndarray:
+        """bool ``[G]``: :attr:`ignored_G`, spelled out."""
+        return np.zeros(len(self.selection.train_G), bool) if self.ignored_G is None else self.ignored_G
 
     @property
     def left_out_G(self) -> list[str]:
-        """Why each rollout does not train; empty where it does, or would if it were verified."""
+        """Why each rollout does not train; empty where it does, or would if it were verified. ``G`` strings."""
         train_G, reason = self.selection.train_G, self.selection.reason
-        ignored_G = np.zeros(len(train_G), bool) if self.ignored_G is None else self.ignored_G
         return [
-            "truncated" if ignored else "" if trains else reason
-            for trains, ignored in zip(train_G, ignored_G, strict=True)
+            "truncated" if excluded else "" if trains else reason
+            for trains, excluded in zip(train_G, self.excluded_G, strict=True)
         ]
 
 
@@ -50,7 +55,7 @@ def lesson_signal(
 ) -> GroupSignal:
     """Advantages and weights of what trains; 0 for the others."""
     selection = lesson.selection
-    seen_G = np.ones(len(seen.reward_G), bool) if lesson.ignored_G is None else ~lesson.ignored_G
+    seen_G = ~lesson.excluded_G
     if selection.baseline == "kept":
         # Nobody who was stopped is among them, so a weighted sum over their number would be no mean.
         seen_G, config = seen_G & selection.train_G, config.model_copy(update={"self_normalized": True})

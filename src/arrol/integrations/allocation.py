@@ -8,30 +8,24 @@ Legend: ``G`` rollouts of a group, ``P`` prompts.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arrol.algorithms.allocation.allocator import RULES
+from arrol.algorithms.allocation.allocator import Allocator, uses_belief
 from arrol.algorithms.allocation.prompts import DRAW_STREAM, Greso, Mopps
-from arrol.algorithms.allocation.rule import Outcomes, StepShape, Tally
+from arrol.algorithms.allocation.rule import Outcomes, StepShape
 from arrol.algorithms.allocation.selection import SELECTION_STREAM
 from arrol.algorithms.allocation.sizes import Knapsack
 from arrol.algorithms.lesson import Lesson
-from arrol.algorithms.posterior import Belief, prior_belief
 from arrol.configs.allocation import AllocationConfig
 from arrol.errors import ConfigError
-from arrol.quality.buffer import PromptHistory, outcome_counts
+from arrol.quality.buffer import PromptHistory
 from arrol.types import Prompt, RolloutGroup, State
 
 SHARED_FIELDS = frozenset({"rule", "posterior", "pruned_counts", "count_truncated"})
 """Fields that have their effect in every host."""
-
-
-def uses_belief(config: AllocationConfig) -> bool:
-    """Advantages come from the posterior."""
-    return config.posterior.used_for in ("advantage", "both")
 
 
 def acts(config: AllocationConfig) -> bool:
@@ -56,84 +50,61 @@ def refuse_unused(
 
 
 class HostAllocation:
-    """One rule of one run; ``history`` is fed by whoever owns it."""
+    """An :class:`Allocator` for batches that the host has put together; ``history`` is fed by its owner."""
 
     def __init__(self, config: AllocationConfig, shape: StepShape, history: PromptHistory, *, seed: int) -> None:
-        self.rule = RULES[config.rule](config, shape)
-        self._config, self._history, self._seed = config, history, seed
+        self._allocator = Allocator(config, shape, seed=seed, max_completion_tokens=0, history=history)
+        self._rule, self._config, self._seed = self._allocator.rule, config, seed
         self._drawn: dict[str, int] = {}
-        self._account: Counter[str] = Counter()
 
     def lessons(self, groups: Sequence[RolloutGroup], totals: Sequence[np.ndarray], step: int) -> list[Lesson]:
-        """What each group teaches, before the history hears of it.
-
-        Rollouts carry labels of 0 or 1, ``totals`` (float64 ``[G]``, NaN where there is none) the rewards that train.
-        Rules that judge outcomes see the labels, the others the totals.
-        """
-        self._account.clear()
-        found = []
-        for number, (group, total_G) in enumerate(zip(groups, totals, strict=True)):
-            belief = self._belief(group)
-            if uses_belief(self._config):
+        """See :meth:`Allocator.lessons`; the rollouts carry labels of 0 or 1, ``totals`` the rewards that train."""
+        if uses_belief(self._config):
+            for total_G in totals:
                 self._require_outcomes(total_G)
-            known_G = ~np.isnan(total_G)
-            reward_G = np.where(known_G, group.rewards_G if self.rule.needs_binary else total_G, np.nan)
-            key = [self._seed, SELECTION_STREAM, step, number]
-            selection = self.rule.select(Outcomes(reward_G, belief), key)
-            found.append(Lesson(selection, belief if uses_belief(self._config) else None))
-            left_out_G = known_G & ~selection.train_G
-            if left_out_G.any():
-                self._account[f"dropped/{selection.reason}"] += int(left_out_G.sum())
-            tokens = [r.completion.num_tokens for r, out in zip(group.rollouts, left_out_G, strict=True) if out]
-            self._account["tokens_dropped"] += sum(tokens)
-            self._account["prompts_trained"] += bool((selection.train_G & known_G).any())
-        return found
+        self._allocator.account.clear()
+        return self._allocator.lessons(groups, totals, step=step)
 
     def sizes(self, prompts: Sequence[tuple[str, int]], step: int, first: int) -> list[int]:
         """Rollouts of each ``(key, usual size)`` of a batch, 0 where it is passed over; ``first`` were drawn before."""
         chosen = self._chosen([key for key, _ in prompts], [self._seed, DRAW_STREAM, step, first])
         asked = {place: prompts[place][1] for place in chosen}
-        if isinstance(self.rule, Knapsack):
-            waves = self.rule.first_waves([self._believe(prompts[place][0]) for place in chosen])
+        if isinstance(self._rule, Knapsack):
+            waves = self._rule.first_waves([self._allocator.believe(prompts[place][0]) for place in chosen])
             asked = dict(zip(chosen, waves.tolist(), strict=True))
         self._drawn = {"prompts_drawn": len(prompts), "rollouts_asked": sum(asked.values())}
         return [asked.get(place, 0) for place in range(len(prompts))]
 
     def keep(self, reward_G: np.ndarray, step: int, number: int) -> np.ndarray:
-        """bool ``[G]``: what trains of a group, by a rule that asks for nothing but rewards."""
-        belief = Belief(self._config.posterior.prior_right, self._config.posterior.prior_wrong)
-        selection = self.rule.select(Outcomes(reward_G, belief), [self._seed, SELECTION_STREAM, step, number])
-        return selection.train_G
+        """bool ``[G]``: what trains of a group, by a rule that reads rewards alone; NaN for an excluded rollout."""
+        outcomes = Outcomes(reward_G, self._allocator.believe(""))
+        selection = self._rule.select(outcomes, [self._seed, SELECTION_STREAM, step, number])
+        return selection.train_G & ~np.isnan(reward_G)
 
     def learn(self, groups: Sequence[RolloutGroup]) -> None:
         """The batch is over: what the rule itself remembers of its prompts."""
-        rewards = [group.rewards_G for group in groups]
-        asked_P = np.array([len(group.rollouts) for group in groups])
-        verified_P = np.array([int((~np.isnan(reward_G)).sum()) for reward_G in rewards])
-        right_P = np.array([int((reward_G > 0.5).sum()) for reward_G in rewards])
-        tally = Tally(asked_P, asked_P, verified_P, right_P, np.ones_like(asked_P), right_P / np.maximum(verified_P, 1))
-        self.rule.learn([group.prompt.key for group in groups], tally)
+        self._rule.learn([group.prompt.key for group in groups], self._allocator.tally_of(groups))
 
     def save(self) -> State:
         """The rule's own memory; the history is its owner's."""
-        return self.rule.save()
+        return self._rule.save()
 
     def load(self, state: State) -> None:
-        self.rule.load(state)
+        self._rule.load(state)
 
     def metrics(self) -> dict[str, float]:
         """Of the last batch."""
-        counts = {**self._drawn, **self._account}
-        return {f"allocation/{name}": float(count) for name, count in counts.items()} | self.rule.metrics()
+        counts = {**self._drawn, **self._allocator.account}
+        return {f"allocation/{name}": float(count) for name, count in counts.items()} | self._rule.metrics()
 
     def _chosen(self, keys: Sequence[str], key: list[int]) -> list[int]:
         """Places of the prompts that are asked, in the order of the batch."""
-        count = self.rule.shape.num_prompts
+        count = self._rule.shape.num_prompts
         prompts = [Prompt(name, (), str(place), "") for place, name in enumerate(keys)]
-        if len(prompts) <= count or not isinstance(self.rule, (Mopps, Greso)):
+        if len(prompts) <= count or not isinstance(self._rule, (Mopps, Greso)):
             return list(range(len(prompts)))
-        if isinstance(self.rule, Mopps):  # weighs all candidates against each other
-            drawn = self.rule.draw(count, iter(prompts).__next__, self._believe, key)
+        if isinstance(self._rule, Mopps):  # weighs all candidates against each other
+            drawn = self._rule.draw(count, iter(prompts).__next__, self._allocator.believe, key)
         else:
             drawn, queue = [], deque(prompts)
             skipped: list[Prompt] = []
@@ -146,20 +117,9 @@ class HostAllocation:
                 return skipped[-1]
 
             for place in range(count):
-                drawn += self.rule.draw(1, source, self._believe, [*key, place])
+                drawn += self._rule.draw(1, source, self._allocator.believe, [*key, place])
                 skipped.pop()
         return sorted(int(prompt.text) for prompt in drawn)
-
-    def _believe(self, key: str) -> Belief:
-        return prior_belief(self._config.posterior, self._history, key)
-
-    def _belief(self, group: RolloutGroup) -> Belief:
-        counts = outcome_counts(
-            group.rollouts,
-            use_quality=self._config.pruned_counts == "quality",
-            count_truncated=self._config.count_truncated,
-        )
-        return self._believe(group.prompt.key).updated(*counts)
 
     def _require_outcomes(self, total_G: np.ndarray) -> None:
         graded = total_G[~np.isnan(total_G) & ~np.isin(total_G, (0.0, 1.0))]

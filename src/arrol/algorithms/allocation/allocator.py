@@ -36,7 +36,7 @@ from arrol.algorithms.posterior import Belief, prior_belief
 from arrol.configs.allocation import AllocationBase, AllocationConfig
 from arrol.errors import ConfigError
 from arrol.quality.buffer import PromptHistory, outcome_counts
-from arrol.types import GroupRequest, Prompt, Rollout, RolloutGroup, State
+from arrol.types import FinishReason, GroupRequest, Prompt, Rollout, RolloutGroup, State
 
 RULES: dict[str, type[AllocationRule[Any]]] = {
     "uniform": Uniform,
@@ -69,6 +69,11 @@ class _Open:
     mean: float = 0.5
 
 
+def uses_belief(config: AllocationBase) -> bool:
+    """Advantages come from the posterior."""
+    return config.posterior.used_for in ("advantage", "both")
+
+
 class Allocator:
     """One per run; ``begin``, ``observe`` until nothing more is asked, ``lessons``, ``learn`` once per step."""
 
@@ -79,21 +84,24 @@ class Allocator:
         *,
         seed: int,
         max_completion_tokens: int,
+        history: PromptHistory | None = None,
     ) -> None:
+        """``history``: counts per prompt that their owner feeds; None for counts of the allocator's own."""
         self.rule, self._name = RULES[config.rule](config, shape), config.rule
         self._config: AllocationBase = config
-        self._history = PromptHistory(config.posterior.discount)
+        self._history = PromptHistory(config.posterior.discount) if history is None else history
         self._shape, self._seed, self._longest = shape, seed, max_completion_tokens
         self._step = 0
         self._source: Source
         self._open: list[_Open] = []
         self._tokens = 0
-        self._account: Counter[str] = Counter()
+        self.account: Counter[str] = Counter()
+        """Counts of the step, for the log."""
 
     def begin(self, step: int, source: Source) -> list[GroupRequest]:
         """The first waves of a step; ``source`` gives the next prompt of the data and is kept until the next step."""
         self._step, self._source, self._open, self._tokens = step, source, [], 0
-        self._account.clear()
+        self.account.clear()
         return self._draw(self._shape.num_prompts)
 
     def observe(self, rollouts: Sequence[Rollout]) -> list[GroupRequest]:
@@ -135,22 +143,39 @@ class Allocator:
         asked_P, ended_P, verified_P, right_P, waves_P = np.array(rows, np.int64).reshape(-1, 5).T
         return Tally(asked_P, ended_P, verified_P, right_P, waves_P, np.array([g.mean for g in self._open]))
 
-    def lessons(self, groups: Sequence[RolloutGroup]) -> list[Lesson]:
-        """What each group of the step teaches; all its rollouts have ended."""
+    def tally_of(self, groups: Sequence[RolloutGroup]) -> Tally:
+        """Counts of groups that were each asked in one wave and have ended."""
+        size_P = np.array([len(group.rollouts) for group in groups])
+        counted = [[r.reward for r in group.rollouts if self._counts(r)] for group in groups]
+        verified_P = np.array([len(rewards) for rewards in counted])
+        right_P = np.array([sum(reward == 1.0 for reward in rewards) for rewards in counted])
+        return Tally(size_P, size_P, verified_P, right_P, np.ones_like(size_P), right_P / np.maximum(verified_P, 1))
+
+    def lessons(
+        self, groups: Sequence[RolloutGroup], totals: Sequence[np.ndarray] | None = None, *, step: int | None = None
+    ) -> list[Lesson]:
+        """What each group of a step teaches, all its rollouts have ended; before the history learns of them.
+
+        Rules that act on outcomes read the rewards of the rollouts. The others, which choose by the size of a reward,
+        read ``totals``: float64 ``[G]`` per group, the rewards that train (shaped, or summed over functions), NaN where
+        there is none; None: the same rewards. ``step`` keys random choices; None: the step that ``begin`` opened.
+        """
         found = []
-        uses_belief = self._config.posterior.used_for in ("advantage", "both")
         for number, group in enumerate(groups):
-            belief = self._belief(self._open[number].prior, group.rollouts)
-            ignored_G = np.array([r.is_truncated for r in group.rollouts], bool) & (not self._config.count_truncated)
-            reward_G = np.where(ignored_G, np.nan, group.rewards_G)
-            key = [self._seed, SELECTION_STREAM, self._step, number]
+            belief = self._belief(self.believe(group.prompt.key), group.rollouts)
+            ignored_G = self._ignored(group)
+            total_G = group.rewards_G if totals is None else totals[number]
+            known_G = ~np.isnan(total_G) & ~ignored_G
+            reward_G = np.where(known_G, group.rewards_G if self.rule.needs_binary else total_G, np.nan)
+            key = [self._seed, SELECTION_STREAM, self._step if step is None else step, number]
             selection = self.rule.select(Outcomes(reward_G, belief), key)
-            found.append(Lesson(selection, belief if uses_belief else None, ignored_G))
-            self._account["prompts_trained"] += bool((selection.train_G & ~np.isnan(reward_G)).any())
-            for rollout, reason in zip(group.rollouts, found[-1].left_out_G, strict=True):
-                if reason and rollout.survived:
-                    self._account[f"dropped/{reason}"] += 1
-                    self._account["tokens_dropped"] += rollout.completion.num_tokens
+            lesson = Lesson(selection, belief if uses_belief(self._config) else None, ignored_G)
+            found.append(lesson)
+            self.account["prompts_trained"] += bool((selection.train_G & known_G).any())
+            for rollout, reason, known in zip(group.rollouts, lesson.left_out_G, known_G | ignored_G, strict=True):
+                if reason and known and rollout.survived:
+                    self.account[f"dropped/{reason}"] += 1
+                    self.account["tokens_dropped"] += rollout.completion.num_tokens
         return found
 
     def learn(self, groups: Sequence[RolloutGroup]) -> None:
@@ -176,14 +201,14 @@ class Allocator:
         explored = np.array([g.explored for g in self._open], np.int64).reshape(-1, 2).T
         for when, counts in (("before", explored), ("after", (tally.right_P, tally.verified_P))):
             for name, count in self.rule.strata(*counts).items():
-                self._account[f"stratum_{when}/{name}"] = count
+                self.account[f"stratum_{when}/{name}"] = count
         asked = int(tally.asked_P.sum())
         values = {
             "rollout/per_prompt": asked / max(len(self._open), 1),
             "allocation/prompts_drawn": float(len(self._open)),
             "allocation/rollouts_asked": float(asked),
             "allocation/waves/mean": float(tally.waves_P.mean()) if len(self._open) else 0.0,
-            **{f"allocation/{name}": float(count) for name, count in self._account.items()},
+            **{f"allocation/{name}": float(count) for name, count in self.account.items()},
         }
         return values | self.rule.metrics()
 
@@ -195,8 +220,8 @@ class Allocator:
         if not count:
             return []
         key = [self._seed, DRAW_STREAM, self._step, first]
-        prompts = self.rule.draw(count, self._source, self._believe, key)
-        beliefs = [self._believe(prompt.key) for prompt in prompts]
+        prompts = self.rule.draw(count, self._source, self.believe, key)
+        beliefs = [self.believe(prompt.key) for prompt in prompts]
         for prompt, belief in zip(prompts, beliefs, strict=True):
             self._open.append(_Open(prompt, belief, mean=belief.mean))
         sizes = self.rule.first_waves(beliefs)
@@ -234,8 +259,17 @@ class Allocator:
             )
         return self._config.count_truncated or not rollout.is_truncated
 
-    def _believe(self, key: str) -> Belief:
+    def believe(self, key: str) -> Belief:
+        """What earlier visits say of a prompt's success rate."""
         return prior_belief(self._config.posterior, self._history, key)
+
+    def _ignored(self, group: RolloutGroup) -> np.ndarray:
+        """bool ``[G]``: rollouts that failed, and truncated ones where these do not count."""
+        ignored = [
+            r.completion.finish_reason is FinishReason.ERROR or (r.is_truncated and not self._config.count_truncated)
+            for r in group.rollouts
+        ]
+        return np.array(ignored, bool)
 
     def _belief(self, prior: Belief, rollouts: Sequence[Rollout]) -> Belief:
         """Sums in the order of the ids: rounding must not tell in which order rollouts ended."""

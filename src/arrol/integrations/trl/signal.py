@@ -119,7 +119,8 @@ def taught(
     for verified, lesson in zip(groups, lessons, strict=True):
         has_spread = lesson.belief is not None or terms.estimator == "median"
         config = terms.algorithm(has_spread=has_spread)
-        group, rows, train_G = verified.group, np.flatnonzero(verified.counted_G), lesson.selection.train_G
+        group, ignored_G = verified.group, lesson.excluded_G
+        rows, train_G = np.flatnonzero(verified.counted_G & ~ignored_G), lesson.selection.train_G & ~ignored_G
         survived_G = np.array([rollout.survived for rollout in group.rollouts])
         advantage_G, weight_G = np.zeros(len(train_G)), np.where(survived_G & train_G, 1 / group.survival_G, 0.0)
         silent_G = train_G & ~verified.counted_G & (survived_G | (config.estimator != "plain"))
@@ -138,7 +139,8 @@ def taught(
 def _of(lesson: Lesson, rows: np.ndarray) -> Lesson:
     """The same about some of the rollouts."""
     chosen = lesson.selection
-    return lesson._replace(selection=replace(chosen, train_G=chosen.train_G[rows], factor_G=chosen.factor_G[rows]))
+    part = replace(chosen, train_G=chosen.train_G[rows], factor_G=chosen.factor_G[rows])
+    return lesson._replace(selection=part, ignored_G=None)
 
 
 def _baseline_size(seen: Observed, lesson: Lesson, rows: np.ndarray, config: AlgorithmBase) -> int:
