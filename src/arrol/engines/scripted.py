@@ -99,7 +99,8 @@ class ScriptedEngine(Engine):
             if play.length == play.fails_at:
                 ended[i] = FinishReason.ERROR
             elif play.length >= len(play.tokens):
-                full = len(play.tokens) >= params.max_completion_tokens
+                stopped = play.tokens[-1:] and play.tokens[-1] in params.stop_token_ids
+                full = len(play.tokens) >= params.max_completion_tokens and not stopped
                 ended[i] = FinishReason.LENGTH if full else FinishReason.STOP
         done = {**report_ends(controller, ended), **done, **ended}
         if controller and probes:
