@@ -253,7 +253,7 @@ def played(scenario: Scenario, *, whole_group: bool = False, interrupted: bool |
             controller = PruningController(pruning, Judge(), seed=SEED, whole_group=whole_group)
             controller.load(state)
         tape, requests = Tape(controller), requests_of(scenario, step)
-        waiting = {g: size for g, size in enumerate(scenario.sizes)} if scenario.wave else {}
+        waiting = dict(enumerate(scenario.sizes)) if scenario.wave else {}
         waves: list[GroupRequest] = []
 
         def more(ended: Any, waiting: Any = waiting, waves: Any = waves, requests: Any = requests) -> Any:

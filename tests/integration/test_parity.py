@@ -108,6 +108,7 @@ def test_the_scripted_engine(name):
     scenario, (steps, wanted) = SCENARIOS[name], recorded(name)
     controller = PruningController(scenario.host.pruning, Judge(), seed=SEED)
     found, ledger = Outcome(), Ledger()
+    probes = scenario.host.pruning.probe_tokens
     whole = played(SCENARIOS[name].__class__(**{**vars(scenario), "rule": {"rule": "never", "observe": True}}))
     for number, (step, all_of_it) in enumerate(zip(steps, whole, strict=True), 1):
         written = {**ended(all_of_it)}
@@ -115,7 +116,6 @@ def test_the_scripted_engine(name):
         for told in step.events:
             for event in told.values if told.name == "probed" else ():
                 probed[event.rollout_id][event.probe] = event.features_F
-        probes = scenario.host.pruning.probe_tokens
         engine = ScriptedEngine(
             lambda i, written=written: written[i].token_ids,
             lambda i, length, probed=probed: probed[i][probes.index(length)],
