@@ -1,4 +1,4 @@
-"""Strategies of test time on the embedded engine: who stops there is who stops in a replay of the whole traces."""
+"""Test-time strategies on the embedded engine stop the same rollouts as a replay of the whole traces."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from arrol.cli.main import main
 from arrol.cli.sampling import sample, snapshot_of
 from arrol.configs.run import load_run
 from arrol.evaluation.runner import EVALUATION_SEED
-from arrol.test_time.live import HeadStop, Reading, Waves
+from arrol.test_time.live import Ballot, LiveSessions
 from arrol.test_time.replay import Traces, probe_evidence, replay
 from arrol.test_time.strategies import early_consensus, fixed_traces, head_stop
 from arrol.test_time.voting import Ballots
@@ -54,13 +54,13 @@ class Host:
         def read(i, completion):
             text = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
             answer = task.verify(prompts[i.group], text).answer
-            return Reading(self.choice(answer), quality=self.problems[i.group].samples[i.index].quality)
+            return Ballot(self.choice(answer), quality=self.problems[i.group].samples[i.index].quality)
 
-        controller = HeadStop(strategy, self.estimator, self.config.pruning.probe_tokens, min_kept=0)
-        waves = Waves(strategy, prompts, read, controller=controller)
+        probes = self.config.pruning.probe_tokens
+        live = LiveSessions(strategy, prompts, read, estimator=self.estimator, probe_tokens=probes, min_kept=0)
         seed = self.config.seed + EVALUATION_SEED
-        groups = engine.generate(waves.first(), params, seed=seed, controller=controller, more=waves)
-        return waves.outcomes(), [completion for group in groups for completion in group]
+        groups = engine.generate(live.first(), params, seed=seed, controller=live, more=live)
+        return live.outcomes(), [completion for group in groups for completion in group]
 
 
 @pytest.fixture

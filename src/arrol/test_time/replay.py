@@ -131,7 +131,7 @@ def replay(strategy: Strategy, traces: Traces, order: np.ndarray | None = None) 
         raise DataError(
             f"max_traces = {strategy.max_traces}: only {len(order)} are recorded; sample more or ask for less"
         )
-    if not traces.evidence_N and (strategy.keep_top_percent is not None or strategy.stop_below is not None):
+    if strategy.has_threshold and not traces.evidence_N:
         raise DataError("evidence_N is empty: this strategy stops by it; give token confidences or probe qualities")
     session = Session(strategy, lambda numbers: traces.ballots.take(order[np.asarray(numbers, int)]))
     return session.outcome(_Clock(session, traces, order).run())

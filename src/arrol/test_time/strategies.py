@@ -86,6 +86,11 @@ class Strategy:
         if self.consensus is not None and not 0 < self.consensus <= 1:
             raise ConfigError(f"consensus = {self.consensus}: give a share above 0 and at most 1")
 
+    @property
+    def has_threshold(self) -> bool:
+        """The strategy stops traces by their evidence."""
+        return self.keep_top_percent is not None or self.stop_below is not None
+
 
 def fixed_traces(max_traces: int, rule: str | WeightRule = "majority") -> Strategy:
     """Everything is generated."""
