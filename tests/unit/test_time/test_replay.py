@@ -138,7 +138,7 @@ class TestByHand:
         assert replay(Strategy(3, token_budget=12), traces).tokens == Tokens(finished=8, aborted=4)
         assert replay(Strategy(3, token_budget=11), traces).tokens == Tokens(finished=3, aborted=8)
 
-    def test_nobody_starts_without_a_token_to_spend(self):
+    def test_no_trace_starts_without_a_token_to_spend(self):
         traces = Traces(Ballots(np.array([0, 1, 1])), np.array([3, 5, 7]))
         result = replay(Strategy(3, at_once=2, token_budget=6), traces)
         assert (result.num_started, result.tokens) == (2, Tokens(finished=3, aborted=3))
@@ -196,6 +196,7 @@ STRATEGIES = [
     deepconf_online(12, keep_top_percent=50, warmup_traces=4),
     deepconf_online(12, keep_top_percent=90, warmup_traces=2),
     replace(deepconf_online(12, keep_top_percent=50, warmup_traces=4), consensus=0.8, min_traces=3, at_once=4),
+    replace(deepconf_online(12, keep_top_percent=50, warmup_traces=4), at_once=2),
     Strategy(12, "confidence", stop_below=1.5),
     early_consensus(12, min_traces=2, consensus=0.9),
     replace(early_consensus(10, min_traces=3, consensus=0.7), rule="confidence"),
