@@ -3,7 +3,7 @@
 Exact for n = k and wherever there are at most 20,000 subsets, which are then enumerated; else the mean over 1,000
 seeded subsets, each drawn without repetition. A rule's weights are computed inside each subset, since ranks and
 percentiles depend on who else is there. Ties split evenly, credit [right in argmax] / |argmax|; ``deployed_ties``
-applies the tie rule of ``test_time/tally.py`` instead, what a user would get. Nobody has a vote: wrong.
+applies the tie rule of ``test_time/totals.py`` instead, what a user would get. Nobody has a vote: wrong.
 
 Deviations, ours: (1) subsets of different k are nested, prefixes of the same permutations, so that curves over k are
 smooth; (2) with two or more right classes (tasks of many right answers) their credits add up; (3) an answer class with
@@ -25,7 +25,7 @@ import numpy as np
 
 from arrol.errors import DataError
 from arrol.evaluation.metrics import checked_counts
-from arrol.test_time.tally import Tally
+from arrol.test_time.totals import VoteTotals
 from arrol.test_time.voting import Ballots, WeightRule, right_classes, weights
 
 SUBSET_STREAM = 5
@@ -82,12 +82,12 @@ def maj_at_k(
             if deployed_ties:
                 index_SK = np.sort(index_SK, axis=-1)
             weight_SK = None if rule == "majority" else weights(ballots.take(index_SK), rule)
-            tally = Tally.of(class_N[index_SK], weight_SK, len(is_right_M))
-            leaders_SM = tally.leaders_SM
+            totals = VoteTotals.of(class_N[index_SK], weight_SK, len(is_right_M))
+            leaders_SM = totals.leaders_SM
             num_leaders_S = leaders_SM.sum(-1)
             votes.tied_PK[p, column] = np.mean(num_leaders_S > 1)
             if deployed_ties:
-                credit_S = np.append(is_right_M, False)[tally.winners()]  # -1 is the last: nobody, wrong
+                credit_S = np.append(is_right_M, False)[totals.winners()]  # -1 is the last: nobody, wrong
             else:
                 credit_S = (leaders_SM @ is_right_M.astype(float)) / np.maximum(num_leaders_S, 1)
             votes.right_PK[p, column] = credit_S.mean()

@@ -1,27 +1,22 @@
-"""How sure was the model while it wrote: DeepConf's measures of a trace (arXiv 2508.15260, section 3). Pure numpy.
+"""DeepConf's confidence of tokens, windows and traces (arXiv 2508.15260, section 3). Pure numpy.
 
 P_i(j) is the probability of the j-th likeliest token at position i::
 
     token, top-k      C_i   = -(1/k) sum_{j <= k} log P_i(j)       confidence_topk; k = 20 in the released code
-    token, full       C_i   = -(1/V) sum_j log P_i(j)              confidence_full: another quantity, see below
+    token, full       C_i   = -(1/V) sum_j log P_i(j)              confidence_full; ARRoL's text means this one
     window            C_G   = mean of C over n consecutive tokens  window_means; n = 2048, stride 1
     average           mean of all C_i
-    bottom            mean of the lowest 10% of the windows, at least one, their number rounded down
+    bottom            mean of the lowest 10% of the windows, rounded down, at least one
     lowest            lowest window
     tail              mean of the last n token confidences
     top eta percent   those with C >= percentile(100 - eta)        keep_top_percent
 
-High means *peaked*: runners-up are then so unlikely that their negative logarithms are large. C is unbounded and
-belongs to one model, temperature and k: thresholds do not transfer. A trace shorter than the window has one window, all
-of it.
+A high C means a peaked distribution: the other tokens are so unlikely that their negative logarithms are large. C has
+no upper bound and depends on model, temperature and k, so thresholds do not transfer. A trace shorter than the window
+is one window. Give the model's own log-probabilities, before temperature, top-k and top-p.
 
-Give the model's own log-probabilities, before temperature, top-k and top-p, or say otherwise beside the result.
-
-Deviations: (1) the code rounds token and window values to three digits, we do not; (2) windows come from cumulative
-sums in float64, equal to the direct mean to about 1e-12; (3) ARRoL's text defines C over the whole vocabulary; that is
-``confidence_full`` and never mixed with ``confidence_topk``; (4) ``confidence_sampled`` is ours, for engines that
-return the sampled token alone; (5) the code's percentile argument means opposite things on its two branches; ours is
-only ever the share that is kept, in percent.
+Deviations: (1) DeepConf's code rounds token and window values to three digits, we do not; (2) windows come from
+cumulative sums in float64, equal to the direct mean to about 1e-12.
 
 Legend: ``T`` tokens of a trace, ``K`` likeliest tokens, ``V`` vocabulary, ``W`` windows, ``N`` traces.
 """
@@ -38,7 +33,7 @@ from arrol.errors import ConfigError, DataError
 WINDOW_TOKENS = 2048
 """As released."""
 BOTTOM_FRAC = 0.1
-"""Share of the windows behind ``bottom``."""
+"""Share of the windows that ``bottom`` averages."""
 
 
 def confidence_topk(logprobs_TK: ArrayLike) -> np.ndarray:
@@ -47,21 +42,20 @@ def confidence_topk(logprobs_TK: ArrayLike) -> np.ndarray:
 
 
 def confidence_full(logprobs_TV: ArrayLike) -> np.ndarray:
-    """float64 ``[T]``: the same mean over the whole vocabulary (ARRoL's wording); grows with the vocabulary's tail."""
+    """float64 ``[T]``: the same mean over the whole vocabulary; it grows with the vocabulary's tail."""
     return -_logprobs(logprobs_TV, "logprobs_TV", 2).mean(-1)
 
 
 def confidence_sampled(logprobs_T: ArrayLike) -> np.ndarray:
-    """float64 ``[T]``: probability of the sampled token, a substitute of ours where no top-k is at hand.
+    """float64 ``[T]`` in (0, 1]: probability of the sampled token, our substitute where top-k is not recorded.
 
-    Its expectation is sum_j P(j)^2, so high means peaked here too; it is noisy, lies in (0, 1], and shares no threshold
-    with the others. Engines report sampled log-probabilities after temperature.
+    Its expectation is sum_j P(j)^2, so high means peaked too. It is noisy and shares no threshold with the others.
     """
     return np.exp(_logprobs(logprobs_T, "logprobs_T", 1))
 
 
 def window_means(confidence_T: ArrayLike, window: int = WINDOW_TOKENS) -> np.ndarray:
-    """float64 ``[W]``: mean of every ``window`` consecutive tokens; of the whole trace where that is shorter."""
+    """float64 ``[W]``: mean of every ``window`` consecutive tokens, or of the whole trace if it is shorter."""
     confidence_T = _trace(confidence_T, window)
     window = min(window, len(confidence_T))
     sums = np.concatenate([[0.0], np.cumsum(confidence_T)])
@@ -81,7 +75,7 @@ def bottom(confidence_T: ArrayLike, window: int = WINDOW_TOKENS) -> float:
 
 
 def lowest(confidence_T: ArrayLike, window: int = WINDOW_TOKENS) -> float:
-    """The lowest window: what DeepConf stops by and votes with when it runs online."""
+    """The lowest window mean, by which DeepConf online stops and votes."""
     return float(window_means(confidence_T, window).min())
 
 
@@ -100,23 +94,20 @@ MEASURES: dict[str, Callable[[ArrayLike, int], float]] = {
 
 
 def trace_confidence(confidence_T: ArrayLike, measure: str = "lowest", window: int = WINDOW_TOKENS) -> float:
-    """One measure of one trace, by name."""
+    """A measure of a trace, by name."""
     if measure not in MEASURES:
-        raise ConfigError(f"measure = {measure!r}: not a measure of a trace; choose from {', '.join(MEASURES)}")
+        raise ConfigError(f"measure = {measure!r}: unknown; choose from {', '.join(MEASURES)}")
     return MEASURES[measure](confidence_T, window)
 
 
 def top_threshold(values_N: ArrayLike, percent: float, among_N: np.ndarray | None = None) -> np.ndarray:
-    """``percentile(100 - percent)`` over the last axis, interpolated linearly as numpy does.
-
-    ``among_N`` says who counts; where nobody does, infinity.
-    """
+    """``percentile(100 - percent)`` over the last axis, among the values ``among_N``; inf of no value."""
     if not 0 < percent <= 100:
         raise ConfigError(f"keep_top_percent = {percent}: give the share to keep, above 0 and at most 100")
     values_N = np.asarray(values_N, float)
     among_N = np.ones(values_N.shape, bool) if among_N is None else among_N
     if np.isnan(values_N[among_N]).any():
-        raise DataError("values = nan: a percentile needs one number per trace; leave out the traces without one")
+        raise DataError("values = nan: a percentile needs a number per trace; leave out traces without one")
     sorted_N, count = np.sort(np.where(among_N, values_N, np.inf), axis=-1), among_N.sum(-1)
     place = (100 - percent) * np.maximum(count - 1, 0) / 100
     low = np.floor(place).astype(int)
@@ -127,10 +118,7 @@ def top_threshold(values_N: ArrayLike, percent: float, among_N: np.ndarray | Non
 
 
 def keep_top_percent(values_N: ArrayLike, percent: float, among_N: np.ndarray | None = None) -> np.ndarray:
-    """bool, the shape of ``values_N``: those at or above :func:`top_threshold`.
-
-    10 keeps a tenth (DeepConf-low), 90 drops one (DeepConf-high); with few or equal values more are kept.
-    """
+    """bool, the shape of ``values_N``: at or above :func:`top_threshold`; 10 is DeepConf-low, 90 DeepConf-high."""
     kept_N = np.asarray(values_N, float) >= top_threshold(values_N, percent, among_N)[..., None]
     return kept_N if among_N is None else kept_N & among_N
 
@@ -138,9 +126,7 @@ def keep_top_percent(values_N: ArrayLike, percent: float, among_N: np.ndarray | 
 def _logprobs(values: ArrayLike, name: str, rank: int) -> np.ndarray:
     array = np.asarray(values, float)
     if array.ndim != rank or (rank > 1 and array.shape[-1] == 0):
-        raise DataError(
-            f"{name} of shape {array.shape}: give {rank} axes, {name.rpartition('_')[2]}, none of them empty"
-        )
+        raise DataError(f"{name} of shape {array.shape}: give {rank} axes, {name.rpartition('_')[2]}, none empty")
     if not np.isfinite(array).all() or (array > 1e-6).any():
         bad = array[~np.isfinite(array) | (array > 1e-6)][0]
         raise DataError(f"{name} contains {bad}: give finite log-probabilities, at most 0, before any token is masked")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arrol.errors import ConfigError
-from arrol.protocols import Estimator
+from arrol.protocols import Controller, Estimator
 from arrol.quality.scoring import scores_and_qualities
 from arrol.test_time.strategies import Outcome, Session, Strategy
 from arrol.test_time.voting import Ballots
@@ -44,8 +44,8 @@ class Ballot(NamedTuple):
     confidence: float = math.nan
 
 
-class LiveSessions:
-    """Implements ``Controller`` and ``More`` of :mod:`arrol.protocols` for one ``generate`` call."""
+class LiveSessions(Controller):
+    """Controller and ``more`` callback of one ``generate`` call."""
 
     def __init__(
         self,
@@ -124,6 +124,10 @@ class LiveSessions:
         """Nothing to stop: no rollout waits for another."""
         return []
 
+    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        """Nothing to stop, as for ``finished``."""
+        return []
+
     def tick(self, now: float) -> list[RolloutId]:
         """All running rollouts of prompts with a consensus, at every tick, since a rollout may still be queued."""
         done = [(group, session) for group, session in enumerate(self._sessions) if session.is_done]
@@ -133,9 +137,13 @@ class LiveSessions:
         """The last decision about each candidate of a group, by rollout index."""
         return [decision for _, decision in sorted(self._decisions[group].items())]
 
+    def decision(self, rollout_id: RolloutId) -> PruningDecision | None:
+        """The last decision about a rollout; None for one that reached no probe."""
+        return self._decisions[rollout_id.group].get(rollout_id.index)
+
     def _is_fresh(self, event: ProbeEvent) -> bool:
         """False for a probe that was scored before and for a rollout that was stopped."""
-        last = self._decisions[event.rollout_id.group].get(event.rollout_id.index)
+        last = self.decision(event.rollout_id)
         return last is None or (last.keep and event.probe > last.probe)
 
     def _verdict(self, group: int, quality: float) -> tuple[bool, Reason]:

@@ -1,22 +1,18 @@
-"""What would a strategy have done with these recorded traces? Same samples for all, tokens to the last one. Pure numpy.
+"""Strategies replayed on recorded traces: their vote and their exact token cost. Pure numpy.
 
-A clock counts decode steps; every running trace writes one token per step, so what runs at the same time is explicit. A
-trace stops at the first check whose evidence is under the threshold, and only what was written by then is looked at.
-Traces that end in the same step are told together. On a consensus, or when the token budget is used up, the others are
-cut off in that very step. The budget is exact: its last step may be granted to some of the running traces only.
+A clock counts decode steps; every running trace writes one token per step. A trace stops at the first check whose
+evidence is under the threshold; evidence after that point is never read. Traces that end in the same step are reported
+together. A consensus or the end of the token budget cuts off all running traces in that step. The budget is exact: its
+last step may give a token to only some of the running traces.
 
-Evidence is either window means of token confidences (DeepConf) or the head's quality at probes. Only the records of its
-running minimum are kept, since a trace can first fall under a threshold at a record alone.
+Evidence is the window means of token confidences (DeepConf) or the head's quality at probes. Only new minima are kept,
+since a trace can first fall under a threshold only there.
 
-Live DeepConf needs top-k log-probabilities at every step, which the embedded engine does not return: there it can be
-replayed only, on traces recorded with them. Inside vLLM ``ConfidenceScheduler`` stops live by a related measure.
+:func:`replay_table` gives accuracy and tokens per strategy and prompt, over the same orderings of the same traces.
+:func:`at_tokens` and :func:`at_accuracy` read a curve of settings at a cost or at an accuracy. They interpolate between
+two settings: a mixture that uses the second with probability x has exactly the interpolated tokens and accuracy.
 
-Comparing: :func:`replay_table` gives accuracy and tokens per strategy and prompt, over the same keyed orderings of the
-same traces; :func:`at_tokens` and :func:`at_accuracy` read two curves at equal cost or equal accuracy. Between two
-settings stands their mixture: use the cheaper with probability 1 - x, the dearer with x. It spends, and scores, exactly
-the interpolated means.
-
-Legend: ``N`` traces of a prompt, ``T`` tokens, ``E`` records of evidence, ``A`` strategies, ``P`` prompts.
+Legend: ``N`` traces of a prompt, ``T`` tokens, ``E`` new minima of the evidence, ``A`` strategies, ``P`` prompts.
 """
 
 from __future__ import annotations
@@ -37,34 +33,34 @@ from arrol.test_time.strategies import Outcome, Session, Strategy
 from arrol.test_time.voting import Ballots, right_classes
 
 ORDER_STREAM = 6
-"""Second word of the key of every ordering, before the prompt's number."""
+"""Second word of the random key of every ordering, before the prompt's number."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """When a recorded trace would fall under a threshold."""
+    """Where a recorded trace falls under any threshold."""
 
     tokens_E: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    """Length at which the running minimum falls, ascending."""
+    """Lengths at which the running minimum falls, ascending."""
     value_E: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    """To what it falls, strictly descending."""
+    """The minimum from there on, strictly descending."""
     lowest: float = math.nan
-    """What a warm-up trace brings to the threshold; NaN without any evidence."""
+    """Least evidence, from which a warm-up sets the threshold; NaN without evidence."""
     every: int = 1
-    """Checks take place at multiples of this: tokens per chunk."""
+    """Tokens per decoded chunk; checks take place at multiples of it."""
 
     def stop(self, threshold: float, num_tokens: int) -> tuple[int, int] | None:
-        """Tokens written and overshoot when it is stopped; None if it ends by itself, in that very step or before."""
+        """Tokens written and overshoot when it is stopped; None if it ends by itself no later than that."""
         first = int(np.searchsorted(-self.value_E, -threshold, side="right"))
         if first == len(self.value_E):
             return None
-        seen = int(self.tokens_E[first])
-        told = -(-seen // self.every) * self.every
-        return (told, told - seen) if told < num_tokens else None
+        reached = int(self.tokens_E[first])
+        checked = -(-reached // self.every) * self.every
+        return (checked, checked - reached) if checked < num_tokens else None
 
 
 def window_evidence(confidence_T: ArrayLike, window: int = WINDOW_TOKENS, every: int = 1) -> Evidence:
-    """DeepConf: full windows stop; a trace shorter than one is never stopped, its plain mean is its lowest."""
+    """DeepConf: only full windows stop; a trace shorter than one window never stops, and its mean is its lowest."""
     least = lowest(confidence_T, window)
     if np.size(confidence_T) < window:
         return Evidence(lowest=least, every=_chunk(every))
@@ -73,7 +69,7 @@ def window_evidence(confidence_T: ArrayLike, window: int = WINDOW_TOKENS, every:
 
 
 def probe_evidence(quality_at: Mapping[int, float], every: int = 1) -> Evidence:
-    """Probe length -> calibrated quality there; a quality that is not a number is none."""
+    """From the calibrated quality at each probe length; NaN is no evidence."""
     known = sorted((length, value) for length, value in quality_at.items() if not math.isnan(value))
     if not known:
         return Evidence(every=_chunk(every))
@@ -94,14 +90,13 @@ def _chunk(every: int) -> int:
 
 @dataclass(frozen=True)
 class Traces:
-    """Complete recorded traces of one prompt."""
+    """Whole recorded traces of one prompt."""
 
     ballots: Ballots
-    """What each votes with if it runs to its end."""
     tokens_N: np.ndarray
     """int: completion tokens."""
     evidence_N: Sequence[Evidence] = ()
-    """Empty where nothing can be stopped."""
+    """Empty for strategies without a threshold."""
 
     def __post_init__(self) -> None:
         tokens_N = np.asarray(self.tokens_N)
@@ -109,36 +104,25 @@ class Traces:
             raise DataError(f"tokens_N of shape {tokens_N.shape}: give one whole number from 1 per trace")
         if len(self.evidence_N) not in (0, len(tokens_N)):
             raise DataError(
-                f"evidence_N of length {len(self.evidence_N)}: give one per trace, {len(tokens_N)}, or none"
+                f"evidence_N of length {len(self.evidence_N)}: give none, or one for each of {len(tokens_N)}"
             )
         object.__setattr__(self, "tokens_N", tokens_N)
 
 
-def confidence_traces(
-    answer_N: np.ndarray, confidences_NT: Sequence[ArrayLike], window: int = WINDOW_TOKENS, every: int = 1
-) -> Traces:
-    """Traces for DeepConf from token confidences alone: the lowest window is evidence and weight."""
-    evidence_N = [window_evidence(confidence_T, window, every) for confidence_T in confidences_NT]
-    ballots = Ballots(answer_N, confidence_N=np.array([evidence.lowest for evidence in evidence_N]))
-    return Traces(ballots, np.array([np.size(confidence_T) for confidence_T in confidences_NT], int), evidence_N)
-
-
 def replay(strategy: Strategy, traces: Traces, order: np.ndarray | None = None) -> Outcome:
-    """The strategy's outcome when it meets the traces in this order (by default as recorded)."""
+    """Outcome of the strategy on the traces in this order, by default as recorded."""
     count = len(traces.tokens_N)
     order = np.arange(count) if order is None else np.asarray(order)
     if strategy.max_traces > len(order):
-        raise DataError(
-            f"max_traces = {strategy.max_traces}: only {len(order)} are recorded; sample more or ask for less"
-        )
+        raise DataError(f"max_traces = {strategy.max_traces}: {len(order)} are recorded; sample more or set it lower")
     if strategy.has_threshold and not traces.evidence_N:
-        raise DataError("evidence_N is empty: this strategy stops by it; give token confidences or probe qualities")
+        raise DataError("evidence_N is empty: this strategy has a threshold; give token confidences or probe qualities")
     session = Session(strategy, lambda numbers: traces.ballots.take(order[np.asarray(numbers, int)]))
     return session.outcome(_Clock(session, traces, order).run())
 
 
 class _Clock:
-    """One decode step after the other, but from event to event."""
+    """Decode steps, run from event to event."""
 
     def __init__(self, session: Session, traces: Traces, order: np.ndarray) -> None:
         self.session, self.traces, self.order = session, traces, order
@@ -147,10 +131,10 @@ class _Clock:
         self.ends: list[tuple[int, int]] = []
         """(step, number) of every running trace, a heap."""
         self.stops: dict[int, int] = {}
-        """Number of a running trace that will be stopped -> its overshoot."""
+        """Running trace that will be stopped -> its overshoot."""
 
     def run(self) -> int:
-        """Until nobody runs; returns the step."""
+        """Run until no trace is left; returns the step."""
         session, budget = self.session, self.session.strategy.token_budget
         while True:
             if budget is not None and session.tokens.total + self._written(self.now) >= budget:
@@ -190,17 +174,17 @@ class _Clock:
             self.session.finished(number, tokens)
 
     def _written(self, step: int) -> int:
-        """Tokens of the running traces by that step."""
+        """Tokens of the running traces up to that step."""
         return sum(step - self.began[number] for _, number in self.ends)
 
     def _cut(self) -> None:
-        """All that run are aborted now."""
+        """Abort all running traces now."""
         for _, number in self.ends:
             self.session.aborted(number, self.now - self.began[number])
         self.ends = []
 
     def _spend(self, budget: int) -> None:
-        """The last steps before the next end: as many whole ones as the budget allows, then one token more for some."""
+        """Spend the rest of the budget before the next end: whole steps, then one token more for the first traces."""
         left = budget - self.session.tokens.total - self._written(self.now)
         steps, rest = divmod(left, len(self.ends))
         self.now += steps
@@ -216,7 +200,7 @@ class _Clock:
 
 
 def orderings(count: int, num: int, *, seed: int = 0, prompt: int = 0) -> np.ndarray:
-    """int ``[num, N]``: keyed permutations, the same for every strategy."""
+    """int ``[num, N]``: permutations, the same for every strategy."""
     stream = np.random.default_rng([seed, ORDER_STREAM, prompt])
     return stream.permuted(np.tile(np.arange(count), (num, 1)), axis=1)
 
@@ -240,7 +224,7 @@ def replay_table(
     num_orderings: int = 32,
     seed: int = 0,
 ) -> ReplayTable:
-    """Every strategy on every prompt, each over the same orderings; ``right_P`` holds the verdicts ``[N]``."""
+    """Every strategy on every prompt, over the same orderings; ``right_P`` holds bool ``[N]`` verdicts per prompt."""
     if len(traces_P) != len(right_P):
         raise DataError(f"right_P of length {len(right_P)}: there are {len(traces_P)} prompts; give verdicts for each")
     table = ReplayTable(*(np.zeros((len(strategies), len(traces_P))) for _ in ReplayTable._fields))
@@ -259,15 +243,15 @@ def replay_table(
 
 
 def at_tokens(tokens_AP: np.ndarray, right_AP: np.ndarray, tokens: float) -> np.ndarray:
-    """float64 ``[P]``: accuracy per prompt of the mixture of settings that spends this many tokens per prompt.
+    """float64 ``[P]``: accuracy per prompt of a mixture of settings that spends this many tokens per prompt.
 
-    The settings are those of one strategy, from cheap to dear; NaN beyond their ends: no curve is extended.
+    The rows are settings of one strategy; NaN for tokens outside their range.
     """
     return _mixture(tokens_AP.mean(1), right_AP, tokens)
 
 
 def at_accuracy(tokens_AP: np.ndarray, right_AP: np.ndarray, accuracy: float) -> np.ndarray:
-    """float64 ``[P]``: tokens per prompt of the cheapest mixture of neighbours whose mean accuracy is this."""
+    """float64 ``[P]``: tokens per prompt of the cheapest mixture of two neighbouring settings with this accuracy."""
     cost_A, value_A = tokens_AP.mean(1), right_AP.mean(1)
     order = np.argsort(cost_A, kind="stable")
     for low, high in pairwise(order):

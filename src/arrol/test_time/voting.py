@@ -1,36 +1,33 @@
-"""Which answer do we believe? Candidates of one prompt in, weights and a winner out. Pure numpy.
+"""Which answer wins? Candidates of one prompt in, weights and a winner out. Pure numpy.
 
-``V(a)`` is the sum of the weights of the candidates that answer ``a``; the winner has the largest. Weights, with ``s``
-the score of the quality head, ``q`` the calibrated quality, rank 1 the best (equal values share the mean rank):
+``V(a)`` is the sum of the weights of the candidates that answer ``a``; the largest wins. With ``s`` the score of the
+quality head, ``q`` the calibrated quality and rank 1 the best (equal values share their mean rank), the weights are:
 
 =================== ==================================== ==========================================================
 ``majority``        1                                    self-consistency, arXiv 2203.11171
 ``rank``            (N - rank) / (N - 1); 1 if N = 1     ARRoL, arXiv 2603.24840: normalised in-prompt rank of s
 ``rank_floor``      (N - rank + 1) / N                   ours: the worst keeps 1/N
-``quality``         q                                    ours: falls back to majority when the head knows nothing
+``quality``         q                                    ours: equals majority while q is constant
 ``score_prob``      sigmoid(s)                           ours, uncalibrated
-``log_odds``        max(0, logit(q) + log(max(M,2)-1))   ours; M distinct answers, q in [.02, .98]. Best for independent
-                                                         candidates and evenly spread wrong answers: neither holds
+``log_odds``        max(0, logit(q) + log(max(M,2)-1))   ours: M distinct answers, q in [.02, .98]; best for independent
+                                                         candidates and evenly spread wrong answers
 ``softmax``         exp(s / T) / sum                     ours; T to 0 is ``best_of_n``
-``best_of_n``       1 for the highest s                  control
-``confidence``      C                                    DeepConf, arXiv 2508.15260; which C is the caller's choice
+``best_of_n``       1 for the highest s                  control; several equal ones all vote
+``confidence``      C                                    DeepConf, arXiv 2508.15260; the caller chooses the measure
 ``quality_confidence``  q * rank_floor of C              ours
 =================== ==================================== ==========================================================
 
-Around any rule: :func:`top_percent` (DeepConf's filter) and :func:`for_full_pool` (w / survival, to estimate the vote
-of a pool before it was pruned).
+:func:`top_percent` (DeepConf's filter) and :func:`for_full_pool` (w / survival) wrap any rule.
 
-Rules common to every vote, ours: answers are equivalence classes built once by the verifier, small integers, -1 where
-nothing could be read. Such a candidate has no vote, yet it counts in N. Nobody has a vote: the result is -1, which is
-wrong. Ties: larger count, larger single weight, lower index. A rule never sees the right answer.
+Answers are equivalence classes, built once by the verifier: small integers, -1 where nothing could be read. A candidate
+without an answer has no vote and counts in N; without any vote the result is -1, which is wrong. Ties: larger count,
+larger single weight, lower index. A rule never sees the right answer.
 
-Deviations: (1) the sum of rank weights is our reading of ARRoL's text; (2) the filter's percentile is taken over
-readable candidates, as in DeepConf's code; the weights inside it are those of the whole pool; (3) ``best_of_n`` looks
-at readable candidates, several equal ones all vote; (4) totals within 1e-9 of each other, relatively, are tied, since
-1/3 + 2/3 is 1 on paper.
+Deviations, ours: (1) the sum of rank weights is our reading of ARRoL's text; (2) the filter's percentile is taken over
+candidates with an answer, as in DeepConf's code; their weights are those of the whole pool.
 
-Worked example (executed by the tests): scores 2, 1, .5, -1 for answers A, B, B, C give rank weights 1, 2/3, 1/3, 0, so
-A and B are tied, and the larger count gives B::
+Worked example: scores 2, 1, .5, -1 for answers A, B, B, C give rank weights 1, 2/3, 1/3, 0, so A and B are tied and the
+larger count decides for B::
 
     >>> import numpy as np
     >>> result = vote(Ballots(np.array([0, 1, 1, 2]), score_N=np.array([2.0, 1.0, 0.5, -1.0])), "rank")
@@ -44,23 +41,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from arrol.errors import ConfigError, DataError
 from arrol.test_time.confidence import keep_top_percent
-from arrol.test_time.tally import Tally
+from arrol.test_time.totals import VoteTotals
 
 MIN_QUALITY, MAX_QUALITY = 0.02, 0.98
-"""``log_odds`` believes no quality to be nearer to 0 or 1: candidates of a prompt are not independent."""
+"""``log_odds`` clips quality to this range, since candidates of a prompt are not independent."""
 
 
 @dataclass(frozen=True)
 class Ballots:
-    """What a vote may know of the candidates of one prompt; ``[N]``, or ``[S, N]`` for many subsets at once."""
+    """What a vote reads of the candidates of one prompt: columns ``[N]``, or ``[S, N]`` for many subsets at once."""
 
     answer_N: np.ndarray
     """Class of the answer, from 0; -1 where nothing could be read."""
@@ -71,54 +67,49 @@ class Ballots:
     confidence_N: np.ndarray | None = None
     """A DeepConf measure of the trace, at least 0."""
     survival_N: np.ndarray | None = None
-    """Probability, in (0, 1], with which it was left in the pool."""
+    """Probability, in (0, 1], of not having been pruned."""
 
     def __post_init__(self) -> None:
         answer_N = np.asarray(self.answer_N)
         if (answer_N.dtype.kind not in "iu" and answer_N.size) or answer_N.ndim == 0:
             raise DataError(f"answer_N of type {answer_N.dtype}: give one class number per candidate, -1 for no answer")
         object.__setattr__(self, "answer_N", answer_N.astype(int, copy=False))
-        for info in fields(self)[1:]:
-            if (values := getattr(self, info.name)) is not None:
-                if np.shape(values) != answer_N.shape:
-                    raise DataError(
-                        f"{info.name} of shape {np.shape(values)}: {answer_N.shape} answers; give one per candidate"
-                    )
-                object.__setattr__(self, info.name, np.asarray(values, float))
+        for name, values in self.known.items():
+            if np.shape(values) != answer_N.shape:
+                raise DataError(
+                    f"{name}_N of shape {np.shape(values)}: {answer_N.shape} answers; give one per candidate"
+                )
+            object.__setattr__(self, f"{name}_N", np.asarray(values, float))
+
+    @property
+    def known(self) -> dict[str, np.ndarray]:
+        """score, quality, confidence and survival, as far as they are given."""
+        fields = {name.removesuffix("_N"): values for name, values in vars(self).items() if name != "answer_N"}
+        return {name: values for name, values in fields.items() if values is not None}
 
     def take(self, index: np.ndarray) -> Ballots:
         """Some of the candidates of one prompt, ``[N]``, or subsets of them, ``[S, N]``."""
-
-        def part(values: np.ndarray | None) -> np.ndarray | None:
-            return None if values is None else values[index]
-
-        return Ballots(
-            self.answer_N[index],
-            part(self.score_N),
-            part(self.quality_N),
-            part(self.confidence_N),
-            part(self.survival_N),
-        )
+        return Ballots(self.answer_N[index], **{f"{name}_N": values[index] for name, values in self.known.items()})
 
 
 WeightRule = Callable[[Ballots], np.ndarray]
-"""Ballots to weights of the same shape, finite and at least 0; NaN for a candidate that shall not vote."""
+"""Ballots to weights of the same shape, finite and at least 0; NaN for a candidate without a vote."""
 
 
 class Vote(NamedTuple):
     """The result for one prompt."""
 
     answer: int
-    """Class that won; -1 when nobody had a vote."""
+    """Class that won; -1 without any vote."""
     share: float
-    """V(winner) / sum V, the consensus of DeepConf; of the counts where all weights are 0; 0 when nobody voted."""
+    """V(winner) / sum V, DeepConf's consensus; of counts where all weights are 0; 0 without any vote."""
     num_votes: int
     is_tied: bool
-    """Weights alone did not decide."""
+    """Several classes have the largest V."""
 
 
 def majority(ballots: Ballots) -> np.ndarray:
-    """One candidate, one vote."""
+    """Weight 1 for each candidate."""
     return np.ones(ballots.answer_N.shape)
 
 
@@ -137,7 +128,7 @@ def rank_floor(ballots: Ballots, by: str = "score") -> np.ndarray:
 
 
 def quality(ballots: Ballots) -> np.ndarray:
-    """The calibrated probability itself."""
+    """The calibrated quality itself."""
     return _known(ballots, "quality")
 
 
@@ -147,7 +138,7 @@ def score_prob(ballots: Ballots) -> np.ndarray:
 
 
 def log_odds(ballots: Ballots) -> np.ndarray:
-    """Weight of the evidence, never negative; M counts readable answers."""
+    """Log odds of being right against M - 1 evenly spread wrong answers, at least 0."""
     capped_N = np.clip(_known(ballots, "quality"), MIN_QUALITY, MAX_QUALITY)
     others = np.maximum(distinct_answers(ballots.answer_N), 2) - 1
     return np.maximum(0.0, np.log(capped_N / (1 - capped_N)) + np.log(others)[..., None])
@@ -163,23 +154,23 @@ def softmax(ballots: Ballots, temperature: float = 1.0) -> np.ndarray:
 
 
 def best_of_n(ballots: Ballots) -> np.ndarray:
-    """The highest score among the readable."""
+    """1 for the highest score among the candidates with an answer, else 0."""
     score_N = np.where(ballots.answer_N >= 0, _known(ballots, "score"), -np.inf)
     return (score_N == score_N.max(-1, keepdims=True, initial=-np.inf)).astype(float)
 
 
 def confidence(ballots: Ballots) -> np.ndarray:
-    """DeepConf: the measure of the trace itself."""
+    """DeepConf: the confidence measure itself."""
     return _known(ballots, "confidence")
 
 
 def quality_confidence(ballots: Ballots) -> np.ndarray:
-    """Quality times confidence rank: the rank, because confidence has no scale that could be multiplied."""
+    """Quality times the rank of the confidence, since confidence itself has no fixed scale."""
     return _known(ballots, "quality") * rank_floor(ballots, by="confidence")
 
 
 def top_percent(rule: WeightRule, percent: float, by: str = "confidence") -> WeightRule:
-    """The same rule, but only the top ``percent`` of the readable candidates ``by`` that field have a vote."""
+    """The same rule, but only the top ``percent`` of the candidates with an answer vote, sorted ``by`` that field."""
 
     def filtered(ballots: Ballots) -> np.ndarray:
         kept_N = keep_top_percent(_known(ballots, by), percent, ballots.answer_N >= 0)
@@ -189,7 +180,7 @@ def top_percent(rule: WeightRule, percent: float, by: str = "confidence") -> Wei
 
 
 def for_full_pool(rule: WeightRule) -> WeightRule:
-    """The same rule divided by survival: in expectation V of the pool before pruning, where weights ignore siblings."""
+    """The same rule divided by survival: in expectation V before pruning, if weights do not depend on siblings."""
 
     def corrected(ballots: Ballots) -> np.ndarray:
         survival_N = _known(ballots, "survival")
@@ -216,47 +207,34 @@ RULES: dict[str, WeightRule] = {
 """Name -> rule; ``top_percent`` is DeepConf offline with its aggressive filter."""
 
 
-def vote_rule(
-    name: str | WeightRule,
-    *,
-    keep_percent: float | None = None,
-    filter_by: str = "confidence",
-    temperature: float | None = None,
-    full_pool: bool = False,
-) -> WeightRule:
-    """A rule from what a config can say; a function is taken as it is."""
-    if isinstance(name, str):
-        if name not in RULES:
-            raise ConfigError(f"vote = {name!r}: not a rule; choose from {', '.join(RULES)}")
-        rule = RULES[name]
-    else:
-        rule = name
-    if temperature is not None:
-        if name != "softmax":
-            raise ConfigError(f"temperature = {temperature}: only vote = 'softmax' has one; leave it out")
-        rule = partial(softmax, temperature=temperature)
-    rule = for_full_pool(rule) if full_pool else rule
-    return rule if keep_percent is None else top_percent(rule, keep_percent, filter_by)
+def vote_rule(rule: str | WeightRule) -> WeightRule:
+    """The rule of that name; a function is returned as it is."""
+    if not isinstance(rule, str):
+        return rule
+    if rule not in RULES:
+        raise ConfigError(f"vote = {rule!r}: not a rule; choose from {', '.join(RULES)}")
+    return RULES[rule]
 
 
 def vote(ballots: Ballots, rule: str | WeightRule = "majority") -> Vote:
-    """The winner among the candidates of one prompt, with the tie rule above."""
+    """The winner among the candidates of one prompt, by the tie rule above."""
     if ballots.answer_N.ndim != 1:
-        raise DataError(f"answer_N of shape {ballots.answer_N.shape}: a vote is about one prompt; give one axis")
+        raise DataError(f"answer_N of shape {ballots.answer_N.shape}: vote() takes one prompt; give one axis")
     if not ballots.answer_N.size:
         return Vote(-1, 0.0, 0, False)
     known_M, class_N = np.unique(ballots.answer_N, return_inverse=True)
-    tally = Tally.of(np.where(ballots.answer_N < 0, -1, class_N)[None], weights(ballots, rule)[None], len(known_M))
-    winner = int(tally.winners()[0])
+    class_SN = np.where(ballots.answer_N < 0, -1, class_N)[None]
+    totals = VoteTotals.of(class_SN, weights(ballots, rule)[None], len(known_M))
+    winner = int(totals.winners()[0])
     if winner < 0:
         return Vote(-1, 0.0, 0, False)
-    value_M = tally.value_SM[0]
+    value_M = totals.value_SM[0]
     share = float(value_M[winner] / value_M.sum())
-    return Vote(int(known_M[winner]), share, int(tally.count_SM[0].sum()), bool(tally.leaders_SM[0].sum() > 1))
+    return Vote(int(known_M[winner]), share, int(totals.count_SM[0].sum()), bool(totals.leaders_SM[0].sum() > 1))
 
 
 def leading_share(ballots: Ballots, rule: str | WeightRule = "majority") -> tuple[float, int]:
-    """``share`` and ``num_votes`` of :func:`vote`, in less time: asked whenever a trace ends."""
+    """``share`` and ``num_votes`` of :func:`vote`, in less time, for a check at the end of every trace."""
     total: dict[int, float] = {}
     count: dict[int, int] = {}
     for answer, weight in zip(ballots.answer_N.tolist(), weights(ballots, rule).tolist(), strict=True):
@@ -272,7 +250,7 @@ def weights(ballots: Ballots, rule: str | WeightRule) -> np.ndarray:
     weight_N = vote_rule(rule)(ballots)
     if not (((weight_N >= 0) & (weight_N < np.inf)) | np.isnan(weight_N)).all():
         bad = weight_N[(weight_N < 0) | np.isinf(weight_N)][0]
-        raise DataError(f"weight = {bad}: votes are finite and at least 0; map the values to such numbers first")
+        raise DataError(f"weight = {bad}: must be finite and at least 0; map the values of the rule first")
     return weight_N
 
 
@@ -293,21 +271,16 @@ def mean_ranks(values_N: np.ndarray) -> np.ndarray:
 
 
 def distinct_answers(answer_N: np.ndarray) -> np.ndarray:
-    """int, one axis less: different readable answers."""
+    """int, one axis less: number of different answers; -1 is none."""
     sorted_N = np.sort(answer_N, axis=-1)
     is_new_N = np.concatenate([sorted_N[..., :1] >= 0, sorted_N[..., 1:] != sorted_N[..., :-1]], -1)
     return (is_new_N & (sorted_N >= 0)).sum(-1)
 
 
-def effective_number(weight_N: np.ndarray) -> float:
-    """Votes of weight one that would be as certain: (sum w)^2 / sum w^2. Rank weights: N 3(N-1) / (2(2N-1))."""
-    return float(np.nansum(weight_N) ** 2 / np.nansum(np.square(weight_N)))
-
-
 def right_classes(answer_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
-    """int, ascending: classes whose members are right. For judges of a vote, not for its rules.
+    """int, ascending: classes whose members are right; to score a vote, never to weight it.
 
-    Refused where a class has right and wrong members, or a candidate is right without an answer.
+    DataError where a class has right and wrong members, or a candidate is right without an answer.
     """
     answer_N, right_N = np.asarray(answer_N), np.asarray(right_N, bool)
     right_M, wrong_M = np.unique(answer_N[right_N]), np.unique(answer_N[~right_N])
@@ -318,19 +291,21 @@ def right_classes(answer_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
         )
     if right_M.size and right_M[0] < 0:
         raise DataError(
-            "answer = -1 and right = True: a right candidate has an answer; give it the class of its answer"
+            "answer = -1 and right = True: a right candidate needs an answer; give it the class of its answer"
         )
     return right_M
 
 
 def _known(ballots: Ballots, name: str) -> np.ndarray:
-    """A field that a rule reads, complete and in its range."""
-    values_N: np.ndarray | None = getattr(ballots, f"{name}_N", None)
+    """A column that a rule reads, complete and in its range."""
+    values_N = ballots.known.get(name)
     if values_N is None:
-        raise DataError(f"{name} = None: this vote reads it; give one per candidate or choose another vote")
+        raise DataError(f"{name} = None: this vote reads it; give one number per candidate or choose another vote")
     if not np.isfinite(values_N).all():
         bad = values_N[~np.isfinite(values_N)][0]
-        raise DataError(f"{name} = {bad}: this vote needs a number per candidate; leave out candidates without one")
+        raise DataError(
+            f"{name} = {bad}: this vote needs a finite number per candidate; leave out candidates without one"
+        )
     if name == "quality" and values_N.size and not (values_N.min() >= 0 and values_N.max() <= 1):
         raise DataError(f"quality in [{values_N.min()}, {values_N.max()}]: give calibrated probabilities in [0, 1]")
     return values_N

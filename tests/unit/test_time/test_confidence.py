@@ -90,7 +90,7 @@ class TestTraces:
         assert lowest(trace) == pytest.approx(0.125, abs=1e-8)
 
     def test_unknown_measures_and_empty_traces_are_refused(self):
-        with pytest.raises(ConfigError, match="measure = 'top': not a measure of a trace; choose from average, bottom"):
+        with pytest.raises(ConfigError, match="measure = 'top': unknown; choose from average, bottom, lowest, tail"):
             trace_confidence(self.TRACE, "top")
         with pytest.raises(ConfigError, match="window = 0"):
             window_means(self.TRACE, 0)

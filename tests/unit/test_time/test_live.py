@@ -183,7 +183,12 @@ class TestAsController:
     def test_the_last_one_is_kept(self):
         live = started(head_stop(2, stop_quality=0.5))
         assert live.probed([event(1, 0.1), event(0, 0.1)]) == [RolloutId(0, 0, 0)]
-        assert live.decisions(0, 0)[1].reason is Reason.FLOOR
+        assert live.decision(RolloutId(0, 0, 1)).reason is Reason.FLOOR
+
+    def test_an_end_or_a_failure_stops_no_sibling(self):
+        live = started(head_stop(2, stop_quality=0.5))
+        assert live.finished([RolloutId(0, 0, 0)]) == live.lost([RolloutId(0, 0, 1)]) == []
+        assert live.decision(RolloutId(0, 0, 0)) is None
 
     def test_a_warm_up_is_scored_and_never_stopped(self):
         live = started(head_stop(4, keep_top_percent=50, warmup_traces=2))

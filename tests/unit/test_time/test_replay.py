@@ -14,7 +14,6 @@ from arrol.test_time.replay import (
     Traces,
     at_accuracy,
     at_tokens,
-    confidence_traces,
     orderings,
     probe_evidence,
     replay,
@@ -31,6 +30,13 @@ from arrol.test_time.strategies import (
     warmup_threshold,
 )
 from arrol.test_time.voting import Ballots, vote
+
+
+def confidence_traces(answer_N, confidences_NT, window, every=1):
+    """Traces for DeepConf: the lowest window is evidence and weight."""
+    evidence_N = [window_evidence(confidence_T, window, every) for confidence_T in confidences_NT]
+    ballots = Ballots(answer_N, confidence_N=np.array([evidence.lowest for evidence in evidence_N]))
+    return Traces(ballots, np.array([len(confidence_T) for confidence_T in confidences_NT]), evidence_N)
 
 
 class TestEvidence:
@@ -281,7 +287,7 @@ class TestTable:
 
 class TestRefusals:
     def test_more_traces_than_recorded(self):
-        with pytest.raises(DataError, match="max_traces = 13: only 12 are recorded"):
+        with pytest.raises(DataError, match="max_traces = 13: 12 are recorded; sample more or set it lower"):
             replay(fixed_traces(13), recorded(0)[0])
 
     def test_no_evidence_to_stop_by(self):
@@ -294,7 +300,7 @@ class TestRefusals:
             Traces(Ballots(np.array([0, 1])), np.array([3]))
         with pytest.raises(DataError, match="tokens_N"):
             Traces(Ballots(np.array([0, 1])), np.array([3, 0]))
-        with pytest.raises(DataError, match="evidence_N of length 1"):
+        with pytest.raises(DataError, match="evidence_N of length 1: give none, or one for each of 2"):
             Traces(Ballots(np.array([0, 1])), np.array([3, 4]), [Evidence()])
         with pytest.raises(DataError, match="right_P of length 0"):
             replay_table([fixed_traces(1)], [Traces(Ballots(np.array([0])), np.array([3]))], [])

@@ -1,4 +1,4 @@
-"""The state machine alone: which traces start, stop and vote, how tokens are counted, and which settings are refused."""
+"""The state machine alone: which traces start, stop and vote, the bill of tokens, and which settings are refused."""
 
 import math
 from dataclasses import replace

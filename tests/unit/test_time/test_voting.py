@@ -1,6 +1,7 @@
 """Vote rules: the worked example, their promises, and what they refuse."""
 
 import doctest
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -15,7 +16,6 @@ from arrol.test_time.voting import (
     Ballots,
     best_of_n,
     distinct_answers,
-    effective_number,
     for_full_pool,
     leading_share,
     log_odds,
@@ -29,7 +29,6 @@ from arrol.test_time.voting import (
     softmax,
     top_percent,
     vote,
-    vote_rule,
 )
 
 
@@ -72,14 +71,6 @@ class TestWeights:
         with_it = rank(Ballots(np.array([0, -1, 1]), np.array([1.0, 2.0, 0.0])))
         np.testing.assert_allclose(with_it, [0.5, 1.0, 0.0])
 
-    @pytest.mark.parametrize("size", [4, 16, 32, 257])
-    def test_effective_number_of_rank_weights(self, size):
-        # (sum w)^2 / sum w^2 with w = j / (N - 1): (N/2)^2 / (N (2N - 1) / (6 (N - 1)))
-        weight_N = rank(Ballots(np.zeros(size, int), np.arange(size) * 1.0))
-        assert effective_number(weight_N) == pytest.approx(size * 3 * (size - 1) / (2 * (2 * size - 1)))
-        assert round(effective_number(weight_N) / size, 2) == {4: 0.64, 16: 0.73, 32: 0.74, 257: 0.75}[size]
-        assert effective_number(majority(Ballots(np.zeros(size, int)))) == size
-
     def test_sigmoid_is_exact_and_does_not_overflow(self):
         probs = score_prob(Ballots(np.zeros(4, int), np.array([0.0, np.log(3), -800.0, 800.0])))
         np.testing.assert_allclose(probs, [0.5, 0.75, 0.0, 1.0])
@@ -121,7 +112,7 @@ class TestVote:
         assert result == (7, 0.75, 3, False)
         assert vote(Ballots(np.array([7, 3, 3, -1]))) == (3, pytest.approx(2 / 3), 3, False)
 
-    def test_all_unreadable_is_nobody(self):
+    def test_without_an_answer_the_result_is_minus_one(self):
         assert vote(Ballots(np.full(3, -1))) == (-1, 0.0, 0, False)
         assert vote(Ballots(np.zeros(0, int))) == (-1, 0.0, 0, False)
 
@@ -193,7 +184,7 @@ class TestVote:
         total_0 = 0.5 * corrected(both)[0] + 0.5 * 0.0
         total_1 = 0.5 * corrected(both)[1] + 0.5 * corrected(alone)[0]
         assert (total_0, total_1) == pytest.approx((0.8, 0.3))
-        np.testing.assert_allclose(vote_rule("quality")(both), [0.8, 0.3])  # the default does not correct
+        np.testing.assert_allclose(quality(both), [0.8, 0.3])  # the default does not correct
 
 
 class TestRightClasses:
@@ -215,18 +206,20 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", sorted(set(RULES) - {"majority"}))
     def test_a_rule_says_what_it_misses(self, name):
-        with pytest.raises(DataError, match=r"^(score|quality|confidence) = None: this vote reads it; give one per"):
+        with pytest.raises(
+            DataError, match=r"^(score|quality|confidence) = None: this vote reads it; give one number per"
+        ):
             vote(Ballots(np.array([0, 1])), name)
 
     def test_values_must_be_numbers_in_range(self):
         answer_N = np.array([0, 1])
-        with pytest.raises(DataError, match="score = nan: this vote needs a number per candidate"):
+        with pytest.raises(DataError, match="score = nan: this vote needs a finite number per candidate"):
             vote(Ballots(answer_N, np.array([0.5, np.nan])), "rank")
         with pytest.raises(DataError, match=r"quality in \[0.5, 1.5\]"):
             vote(Ballots(answer_N, quality_N=np.array([0.5, 1.5])), "quality")
         with pytest.raises(DataError, match=r"survival = 0\.0"):
             vote(Ballots(answer_N, survival_N=np.array([0.5, 0.0])), for_full_pool(majority))
-        with pytest.raises(DataError, match=r"weight = -1.5: votes are finite and at least 0"):
+        with pytest.raises(DataError, match=r"weight = -1.5: must be finite and at least 0"):
             vote(Ballots(answer_N, confidence_N=np.array([-1.5, 2.0])), "confidence")
 
     def test_arrays_must_fit(self):
@@ -234,18 +227,16 @@ class TestRefusals:
             Ballots(np.array([0, 1]), np.zeros(3))
         with pytest.raises(DataError, match="answer_N of type float64"):
             Ballots(np.array([0.0, 1.0]))
-        with pytest.raises(DataError, match="a vote is about one prompt"):
+        with pytest.raises(DataError, match="takes one prompt; give one axis"):
             vote(Ballots(np.zeros((2, 2), int)))
 
-    def test_temperature_belongs_to_softmax(self):
-        with pytest.raises(ConfigError, match="only vote = 'softmax' has one"):
-            vote_rule("rank", temperature=0.5)
-        with pytest.raises(ConfigError, match="temperature = 0"):
-            vote(pool(0), vote_rule("softmax", temperature=0.0))
+    def test_a_temperature_is_above_0(self):
+        with pytest.raises(ConfigError, match=r"temperature = 0\.0: give a number above 0, or vote by best_of_n"):
+            softmax(pool(0), 0.0)
 
-    def test_a_config_can_say_everything(self):
+    def test_wrappers_combine(self):
         ballots = pool(1)
-        rule = vote_rule("softmax", keep_percent=50, filter_by="score", temperature=0.5, full_pool=True)
+        rule = top_percent(for_full_pool(partial(softmax, temperature=0.5)), 50, by="score")
         kept_N = ~np.isnan(rule(ballots))
         expected_N = softmax(ballots, 0.5) / ballots.survival_N
         np.testing.assert_allclose(rule(ballots)[kept_N], expected_N[kept_N])

@@ -1,8 +1,7 @@
-"""Many votes at once: weights per candidate in, totals per class out, and the tie rule. Pure numpy.
+"""Totals of many votes at once: weights per candidate in, totals per class and winners out. Pure numpy.
 
-Tie rule (ours): larger count, then larger single weight, then lower index of its first voter. Deterministic, and it
-depends on the order of the candidates at the last step alone. Weights are floats: totals that differ by less than
-``TIE_TOLERANCE``, relatively, are equal, since 1/3 + 2/3 is 1 on paper. Weights that are all 0 say nothing, so the
+Tie rule, ours: larger count, then larger single weight, then lower index of the first voter. Totals within
+``TIE_TOLERANCE`` of each other, relatively, are tied, since 1/3 + 2/3 is 1 on paper. Where all weights are 0 the
 majority decides.
 
 Legend: ``S`` votes, ``N`` candidates of each, ``M`` answer classes.
@@ -18,8 +17,8 @@ TIE_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Totals of many votes at once; classes are numbered ``0 .. M - 1``, -1 and NaN weights have no vote."""
+class VoteTotals:
+    """Totals and counts per class ``0 .. M - 1``; a candidate with class -1 or a NaN weight has no vote."""
 
     class_SN: np.ndarray
     weight_SN: np.ndarray
@@ -28,11 +27,11 @@ class Tally:
     count_SM: np.ndarray
 
     @classmethod
-    def of(cls, class_SN: np.ndarray, weight_SN: np.ndarray | None, num_classes: int) -> Tally:
-        """Weights of None are ones, in less time."""
+    def of(cls, class_SN: np.ndarray, weight_SN: np.ndarray | None, num_classes: int) -> VoteTotals:
+        """Count the votes; weights of None are ones, in less time."""
         num_subsets = len(class_SN)
         voteless_SN = class_SN < 0 if weight_SN is None else (class_SN < 0) | np.isnan(weight_SN)
-        # One column more takes those without a vote.
+        # One more column takes the candidates without a vote.
         column_SN = np.where(voteless_SN, num_classes, class_SN)
         cell = (np.arange(num_subsets)[:, None] * (num_classes + 1) + column_SN).ravel()
         shape = (num_subsets, num_classes + 1)
@@ -46,19 +45,19 @@ class Tally:
 
     @property
     def value_SM(self) -> np.ndarray:
-        """What is compared: totals, or counts where all weights are 0."""
+        """The totals, or the counts where all weights are 0."""
         is_silent_S = self.total_SM.max(-1, keepdims=True, initial=0.0) == 0
         return np.where(is_silent_S, self.count_SM, self.total_SM) if is_silent_S.any() else self.total_SM
 
     @property
     def leaders_SM(self) -> np.ndarray:
-        """bool: classes that somebody votes for and that nobody beats."""
+        """bool: classes with a vote and the largest value."""
         value_SM = self.value_SM
         most = value_SM.max(-1, keepdims=True, initial=0.0)
         return (self.count_SM > 0) & (value_SM >= most * (1 - TIE_TOLERANCE))
 
     def winners(self) -> np.ndarray:
-        """int ``[S]``: the class after the tie rule; -1 where nobody has a vote."""
+        """int ``[S]``: the class that wins by the tie rule; -1 without any vote."""
         leaders_SM = self.leaders_SM
         tied = np.flatnonzero(leaders_SM.sum(-1) > 1)
         if tied.size:
@@ -68,7 +67,7 @@ class Tally:
         return np.where(leaders_SM.any(-1), leaders_SM.argmax(-1), -1)
 
     def _decided(self, rows: np.ndarray, leaders: np.ndarray) -> np.ndarray:
-        """One leader is left per row: larger count, larger single weight, lower index."""
+        """One leader per row, by the tie rule."""
         class_SN, weight_SN, num_classes = self.class_SN[rows], self.weight_SN[rows], leaders.shape[1]
         cell = (np.arange(len(rows))[:, None], class_SN)
         single = np.zeros((len(rows), num_classes + 1))
