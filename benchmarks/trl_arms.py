@@ -6,7 +6,7 @@ Arms, each a run of its own with a learning curve on held-out prompts, in the fo
 * ``never``        control: our trainer, decode loop and head, nobody stopped
 * ``uniform``      control: everybody survives with the same probability
 * ``neyman``       our best rule, doubly robust
-* ``plain``        the same rule under TRL's own advantages of the survivors (estimator ``plain``)
+* ``plain``        the same rule under TRL's own advantages of the survivors (correction ``plain``)
 * ``small_group``  control: TRL alone with as few rollouts as survive
 
 A step's time runs from its beginning to its end in TRL's callbacks, evaluation apart. ``tokens/trained`` counts the
@@ -49,7 +49,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "never": {"rule": "never", "rule_options": {"observe": True}, **PRUNING},
     "uniform": {"rule": "uniform", **PRUNING},
     "neyman": {"rule": "neyman", "rule_options": {"scope": "batch"}, **PRUNING},
-    "plain": {"rule": "neyman", "rule_options": {"scope": "batch"}, "estimator": "plain", **PRUNING},
+    "plain": {"rule": "neyman", "rule_options": {"scope": "batch"}, "correction": "plain", **PRUNING},
     "small_group": {"rule": "never", "num_generations": 10},
 }
 

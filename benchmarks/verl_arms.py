@@ -1,7 +1,7 @@
 """verl alone beside verl with pruning: same model, prompts, seeds and steps, with every control of the method.
 
 Arms: ``verl`` (nothing of ours), ``small_group`` (nothing of ours, as few rollouts as survive), ``uniform`` and
-``neyman`` (half of each group stopped at the probe; the estimator is ``plain``, verl's own advantages of survivors).
+``neyman`` (half of each group stopped at the probe; the correction is ``plain``, verl's own advantages of survivors).
 Each arm and seed is a run of unmodified ``python -m verl.trainer.main_ppo`` on the tests' CPU platform, and leaves
 ``OUT/ARM-SEED/records.jsonl``: a ``RunRecord``, a ``StepRecord`` per step and an ``EvalRecord`` per validation.
 

@@ -38,7 +38,7 @@ controller = PruningController(rule, estimator, seed=SEED)
 
 engine = EmbeddedEngine(model, EngineConfig(), layout)
 sampling = SamplingParams(LIMIT, stop_token_ids=stop_token_ids(model, tokenizer))
-algorithm = DrGrpoConfig(estimator="doubly_robust")
+algorithm = DrGrpoConfig(correction="doubly_robust")
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
 for step in range(1, STEPS + 1):
@@ -70,7 +70,7 @@ for step in range(1, STEPS + 1):
         for group, signal in zip(groups, signals, strict=True)
         for example in group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=False)
     ]
-    denominator = batch_denominator(groups, [s.weight_G for s in signals], algorithm, LIMIT)
+    denominator = batch_denominator(groups, signals, LIMIT)
     for batch in pack(examples, 4096, cpu):
         logprob_N, _ = token_logprobs(model, batch.ids_RT, batch.selected_RT)
         inputs = LossInputs(

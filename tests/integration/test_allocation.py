@@ -114,7 +114,7 @@ def test_the_table_shows_what_allocation_is_about(config, capsys):
         (["--allocation", "aero", "--allocation.explore_size", "7"], "allocation.explore_size = 7"),
         (["--allocation", "pods", "--allocation.train_size", "9"], "allocation.train_size = 9"),
         (["--allocation", "aero", "--pruning", "oracle"], "allocation.rule = 'aero'"),
-        (["--algorithm", "mc_grpo", "--algorithm.estimator", "plain"], "training.group_size = 6"),
+        (["--algorithm", "mc_grpo", "--algorithm.correction", "plain"], "training.group_size = 6"),
         (["--allocation", "dapo", "--allocation.token_budget", "10"], "allocation.token_budget = 10"),
     ],
 )

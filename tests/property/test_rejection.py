@@ -70,15 +70,15 @@ def expected(baseline, config, choose, keep=EVERYBODY, **options):
 
 
 def full(config):
-    plain = type(config)(estimator="plain", aggregation=config.aggregation)
+    plain = type(config)(correction="plain", aggregation=config.aggregation)
     return gradient(EVERYBODY, plain, module.whole(6), np.ones(6))
 
 
 CONFIGS = [
     DrGrpoConfig(),
-    DrGrpoConfig(estimator="plain", aggregation="sequence_mean"),
+    DrGrpoConfig(correction="plain", aggregation="sequence_mean"),
     GrpoConfig(aggregation="constant"),
-    GrpoConfig(estimator="plain"),
+    GrpoConfig(correction="plain"),
 ]
 
 
@@ -111,9 +111,9 @@ def behind_pruning(config, choose, factor=lambda choice, keep: choice):
 
 
 @pytest.mark.parametrize("aggregation", ["constant", "sequence_mean"])
-@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
-def test_corrected_rejection_behind_pruning_has_it_too(estimator, aggregation, choose):
-    config = DrGrpoConfig(estimator=estimator, aggregation=aggregation)
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_corrected_rejection_behind_pruning_has_it_too(correction, aggregation, choose):
+    config = DrGrpoConfig(correction=correction, aggregation=aggregation)
     np.testing.assert_allclose(behind_pruning(config, choose), full(config), atol=1e-9)
 
 
@@ -128,7 +128,7 @@ def test_each_kept_one_stands_for_a_plain_number_of_survivors_not_a_weighted_one
         factor_G = np.where(kept, (wrong / SURVIVAL).sum() / max(stands_for, 1), 1.0)
         return replace(choice, factor_G=factor_G)
 
-    config = DrGrpoConfig(estimator="ipw")
+    config = DrGrpoConfig(correction="ipw")
     found, wanted = behind_pruning(config, choose, weighted), full(config)
     assert np.abs(found - wanted).max() > least_error * np.abs(wanted).max()
 

@@ -66,7 +66,7 @@ def gradient(keep, config, *, exact_count=False):
 
 def full_gradient(aggregation):
     """Nothing stopped, nothing weighted: plain GRPO."""
-    return gradient((True,) * 6, DrGrpoConfig(estimator="plain", aggregation=aggregation))
+    return gradient((True,) * 6, DrGrpoConfig(correction="plain", aggregation=aggregation))
 
 
 def expected_gradient(config):
@@ -80,9 +80,9 @@ def expected_gradient(config):
 
 
 @pytest.mark.parametrize("aggregation", ["constant", "sequence_mean"])
-@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
-def test_expected_gradient_equals_the_full_groups(estimator, aggregation):
-    config = DrGrpoConfig(estimator=estimator, aggregation=aggregation, leave_one_out=True)
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_expected_gradient_equals_the_full_groups(correction, aggregation):
+    config = DrGrpoConfig(correction=correction, aggregation=aggregation, leave_one_out=True)
     full = full_gradient(aggregation)
     assert np.abs(full).max() > 1e-3
     np.testing.assert_allclose(expected_gradient(config), full, atol=1e-9)
@@ -90,20 +90,20 @@ def test_expected_gradient_equals_the_full_groups(estimator, aggregation):
 
 @pytest.mark.parametrize("aggregation", ["constant", "sequence_mean"])
 def test_plain_is_biased(aggregation):
-    config = DrGrpoConfig(estimator="plain", aggregation=aggregation)
+    config = DrGrpoConfig(correction="plain", aggregation=aggregation)
     full = full_gradient(aggregation)
     assert np.abs(expected_gradient(config) - full).max() > 0.1 * np.abs(full).max()
 
 
 @pytest.mark.parametrize("change", [{"leave_one_out": False}, {"self_normalized": True}])
 def test_the_cheaper_options_are_slightly_biased_as_documented(change):
-    config = DrGrpoConfig(**{"estimator": "ipw", "leave_one_out": True, **change})
+    config = DrGrpoConfig(**{"correction": "ipw", "leave_one_out": True, **change})
     assert np.abs(expected_gradient(config) - full_gradient("constant")).max() > 1e-4
 
 
 def test_the_baseline_of_either_estimator_is_unbiased():
-    for estimator in ("ipw", "doubly_robust"):
-        config, total = DrGrpoConfig(estimator=estimator), 0.0
+    for correction in ("ipw", "doubly_robust"):
+        config, total = DrGrpoConfig(correction=correction), 0.0
         for keep in itertools.product((False, True), repeat=6):
             probability = float(np.prod(np.where(keep, SURVIVAL, 1 - SURVIVAL)))
             if probability > 0:
@@ -137,20 +137,20 @@ def test_systematic_draws_stay_close_and_plain_does_not():
     np.testing.assert_allclose(marginals, SURVIVAL, atol=0.015)
     full = full_gradient("constant")
     error = {}
-    for estimator in ("ipw", "doubly_robust", "plain"):
+    for correction in ("ipw", "doubly_robust", "plain"):
         for told in (True, False):
-            table = gradients_by_pattern(DrGrpoConfig(estimator=estimator), exact_count=told)
+            table = gradients_by_pattern(DrGrpoConfig(correction=correction), exact_count=told)
             mean = np.mean([table[keep] for keep in keeps], axis=0)
-            error[estimator, told] = float(np.linalg.norm(mean - full) / np.linalg.norm(full))
+            error[correction, told] = float(np.linalg.norm(mean - full) / np.linalg.norm(full))
     assert error["ipw", True] < 0.05
     assert error["doubly_robust", True] < 0.13
     assert error["plain", True] > 0.17
 
 
-@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
-def test_with_sixteen_rollouts_the_exact_count_correction_removes_most_of_the_bias(estimator):
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_with_sixteen_rollouts_the_exact_count_correction_removes_most_of_the_bias(correction):
     """Equal survival, random outcomes, random (useless) predictions; sums of weight, advantage and a vector."""
-    rng, config, draws = np.random.default_rng(1), DrGrpoConfig(estimator=estimator), 5_000
+    rng, config, draws = np.random.default_rng(1), DrGrpoConfig(correction=correction), 5_000
     reward, quality, vectors = (rng.random(16) < 0.3).astype(float), rng.random(16), rng.normal(size=(16, 6))
     full = (reward - reward.mean()) @ vectors / 16
     error = {}
@@ -172,11 +172,11 @@ def test_with_sixteen_rollouts_the_exact_count_correction_removes_most_of_the_bi
     assert error[False] > 0.03
 
 
-@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
-def test_an_exact_count_draw_with_equal_survival_is_exactly_unbiased(estimator, monkeypatch):
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_an_exact_count_draw_with_equal_survival_is_exactly_unbiased(correction, monkeypatch):
     """Every choice of three out of six is equally likely: all twenty are enumerated."""
     monkeypatch.setattr(f"{__name__}.SURVIVAL", np.full(6, 0.5))
-    config, total = DrGrpoConfig(estimator=estimator), np.zeros((3, 3))
+    config, total = DrGrpoConfig(correction=correction), np.zeros((3, 3))
     choices = list(itertools.combinations(range(6), 3))
     for chosen in choices:
         total += gradient(tuple(i in chosen for i in range(6)), config, exact_count=True) / len(choices)

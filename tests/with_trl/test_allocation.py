@@ -104,7 +104,7 @@ RULES = {
         by_corrected,
     ),
     "posterior": ({"allocation": "aero"}, by_posterior),
-    "median": ({"estimator": "median"}, by_median),
+    "mc_grpo": ({"algorithm": "mc_grpo"}, by_median),
 }
 
 
@@ -145,7 +145,7 @@ def reference(host, loss_type, formula):
 def test_what_trains_has_the_stated_loss_and_gradient(tmp_path, name, loss_type):
     options, formula = RULES[name]
     args = config(
-        tmp_path, pruning=NEVER, loss_type=loss_type, max_steps=1, **ROWS, **{"estimator": "plain", **options}
+        tmp_path, pruning=NEVER, loss_type=loss_type, max_steps=1, **ROWS, **{"correction": "plain", **options}
     )
     host = trainer(args, Spy, reward_funcs=sometimes)
     host.train()
@@ -162,7 +162,7 @@ def test_what_trains_has_the_stated_loss_and_gradient(tmp_path, name, loss_type)
 
 
 def test_a_selection_that_leaves_nobody_out_trains_what_trl_trains(tmp_path):
-    alike = {"pruning": {**NEVER, "rule_options": {"observe": True}}, "estimator": "plain"}
+    alike = {"pruning": {**NEVER, "rule_options": {"observe": True}}, "correction": "plain"}
     plain = trainer(config(tmp_path / "a", **alike))
     plain.train()
     whole = trainer(config(tmp_path / "b", allocation="pods", allocation_options={"train_size": SIZE}, **alike))
@@ -187,9 +187,9 @@ def test_rows_that_are_left_out_cost_no_forward_and_are_counted(tmp_path):
     assert history(host, "arrol/tokens/wasted") == [0.0] * 3
 
 
-@pytest.mark.parametrize("estimator", ["plain", "doubly_robust"])
-def test_pruning_and_a_selection_work_together(tmp_path, estimator):
-    args = config(tmp_path, estimator=estimator, allocation="aero", max_steps=4, **ROWS)
+@pytest.mark.parametrize("correction", ["plain", "doubly_robust"])
+def test_pruning_and_a_selection_work_together(tmp_path, correction):
+    args = config(tmp_path, correction=correction, allocation="aero", max_steps=4, **ROWS)
     host = trainer(args, reward_funcs=sometimes)
     host.train()
     assert min(history(host, "arrol/pruning/kept_frac")) < 1

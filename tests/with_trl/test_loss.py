@@ -16,14 +16,14 @@ from arrol.integrations.trl.signal import BY_LOCAL_TOKENS, BY_ROWS, LOSS_TYPES
 from arrol.types import FinishReason
 from trl_host import config, has_digit, trainer, weights
 
-ESTIMATORS = ("plain", "ipw", "doubly_robust")
+CORRECTIONS = ("plain", "ipw", "doubly_robust")
 
 
-def pruned_host(folder, loss_type, estimator, **changes):
+def pruned_host(folder, loss_type, correction, **changes):
     """A trainer whose last batch was pruned, at rest."""
     level = "sequence" if loss_type == "luspo" else "token"
     args = config(
-        folder, loss_type=loss_type, estimator=estimator, max_steps=2, importance_sampling_level=level, **changes
+        folder, loss_type=loss_type, correction=correction, max_steps=2, importance_sampling_level=level, **changes
     )
     host = trainer(args, Spy)
     host.train()
@@ -32,44 +32,44 @@ def pruned_host(folder, loss_type, estimator, **changes):
     return host
 
 
-def reference(host, loss_type, estimator):
+def reference(host, loss_type, correction):
     """Row by row: TRL's loss of each survivor alone, under the rule's advantage and denominator."""
     inputs, learnt = host.before, host.pruned.learnt
     live = (inputs["completion_mask"] * inputs["tool_mask"]).any(1).nonzero().flatten().tolist()
     tokens = {i: int(inputs["completion_mask"][i].sum()) for i in live}
     signal = {i: learnt.find(inputs, i, host) for i in live}
-    weight = {i: 1.0 if estimator == "plain" else signal[i][1] for i in live}
+    weight = {i: 1.0 if correction == "plain" else signal[i][1] for i in live}
     if loss_type in BY_ROWS:
-        denominator = len(live) if estimator == "plain" else len(inputs["completion_mask"])
+        denominator = len(live) if correction == "plain" else len(inputs["completion_mask"])
     else:
         denominator = sum(weight[i] * tokens[i] for i in live)
     parts = []
     for i in live:
         row = rows_of(inputs, [i]) | {"num_items_in_batch": torch.tensor(1.0)}
         scale = (tokens[i] if loss_type in BY_LOCAL_TOKENS else 1.0) / denominator
-        advantage = row["advantages"] if estimator == "plain" else torch.tensor([signal[i][0]])
+        advantage = row["advantages"] if correction == "plain" else torch.tensor([signal[i][0]])
         row["advantages"] = advantage * scale
         parts.append(row)
     return gradient(host, lambda *given: trl.GRPOTrainer.compute_loss(host, *given), parts)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_a_pruned_batch_has_the_stated_loss_and_gradient(tmp_path, loss_type, estimator):
-    host = pruned_host(tmp_path, loss_type, estimator)
+def test_a_pruned_batch_has_the_stated_loss_and_gradient(tmp_path, loss_type, correction):
+    host = pruned_host(tmp_path, loss_type, correction)
     assert host.pruned.learnt.differs
     ours, loss = gradient(host, host.compute_loss, [host.before])
-    wanted, wanted_loss = reference(host, loss_type, estimator)
+    wanted, wanted_loss = reference(host, loss_type, correction)
     assert wanted.abs().max() > 1e-3
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
     assert loss == pytest.approx(wanted_loss, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", [name for name in LOSS_TYPES if name not in BY_LOCAL_TOKENS])
-def test_the_split_into_microbatches_changes_nothing(tmp_path, loss_type, estimator):
+def test_the_split_into_microbatches_changes_nothing(tmp_path, loss_type, correction):
     """Uneven survivors per microbatch: the window's denominator, not each microbatch's own."""
-    whole = pruned_host(tmp_path, loss_type, estimator)
+    whole = pruned_host(tmp_path, loss_type, correction)
     halves = [rows_of(whole.before, list(range(5))), rows_of(whole.before, list(range(5, 16)))]
     one, _ = gradient(whole, whole.compute_loss, [whole.before])
     if loss_type in BY_ROWS:  # TRL divides each microbatch by its own rows: give them as TRL would weigh them
@@ -79,13 +79,13 @@ def test_the_split_into_microbatches_changes_nothing(tmp_path, loss_type, estima
     torch.testing.assert_close(sum(pieces), one, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_with_nobody_stopped_it_is_trl_bit_for_bit(tmp_path, loss_type, estimator):
+def test_with_nobody_stopped_it_is_trl_bit_for_bit(tmp_path, loss_type, correction):
     """The same rollouts through TRL's own trainer and through ours: equal weights after two steps."""
     level = "sequence" if loss_type == "luspo" else "token"
     changes = {"loss_type": loss_type, "max_steps": 2, "importance_sampling_level": level}
-    args = config(tmp_path / "a", estimator=estimator, pruning_warmup_steps=9, **changes)
+    args = config(tmp_path / "a", correction=correction, pruning_warmup_steps=9, **changes)
     ours = trainer(args)
     ours.train()
     theirs = trainer(
@@ -109,16 +109,16 @@ def test_without_a_lottery_our_advantages_are_trls(tmp_path, scale):
     torch.testing.assert_close(torch.tensor(found), host.before["advantages"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", ["grpo", "dapo"])
-def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path, loss_type, estimator):
+def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path, loss_type, correction):
     """By rows they are rows, as without pruning; by tokens they have none."""
-    host = pruned_host(tmp_path, loss_type, estimator, mask_truncated_completions=True)
+    host = pruned_host(tmp_path, loss_type, correction, mask_truncated_completions=True)
     truncated = [r for r in host.pruned.batch.rollouts if r.completion.finish_reason is FinishReason.LENGTH]
     assert truncated
     totals = host.pruned.learnt.totals
     survivors = [r for r in host.pruned.batch.rollouts if r.survived]
-    assert totals.counted_rows == (len(survivors) if estimator == "plain" else totals.rows)
+    assert totals.counted_rows == (len(survivors) if correction == "plain" else totals.rows)
     assert totals.tokens == sum(r.completion.num_tokens for r in survivors if r not in truncated)
     ours, _ = gradient(host, host.compute_loss, [host.before])
     inputs, learnt = host.before, host.pruned.learnt
@@ -127,12 +127,12 @@ def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path,
     if loss_type == "grpo":
         by = totals.counted_rows
     else:  # TRL 1.6 counts their tokens here all the same
-        weighted = 1.0 if estimator == "plain" else totals.weighted_tokens / totals.tokens
+        weighted = 1.0 if correction == "plain" else totals.weighted_tokens / totals.tokens
         by = float(inputs["num_items_in_batch"]) * weighted
     parts = []
     for i in live:
         row = rows_of(inputs, [i]) | {"num_items_in_batch": torch.tensor(1.0)}
-        if estimator != "plain":
+        if correction != "plain":
             row["advantages"] = torch.tensor([learnt.find(inputs, i, host)[0]])
         row["advantages"] = row["advantages"] / by
         parts.append(row)

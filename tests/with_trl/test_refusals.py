@@ -22,7 +22,7 @@ from trl_host import config, has_digit, is_short, trainer
         ({"probe_tokens": [9, 4]}, "probe_tokens"),
         ({"keep_ratio": 0.125}, "keep_ratio = 0.125: leaves 1 of num_generations = 8"),
         ({"pruning_warmup_steps": -1}, "pruning_warmup_steps = -1"),
-        ({"estimator": "magic"}, "estimator = 'magic'"),
+        ({"correction": "magic"}, "correction = 'magic'"),
         ({"draw": "coin"}, "draw = 'coin'"),
         ({"rule_options": {"scop": "batch"}}, "scop = 'batch'"),
         ({"rule_options": "not json"}, "rule_options"),
@@ -62,7 +62,7 @@ def test_options_from_flags_are_json(tmp_path):
         ({"num_generations": 8, "per_device_train_batch_size": 8, "loss_type": "new"}, {}, "loss_type = 'new'"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, {}, "multi_objective_aggregation"),
         (
-            {"multi_objective_aggregation": "normalize_then_sum", "estimator": "plain", "allocation": "cppo"},
+            {"multi_objective_aggregation": "normalize_then_sum", "correction": "plain", "allocation": "cppo"},
             {},
             "allocation = 'uniform'",
         ),
@@ -128,5 +128,5 @@ def test_our_fields_collide_with_none_of_trls():
 
 
 def test_a_plain_rule_accepts_what_the_others_do_not(tmp_path):
-    args = config(tmp_path, estimator="plain", multi_objective_aggregation="normalize_then_sum", max_steps=2)
+    args = config(tmp_path, correction="plain", multi_objective_aggregation="normalize_then_sum", max_steps=2)
     trainer(args).train()

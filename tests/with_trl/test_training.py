@@ -155,7 +155,7 @@ def test_the_parts_alone_serve_a_trainer_of_your_own(tmp_path):
 
 def test_without_our_loss_stopped_rows_are_masked_in_place(tmp_path):
     """The two parts without ``compute_loss``: TRL's plain advantages, right for losses that count tokens."""
-    rollout = pruned_rollout(probe_tokens=6, warmup_steps=1, estimator="plain", rule="uniform")
+    rollout = pruned_rollout(probe_tokens=6, warmup_steps=1, correction="plain", rule="uniform")
     own = trainer(
         trl_host.trl_config(tmp_path / "a"),
         trl.GRPOTrainer,
@@ -163,7 +163,7 @@ def test_without_our_loss_stopped_rows_are_masked_in_place(tmp_path):
         rollout_func=rollout,
     )
     own.train()
-    ours = trainer(config(tmp_path / "b", estimator="plain", rule="uniform"))
+    ours = trainer(config(tmp_path / "b", correction="plain", rule="uniform"))
     ours.train()
     torch.testing.assert_close(weights(own), weights(ours), rtol=0, atol=1e-5)
     assert not torch.equal(weights(own), weights(ours))  # other shapes, other rounding: compaction did happen

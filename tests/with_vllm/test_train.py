@@ -20,7 +20,7 @@ max_ops = 2
 max_completion_tokens = 48
 [algorithm]
 name = "dr_grpo"
-estimator = "doubly_robust"
+correction = "doubly_robust"
 importance_cap = 2.0
 [pruning]
 rule = "neyman"

@@ -71,12 +71,12 @@ def group_signal(
     if not kept_G.any():
         nothing_G = np.zeros(len(reward_G))
         return GroupSignal(nothing_G, nothing_G, float("nan"), float("nan"), stand_for(nothing_G, config))
-    if config.estimator == "plain":
+    if config.correction == "plain":
         return _plain(reward_G, kept_G, normalize_by_std)
     weight_G = np.where(kept_G, 1.0 / survival_G, 0.0)
     filled_G = np.where(kept_G, reward_G, 0.0)
     guess_G = np.zeros(len(reward_G))
-    if config.estimator == "doubly_robust":
+    if config.correction == "doubly_robust":
         # Without a prediction the guess is 0: ipw's term, and with survival 1 the reward itself.
         guess_G = np.where(np.isnan(quality_G), 0.0, quality_G)
     baseline = _baseline(filled_G, weight_G, guess_G, config.self_normalized, leave_out=None)
@@ -101,8 +101,8 @@ def group_signal(
 
 
 def stand_for(weight_G: np.ndarray, config: AlgorithmBase) -> float:
-    """Rollouts started; their weighted count where the estimator is normalised by itself, or plain."""
-    weighted = config.estimator == "plain" or config.self_normalized
+    """Rollouts started; their weighted count where the correction is normalised by itself, or plain."""
+    weighted = config.correction == "plain" or config.self_normalized
     return float(weight_G.sum()) if weighted else float(len(weight_G))
 
 

@@ -1,4 +1,4 @@
-"""What a group is to teach, and the signal that follows: selection, baseline and estimator meet here. Pure numpy.
+"""What a group is to teach, and the signal that follows: selection, baseline and correction meet here. Pure numpy.
 
 Legend: ``G`` rollouts of a group.
 """
@@ -43,7 +43,7 @@ class Lesson(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """A group as the estimator sees it; see :func:`arrol.algorithms.advantages.group_signal`."""
+    """A group as the correction sees it; see :func:`arrol.algorithms.advantages.group_signal`."""
 
     reward_G: np.ndarray
     survival_G: np.ndarray

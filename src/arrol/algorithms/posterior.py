@@ -74,6 +74,6 @@ def posterior_signal(
     advantage_G = np.where(kept_G, (np.where(kept_G, reward_G, 0.0) - belief.mean) / scale, 0.0)
     if kept_G.any() and not (reward_G[kept_G] > 0).any():
         advantage_G = np.maximum(advantage_G, -posterior.max_dead_zone_advantage)
-    plain = config.estimator == "plain"
+    plain = config.correction == "plain"
     weight_G = np.where(kept_G, 1.0 if plain else 1.0 / survival_G, 0.0)
     return GroupSignal(advantage_G, weight_G, belief.mean, spread, stand_for(weight_G, config))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from arrol.errors import ConfigError
+
+RENAMED = {"estimator": "correction"}
+"""Key of an older release -> its name now, for the error message."""
 
 
 class StrictModel(BaseModel):
@@ -101,14 +104,21 @@ def validate(model: type[Config], values: Mapping[str, Any]) -> Config:
         raise ConfigError(_explain(model, error.errors()[0])) from None
 
 
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """The known key of most similar spelling; the new name of a renamed one."""
+    names = sorted(known)
+    renamed = RENAMED.get(key)
+    return renamed if renamed in names else difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
+
+
 def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
     location = [part for part in error["loc"] if not isinstance(part, int)]
     node, path = _walk(model, [str(part) for part in location])
     field = ".".join(path) or "config"
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), list(node.model_fields), n=1, cutoff=0.0)
-        return f"{field} = {value!r}: unknown key; the nearest known one is {near[0]!r}"
+        key = nearest_key(str(location[-1]), node.model_fields)
+        return f"{field} = {value!r}: unknown key; the nearest known one is {key!r}"
     if kind == "missing":
         return f"{field}: missing; {_describe(node, path)}"
     context = error.get("ctx", {})

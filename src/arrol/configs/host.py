@@ -8,12 +8,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
-from arrol.configs.base import StrictModel, validate
+from arrol.configs.base import StrictModel, nearest_key, validate
 from arrol.configs.method import RULE_FIELDS, PruningConfig, QualityConfig
 from arrol.errors import ConfigError
 
@@ -29,11 +30,19 @@ class HostConfig(StrictModel):
     """The head, its buffer and its calibration."""
     allocation: AllocationConfig = UniformAllocation()
     """Which rollouts of a group train, or which prompts are asked: what of a rule the host allows."""
-    estimator: Literal["plain", "ipw", "doubly_robust", "median"] = "doubly_robust"
-    """plain: the host's own advantages of the survivors, biased; ipw, doubly_robust: weighted by 1/survival; median:
-    MC-GRPO's baseline and spread of the survivors."""
+    algorithm: Literal["grpo", "mc_grpo"] = "grpo"
+    """Baseline and spread of a group: grpo, mean and standard deviation; mc_grpo, median and median absolute deviation.
+    """
+    correction: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
+    """plain: survivors only, biased, the only one for mc_grpo; ipw, doubly_robust: weighted by 1/survival."""
     success_threshold: float = 0.5
     """A reward above it counts as right: the label of the head."""
+
+    @model_validator(mode="after")
+    def _weighted(self) -> Self:
+        if self.algorithm == "mc_grpo" and self.correction != "plain":
+            raise ValueError(f"correction = {self.correction!r}: mc_grpo's median has no weighted form; set 'plain'")
+        return self
 
 
 OWN_FIELDS = frozenset(HostConfig.model_fields) - {"pruning"}
@@ -42,12 +51,14 @@ OWN_FIELDS = frozenset(HostConfig.model_fields) - {"pruning"}
 def parse_host(values: Mapping[str, Any]) -> HostConfig:
     """Flat keys to a checked config; ConfigError names the first mistake and the nearest known key."""
     for key in values.keys() - OWN_FIELDS - RULE_FIELDS:
-        near = difflib.get_close_matches(str(key), sorted(OWN_FIELDS | RULE_FIELDS), n=1, cutoff=0.0)[0]
+        near = nearest_key(str(key), OWN_FIELDS | RULE_FIELDS)
         raise ConfigError(f"{key} = {values[key]!r}: unknown key; the nearest known one is {near!r}")
     rule = {"rule": DEFAULT_RULE, **{key: value for key, value in values.items() if key in RULE_FIELDS}}
     if isinstance(rule.get("probe_tokens"), int):
         rule["probe_tokens"] = [rule["probe_tokens"]]
     own = {key: value for key, value in values.items() if key in OWN_FIELDS}
+    if own.get("algorithm") == "mc_grpo":
+        own.setdefault("correction", "plain")
     if isinstance(own.get("allocation"), str):
         own["allocation"] = {"rule": own["allocation"]}
     elif isinstance(own.get("allocation"), Mapping):

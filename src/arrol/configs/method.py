@@ -1,7 +1,7 @@
 """What the method does: the quality head, the survival rule, the algorithm. Naming a variant gives its vetted defaults.
 
 The preset ``paper`` (``configs/paper-*.toml``) spells out arXiv 2603.24840 literally: rule ``paper``, draw
-``bernoulli``, estimator ``plain``, labels unweighted.
+``bernoulli``, correction ``plain``, labels unweighted.
 """
 
 from __future__ import annotations
@@ -86,6 +86,11 @@ class PruningBase(StrictModel):
         return self
 
     @property
+    def has_probes(self) -> bool:
+        """The rule uses probes: it stops candidates there, or observes them."""
+        return True
+
+    @property
     def cumulative_keep(self) -> tuple[float, ...]:
         """Share still running after each probe; equal factors when none were named."""
         count = len(self.probe_tokens)
@@ -98,6 +103,10 @@ class NeverRule(PruningBase):
     rule: Literal["never"] = "never"
     observe: bool = False
     """Score the candidates all the same, to judge the head on an unpruned run."""
+
+    @property
+    def has_probes(self) -> bool:
+        return self.observe
 
 
 class UniformRule(PruningBase):
@@ -178,9 +187,9 @@ RULE_FIELDS = frozenset(name for rule in get_args(get_args(PruningConfig)[0]) fo
 
 
 class AlgorithmBase(StrictModel):
-    """What all algorithms share: the estimator after pruning, clipping, reference, engine mismatch."""
+    """What all algorithms share: the correction after pruning, clipping, reference, engine mismatch."""
 
-    estimator: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
+    correction: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
     """plain: survivors only, biased; ipw: weighted by 1/survival; doubly_robust: ipw with predicted qualities in the
     baseline."""
     leave_one_out: bool = True
@@ -237,7 +246,7 @@ class McGrpoConfig(AlgorithmBase):
     """MC-GRPO, arXiv 2601.22582: median and median absolute deviation; the median rollout is left out."""
 
     name: Literal["mc_grpo"] = "mc_grpo"
-    estimator: Literal["plain"] = "plain"
+    correction: Literal["plain"] = "plain"
     """plain: survivors only; a median has no weighted form here."""
     normalize_by_std: bool = True
     """Divide advantages by the median absolute deviation, the mean one where that is 0."""

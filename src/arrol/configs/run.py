@@ -285,7 +285,7 @@ class RunConfig(StrictModel):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         pruning, size = self.pruning, self.training.group_size
-        if isinstance(pruning, NeverRule) and not pruning.observe:
+        if not pruning.has_probes:
             return self
         limit = self.sampling.max_completion_tokens
         if pruning.probe_tokens[-1] >= limit:
@@ -299,13 +299,13 @@ class RunConfig(StrictModel):
                 f"{field} = {first}: too small for the floor; keep_ratio {pruning.keep_ratio} leaves "
                 f"{pruning.keep_ratio * first:g} of a group, fewer than pruning.min_survivors = {pruning.min_survivors}"
             )
-        weighted = self.algorithm.estimator != "plain"
+        weighted = self.algorithm.correction != "plain"
         certain = isinstance(pruning, method.ExtremesRule) or (
             isinstance(pruning, method.ConfidenceRule) and pruning.mix == 0
         )
         if weighted and certain:
             raise ValueError(
-                f"algorithm.estimator = {self.algorithm.estimator!r}: rule {pruning.rule!r} stops with certainty, "
+                f"algorithm.correction = {self.algorithm.correction!r}: rule {pruning.rule!r} stops with certainty, "
                 "so no weights exist; set it to 'plain'"
                 + (" or pruning.mix above 0" if pruning.rule == "confidence" else "")
             )

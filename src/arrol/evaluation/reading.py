@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arrol.quality.features import END, FeatureLayout
+from arrol.quality.features import END, FeatureLayout, logprob_statistics
 
 BATCH_TOKENS = 16384
 """Padded tokens per forward pass."""
@@ -99,7 +99,6 @@ def _features(
     for length in lengths:
         fed = len(fed_TD) if length == END else length
         if 0 < fed <= len(fed_TD):
-            seen = logprob_T[:fed]
-            statistics = np.array([[seen.sum(), seen.min(), seen.mean()]])
-            found[length] = layout.assemble(fed_TD[fed - 1 : fed], fed_TD[:fed].mean(0, keepdims=True), statistics)[0]
+            mean_CD, statistics_C3 = fed_TD[:fed].mean(0, keepdims=True), logprob_statistics(logprob_T[None, :fed])
+            found[length] = layout.assemble(fed_TD[fed - 1 : fed], mean_CD, statistics_C3)[0]
     return found

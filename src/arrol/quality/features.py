@@ -24,6 +24,23 @@ END = 0
 LOGPROB_STATISTICS = ("sum", "min", "mean")
 
 
+def logprob_statistics(logprobs_CT: np.ndarray, length_C: np.ndarray | None = None) -> np.ndarray:
+    """float32 ``[C, 3]``: sum, minimum and mean of the first ``length_C`` log-probabilities of each row (default: all).
+
+    NaN for a row of length 0 and for a row with a NaN among them. Sums in float64, so padding changes no result.
+
+    >>> logprob_statistics(np.array([[-1.0, -3.0, 0.0]]), np.array([2])).tolist()
+    [[-4.0, -3.0, -2.0]]
+    """
+    rows, width = logprobs_CT.shape
+    length_C1 = np.full((rows, 1), width) if length_C is None else np.asarray(length_C)[:, None]
+    is_read_CT = np.arange(width) < length_C1
+    sum_C1 = np.where(is_read_CT, logprobs_CT, 0.0).sum(1, dtype=np.float64, keepdims=True)
+    least_C1 = np.where(is_read_CT, logprobs_CT, np.inf).min(1, initial=np.inf, keepdims=True)
+    statistics_C3 = np.concatenate([sum_C1, least_C1, sum_C1 / np.maximum(length_C1, 1)], axis=1)
+    return np.where(length_C1 > 0, statistics_C3, np.nan).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class FeatureLayout:
     """Order and size of the features.

@@ -8,10 +8,10 @@ import pytest
 from arrol.algorithms.advantages import group_signal
 from arrol.configs.method import GrpoConfig
 
-ESTIMATORS = ("plain", "ipw", "doubly_robust")
+CORRECTIONS = ("plain", "ipw", "doubly_robust")
 OPTIONS = [
-    {"estimator": e, "leave_one_out": loo, "self_normalized": sn}
-    for e, loo, sn in itertools.product(ESTIMATORS, (False, True), (False, True))
+    {"correction": e, "leave_one_out": loo, "self_normalized": sn}
+    for e, loo, sn in itertools.product(CORRECTIONS, (False, True), (False, True))
 ]
 
 
@@ -68,15 +68,15 @@ def test_stopped_rollouts_have_neither_advantage_nor_weight():
 
 def test_the_predictions_of_stopped_rollouts_move_only_the_doubly_robust_baseline():
     group = ([1, np.nan, 0, 0], [0.5] * 4)
-    for estimator, moves in (("plain", False), ("ipw", False), ("doubly_robust", True)):
-        low, high = (signal_of(*group, [0.5, q, 0.5, 0.5], estimator=estimator).baseline for q in (0.1, 0.9))
+    for correction, moves in (("plain", False), ("ipw", False), ("doubly_robust", True)):
+        low, high = (signal_of(*group, [0.5, q, 0.5, 0.5], correction=correction).baseline for q in (0.1, 0.9))
         assert (low != high) == moves
 
 
 def test_uniform_survivors_still_teach_under_doubly_robust_and_not_under_plain():
     group = ([1, 1, np.nan, np.nan], [0.5] * 4, [0.9, 0.8, 0.2, 0.1])
-    assert (signal_of(*group, estimator="plain").advantage_G == 0).all()
-    assert (signal_of(*group, estimator="doubly_robust").advantage_G[:2] != 0).all()
+    assert (signal_of(*group, correction="plain").advantage_G == 0).all()
+    assert (signal_of(*group, correction="doubly_robust").advantage_G[:2] != 0).all()
 
 
 def test_normalising_divides_all_siblings_alike():
@@ -94,4 +94,4 @@ def test_malformed_groups_are_refused():
     with pytest.raises(AssertionError):
         signal_of([1, 0], [1.0], [0.5, 0.5])
     with pytest.raises(AssertionError):
-        signal_of([1, 0], [0.0, 1.0], [0.5, 0.5], estimator="ipw")
+        signal_of([1, 0], [0.0, 1.0], [0.5, 0.5], correction="ipw")

@@ -1,4 +1,4 @@
-"""Where selection, baseline and estimator meet."""
+"""Where selection, baseline and correction meet."""
 
 import numpy as np
 import pytest
@@ -22,10 +22,10 @@ def signal(lesson, config, reward=REWARD, survival=SURVIVAL, quality=QUALITY):
     return lesson_signal(seen, lesson, config, posterior=PosteriorConfig(), exact_count=False)
 
 
-@pytest.mark.parametrize("estimator", ["plain", "ipw", "doubly_robust"])
+@pytest.mark.parametrize("correction", ["plain", "ipw", "doubly_robust"])
 @pytest.mark.parametrize("kind", [GrpoConfig, DrGrpoConfig])
-def test_a_whole_group_has_the_signal_of_its_estimator(kind, estimator):
-    config = kind(estimator=estimator)
+def test_a_whole_group_has_the_signal_of_its_correction(kind, correction):
+    config = kind(correction=correction)
     found = signal(Lesson(whole(6)), config)
     plain = group_signal(REWARD, SURVIVAL, QUALITY, config, normalize_by_std=config.normalize_by_std)
     np.testing.assert_array_equal(found.advantage_G, plain.advantage_G)
@@ -61,11 +61,11 @@ def test_pods_is_grpo_on_its_subset_and_cppo_keeps_the_advantages_of_the_group()
     assert found.stands_for == 4
 
 
-@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
-def test_a_subset_of_survivors_has_a_mean_within_its_rewards(estimator):
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_a_subset_of_survivors_has_a_mean_within_its_rewards(correction):
     """Each weighs 2: divided by the subset's size instead of its weights the baseline would be twice the mean."""
     reward, choice = [1, 1, 0, 0], Selection(np.array([True, True, True, False]), np.ones(4), "kept")
-    config = DrGrpoConfig(estimator=estimator, leave_one_out=False)
+    config = DrGrpoConfig(correction=correction, leave_one_out=False)
     found = signal(Lesson(choice), config, reward, np.full(4, 0.5), np.full(4, 0.5))
     assert found.baseline == pytest.approx(2 / 3)
     assert found.advantage_G == pytest.approx([1 / 3, 1 / 3, -2 / 3, 0])
@@ -82,7 +82,7 @@ def test_a_dropped_group_costs_nothing():
 def test_an_ignored_rollout_leaves_the_group_as_it_would_be_without_it():
     ignored = np.array([False, False, False, True, False, False])
     rest = ~ignored
-    for config in (DrGrpoConfig(), GrpoConfig(estimator="plain"), McGrpoConfig()):
+    for config in (DrGrpoConfig(), GrpoConfig(correction="plain"), McGrpoConfig()):
         found = signal(Lesson(whole(6), ignored_G=ignored), config)
         without = signal(Lesson(whole(5)), config, REWARD[rest], SURVIVAL[rest], QUALITY[rest])
         np.testing.assert_array_equal(found.advantage_G[rest], without.advantage_G)
@@ -102,7 +102,7 @@ def test_everybody_who_is_left_out_has_one_reason():
     assert Lesson(nobody(2, "uniform")).left_out_G == ["uniform", "uniform"]
 
 
-@pytest.mark.parametrize("config", [GrpoConfig(), DrGrpoConfig(estimator="ipw"), McGrpoConfig()])
+@pytest.mark.parametrize("config", [GrpoConfig(), DrGrpoConfig(correction="ipw"), McGrpoConfig()])
 @pytest.mark.parametrize("size", [0, 1, 3])
 @pytest.mark.parametrize("baseline", ["all", "kept"])
 def test_groups_without_outcomes_have_no_signal(config, size, baseline):

@@ -96,7 +96,7 @@ def test_stopped_rollouts_teach_nothing_and_survivors_weigh_what_the_estimator_s
     assert weighted.advantage_G[1] == 0
     assert weighted.stands_for == 3
     assert signal(reward, survival=survival, algorithm=DrGrpoConfig(self_normalized=True)).stands_for == 3
-    plain = signal(reward, survival=survival, algorithm=DrGrpoConfig(estimator="plain"))
+    plain = signal(reward, survival=survival, algorithm=DrGrpoConfig(correction="plain"))
     assert plain.weight_G.tolist() == [1, 0, 1]
     assert plain.stands_for == 2
 

@@ -18,12 +18,16 @@ def test_nothing_said_is_our_best_rule():
     assert parse_host({}) == HostConfig(pruning=NeymanRule())
 
 
+def test_mc_grpo_takes_survivors_as_they_are():
+    assert parse_host({"algorithm": "mc_grpo"}).correction == "plain"
+
+
 def test_a_rule_brings_its_own_defaults():
     assert parse_host({"rule": "paper"}).pruning == PaperRule()
 
 
 def test_nested_quality_and_one_probe_as_a_number():
-    config = parse_host({"probe_tokens": 64, "quality": {"hidden_size": 32}, "estimator": "plain"})
+    config = parse_host({"probe_tokens": 64, "quality": {"hidden_size": 32}, "correction": "plain"})
     assert config.pruning.probe_tokens == (64,)
     assert config.quality == QualityConfig(hidden_size=32)
 
@@ -36,7 +40,12 @@ def test_nested_quality_and_one_probe_as_a_number():
         ({"rule": "neymann"}, ["rule = 'neymann'", "'neyman'"]),
         ({"rule": "uniform", "scope": "group"}, ["scope = 'group'", "unknown key"]),
         ({"quality": {"hidden": 3}}, ["quality.hidden = 3", "'hidden_size'"]),
-        ({"estimator": "best"}, ["estimator = 'best'"]),
+        ({"correction": "best"}, ["correction = 'best'"]),
+        ({"estimator": "ipw"}, ["estimator = 'ipw'", "unknown key", "'correction'"]),
+        (
+            {"algorithm": "mc_grpo", "correction": "ipw"},
+            ["correction = 'ipw': mc_grpo's median has no weighted form; set 'plain'"],
+        ),
     ],
 )
 def test_one_line_for_a_mistake(values, words):

@@ -10,6 +10,7 @@ from arrol.configs.method import (
     DapoConfig,
     DrGrpoConfig,
     GrpoConfig,
+    NeverRule,
     NeymanRule,
     PaperRule,
     PruningConfig,
@@ -25,6 +26,12 @@ def test_naming_a_rule_gives_its_defaults(rule):
     name = rule.model_fields["rule"].default
     assert TypeAdapter(PruningConfig).validate_python({"rule": name}) == rule()
     assert 0 < rule().keep_ratio <= 1
+
+
+def test_every_rule_uses_probes_but_never_without_observing():
+    for rule in RULES:
+        assert rule().has_probes is (rule is not NeverRule)
+    assert NeverRule(observe=True).has_probes
 
 
 def test_naming_an_algorithm_gives_its_defaults():

@@ -110,12 +110,12 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         ),
         (
             ["--pruning.rule", "extremes"],
-            "algorithm.estimator = 'doubly_robust': rule 'extremes' stops with certainty, so no weights exist; "
+            "algorithm.correction = 'doubly_robust': rule 'extremes' stops with certainty, so no weights exist; "
             "set it to 'plain'",
         ),
         (
             ["--pruning.rule", "confidence"],
-            "algorithm.estimator = 'doubly_robust': rule 'confidence' stops with certainty, so no weights exist; "
+            "algorithm.correction = 'doubly_robust': rule 'confidence' stops with certainty, so no weights exist; "
             "set it to 'plain' or pruning.mix above 0",
         ),
         (
@@ -129,6 +129,10 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
             "expected: Share of the candidates that survive, in (0, 1].",
         ),
         (["--task.max_ops", "1"], "task.max_ops = 1: at least min_ops = 2"),
+        (
+            ["--algorithm", "grpo", "--algorithm.estimator", "ipw"],
+            "algorithm.estimator = 'ipw': unknown key; the nearest known one is 'correction'",
+        ),
         (["--training.step", "5"], "training.step = 5: unknown key; the nearest known one is 'steps'"),
         (["--traininq.steps", "5"], "traininq = {'steps': 5}: unknown key; the nearest known one is 'training'"),
         (

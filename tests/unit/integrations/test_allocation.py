@@ -103,7 +103,7 @@ def test_uniform_without_a_posterior_does_nothing(options, differs):
         ({"allocation": {"posterior": {"used_for": "allocation"}}}, ["used_for = 'allocation'", "'advantage'"]),
         ({"allocation": {"rule": "pods", "train_size": 9}}, ["allocation.train_size = 9", "num_generations = 8"]),
         ({"allocation": {"rule": "reinforce_ada", "keep_size": 12}}, ["allocation.keep_size = 12"]),
-        ({"allocation": "aero", "estimator": "median"}, ["estimator = 'median'"]),
+        ({"allocation": "aero", "algorithm": "mc_grpo"}, ["algorithm = 'mc_grpo'"]),
     ],
 )
 def test_what_trl_does_not_allow_is_one_line(options, words):
@@ -122,7 +122,7 @@ def test_every_rule_is_possible_or_has_its_reason():
         assert fields <= ALLOCATIONS[name].model_fields.keys()
         refuse_unused(ALLOCATIONS[name](), USED, REASONS, "TRL")
     with pytest.raises(ConfigError, match="scale_rewards = 'batch'"):
-        refuse_impossible(parse_host({"estimator": "median"}), 8, 32, "batch")
+        refuse_impossible(parse_host({"algorithm": "mc_grpo"}), 8, 32, "batch")
 
 
 def test_a_budget_is_shared_by_the_processes():

@@ -20,8 +20,16 @@ from arrol.integrations.trl.rules import refuse_impossible
 
 RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rule"}
 """Our field -> the rule's, where TRL has taken the name."""
-RULE_FIELDS = ("rule", "keep_ratio", "probe_tokens", "draw", "min_survival", "min_survivors", "pruning_warmup_steps")
-HOST_FIELDS = ("estimator", "success_threshold")
+RULE_OPTIONS = (
+    "rule",
+    "keep_ratio",
+    "probe_tokens",
+    "draw",
+    "min_survival",
+    "min_survivors",
+    "pruning_warmup_steps",
+)
+HOST_FIELDS = ("algorithm", "correction", "success_threshold")
 MOST_PROBE_TOKENS = 512
 """Where the method probes when completions are long enough."""
 
@@ -52,11 +60,15 @@ class GRPOConfig(trl.GRPOConfig):
     pruning_warmup_steps: int = field(
         default=20, metadata={"help": "Generation batches in which all are kept while the head learns."}
     )
-    estimator: str = field(
-        default="doubly_robust",
+    algorithm: str = field(
+        default="grpo",
+        metadata={"help": "grpo: baseline and spread as TRL has them; mc_grpo: median and median absolute deviation."},
+    )
+    correction: str | None = field(
+        default=None,
         metadata={
             "help": "doubly_robust or ipw weight survivors by 1/survival, so that the gradient aims at the whole "
-            "group's; plain leaves TRL's own advantages of the survivors; median is MC-GRPO's baseline."
+            "group's; plain takes survivors as they are; default: doubly_robust, with mc_grpo plain."
         },
     )
     allocation: str = field(
@@ -93,11 +105,13 @@ class GRPOConfig(trl.GRPOConfig):
 
     def host_config(self) -> HostConfig:
         """The checked options."""
-        options: dict[str, Any] = {RENAMED.get(name, name): getattr(self, name) for name in RULE_FIELDS}
+        options: dict[str, Any] = {RENAMED.get(name, name): getattr(self, name) for name in RULE_OPTIONS}
         options["probe_tokens"] = list(self.probe_tokens or [_default_probe(self.max_completion_length)])
         if self.draw is None:
             del options["draw"]
         options |= {name: getattr(self, name) for name in HOST_FIELDS}
+        if self.correction is None:
+            del options["correction"]
         options |= _mapping("rule_options", self.rule_options)
         options["quality"] = _mapping("quality", self.quality)
         options["allocation"] = _mapping("allocation_options", self.allocation_options) | {"rule": self.allocation}
@@ -116,7 +130,7 @@ class GRPOConfig(trl.GRPOConfig):
     def is_off(config: HostConfig) -> bool:
         """Nothing is stopped, nobody is scored and all rows train: TRL is left alone."""
         idle = isinstance(config.pruning, NeverRule) and not config.pruning.observe
-        return idle and not acts(config.allocation) and config.estimator != "median"
+        return idle and not acts(config.allocation) and config.algorithm == "grpo"
 
 
 def _default_probe(longest: int | None) -> int:

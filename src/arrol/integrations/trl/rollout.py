@@ -112,7 +112,7 @@ class PrunedRollout:
         self._values.learn(everyone)
 
     def loss_inputs(self, inputs: Mapping[str, Any], trainer: Any) -> Mapping[str, Any]:
-        """What ``compute_loss`` is to be given: survivors only, under the estimator's advantages.
+        """What ``compute_loss`` is to be given: survivors only, under the correction's advantages.
 
         The very same object while nothing was stopped, and in evaluation.
         """
@@ -235,7 +235,7 @@ class PrunedRollout:
     @property
     def _selects(self) -> bool:
         """Rows or advantages may differ from TRL's though nobody was stopped."""
-        return acts(self.config.allocation) or self.config.estimator == "median"
+        return acts(self.config.allocation) or self.config.algorithm == "mc_grpo"
 
     def _signals(self, everyone: Sequence[VerifiedGroup], trainer: Any) -> list[RowSignal]:
         """Of the groups of all ranks, alike on each."""
@@ -246,8 +246,7 @@ class PrunedRollout:
         lessons = self._allocation.lessons(
             [verified.group for verified in everyone], [verified.total_G for verified in everyone], self._memory.step
         )
-        draws_exactly = self.config.pruning.draw == "systematic"
-        terms = Terms(self.config.estimator, trainer.scale_rewards, draws_exactly, self.config.allocation.posterior)
+        terms = Terms.of(self.config, trainer.scale_rewards)
         return taught(everyone, lessons, terms, self._values)
 
     def _selected(self) -> dict[str, float]:

@@ -47,14 +47,14 @@ def refuse_impossible(
     if num_generations is not None and size > num_generations:
         name = "train_size" if hasattr(allocation, "train_size") else "keep_size"
         raise ConfigError(f"allocation.{name} = {size}: more than num_generations = {num_generations}; lower it")
-    if config.estimator == "median" and uses_belief(allocation):
+    if config.algorithm == "mc_grpo" and uses_belief(allocation):
         raise ConfigError(
-            "estimator = 'median': the posterior is a baseline already; set another estimator, or "
+            "algorithm = 'mc_grpo': the posterior is a baseline already; set 'grpo', or "
             "allocation.posterior.used_for = 'nothing'"
         )
-    if scale == "batch" and (config.estimator == "median" or uses_belief(allocation)):
+    if scale == "batch" and (config.algorithm == "mc_grpo" or uses_belief(allocation)):
         raise ConfigError(
-            "scale_rewards = 'batch': a posterior and a median bring their own spread; set 'group' or 'none'"
+            "scale_rewards = 'batch': a posterior and mc_grpo bring their own spread; set 'group' or 'none'"
         )
 
 
@@ -83,4 +83,4 @@ def share_of(allocation: AllocationConfig, num_generations: int, processes: int)
 
 def replaces_advantages(config: HostConfig) -> bool:
     """TRL's own advantages are not those that train."""
-    return config.estimator != "plain" or acts(config.allocation)
+    return config.correction != "plain" or config.algorithm == "mc_grpo" or acts(config.allocation)

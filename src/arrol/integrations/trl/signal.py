@@ -4,7 +4,7 @@ TRL itself computes the ``plain`` advantages: mean and spread of the survivors. 
 them by A_i = (1/p_i) (R_i - b) / spread, with b as in :mod:`arrol.algorithms.advantages`, in units of TRL's own spread
 (n - 1 in its denominator, 1e-4 added), so that a group in which nobody was stopped has the advantages of TRL. An
 allocation rule replaces them too: of what a selection keeps, each row times the number that it stands for. The spread
-of a posterior and of ``median`` is no sample's, so it stays as it is; ``batch`` is the spread of all rewards, left out
+of a posterior and of ``mc_grpo`` is no sample's, so it stays as it is; ``batch`` is the spread of all rewards, left out
 or not.
 
 A loss that divides by rows counts stopped rows too, one that divides by tokens does not. With S survivors of N rows
@@ -29,16 +29,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.configs.allocation import PosteriorConfig
+from arrol.configs.host import HostConfig
 from arrol.configs.method import AlgorithmBase, GrpoConfig, McGrpoConfig
 from arrol.integrations.trl.batch import VerifiedGroup
 
-Estimator = Literal["plain", "ipw", "doubly_robust", "median"]
+Correction = Literal["plain", "ipw", "doubly_robust"]
 Scale = Literal["group", "batch", "none"]
 TRL_EPSILON = 1e-4
 BY_ROWS = ("grpo", "dr_grpo", "sapo", "luspo")
@@ -96,18 +97,24 @@ def trls_own(groups: Sequence[VerifiedGroup]) -> list[RowSignal]:
 class Terms(NamedTuple):
     """How advantages of our own are computed."""
 
-    estimator: Estimator
+    correction: Correction
     scale: Scale
     exact_count: bool
     """Survivors were drawn systematically."""
     posterior: PosteriorConfig
+    is_mc_grpo: bool = False
+
+    @classmethod
+    def of(cls, config: HostConfig, scale: Scale) -> Self:
+        is_exact = config.pruning.draw == "systematic"
+        return cls(config.correction, scale, is_exact, config.allocation.posterior, config.algorithm == "mc_grpo")
 
     def algorithm(self, *, has_spread: bool) -> GrpoConfig | McGrpoConfig:
         """In our words; a sample's spread is TRL's business, any other one is taken as it is."""
         normalizes = has_spread and self.scale == "group"
-        if self.estimator == "median":
+        if self.is_mc_grpo:
             return McGrpoConfig(normalize_by_std=normalizes)
-        return GrpoConfig(estimator=self.estimator, normalize_by_std=normalizes)
+        return GrpoConfig(correction=self.correction, normalize_by_std=normalizes)
 
 
 def taught(
@@ -117,13 +124,13 @@ def taught(
     batch_spread = _spread(groups) if terms.scale == "batch" else 0.0
     found = []
     for verified, lesson in zip(groups, lessons, strict=True):
-        has_spread = lesson.belief is not None or terms.estimator == "median"
+        has_spread = lesson.belief is not None or terms.is_mc_grpo
         config = terms.algorithm(has_spread=has_spread)
         group, ignored_G = verified.group, lesson.excluded_G
         rows, train_G = np.flatnonzero(verified.counted_G & ~ignored_G), lesson.selection.train_G & ~ignored_G
         survived_G = np.array([rollout.survived for rollout in group.rollouts])
         advantage_G, weight_G = np.zeros(len(train_G)), np.where(survived_G & train_G, 1 / group.survival_G, 0.0)
-        silent_G = train_G & ~verified.counted_G & (survived_G | (config.estimator != "plain"))
+        silent_G = train_G & ~verified.counted_G & (survived_G | (config.correction != "plain"))
         seen = Observed(verified.total_G[rows], group.survival_G[rows], values.predict(group.quality_G)[rows])
         signal = lesson_signal(
             seen, _of(lesson, rows), config, posterior=terms.posterior, exact_count=terms.exact_count
@@ -146,7 +153,7 @@ def _of(lesson: Lesson, rows: np.ndarray) -> Lesson:
 def _baseline_size(seen: Observed, lesson: Lesson, rows: np.ndarray, config: AlgorithmBase) -> int:
     """Rollouts behind mean and spread."""
     behind = lesson.selection.train_G[rows] if lesson.selection.baseline == "kept" else np.ones(len(rows), bool)
-    return int((behind & ~np.isnan(seen.reward_G)).sum() if config.estimator == "plain" else behind.sum())
+    return int((behind & ~np.isnan(seen.reward_G)).sum() if config.correction == "plain" else behind.sum())
 
 
 def _group_spread(spread: float, size: int) -> float:

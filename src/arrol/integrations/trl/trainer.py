@@ -123,7 +123,7 @@ def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, An
     if replaces_advantages(config) and args.multi_objective_aggregation != "sum_then_normalize":
         raise ConfigError(
             f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: normalises over survivors by itself; "
-            "set estimator = 'plain' and allocation = 'uniform', or 'sum_then_normalize'"
+            "set correction = 'plain' and allocation = 'uniform', or 'sum_then_normalize'"
         )
     if args.use_vllm:
         _require_supported_vllm(args, config)

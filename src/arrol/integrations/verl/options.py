@@ -1,10 +1,10 @@
 """What a user may write under ``arrol`` in a verl command: the flat options of every host, and two of verl's own.
 
 >>> options = parse_options({"keep_ratio": 0.5, "probe_tokens": 16, "rule": "uniform"})
->>> options.way, options.host.estimator, options.host.pruning.barrier_timeout
+>>> options.way, options.host.correction, options.host.pruning.barrier_timeout
 ('two_calls', 'plain', 600.0)
 
-Deviations from the other hosts: (1) the estimator is ``plain``, because verl computes the advantages of the survivors
+Deviations from the other hosts: (1) the correction is ``plain``, because verl computes the advantages of the survivors
 itself; (2) the head reads log-probabilities only, because no hidden state leaves verl's servers; (3) the deadline of
 the barrier is in seconds, since nobody counts decode steps here; (4) a draw must leave the same number of survivors in
 every group, since verl fills a batch up with synthetic rows.
@@ -67,7 +67,7 @@ def parse_options(values: Mapping[str, Any]) -> VerlOptions:
     way = given.pop("way", "two_calls")
     if way not in WAYS:
         raise ConfigError(f"{PATH}.way = {way!r}: unknown; choose one of {', '.join(WAYS)}")
-    given.setdefault("estimator", "plain")
+    given.setdefault("correction", "plain")
     given.setdefault("barrier_timeout", BARRIER_TIMEOUT_S if way == "two_calls" else BARRIER_STEPS)
     quality = given.get("quality") or {}
     if isinstance(quality, Mapping):
@@ -84,10 +84,15 @@ def parse_options(values: Mapping[str, Any]) -> VerlOptions:
 def _refuse(options: VerlOptions) -> None:
     """What is sound elsewhere and not inside verl."""
     host, rule = options.host, options.host.pruning
-    if host.estimator != "plain":
+    if host.correction != "plain":
         raise ConfigError(
-            f"{PATH}.estimator = {host.estimator!r}: verl computes advantages from uid and reward alone, so 1/survival "
-            "cannot reach them; use plain, or train with arrol or TRL"
+            f"{PATH}.correction = {host.correction!r}: verl computes advantages from uid and reward alone, so "
+            "1/survival cannot reach them; use plain, or train with arrol or TRL"
+        )
+    if host.algorithm != "grpo":
+        raise ConfigError(
+            f"{PATH}.algorithm = {host.algorithm!r}: verl computes advantages itself; leave it out, or train with "
+            "arrol or TRL"
         )
     if host.quality.features != ("logprobs",):
         raise ConfigError(

@@ -139,7 +139,7 @@ def signal(right, wrong, baseline, ratio):
     choice = select(outcome(right, wrong), aero(rejection={"wrong_ratio": ratio, "baseline": baseline}), KEY)
     reward_G = outcome(right, wrong).reward_G
     seen = Observed(reward_G, np.ones(len(reward_G)), np.full(len(reward_G), np.nan))
-    config = GrpoConfig(estimator="plain")
+    config = GrpoConfig(correction="plain")
     return lesson_signal(seen, Lesson(choice), config, posterior=PosteriorConfig(), exact_count=False), choice
 
 

@@ -47,9 +47,9 @@ def advantages(groups, **changes):
     return [signal.advantage_G for signal in signals(groups, **changes)]
 
 
-@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
 @pytest.mark.parametrize("rewards", [REWARDS, np.array([0.3, -1.0, 2.0, 0.0, 0.5])])
-def test_without_a_lottery_they_are_trls(estimator, rewards):
+def test_without_a_lottery_they_are_trls(correction, rewards):
     other = np.array([0.5, 0.5, 2.0, 0.0, 1.0])
     groups = [verified([1] * 5, [1.0] * 5, rewards), verified([1] * 5, [1.0] * 5, other, number=1)]
     everything = np.concatenate([rewards, other])
@@ -58,13 +58,13 @@ def test_without_a_lottery_they_are_trls(estimator, rewards):
         ("batch", [everything.std(ddof=1)] * 2),
         ("none", [1.0 - 1e-4] * 2),
     ):
-        found = advantages(groups, estimator=estimator, scale=scale)
+        found = advantages(groups, correction=correction, scale=scale)
         for row, values, spread in zip(found, (rewards, other), spreads, strict=True):
             np.testing.assert_allclose(row, (values - values.mean()) / (spread + 1e-4), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["ipw", "doubly_robust"])
-def test_their_expectation_over_all_lotteries_is_the_full_groups(estimator):
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_their_expectation_over_all_lotteries_is_the_full_groups(correction):
     """All 2^4 outcomes of independent draws, each with its probability; predictions are wrong on purpose."""
     expected = np.zeros(5)
     for pattern in itertools.product([0, 1], repeat=4):
@@ -72,7 +72,7 @@ def test_their_expectation_over_all_lotteries_is_the_full_groups(estimator):
         probability = np.prod(np.where(keep == 1, SURVIVAL, 1 - SURVIVAL))
         if probability == 0:
             continue
-        (row,) = advantages([verified(keep, SURVIVAL, REWARDS, quality=0.9)], estimator=estimator, scale="none")
+        (row,) = advantages([verified(keep, SURVIVAL, REWARDS, quality=0.9)], correction=correction, scale="none")
         expected += probability * row
     np.testing.assert_allclose(expected, REWARDS - REWARDS.mean(), atol=1e-12)
 
@@ -164,20 +164,20 @@ def test_pods_has_the_advantages_of_trl_for_the_subset_alone():
 
 def test_cppo_keeps_the_advantages_of_the_whole_group():
     selection = cppo(REWARDS, 2, [0])
-    signal = one(selection, estimator="plain")
+    signal = one(selection, correction="plain")
     wanted = (REWARDS - REWARDS.mean()) / (REWARDS.std(ddof=1) + 1e-4)
     np.testing.assert_allclose(signal.advantage_G, np.where(selection.train_G, wanted, 0.0), rtol=1e-9)
     assert signal.stands_for == 2.0
 
 
-@pytest.mark.parametrize("estimator", ["plain", "ipw", "doubly_robust"])
-def test_corrected_rejection_stands_for_the_whole_group_and_is_unbiased(estimator):
+@pytest.mark.parametrize("correction", ["plain", "ipw", "doubly_robust"])
+def test_corrected_rejection_stands_for_the_whole_group_and_is_unbiased(correction):
     """Every choice of one wrong rollout of three is as likely; their mean is TRL's gradient of all five."""
     rare, common = REWARDS > 0.5, REWARDS < 0.5
     found = np.zeros(5)
     for kept in np.flatnonzero(common):
         factor = np.where(np.arange(5) == kept, 3.0, 1.0)
-        signal = one(Selection(rare | (np.arange(5) == kept), factor, is_whole=True), estimator=estimator)
+        signal = one(Selection(rare | (np.arange(5) == kept), factor, is_whole=True), correction=correction)
         assert signal.stands_for == 5.0
         assert signal.weight_G.sum() == 5.0
         found += signal.advantage_G / 3
@@ -208,8 +208,8 @@ def test_the_posterior_is_baseline_and_spread(scale):
     assert signal.stands_for == 5.0
 
 
-def test_the_median_leaves_its_rollout_out():
-    signal = one(whole(5), estimator="median")
+def test_mc_grpo_leaves_the_median_rollout_out():
+    signal = one(whole(5), is_mc_grpo=True)
     assert signal.weight_G.sum() == signal.stands_for == 4.0
     np.testing.assert_allclose(signal.advantage_G[REWARDS == 1.0], 1.0 / (0.4 + 1e-6), rtol=1e-9)
     np.testing.assert_array_equal(signal.advantage_G[REWARDS == 0.0], 0.0)
@@ -220,9 +220,9 @@ def test_stopped_and_silent_rollouts_leave_a_selection():
     totals = np.array([1.0, 0.0, np.nan, 1.0, np.nan])
     group = VerifiedGroup(group_of(keep, survival, REWARDS), totals)
     selection = pods(totals, 2, [0])
-    (signal,) = signals([group], [Lesson(selection)], estimator="ipw")
+    (signal,) = signals([group], [Lesson(selection)], correction="ipw")
     np.testing.assert_array_equal(signal.weight_G, np.where(selection.train_G, 2.0, 0.0))
     assert signal.stands_for == 4.0
-    (signal,) = signals([group], [Lesson(whole(5))], estimator="ipw")
+    (signal,) = signals([group], [Lesson(whole(5))], correction="ipw")
     np.testing.assert_array_equal(signal.weight_G, [2.0, 2.0, 0.0, 2.0, 1.0])
     assert signal.stands_for == 5.0

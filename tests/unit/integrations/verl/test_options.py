@@ -18,7 +18,7 @@ def test_nothing_said_is_our_best_rule_on_logprobs():
     parsed = parse_options({})
     assert parsed.host.pruning.rule == "neyman"
     assert parsed.host.quality.features == ("logprobs",)
-    assert parsed.host.estimator == "plain"
+    assert parsed.host.correction == "plain"
     assert parsed.looks
     assert parsed.learns
 
@@ -48,14 +48,14 @@ def test_rules_of_constant_count_are_taken(rule):
     [
         ({"keep_ration": 0.5}, ["arrol.keep_ration = 0.5", "'keep_ratio'"]),
         ({"way": "three_calls"}, ["arrol.way = 'three_calls'", "two_calls, engine"]),
-        ({"estimator": "ipw"}, ["arrol.estimator = 'ipw'", "plain"]),
+        ({"correction": "ipw"}, ["arrol.correction = 'ipw'", "plain"]),
         ({"quality": {"features": ["last_hidden"]}}, ["arrol.quality.features", "[logprobs]"]),
         ({"rule": "oracle"}, ["arrol.rule = 'oracle'", "another rule"]),
         ({"rule": "paper"}, ["arrol.rule = 'paper'", "padding"]),
         ({"rule": "uniform", "draw": "bernoulli"}, ["draw 'bernoulli'", "systematic"]),
         ({"rule": "neyman", "scope": "batch"}, ["scope 'batch'", "scope group"]),
         ({"min_survivors": 1}, ["arrol.min_survivors = 1", "2 or more"]),
-        ({"estimator": "median"}, ["arrol.estimator = 'median'", "plain"]),
+        ({"algorithm": "mc_grpo"}, ["arrol.algorithm = 'mc_grpo'", "leave it out"]),
         ({"allocation": "podz"}, ["arrol.allocation.rule = 'podz'", "'pods'"]),
         ({"allocation": "aero"}, ["arrol.allocation.rule = 'aero'", "padding"]),
         ({"allocation": "dapo"}, ["arrol.allocation.rule = 'dapo'", "filter_groups.enable=True"]),
