@@ -1,6 +1,6 @@
-"""The seams, on one page. Neither side of a seam knows the other.
+"""The seams on one page: engine, controller, estimator, verifier, task, sink. Neither side of a seam knows the other.
 
-Everything that learns during a run is :class:`Stateful`: it saves, loads and reports, so a restart loses nothing.
+Whatever learns during a run is :class:`Stateful`, so that a restart loses nothing.
 Legend: ``C`` candidates, ``F`` features.
 """
 
@@ -25,14 +25,14 @@ from arrol.types import (
 
 
 class Saved(Protocol):
-    """What a checkpoint holds."""
+    """An object whose state a checkpoint holds."""
 
     def save(self) -> State: ...
     def load(self, state: State) -> None: ...
 
 
 class Stateful(Saved, Protocol):
-    """What learns during a run."""
+    """An object that learns during a run."""
 
     def metrics(self) -> dict[str, float]: ...
 
@@ -124,7 +124,7 @@ class Tokenizer(Protocol):
 
 
 class Verifier(Protocol):
-    """Is this answer right? The text is hostile; the answer comes within a time limit."""
+    """Compares the answer in a text with the gold answer, within a time limit; the text is hostile input."""
 
     def verify(self, text: str, answer: str) -> Verdict: ...
 
@@ -147,7 +147,7 @@ class Task(Protocol):
 
 
 class Sink(Protocol):
-    """Where metrics go."""
+    """A destination of metrics."""
 
     def write(self, row: dict[str, object]) -> None: ...
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The nouns of arrol: what is asked, what is written, how it ended, what was decided about it.
+"""The data types: prompt, completion, rollout, group, and the decision about a rollout.
 
 Worked example (executed by the tests)::
 
@@ -107,7 +107,7 @@ class Completion:
     features_at: dict[int, np.ndarray] = field(default_factory=dict)
     """Probe position (tokens) -> float32 ``[F]``; only probes that were reached."""
     end_score: float = math.nan
-    """Logit of the quality head at the last token fed, for votes; NaN where nobody asked or no head was at hand."""
+    """Logit of the quality head at the last token fed, for votes; NaN where it was not requested or no head is loaded."""
 
     @property
     def num_tokens(self) -> int:
@@ -170,7 +170,7 @@ class Rollout:
 
     @property
     def is_candidate(self) -> bool:
-        """It reached a probe and was judged there."""
+        """It reached a probe and was decided there."""
         return self.decision is not None
 
     @property
@@ -200,7 +200,7 @@ class RolloutGroup:
     def of(
         cls, request: GroupRequest, completions: Sequence[Completion], decisions: Iterable[PruningDecision]
     ) -> RolloutGroup:
-        """What an engine wrote for a request, in order, beside what a controller decided about it."""
+        """Completions of a request, in its order, joined with the decisions about them."""
         decided = {decision.rollout_id: decision for decision in decisions}
         pairs = zip(request.rollout_ids, completions, strict=True)
         return cls(request.prompt, [Rollout(i, completion, decided.get(i)) for i, completion in pairs])
@@ -255,18 +255,18 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """One prompt to be completed ``size`` times: a whole group, or a later wave of one."""
+    """One prompt to complete ``size`` times: a whole group, or a later wave of one."""
 
     step: int
     group: int
     prompt: Prompt
     size: int
     success_rate: float | None = None
-    """What earlier steps knew of this prompt, in [0, 1]; None when it is new."""
+    """Success rate of this prompt in earlier steps, in [0, 1]; None for a new prompt."""
     first: int = 0
-    """Index of the first rollout: how many of the group were asked for before."""
+    """Index of the first rollout: the number of rollouts of this group in earlier requests."""
     prune: bool = True
-    """Whether the controller may stop them; where it may not, it judges them all the same."""
+    """Whether the controller may stop these rollouts; if not, it still scores them."""
 
     @property
     def rollout_ids(self) -> list[RolloutId]:

@@ -57,7 +57,7 @@ def lesson_signal(
     selection = lesson.selection
     seen_G = ~lesson.excluded_G
     if selection.baseline == "kept":
-        # Nobody who was stopped is among them, so a weighted sum over their number would be no mean.
+        # No stopped rollout is among the kept ones, so the weighted sum is divided by its weights.
         seen_G, config = seen_G & selection.train_G, config.model_copy(update={"self_normalized": True})
     rows = np.flatnonzero(seen_G)
     part = _signal(Observed(*(column[rows] for column in seen)), lesson.belief, config, posterior, exact_count)

@@ -1,6 +1,6 @@
-"""What an engine is asked for in one call: the requests so far, who has ended, and whether there is more to do.
+"""One call of ``generate``: the requests so far, the completions so far, and the new requests that ``more`` makes.
 
-Every engine of ours holds one: it reports completions as rollouts end and asks for more when it has room.
+Every engine here holds one. It reports completions as rollouts end, and asks for new requests when rows are free.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from arrol.types import Completion, FinishReason, GroupRequest, RolloutId
 
 
 class Asked:
-    """Requests in the order in which they came; a controller hears of each as it comes."""
+    """Requests in the order in which they came; each is announced to the controller as it comes."""
 
     def __init__(
         self, requests: Sequence[GroupRequest], *, controller: Controller | None = None, more: More | None = None
@@ -22,9 +22,9 @@ class Asked:
         self.requests: list[GroupRequest] = []
         self._known: set[RolloutId] = set()
         self.done: dict[RolloutId, Completion] = {}
-        """Whoever has ended."""
+        """Completions of the rollouts that have ended."""
         self._news: list[tuple[RolloutId, Completion]] = []
-        """Those that have ended since ``more`` was last called."""
+        """Rollouts that have ended since the last call of ``more``."""
         self._take(requests)
 
     def end(self, rollout_id: RolloutId, completion: Completion) -> None:
@@ -34,14 +34,14 @@ class Asked:
             self._news.append((rollout_id, completion))
 
     def ask(self) -> list[GroupRequest]:
-        """What to sample besides, in view of those that have ended since the last call; nothing when none has."""
+        """New requests from ``more``, given the rollouts that ended since the last call; none when none has ended."""
         if self._more is None or not self._news:
             return []
         news, self._news = sorted(self._news, key=lambda pair: pair[0]), []
         return self._take(self._more(news))
 
     def completions(self) -> list[list[Completion]]:
-        """One list per request, in order; everybody has ended."""
+        """One list per request, in order; all rollouts have ended."""
         return [[self.done[rollout_id] for rollout_id in request.rollout_ids] for request in self.requests]
 
     def _take(self, requests: Sequence[GroupRequest]) -> list[GroupRequest]:
@@ -49,7 +49,7 @@ class Asked:
             twice = self._known.intersection(request.rollout_ids)
             if twice:
                 raise DataError(
-                    f"first = {request.first}: rollout {min(twice).index} of group {request.group} was asked for "
+                    f"first = {request.first}: rollout {min(twice).index} of group {request.group} was requested "
                     "before; let a later wave begin where its group ended"
                 )
             self._known.update(request.rollout_ids)

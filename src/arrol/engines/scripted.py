@@ -1,6 +1,6 @@
 """A deterministic engine without a model: plays given completions and drives a controller as a real engine does.
 
-For tests of rules, trainers and integrations, yours included. Numpy only.
+For tests of rules, trainers and integrations, including your own. Numpy only.
 
 >>> from arrol.types import FinishReason, GroupRequest, Prompt, SamplingParams
 >>> engine = ScriptedEngine(lambda rollout_id: [7] * (rollout_id.index + 1))
@@ -50,7 +50,7 @@ class ScriptedEngine(Engine):
     ) -> None:
         """``tokens`` gives the whole completion; ``features`` what a probe at a length sees.
 
-        ``delay`` starts a rollout late, in decode steps after it was asked for, as in a refilled row; ``fails_at`` is
+        ``delay`` starts a rollout late, in decode steps after its request, as in a refilled row; ``fails_at`` is
         the length at which it ends as an error, None for never.
         """
         self._tokens, self._features, self._delay, self._fails_at = tokens, features, delay, fails_at
@@ -84,7 +84,7 @@ class ScriptedEngine(Engine):
     def _step(
         self, running: dict[RolloutId, _Play], clock: int, params: SamplingParams, controller: Controller | None
     ) -> dict[RolloutId, FinishReason]:
-        """Those that end in this step, and why."""
+        """Rollouts that end in this step, with the reason."""
         probes = controller.probe_tokens if controller else ()
         done: dict[RolloutId, FinishReason] = {}
         live = {i: play for i, play in running.items() if clock > play.start}

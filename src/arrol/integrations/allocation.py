@@ -1,9 +1,8 @@
 """Allocation rules inside a host that samples whole groups by itself. Numpy only.
 
-Of a rule such a host leaves what happens before a batch (which prompts, how often) or after its rewards (which rollouts
-train, against which baseline). What it cannot do is refused by name: a rule, or a field that would have no effect.
-Deviation: a rule that passes prompts over has the prompts of one batch to choose from, not the whole of the data.
-Legend: ``G`` rollouts of a group, ``P`` prompts.
+A host lets a rule act before a batch (which prompts, how many rollouts) and after its rewards (which rollouts train,
+against which baseline). A rule that needs more is refused by name, and so is a field without effect. Deviation: a rule
+that skips prompts chooses among the prompts of one batch. Legend: ``G`` rollouts of a group, ``P`` prompts.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ SHARED_FIELDS = frozenset({"rule", "posterior", "pruned_counts", "count_truncate
 
 
 def acts(config: AllocationConfig) -> bool:
-    """Something differs from groups that train whole."""
+    """The host's own groups or advantages change."""
     return config.rule != "uniform" or uses_belief(config)
 
 
 def refuse_unused(
     config: AllocationConfig, used: Mapping[str, frozenset[str]], reasons: Mapping[str, str], host: str
 ) -> None:
-    """ConfigError for a rule that is not among ``used`` (its reason is told), or a field that is set in vain."""
+    """ConfigError for a rule outside ``used`` (with its reason), or for a field without effect in this host."""
     if config.rule not in used:
         raise ConfigError(
             f"allocation.rule = {config.rule!r}: {reasons[config.rule]}; use one of {', '.join(used)}, or train with "
@@ -82,23 +81,23 @@ class HostAllocation:
         return selection.train_G & ~np.isnan(reward_G)
 
     def learn(self, groups: Sequence[RolloutGroup]) -> None:
-        """The batch is over: what the rule itself remembers of its prompts."""
+        """End of the batch: the rule updates what it remembers of the prompts."""
         self._rule.learn([group.prompt.key for group in groups], self._allocator.tally_of(groups))
 
     def save(self) -> State:
-        """The rule's own memory; the history is its owner's."""
+        """The rule's own memory; the owner of the history saves that."""
         return self._rule.save()
 
     def load(self, state: State) -> None:
         self._rule.load(state)
 
     def metrics(self) -> dict[str, float]:
-        """Of the last batch."""
+        """Counts of the last batch."""
         counts = {**self._drawn, **self._allocator.account}
         return {f"allocation/{name}": float(count) for name, count in counts.items()} | self._rule.metrics()
 
     def _chosen(self, keys: Sequence[str], key: list[int]) -> list[int]:
-        """Places of the prompts that are asked, in the order of the batch."""
+        """Positions of the prompts to sample, in the order of the batch."""
         count = self._rule.shape.num_prompts
         prompts = [Prompt(name, (), str(place), "") for place, name in enumerate(keys)]
         if len(prompts) <= count or not isinstance(self._rule, (Mopps, Greso)):
@@ -110,7 +109,7 @@ class HostAllocation:
             skipped: list[Prompt] = []
 
             def source() -> Prompt:
-                if not queue:  # too few were wanted: those that were skipped are asked again
+                if not queue:  # too few passed: the skipped prompts are drawn again
                     queue.extend(skipped)
                     skipped.clear()
                 skipped.append(queue.popleft())

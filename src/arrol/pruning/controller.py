@@ -1,26 +1,21 @@
-"""Events in, ids to stop out: the one object every host drives. Numpy only; it knows no engine, no clock, no model.
+"""Events in, ids to stop out: the object that every host drives. Numpy only: no engine, no clock, no model.
 
-Life of a candidate: an engine reports that it reached a probe; the estimator turns features into quality; it waits for
-its siblings where the draw is an exact count (or the rule looks at the whole batch), else it is drawn at once; it is
-stopped or runs on.
+A candidate is a rollout that reached a probe. The estimator gives it a quality. It waits for its siblings where the
+draw has an exact count or the rule covers the whole batch, else it is drawn at once; then it is stopped or runs on.
 
-Promises, each a property test: the same (rollout, probe) twice counts once; order of arrival changes no draw unless a
-deadline passed, which is recorded; rollouts that end before a probe, or while they wait, are not candidates there; the
-floor of survivors is set before the draw, so ``survival`` is exact; an absent or NaN score means keep; warm-up keeps
-everything; over several probes conditional probabilities multiply and ``min_survival`` bounds the product. A group may
-be asked for in waves (``waves.py``): order of arrival inside a wave changes no draw, the floor counts the whole group,
-and a wave that may not be stopped is judged and kept at once, with survival 1; nobody waits for it.
+Promises, each a property test:
 
-Deviations: (1) events come in lists: one estimator call per decode step, and the whole step crosses together; (2) the
-deadline is in whatever unit the host ticks with, decode steps in our engines, so that a run repeats; reaching the next
-probe is a deadline too; (3) the buffer behind buffer-level constants is that of earlier steps, or siblings would see
-each other in order of arrival; (4) under independent draws order of arrival still says who is kept by the floor, once
-so many were stopped that it is reached; that too is recorded; (5) for hosts that need the same number of survivors from
-every prompt, ``whole_group`` makes ``keep_ratio`` a share of the group: who ended before the probe counts as kept, and
-the candidates share the places that are left; (6) where the rule looks at the whole batch, those who wait at a probe
-wait for every wave of the step that is open and may be stopped, a later one included, and are drawn with it: no pool
-holds anybody who had not been asked for, and none is left behind once nobody asks for more; (7) rollouts that may not
-be stopped stay out of the buffer, which is a population of those whom the lottery decides about.
+* The same (rollout, probe) twice counts once.
+* Order of arrival changes no draw unless a deadline passed, which the decision's reason records.
+* A rollout that ends before a probe, or while it waits there, is no candidate at that probe.
+* The floor of survivors counts the whole group and is set before the draw, so ``survival`` is exact.
+* A candidate without a finite score is kept; warm-up keeps all.
+* Over several probes conditional probabilities multiply, and ``min_survival`` bounds the product.
+* A wave opened with ``prune=False`` is scored and kept at once; no sibling waits for it (``waves.py``).
+
+Deviations: (1) deadlines count the host's ticks, decode steps in our engines, so that a run repeats; reaching the next
+probe is a deadline too; (2) constants over recent candidates come from earlier steps, or order of arrival would change
+draws; (3) under independent draws the floor keeps the last candidates to arrive, reason ``floor``.
 
 Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 """
@@ -37,7 +32,7 @@ from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.protocols import Estimator
 from arrol.pruning.draws import PRUNING_STREAM, bernoulli, systematic
 from arrol.pruning.survival import RULES, Candidates, conditional_survival, lift_to_floor
-from arrol.pruning.waves import Group, Waiting, Wave
+from arrol.pruning.waves import GroupState, Waiting, Wave
 from arrol.quality.scoring import scores_and_qualities
 from arrol.types import ProbeEvent, PruningDecision, Reason, RolloutId, State
 
@@ -46,21 +41,24 @@ RECENT_SIZE = 1024
 MIN_RECENT = 32
 """With fewer remembered, a draw without siblings is uniform."""
 LEAST_SURVIVAL = 1e-9
-"""Recorded for those that a rule stops with certainty (``confidence``, ``extremes``), so that survival is above 0."""
+"""Survival recorded where a rule stops with certainty (``confidence``, ``extremes``), so that it stays above 0."""
 QUALITY, CONFIDENCE, HISTORY, PREVIOUS = range(4)
-"""Columns of the buffer: the last two are the prompt's success rate (NaN where unknown), survival before the probe."""
+"""Columns of the buffer: quality, mean log-probability, the prompt's success rate (NaN where unknown), survival before
+the probe."""
 
 
 class PruningController:
-    """Implements :class:`arrol.protocols.Controller`; see the module for its promises."""
+    """Implements :class:`arrol.protocols.TrainingController`; see the module for its promises."""
 
     def __init__(self, config: PruningBase, estimator: Estimator, *, seed: int, whole_group: bool = False) -> None:
+        """``whole_group`` makes ``keep_ratio`` a share of the group, for hosts that need the same number of survivors
+        from every prompt: rollouts that ended before the probe count as kept, candidates share the places left."""
         self._config, self._estimator, self._seed, self._whole_group = config, estimator, seed, whole_group
-        self._groups: dict[tuple[int, int], Group] = {}
+        self._groups: dict[tuple[int, int], GroupState] = {}
         self._recent = [np.zeros((0, 4)) for _ in config.probe_tokens]
-        """Per probe, candidates of earlier steps, oldest first; see the columns above."""
+        """Per probe, candidates of earlier steps ``[B, 4]``, oldest first."""
         self._newest: list[dict[RolloutId, tuple[float, ...]]] = [{} for _ in config.probe_tokens]
-        """Those of this step, which join the others when the next begins."""
+        """Per probe, candidates of this step; they join ``_recent`` when the next step begins."""
         self._now: float | None = None
         self._step: int | None = None
         """The step whose groups are being opened."""
@@ -71,19 +69,19 @@ class PruningController:
         return () if idle else self._config.probe_tokens
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
-        """Announce a group before its first rollout starts; of a group of this step that is known, ``size`` more.
+        """Announce a group before its first rollout starts, or ``size`` more rollouts of a group of this step.
 
-        ``prune=False``: nobody of them is to be stopped. Finished groups of other steps are forgotten; a host that
-        begins a group of the same name anew closes the old one first.
+        ``prune=False``: none of these rollouts may be stopped. Finished groups of other steps are forgotten. A host
+        that reuses the name of a group closes the old one first.
         """
         if step != self._step:
             self._groups = {key: old for key, old in self._groups.items() if not old.is_over and key != (step, group)}
             self._recent, self._now, self._step = self._remembered(), None, step
             self._newest = [{} for _ in self._recent]
-        self._groups.setdefault((step, group), Group(success_rate)).add(size, prune=prune)
+        self._groups.setdefault((step, group), GroupState(success_rate)).add(size, prune=prune)
 
     def close(self, step: int, group: int) -> None:
-        """Forget a group, if it is known: what it showed joins the buffer of later groups at once."""
+        """Forget a group, if it is known; its candidates join the buffer at once."""
         if self._groups.pop((step, group), None) is None:
             return
         for probe, newest in enumerate(self._newest):
@@ -109,11 +107,11 @@ class PruningController:
         return stops + self._decide_what_is_due({event.rollout_id[:2] for event in fresh})
 
     def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        """Rollouts have ended by themselves; that may complete a barrier of their siblings."""
+        """Rollouts have ended by themselves, which may complete a barrier of their siblings."""
         return self._gone(rollout_ids, lost=False)
 
     def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        """Rollouts have failed: siblings do not wait for them, and they are not among those who are left."""
+        """Rollouts have failed or were aborted: siblings do not wait for them, and the floor does not count them."""
         return self._gone(rollout_ids, lost=True)
 
     def _gone(self, rollout_ids: Sequence[RolloutId], *, lost: bool) -> list[RolloutId]:
@@ -128,7 +126,7 @@ class PruningController:
         return self._decide_what_is_due(touched)
 
     def tick(self, now: float) -> list[RolloutId]:
-        """Time passes; candidates that waited too long are drawn alone."""
+        """Time passes; candidates that waited too long are drawn without their siblings."""
         self._now = now
         late = []
         for waiting in [w for group in self._groups.values() for w in group.waiting.values()]:
@@ -142,12 +140,12 @@ class PruningController:
         return [decision for _, decision in sorted(self._groups[step, group].decisions.items())]
 
     def decision(self, rollout_id: RolloutId) -> PruningDecision | None:
-        """The last decision about a rollout; None for one that was never judged."""
+        """The last decision about a rollout; None for one that reached no probe, or of a forgotten group."""
         group = self._groups.get(rollout_id[:2])
         return None if group is None else group.decisions.get(rollout_id.index)
 
     def save(self) -> State:
-        """Buffers only: groups never outlive a step, and draws are keyed."""
+        """The buffers: groups do not outlive a step, and draws are keyed."""
         return {"recent": {str(probe): recent for probe, recent in enumerate(self._remembered())}}
 
     def load(self, state: State) -> None:
@@ -157,7 +155,7 @@ class PruningController:
         self._newest = [{} for _ in self._recent]
 
     def _is_fresh(self, event: ProbeEvent) -> bool:
-        """False for a probe that was seen before (a preempted request is scored again) or that nobody awaits."""
+        """False for a probe seen before (a preempted request is scored again) and for a rollout that has ended."""
         group = self._groups.get(event.rollout_id[:2])
         index = event.rollout_id.index
         if group is None or index in group.stopped or index in group.ended:
@@ -167,8 +165,8 @@ class PruningController:
     def _waiting_of(self, event: ProbeEvent) -> Waiting | None:
         return self._groups[event.rollout_id[:2]].waiting.get(event.rollout_id.index)
 
-    def _remember(self, event: ProbeEvent, quality: float, group: Group) -> None:
-        """Into the buffer of later steps. Warm-up stops nobody: the survival expected of a lottery stands in."""
+    def _remember(self, event: ProbeEvent, quality: float, group: GroupState) -> None:
+        """Add a candidate to the buffer of later steps. Warm-up stops none: the rule's expected survival stands in."""
         previous = group.survival.get(event.rollout_id.index, 1.0)
         if event.probe and event.rollout_id.step <= self._config.warmup_steps:
             previous = self._config.cumulative_keep[event.probe - 1]
@@ -176,7 +174,7 @@ class PruningController:
         self._newest[event.probe][event.rollout_id] = (quality, event.confidence, history, previous)
 
     def _remembered(self) -> list[np.ndarray]:
-        """Per probe, the newest candidates, those of this step included, in the order of their ids."""
+        """Per probe, the newest candidates ``[B, 4]``, this step's included, in the order of their ids."""
         return [
             np.concatenate([recent, np.array([row for _, row in sorted(newest.items())]).reshape(-1, 4)])[-RECENT_SIZE:]
             for recent, newest in zip(self._recent, self._newest, strict=True)
@@ -195,19 +193,22 @@ class PruningController:
                     stops += self._draw(pool, probe, siblings_known=waits, reason=Reason.DRAW)
         return stops
 
-    def _pools(self, touched: set[tuple[int, int]]) -> list[list[tuple[Group, Wave]]]:
-        """Waves that are drawn together, in the order of their ids: each alone, or all of a step."""
+    def _pools(self, touched: set[tuple[int, int]]) -> list[list[tuple[GroupState, Wave]]]:
+        """Waves drawn together, in the order of their ids: each alone, or all of a step.
+
+        A batch-wide draw waits for every open prunable wave of the step, including waves added later.
+        """
         whole_batch = isinstance(self._config, NeymanRule) and self._config.scope == "batch"
         if whole_batch and self._config.draw == "systematic":
             steps = {key[0] for key in touched}
             return [self._prunable(sorted(key for key in self._groups if key[0] == step)) for step in sorted(steps)]
         return [[pair] for pair in self._prunable(sorted(touched))]
 
-    def _prunable(self, keys: list[tuple[int, int]]) -> list[tuple[Group, Wave]]:
+    def _prunable(self, keys: list[tuple[int, int]]) -> list[tuple[GroupState, Wave]]:
         return [(self._groups[key], wave) for key in keys for wave in self._groups[key].waves if wave.prune]
 
     def _draw_late(self, late: list[Waiting]) -> list[RolloutId]:
-        """Draw these without their siblings."""
+        """Draw candidates without their siblings."""
         stops: list[RolloutId] = []
         pools: dict[tuple[int, ...], list[Waiting]] = {}
         for waiting in sorted(late, key=lambda w: w.rollout_id):
@@ -243,7 +244,9 @@ class PruningController:
             history_C=np.array([np.nan if g.success_rate is None else g.success_rate for g in groups]),
             confidence_C=np.array([w.confidence for w in pool]),
             recent_quality_B=recent[:, QUALITY],
-            recent_confidence_B=recent[: 0 if whole_group else None, CONFIDENCE],  # a threshold of others has no count
+            recent_confidence_B=recent[
+                : 0 if whole_group else None, CONFIDENCE
+            ],  # a threshold from others gives no exact count
             recent_history_B=recent[:, HISTORY],
         )
         keep, too_few = self._config.cumulative_keep, not siblings_known and len(recent) < MIN_RECENT
@@ -253,7 +256,7 @@ class PruningController:
         if probe == 0:
             return target_C
         target_B, previous_B = target_C, self._previous(pool)
-        if not siblings_known:  # one alone says nothing about the mean of those still running; the buffer does
+        if not siblings_known:  # a lone candidate tells no mean over the running ones; the buffer does
             population = replace(
                 candidates,
                 quality_C=recent[:, QUALITY],
@@ -267,14 +270,14 @@ class PruningController:
         return conditional_survival(target_C, self._previous(pool), mean, floor, over=(target_B, previous_B))
 
     def _places(self, member: RolloutId, waiting: int, probe: int) -> int:
-        """How many of those who wait are to pass, so that with those who ended its wave's share is kept."""
+        """How many waiting candidates pass, so that together with the ended rollouts their wave's share is kept."""
         group = self._groups[member[:2]]
         wave = group.wave_of(member.index)
         wanted = round(self._config.cumulative_keep[probe] * wave.size)
         return min(max(wanted - (group.alive_in(wave) - waiting), 0), waiting)
 
     def _previous(self, pool: list[Waiting]) -> np.ndarray:
-        """Survival of each before the probe at which it waits."""
+        """Survival of each candidate before the probe at which it waits, float64 ``[C]``."""
         return np.array([self._groups[w.rollout_id[:2]].survival.get(w.rollout_id.index, 1.0) for w in pool])
 
     @property
@@ -305,7 +308,7 @@ class PruningController:
         return stops
 
     def _draw_alone(self, pool: list[Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
-        """Independent draws; whoever could be the one too many is kept with certainty."""
+        """Independent draws; at the ``min_survivors`` floor, candidates are kept without a draw."""
         kept_C = bernoulli(factor_C, [w.rollout_id for w in pool], seed=self._seed, probe=probe)
         stops: list[RolloutId] = []
         for waiting, factor, keep in zip(pool, factor_C, kept_C, strict=True):
@@ -321,7 +324,7 @@ class PruningController:
         return []
 
     def _settle(self, waiting: Waiting, probe: int, factor: float, keep: bool, reason: Reason) -> list[RolloutId]:
-        """Record one decision; returns the id if it is to be stopped."""
+        """Record one decision; returns the id if the rollout is to be stopped."""
         rollout_id, group = waiting.rollout_id, self._groups[waiting.rollout_id[:2]]
         index = rollout_id.index
         group.waiting.pop(index, None)

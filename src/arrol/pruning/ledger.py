@@ -1,4 +1,4 @@
-"""Where the tokens went: generated, scored, trained, saved, wasted; and why each rollout ended.
+"""Token counts: generated, scored, trained, saved, wasted; and why each rollout ended.
 
 * generated   sampled by the engine, stopped rollouts included
 * scored      passed through the learner for log-probabilities without gradient (importance correction, reference)
@@ -101,7 +101,7 @@ def sampling_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 
 def survivor_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    """What was trained on."""
+    """Rewards and group sizes after pruning."""
     rewards = [group.rewards_G[~np.isnan(group.rewards_G)] for group in groups]
     everything = np.concatenate(rewards)
     spread = [float(r.mean() * (1 - r.mean())) if len(r) else 0.0 for r in rewards]

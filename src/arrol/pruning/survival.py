@@ -43,7 +43,7 @@ MIN_VARIANCE = 1e-3
 BASE_RATE_LIMIT = 0.02
 """``neyman`` believes no prompt to be easier or harder than this."""
 MARGIN = 1e-9
-"""Rounding allowed in a sum of survivals; also the weight, in a lifted group, of those with survival 0."""
+"""Rounding allowed in a sum of survivals; also the weight of survival 0 in a lifted group."""
 
 
 def _none() -> np.ndarray:
@@ -52,7 +52,7 @@ def _none() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Those judged together at one probe.
+    """Candidates decided together at one probe.
 
     >>> Candidates(np.array([0.2, 0.8]), group_C=np.array([0, 0])).quality_C.mean()
     np.float64(0.5)
@@ -80,12 +80,12 @@ class Candidates:
 
 
 def never(candidates: Candidates, config: PruningBase, keep_ratio: float) -> np.ndarray:
-    """Everyone survives."""
+    """All survive."""
     return np.ones(len(candidates.quality_C))
 
 
 def uniform(candidates: Candidates, config: PruningBase, keep_ratio: float) -> np.ndarray:
-    """Everyone survives with probability ``keep_ratio``, or ``min_survival`` where that is more."""
+    """All survive with probability ``keep_ratio``, or ``min_survival`` where that is more."""
     return np.full(len(candidates.quality_C), max(keep_ratio, config.min_survival))
 
 
@@ -147,7 +147,7 @@ def neyman_weight(quality_C: np.ndarray, base_rate_C: np.ndarray) -> np.ndarray:
 
 
 def confidence(candidates: Candidates, config: ConfidenceRule, keep_ratio: float) -> np.ndarray:
-    """1 for those above the (1 - keep_ratio) quantile of recent mean log-probabilities, else 0.
+    """1 above the (1 - keep_ratio) quantile of recent mean log-probabilities, else 0.
 
     ``mix`` adds a uniform lottery.
     """
@@ -216,7 +216,7 @@ def conditional_survival(
 ) -> np.ndarray:
     """Several probes: probability of passing this probe, given survival so far.
 
-    target / previous, scaled by bisection so that its mean over those still running is ``mean``; ``min_survival``
+    target / previous, scaled by bisection so that its mean over the running candidates is ``mean``; ``min_survival``
     bounds the product over probes, not each factor. ``over`` gives target and previous survival of the population
     behind that mean; by default the candidates themselves.
     """
@@ -234,7 +234,7 @@ def lift_to_floor(
 ) -> np.ndarray:
     """Raise whole groups until the sum of survival reaches the survivors they need; take the excess from the others.
 
-    Before the draw, so survival stays exact: a systematic draw keeps at least floor(sum p) of a group. Nobody is
+    Before the draw, so survival stays exact: a systematic draw keeps at least floor(sum p) of a group. No survival is
     lowered below ``min_survival`` (one number, or one per candidate).
     """
     given_C, survival_C = survival_C, survival_C.copy()
@@ -256,10 +256,10 @@ def lift_to_floor(
             survival_C[rows] = np.clip(scale * weight, lowest_C[rows], 1.0)
             lifted[rows] = True
         free = ~lifted
-        if free.any():  # the next round lifts whom this brings below what it needs
+        if free.any():  # the next round lifts the groups that this brings below their need
             left = (float(given_C.sum()) - float(survival_C[lifted].sum())) / int(free.sum())
             scale = _scale(given_C[free], max(left, float(lowest_C[free].mean())), lowest_C[free])
-            # Never up: the floor must not cost other groups more than it must, and never gives them more.
+            # Other groups may only lose survival, never gain it.
             survival_C[free] = np.clip(min(scale, 1.0) * given_C[free], lowest_C[free], 1.0)
 
 

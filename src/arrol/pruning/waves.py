@@ -1,9 +1,9 @@
-"""What the controller knows of the rollouts of one prompt: in which waves they were asked for, who waits, who has gone.
+"""The controller's state of one group: its waves, the candidates that wait, the rollouts that have ended.
 
-A group is asked for at once or in waves: first a few, and more of the same prompt once those have ended. Indices go on
-where the group ended. A wave has a barrier of its own; whether it may be stopped is said when it is asked for.
+A group is requested at once or in waves: first a few rollouts, then more of the same prompt when these have ended. The
+indices continue. Each wave has its own barrier, and its request says whether it may be stopped.
 
->>> group = Group(success_rate=None)
+>>> group = GroupState(success_rate=None)
 >>> group.add(2), group.add(3, prune=False), group.size
 (Wave(first=0, size=2, prune=True), Wave(first=2, size=3, prune=False), 5)
 >>> group.wave_of(3).prune
@@ -32,7 +32,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Wave:
-    """Rollouts of a group that were asked for together."""
+    """Rollouts of a group from one request."""
 
     first: int
     size: int
@@ -44,7 +44,7 @@ class Wave:
 
 
 @dataclass
-class Group:
+class GroupState:
     """See the module."""
 
     success_rate: float | None
@@ -67,7 +67,7 @@ class Group:
 
     @property
     def is_over(self) -> bool:
-        """Nobody of it is running."""
+        """No rollout of it runs."""
         return len(self.ended) + len(self.stopped) >= self.size
 
     def add(self, size: int, *, prune: bool = True) -> Wave:
@@ -81,10 +81,10 @@ class Group:
         return wave.size - sum(index in self.stopped for index in wave.indices)
 
     def is_past(self, wave: Wave, probe: int) -> bool:
-        """Nobody of the wave is still on the way to this probe."""
+        """No rollout of the wave is still on its way to this probe."""
         return all(i in self.ended or i in self.stopped or self.reached.get(i, 0) > probe for i in wave.indices)
 
     def waiting_at(self, wave: Wave, probe: int) -> list[Waiting]:
-        """In the order of their indices."""
+        """Candidates of the wave at this probe, by index."""
         here = (index for index in wave.indices if self.reached.get(index) == probe + 1)
         return [self.waiting[index] for index in here if index in self.waiting]

@@ -57,7 +57,7 @@ def test_nobody_is_asked_for_twice():
     """A later wave that forgets where it begins would write its elders' tokens again."""
     asked = Asked([GroupRequest(1, 3, PROMPT, 2)], more=lambda news: [GroupRequest(1, 3, PROMPT, 2)])
     ended(asked, RolloutId(1, 3, 0))
-    with pytest.raises(DataError, match=r"first = 0: rollout 0 of group 3 was asked for before"):
+    with pytest.raises(DataError, match=r"first = 0: rollout 0 of group 3 was requested before"):
         asked.ask()
 
 

@@ -8,7 +8,7 @@ import pytest
 import arrol.pruning.waves
 from arrol.configs.method import NeverRule, NeymanRule, OracleRule, UniformRule
 from arrol.pruning.controller import PruningController
-from arrol.pruning.waves import Group, Waiting, Wave
+from arrol.pruning.waves import GroupState, Waiting, Wave
 from arrol.types import Reason, RolloutId
 from lottery import GivenQuality, controller_of, event, filled_state
 
@@ -32,7 +32,7 @@ def test_docstring_examples():
 
 
 def test_a_wave_is_past_when_its_own_are():
-    group = Group(None)
+    group = GroupState(None)
     first, second = group.add(2), group.add(2)
     assert (first, second) == (Wave(0, 2, True), Wave(2, 2, True))
     group.reached |= {0: 1}
@@ -50,7 +50,7 @@ def test_a_wave_is_past_when_its_own_are():
 
 
 def test_who_waits_is_listed_by_wave_and_probe():
-    group = Group(None)
+    group = GroupState(None)
     first, second = group.add(2), group.add(3)
     for index in (4, 1, 2):
         group.reached[index] = 1 + (index == 4)
