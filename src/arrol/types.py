@@ -107,7 +107,7 @@ class Completion:
     features_at: dict[int, np.ndarray] = field(default_factory=dict)
     """Probe position (tokens) -> float32 ``[F]``; only probes that were reached."""
     end_score: float = math.nan
-    """Logit of the quality head at the last token fed, for votes; NaN where it was not requested or no head is loaded."""
+    """Logit of the quality head at the last token fed, for votes; NaN where not requested or without a head."""
 
     @property
     def num_tokens(self) -> int:
