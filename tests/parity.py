@@ -305,7 +305,7 @@ def lessons_of(scenario: Scenario, groups: list[RolloutGroup]) -> dict[RolloutId
         signal = lesson_signal(
             Observed(group.rewards_G, group.survival_G, group.quality_G),
             lesson,
-            GrpoConfig(estimator=host.estimator, normalize_by_std=False),
+            GrpoConfig(correction=host.correction, normalize_by_std=False),
             posterior=host.allocation.posterior,
             exact_count=host.pruning.draw == "systematic",
         )

@@ -65,8 +65,7 @@ class PruningController:
 
     @property
     def probe_tokens(self) -> tuple[int, ...]:
-        idle = isinstance(self._config, NeverRule) and not self._config.observe
-        return () if idle else self._config.probe_tokens
+        return self._config.probe_tokens if self._config.has_probes else ()
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
         """Announce a group before its first rollout starts, or ``size`` more rollouts of a group of this step.
