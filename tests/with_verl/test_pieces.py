@@ -155,7 +155,10 @@ class Server:
 
 @pytest.fixture
 def write(data, monkeypatch):
-    """``write(token_ids, keep, *options)`` runs one rollout of the agent loop; returns (output, told, asked)."""
+    """``write(token_ids, keep, *options)`` runs one rollout of the agent loop; returns (output, told, asked).
+
+    ``then`` is awaited with the output, in the same task.
+    """
     from omegaconf import OmegaConf
     from transformers import AutoTokenizer
     from verl.experimental.agent_loop.agent_loop import DictConfigWrap
@@ -167,21 +170,24 @@ def write(data, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(data / "model")
     prompt = tokenizer.encode("1+1=")
 
-    async def run(config, service, server):
+    async def run(config, server, then):
         ticket = {"step": 3, "group": 5, "size": 4, "success_rate": 0.25, "stop_token_ids": [1], "seed": 42}
         loop = PrunedAgentLoop(
             DictConfigWrap(config), server, tokenizer, None, RLHFDataset, DictConfigWrap(config.data)
         )  # fmt: skip
         messages = [{"role": "user", "content": "1+1="}]
-        return await loop.run({"temperature": 1.0}, raw_prompt=messages, arrol=ticket, uid="u", session_id=2)
+        output = await loop.run({"temperature": 1.0}, raw_prompt=messages, arrol=ticket, uid="u", session_id=2)
+        if then is not None:
+            await then(output)
+        return output
 
-    def one(token_ids, keep, *options):
+    def one(token_ids, keep, *options, then=None):
         config = OmegaConf.create(compose([*verl_host.plain_overrides(data), "+arrol.probe_tokens=4", *options]))
         service, server = Service(keep), Server(token_ids, len(prompt))
         monkeypatch.setattr(agent_loop, "service_handle", lambda: service)
         try:
-            output = asyncio.run(run(config, service, server))
-        except RuntimeError as error:
+            output = asyncio.run(run(config, server, then))
+        except (RuntimeError, asyncio.CancelledError) as error:
             output = error
         return output, service.told, server.asked
 
@@ -217,10 +223,26 @@ def test_a_rollout_that_ends_before_the_probe_tells_its_siblings(write):
     assert told == [("ended", ROLLOUT)]
 
 
-def test_a_rollout_that_raises_says_so(write):
+def test_a_rollout_that_raises_is_reported_as_failed(write):
     output, told, _ = write(None, True)
     assert isinstance(output, RuntimeError)
     assert told == [("failed", ROLLOUT)]
+
+
+@pytest.mark.parametrize("end", ["cancel", "reward"])
+def test_a_task_that_is_cancelled_or_loses_its_reward_is_reported_as_failed(write, end):
+    """verl computes the reward after ``run``, in the same task."""
+
+    async def afterwards(output):
+        if end == "reward":
+            raise RuntimeError("no reward")
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    output, told, _ = write(LONG, True, then=afterwards)
+    assert isinstance(output, (RuntimeError, asyncio.CancelledError))
+    assert [name for name, *_ in told] == ["probed", "failed"]
+    assert told[-1] == ("failed", ROLLOUT)
 
 
 def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
@@ -235,7 +257,7 @@ def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
     assert (request.rule.rule, request.rule.probe_tokens, request.success_rate) == ("uniform", (4,), 0.25)
     output, told, _ = write(LONG[:4], None, *way)
     assert output == []
-    assert told == [("stopped", ROLLOUT, 4)]
+    assert told == [("pruned", ROLLOUT, 4)]
 
 
 @pytest.mark.parametrize("names", [["tool_agent", "single_turn_agent"], "tool_agent"])
@@ -249,8 +271,11 @@ def test_data_that_name_agent_loops_of_their_own_are_refused(names):
     prompts = tensordict_utils.get_tensordict({"uid": np.array(["a", "b"], dtype=object)})
     tensordict_utils.assign_non_tensor(prompts, agent_name=names)
     manager = object.__new__(AgentLoopManager)
-    with pytest.raises(DataError, match=r"agent_name = \['tool_agent'\]"):
-        manager._address(prompts)
+    with pytest.raises(DataError) as error:
+        manager._add_tickets(prompts, Service(None))
+    assert str(error.value) == (
+        "agent_name = ['tool_agent']: only single_turn_agent can be pruned; drop this column of the data"
+    )
 
 
 def test_what_ends_a_response_is_read_from_the_model(data):

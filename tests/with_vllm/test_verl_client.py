@@ -12,7 +12,7 @@ import pytest
 
 from arrol.engines.vllm.request import pruning_args
 from arrol.errors import ModelError
-from arrol.integrations.verl.client import InsideEngine, Limits, Stopped
+from arrol.integrations.verl.client import InsideEngine, Limits, Pruned
 from vllm_host import CONFIDENCE, EOS, TINY
 
 PROBE, TOTAL, SIZE = 12, 40, 4
@@ -81,7 +81,7 @@ def served(model):
 def test_half_of_a_group_is_stopped_inside_vllm_and_the_client_sees_it(served):
     (uniform, confidence, never), _ = served
     for group in (uniform, confidence):
-        stopped = [answer for answer in group if isinstance(answer, Stopped)]
+        stopped = [answer for answer in group if isinstance(answer, Pruned)]
         kept = [answer for answer in group if not isinstance(answer, Exception)]
         assert (len(stopped), len(kept)) == (SIZE // 2, SIZE // 2)
         assert all(PROBE <= answer.num_tokens < TOTAL for answer in stopped)

@@ -14,8 +14,7 @@ import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator, uses_belief
 from arrol.algorithms.allocation.prompts import DRAW_STREAM, Greso, Mopps
-from arrol.algorithms.allocation.rule import Outcomes, StepShape
-from arrol.algorithms.allocation.selection import SELECTION_STREAM
+from arrol.algorithms.allocation.rule import StepShape
 from arrol.algorithms.allocation.sizes import Knapsack
 from arrol.algorithms.lesson import Lesson
 from arrol.configs.allocation import AllocationConfig
@@ -73,12 +72,6 @@ class HostAllocation:
             asked = dict(zip(chosen, waves.tolist(), strict=True))
         self._drawn = {"prompts_drawn": len(prompts), "rollouts_asked": sum(asked.values())}
         return [asked.get(place, 0) for place in range(len(prompts))]
-
-    def keep(self, reward_G: np.ndarray, step: int, number: int) -> np.ndarray:
-        """bool ``[G]``: what trains of a group, by a rule that reads rewards alone; NaN for an excluded rollout."""
-        outcomes = Outcomes(reward_G, self._allocator.believe(""))
-        selection = self._rule.select(outcomes, [self._seed, SELECTION_STREAM, step, number])
-        return selection.train_G & ~np.isnan(reward_G)
 
     def learn(self, groups: Sequence[RolloutGroup]) -> None:
         """End of the batch: the rule updates what it remembers of the prompts."""

@@ -1,10 +1,9 @@
-"""``python -m arrol.integrations.verl <the overrides of your verl command>`` prints what to add for pruning.
+"""``python -m arrol.integrations.verl <the overrides of your verl command>`` prints the overrides to add for pruning.
 
     derived=$(python -m arrol.integrations.verl "${args[@]}") && python -m verl.trainer.main_ppo "${args[@]}" $derived
 
-Exit code 2 and one line on standard error for a command that would go wrong. ``--check`` judges a command that has its
-lines already, and the installation: whether the entry point loads, which verl logs at level DEBUG only. Needs verl's
-files, but does not import verl.
+Notes go to standard error. A command that cannot work gets one line there and exit code 2. ``--check`` tests a command
+that has these overrides already, and the installation. Needs verl's files, but does not import verl.
 """
 
 from __future__ import annotations
@@ -14,28 +13,26 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from arrol.errors import ArrolError, ConfigError, MissingExtraError
+from arrol.integrations.verl.batch import Config
 from arrol.integrations.verl.derive import check, derived_overrides, notes
 from arrol.integrations.verl.plugin import GROUP, NAME
 
 USAGE = "usage: python -m arrol.integrations.verl [--check] [--config-name=NAME] OVERRIDE ..."
-CONFIG_FLAG, CONFIG_NAME = "--config-name=", "ppo_trainer"
+CONFIG_FLAG = "--config-name="
 
 
-def compose(arguments: Sequence[str]) -> dict[str, Any]:
+def compose(arguments: Sequence[str]) -> Config:
     """verl's config with these overrides, resolved; ConfigError for what Hydra refuses."""
-    flags = [argument for argument in arguments if argument.startswith("-")]
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
-    name = CONFIG_NAME
-    for flag in flags:
+    name, overrides = "ppo_trainer", [argument for argument in arguments if not argument.startswith("-")]
+    for flag in [argument for argument in arguments if argument.startswith("-")]:
         if not flag.startswith(CONFIG_FLAG):
-            raise ConfigError(f"flag = {flag!r}: not understood here; only {CONFIG_FLAG}NAME is, written as one word")
+            raise ConfigError(f"flag = {flag!r}: unknown; use {CONFIG_FLAG}NAME, --check or Hydra overrides")
         name = flag.removeprefix(CONFIG_FLAG).removesuffix(".yaml")
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
-        raise MissingExtraError('verl: not installed here; run: pip install "arrol[verl]"')
+        raise MissingExtraError('verl: not installed; run: pip install "arrol[verl]"')
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -43,20 +40,19 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
 
     try:
         with initialize_config_dir(str(Path(spec.origin).parent / "trainer" / "config"), version_base=None):
-            config = compose(name, overrides=overrides)
-        return OmegaConf.to_container(config, resolve=True)
+            return OmegaConf.to_container(compose(name, overrides=overrides), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"overrides: {str(error).strip().splitlines()[0]}; mend that override") from None
+        raise ConfigError(f"overrides: {str(error).strip().splitlines()[0]}; correct that override") from None
 
 
 def installation() -> list[str]:
-    """Versions, and that the entry point is found and loads."""
+    """Versions; ConfigError where verl would not load the entry point."""
     found = [entry for entry in metadata.entry_points(group=GROUP) if entry.name == NAME]
     if not found:
         raise ConfigError(f"{GROUP} = none named {NAME!r}: arrol is not installed here; run: pip install arrol")
     try:
         found[0].load()
-    except Exception as error:  # whatever it is, verl would hide it
+    except Exception as error:  # any failure: verl would hide it
         raise ConfigError(f"{GROUP}.{NAME}: does not load ({error!r}); reinstall arrol") from None
     return [f"{name} {metadata.version(name)}" for name in ("arrol", "verl", "ray", "torch")]
 
@@ -66,24 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, __doc__, sep="\n\n")  # noqa: T201
         return 0
-    only_check = "--check" in arguments
     command = [argument for argument in arguments if argument != "--check"]
     try:
-        if only_check:
+        if command == arguments:
+            config = compose(command)
+            lines = derived_overrides(config)
+            print(*(f"note: {note}\n" for note in notes(config)), sep="", end="", file=sys.stderr)  # noqa: T201
+        else:
             lines = installation()
             if command:
                 options = check(compose(command))
                 lines.append(f"rule {options.host.pruning.rule}, way {options.way}: sound")
-        else:
-            config = compose(command)
-            lines = derived_overrides(config)
-            for note in notes(config):
-                print(f"note: {note}", file=sys.stderr)  # noqa: T201
     except ArrolError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    for line in lines:
-        print(line)  # noqa: T201
+    print(*lines, sep="\n")  # noqa: T201
     return 0
 
 

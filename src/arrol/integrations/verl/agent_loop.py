@@ -1,13 +1,15 @@
-"""A rollout that may be stopped: verl's single-turn agent loop with another client in its hands.
+"""verl's single-turn agent loop, with pruning: a pruned rollout returns an empty list of outputs.
 
-verl keeps one object per rollout. What verl does around it stays: an empty list of outputs writes no trajectory, and
-the group still ends as finished. The reward is computed after ``run`` returns and stored through the output's
-``as_dict``; the output reports it there on its way.
+verl creates one object per rollout and one task around it. An empty list writes no trajectory, and the group still ends
+as finished. verl computes the reward after ``run`` and stores it through the output's ``as_dict``, where
+:class:`ReportedOutput` reports it to the service. A task that ends in an exception or is cancelled, at whatever place,
+reports the rollout as failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -18,26 +20,21 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
 from arrol.engines.vllm.request import pruning_args
-from arrol.integrations.verl.client import InsideEngine, Limits, Stopped, TwoCalls
-from arrol.integrations.verl.options import PATH, VerlOptions, parse_options
-from arrol.integrations.verl.service import ACTOR_NAME
-
-AGENT_NAME = "arrol"
-TICKET = "arrol"
-"""Field of a row that carries the address of its group; small, since verl stores it with each trajectory."""
+from arrol.integrations.verl.client import InsideEngine, Limits, Pruned, TwoCalls
+from arrol.integrations.verl.options import NAME, VerlOptions, parse_options
+from arrol.integrations.verl.service import ACTOR_NAME, RemoteService, Ticket
 
 
 class ReportedOutput(AgentLoopOutput):
-    """An output that tells the service its reward when verl stores it."""
+    """An output that reports its reward when verl stores it."""
 
     _report: Callable[[float], None] | None = PrivateAttr(None)
 
     @classmethod
     def of(cls, output: AgentLoopOutput, report: Callable[[float], None]) -> ReportedOutput:
         """The same fields, set and unset alike, without copying tensors or images."""
-        own = cls.model_construct(
-            output.model_fields_set, **{name: getattr(output, name) for name in type(output).model_fields}
-        )
+        fields = {name: getattr(output, name) for name in type(output).model_fields}
+        own = cls.model_construct(output.model_fields_set, **fields)
         own._report = report
         return own
 
@@ -47,41 +44,42 @@ class ReportedOutput(AgentLoopOutput):
         return super().as_dict()
 
 
-@register(AGENT_NAME)
+@register(NAME)
 class PrunedAgentLoop(SingleTurnAgentLoop):
-    """One rollout of one prompt; the manager gives this loop to training prompts only."""
+    """One rollout of one training prompt."""
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput | list[AgentLoopOutput]:
-        ticket, index = dict(kwargs.pop(TICKET)), int(kwargs["session_id"])
-        rollout = (int(ticket["step"]), int(ticket["group"]), index)
-        options = parse_options(_plain(self.config[PATH]))
-        service = service_handle()
-        limits = Limits(self.response_length, frozenset(ticket["stop_token_ids"]))
+        ticket = cast(Ticket, dict(kwargs.pop(NAME)))
+        rollout = (ticket["step"], ticket["group"], int(kwargs["session_id"]))
+        options = parse_options(cast(Mapping[str, object], OmegaConf.to_container(self.config[NAME], resolve=True)))
+        service, limits = service_handle(), Limits(self.response_length, frozenset(ticket["stop_token_ids"]))
+        _report_failure(service, rollout)
         client = self._client(options, ticket, rollout, service, limits)
         self.server_manager, verls = client, self.server_manager
         try:
             output = cast(AgentLoopOutput, await super().run(sampling_params, **kwargs))
-        except Stopped as stopped:
-            if options.way == "engine":  # otherwise it was the service that said so
-                service.stopped.remote(rollout, stopped.num_tokens)
+        except Pruned as pruned:
+            if options.way == "engine":  # in the other way the service decided it
+                service.pruned.remote(rollout, pruned.num_tokens)
             return []
-        except BaseException:  # a cancelled task, too: its siblings must not wait for it
-            service.failed.remote(rollout)
-            raise
         finally:
             self.server_manager = verls
         if client.is_awaited:
             service.ended.remote(rollout)
-        size = len(output.response_ids)
-        full = size >= limits.response_length
+        size, is_truncated = len(output.response_ids), limits.is_truncated(output.response_ids)
 
         def report(reward: float) -> None:
-            service.outcome.remote(rollout, size, reward, full=full)
+            service.outcome.remote(rollout, size, reward, is_truncated=is_truncated)
 
         return ReportedOutput.of(output, report)
 
     def _client(
-        self, options: VerlOptions, ticket: dict[str, Any], rollout: tuple[int, int, int], service: Any, limits: Limits
+        self,
+        options: VerlOptions,
+        ticket: Ticket,
+        rollout: tuple[int, int, int],
+        service: RemoteService,
+        limits: Limits,
     ) -> TwoCalls | InsideEngine:
         step, group, index = rollout
         rule = options.host.pruning
@@ -90,30 +88,38 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
                 group=str(group), size=ticket["size"], step=step, index=index, seed=ticket["seed"],
                 success_rate=ticket["success_rate"], **rule.model_dump(mode="json"),
             )  # fmt: skip
-            sticky_id = f"{PATH}-{step}-{group}"
+            sticky_id = f"{NAME}-{step}-{group}"
             return InsideEngine(self.server_manager, arguments=arguments, limits=limits, sticky_id=sticky_id)
 
         async def ask(probe: int, logprobs: list[float]) -> bool:
-            return await service.probed.remote(rollout, probe, logprobs)
+            return bool(await service.probed.remote(rollout, probe, logprobs))
 
         return TwoCalls(
             self.server_manager,
-            probe_tokens=rule.probe_tokens if options.looks else (),
+            probe_tokens=rule.probe_tokens if rule.has_probes else (),
             limits=limits,
             ask=ask,
             prioritized=self.rollout_config.get("scheduling_policy", "fcfs") == "priority",
         )
 
 
+def _report_failure(service: RemoteService, rollout: tuple[int, int, int]) -> None:
+    """Report the rollout as failed if the task that verl runs it in does not end well, reward included."""
+
+    def done(task: asyncio.Task[Any]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            service.failed.remote(rollout)
+
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(done)
+
+
 @cache
-def service_handle() -> Any:
+def service_handle() -> RemoteService:
     """The actor's handle, looked up once per worker."""
-    return ray.get_actor(ACTOR_NAME)
+    return cast(RemoteService, ray.get_actor(ACTOR_NAME))
 
 
-def register_in_worker(worker: Any) -> None:
+def register_in_worker(worker: object) -> None:
     """Run in each agent-loop worker: importing this module has registered the loop there."""
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))

@@ -1,10 +1,9 @@
 """The driver's side: the one class that a user names.
 
-It checks the whole config at start, starts the service as a Ray actor beside the driver, gives it the head that lies
-beside the checkpoint that verl resumes from, and writes an address into every row of a training batch. Validation is
-left alone: verl does not tell an agent loop that it validates, so the choice is made here. An allocation rule that says
-which prompts are asked, or how often, speaks through each row's ``__rollout_n__``. With rule ``never`` and no
-allocation rule nothing of this happens, and verl runs as it does alone.
+It checks the whole config at start, starts the service as a Ray actor on the driver's node, loads the head of the
+checkpoint that verl resumes from, and writes a ticket into every row of a training batch. Validation is never pruned;
+verl does not tell an agent loop that it validates, so the manager chooses the loop. An allocation rule sets each row's
+number of rollouts. With rule ``never`` and no allocation rule verl runs as it does without arrol.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,17 +30,19 @@ from verl.utils.ray_utils import auto_await
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.errors import ConfigError, DataError
 from arrol.integrations.memory import read_head
-from arrol.integrations.verl.agent_loop import AGENT_NAME, TICKET, register_in_worker
-from arrol.integrations.verl.derive import AGENT_LOOP, CALLBACK, Batch, check, notes
-from arrol.integrations.verl.options import VerlOptions
-from arrol.integrations.verl.service import ACTOR_NAME, PruningService
+from arrol.integrations.verl.agent_loop import register_in_worker
+from arrol.integrations.verl.batch import Batch, at
+from arrol.integrations.verl.derive import CALLBACK, check, notes
+from arrol.integrations.verl.options import NAME, VerlOptions
+from arrol.integrations.verl.refusals import AGENT_LOOP
+from arrol.integrations.verl.service import ACTOR_NAME, PruningService, RemoteService
 
 logger = logging.getLogger(__name__)
 
 ROLLOUTS = "__rollout_n__"
-"""Column in which a row may say how often it is to be sampled; verl takes it from there."""
-MAX_QUESTIONS = 100_000
-"""Rollouts that may wait for an answer at a time."""
+"""verl's column for a row's own number of rollouts."""
+MAX_WAITING = 100_000
+"""Rollouts that may wait for a decision at a time."""
 
 
 class AgentLoopManager(AgentLoopManagerTQ):
@@ -50,81 +52,85 @@ class AgentLoopManager(AgentLoopManagerTQ):
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
         self._options = check(plain)
         super().__init__(config, *args, **kwargs)
-        self._seed = int(config.actor_rollout_ref.rollout.get("seed") or 0)
-        self._service: Any = start_service(self._options, self._seed, plain) if self._options.acts else None
-        if self._service is None:
+        self._service: RemoteService | None = None
+        if not self._options.is_active:
             return
-        self._stop_token_ids = stop_token_ids(config)
+        self._service = start_service(self._options, plain, stop_token_ids(config))
         for note in notes(plain):
             logger.warning("arrol: %s", note)
-        if config.trainer.save_freq > 0 and plain["trainer"].get(CALLBACK.rpartition(".")[2]) is None:
+        if config.trainer.save_freq > 0 and at(plain, CALLBACK) is None:
             logger.warning("arrol: %s is not set, so the head will not be saved with the checkpoints", CALLBACK)
         restore(self._service, config)
 
     @classmethod
     @auto_await
     async def create(cls, *args: Any, **kwargs: Any) -> AgentLoopManager:
-        """verl's own, and then the agent loop is made known in each worker."""
+        """verl's own, with our agent loop registered in each worker."""
         manager = await super().create(*args, **kwargs)
         await asyncio.gather(*(worker.__ray_call__.remote(register_in_worker) for worker in manager.agent_loop_workers))
         return manager
 
     def generate_sequences(self, prompts: TensorDict) -> None:
-        """Dispatch a batch; rows of training prompts get an address and the agent loop that can be stopped."""
+        """Dispatch a batch; rows of training prompts get a ticket and the agent loop that prunes."""
         validates = "validate" in prompts and bool(prompts["validate"])
         if self._service is not None and not validates:
-            self._address(prompts)
+            self._add_tickets(prompts, self._service)
         super().generate_sequences(prompts)
 
-    def _address(self, prompts: TensorDict) -> None:
+    def _add_tickets(self, prompts: TensorDict, service: RemoteService) -> None:
         names = set(_column(prompts, "agent_name")) - {AGENT_LOOP}
         if names:
             raise DataError(
-                f"agent_name = {sorted(map(str, names))}: the data name agent loops of their own, which cannot be "
-                f"pruned; drop that column, or train without {AGENT_NAME}"
+                f"agent_name = {sorted(map(str, names))}: only {AGENT_LOOP} can be pruned; drop this column of the data"
             )
         sizes = _column(prompts, ROLLOUTS) or [self.rollout_config.n] * len(prompts)
         keys = [prompt_key(messages) for messages in _column(prompts, "raw_prompt")]
-        begun = self._service.begin.remote(int(prompts["global_steps"]), list(zip(keys, map(int, sizes), strict=True)))
-        shared, tickets = {"stop_token_ids": self._stop_token_ids, "seed": self._seed}, ray.get(begun)
-        tensordict_utils.assign_non_tensor_stack(prompts, TICKET, [{**ticket, **shared} for ticket in tickets])
-        if self._options.allocates:
+        asked = [(key, int(size)) for key, size in zip(keys, sizes, strict=True)]
+        tickets = ray.get(service.begin.remote(int(prompts["global_steps"]), asked))
+        tensordict_utils.assign_non_tensor_stack(prompts, NAME, tickets)
+        if self._options.has_allocation:
             tensordict_utils.assign_non_tensor_stack(prompts, ROLLOUTS, [ticket["size"] for ticket in tickets])
-        prompts["agent_name"] = NonTensorData(AGENT_NAME)
+        prompts["agent_name"] = NonTensorData(NAME)
 
 
-def start_service(options: VerlOptions, seed: int, config: dict[str, Any]) -> Any:
+def start_service(options: VerlOptions, config: Mapping[str, Any], stop_token_ids: list[int]) -> RemoteService:
     """The actor, on this node, so that its files and its memory are the driver's."""
     batch = Batch.of(config, options)
-    shape = StepShape(batch.prompts, batch.group_size)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(PruningService).options(
-        name=ACTOR_NAME, num_cpus=0, max_concurrency=MAX_QUESTIONS, scheduling_strategy=here
+        name=ACTOR_NAME, num_cpus=0, max_concurrency=MAX_WAITING, scheduling_strategy=here
     )
     try:
-        return actor.remote(options, seed=seed, shape=shape)
+        return cast(
+            RemoteService,
+            actor.remote(
+                options,
+                seed=int(at(config, "actor_rollout_ref.rollout.seed", 0)),
+                shape=StepShape(batch.prompts, batch.group_size),
+                stop_token_ids=stop_token_ids,
+            ),
+        )
     except ValueError as error:
         raise ConfigError(
-            f"{ACTOR_NAME}: another run of this Ray namespace has taken the name ({error}); "
-            "give each run a namespace of its own (ray_kwargs.ray_init.namespace)"
+            f"ray_kwargs.ray_init.namespace: another run of this Ray namespace owns {ACTOR_NAME} ({error}); "
+            "give each run its own namespace"
         ) from None
 
 
-def restore(service: Any, config: DictConfig) -> None:
-    """Load the head beside the checkpoint that verl resumes from."""
+def restore(service: RemoteService, config: DictConfig) -> None:
+    """Load the head of the checkpoint that verl resumes from."""
     folder = resumed_folder(config)
-    if folder is None:
-        return
-    state = read_head(folder)
-    if state is None:
-        logger.warning("arrol: no head in %s, so a new one begins", folder.name)
-        return
-    ray.get(service.load.remote(state))
-    logger.warning("arrol: head of %s loaded", folder.name)
+    state = None if folder is None else read_head(folder)
+    if state is not None:
+        ray.get(service.load.remote(state))
+    if folder is not None:
+        logger.warning(
+            "arrol: %s in %s", "no head, starting a new one" if state is None else "head loaded", folder.name
+        )
 
 
 def resumed_folder(config: DictConfig) -> Path | None:
-    """``global_step_N`` as verl finds it; None when it begins anew."""
+    """``global_step_N`` as verl finds it; None when it starts from the beginning."""
     trainer = config.trainer
     if trainer.resume_mode == "auto":
         found = find_latest_ckpt_path(os.path.abspath(trainer.default_local_dir))
@@ -138,9 +144,10 @@ def stop_token_ids(config: DictConfig) -> list[int]:
     if config.actor_rollout_ref.rollout.get("ignore_eos"):
         return []
     model = omega_conf_to_dataclass(config.actor_rollout_ref.model)
-    of_config = getattr(model.generation_config, "eos_token_id", None)
-    ids = [model.tokenizer.eos_token_id, *(of_config if isinstance(of_config, list) else [of_config])]
-    return sorted({int(token_id) for token_id in ids if token_id is not None})
+    generation = {} if model.generation_config is None else model.generation_config.to_dict()
+    ids = generation.get("eos_token_id")
+    found = [model.tokenizer.eos_token_id, *(ids if isinstance(ids, list) else [ids])]
+    return sorted({int(token_id) for token_id in found if token_id is not None})
 
 
 def prompt_key(messages: Any) -> str:

@@ -1,35 +1,33 @@
-"""What a user may write under ``arrol`` in a verl command: the flat options of every host, and two of verl's own.
+"""The options under ``arrol`` in a verl command: the flat options of every host, and ``way``.
 
 >>> options = parse_options({"keep_ratio": 0.5, "probe_tokens": 16, "rule": "uniform"})
 >>> options.way, options.host.correction, options.host.pruning.barrier_timeout
 ('two_calls', 'plain', 600.0)
 
-Deviations from the other hosts: (1) the correction is ``plain``, because verl computes the advantages of the survivors
-itself; (2) the head reads log-probabilities only, because no hidden state leaves verl's servers; (3) the deadline of
-the barrier is in seconds, since nobody counts decode steps here; (4) a draw must leave the same number of survivors in
-every group, since verl fills a batch up with synthetic rows.
+Deviations from the other hosts: (1) the correction is ``plain``, because verl computes advantages itself; (2) the head
+reads log-probabilities only, because verl's servers return no hidden states; (3) every group keeps the same number of
+rollouts, because verl fills a smaller batch with synthetic rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast, get_args
 
 from arrol.configs.host import HostConfig, parse_host
-from arrol.configs.method import NeverRule, OracleRule
+from arrol.configs.method import BalancedRule, NeymanRule, OracleRule, PaperRule
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts
 from arrol.integrations.verl.rules import refuse_impossible
 
 Way = Literal["two_calls", "engine"]
-WAYS: tuple[Way, ...] = ("two_calls", "engine")
 BARRIER_TIMEOUT_S = 600
-"""Default deadline: long, because a draw without its siblings leaves a number of survivors that nobody knows before."""
+"""Default deadline: long, because a draw without siblings changes the number of survivors."""
 BARRIER_STEPS = 64
 """Default deadline inside vLLM, in decode steps."""
-PATH = "arrol"
-"""Top-level key of the options in verl's config."""
+NAME = "arrol"
+"""Key of the options in verl's config, name of the agent loop, and row field with the ticket."""
 
 
 @dataclass(frozen=True)
@@ -38,35 +36,30 @@ class VerlOptions:
 
     host: HostConfig
     way: Way = "two_calls"
-    """two_calls: probe, decide, go on, with any server; engine: inside vLLM, in one call."""
+    """two_calls: generate up to a probe, decide, continue, with any server; engine: inside vLLM, in one call."""
 
     @property
-    def looks(self) -> bool:
-        """Somebody is looked at before it ends."""
-        return not isinstance(self.host.pruning, NeverRule) or self.host.pruning.observe
-
-    @property
-    def allocates(self) -> bool:
-        """An allocation rule is at work."""
+    def has_allocation(self) -> bool:
+        """An allocation rule other than ``uniform`` is set."""
         return acts(self.host.allocation)
 
     @property
-    def acts(self) -> bool:
-        """False when there is nothing to do: verl then runs as if arrol were absent."""
-        return self.looks or self.allocates
+    def is_active(self) -> bool:
+        """False: verl runs as it does without arrol."""
+        return self.host.pruning.has_probes or self.has_allocation
 
     @property
-    def learns(self) -> bool:
-        """Whether the rule reads what the head says."""
-        return self.host.pruning.rule in ("balanced", "neyman", "extremes", "paper")
+    def has_head(self) -> bool:
+        """The rule reads the quality that the head predicts."""
+        return self.host.pruning.rule in ("balanced", "neyman", "extremes")
 
 
-def parse_options(values: Mapping[str, Any]) -> VerlOptions:
+def parse_options(values: Mapping[str, object]) -> VerlOptions:
     """Options under ``arrol``; ConfigError names the first mistake and the next step."""
     given = dict(values)
     way = given.pop("way", "two_calls")
-    if way not in WAYS:
-        raise ConfigError(f"{PATH}.way = {way!r}: unknown; choose one of {', '.join(WAYS)}")
+    if way not in get_args(Way):
+        raise ConfigError(f"{NAME}.way = {way!r}: unknown; choose one of {', '.join(get_args(Way))}")
     given.setdefault("correction", "plain")
     given.setdefault("barrier_timeout", BARRIER_TIMEOUT_S if way == "two_calls" else BARRIER_STEPS)
     quality = given.get("quality") or {}
@@ -74,41 +67,38 @@ def parse_options(values: Mapping[str, Any]) -> VerlOptions:
         given["quality"] = {"features": ["logprobs"], **quality}
     try:
         options = VerlOptions(parse_host(given), cast(Way, way))
-        refuse_impossible(options.host, way)
+        refuse_impossible(options.host, options.way)
+        _refuse(options.host)
     except ConfigError as error:
-        raise ConfigError(f"{PATH}.{error}") from None
-    _refuse(options)
+        raise ConfigError(f"{NAME}.{error}") from None
     return options
 
 
-def _refuse(options: VerlOptions) -> None:
-    """What is sound elsewhere and not inside verl."""
-    host, rule = options.host, options.host.pruning
+def _refuse(host: HostConfig) -> None:
+    """ConfigError for settings that work in other hosts and not inside verl."""
+    rule = host.pruning
     if host.correction != "plain":
         raise ConfigError(
-            f"{PATH}.correction = {host.correction!r}: verl computes advantages from uid and reward alone, so "
-            "1/survival cannot reach them; use plain, or train with arrol or TRL"
+            f"correction = {host.correction!r}: verl computes advantages from uid and reward, without 1/survival; "
+            "use plain, or train with arrol or TRL"
         )
     if host.algorithm != "grpo":
-        raise ConfigError(
-            f"{PATH}.algorithm = {host.algorithm!r}: verl computes advantages itself; leave it out, or train with "
-            "arrol or TRL"
-        )
+        raise ConfigError(f"algorithm = {host.algorithm!r}: verl computes advantages itself; leave it out")
     if host.quality.features != ("logprobs",):
         raise ConfigError(
-            f"{PATH}.quality.features = {list(host.quality.features)}: no hidden state leaves verl's servers; "
-            "leave it out, or write [logprobs]"
+            f"quality.features = {list(host.quality.features)}: verl's servers return no hidden states; leave it out"
         )
     if isinstance(rule, OracleRule):
-        raise ConfigError(f"{PATH}.rule = 'oracle': verl has no place to decide after rewards; use another rule")
-    if rule.rule == "paper" or rule.draw == "bernoulli" or getattr(rule, "scope", "group") != "group":
+        raise ConfigError("rule = 'oracle': verl has no place to decide after rewards; use another rule")
+    varying = "the number of survivors would vary and verl would train on padding; use"
+    if isinstance(rule, PaperRule):
+        raise ConfigError(f"rule = 'paper': {varying} another rule")
+    if rule.draw != "systematic":
+        raise ConfigError(f"draw = {rule.draw!r}: {varying} systematic")
+    if isinstance(rule, (BalancedRule, NeymanRule)) and rule.scope != "group":
+        raise ConfigError(f"scope = {rule.scope!r}: {varying} group")
+    if rule.has_probes and rule.min_survivors < 2:
         raise ConfigError(
-            f"{PATH}.rule = {rule.rule!r} with draw {rule.draw!r}, scope {getattr(rule, 'scope', 'group')!r}: the "
-            "number of survivors would vary and verl would train on padding; use draw systematic and scope group "
-            "(rules uniform, confidence, balanced, neyman)"
-        )
-    if options.looks and rule.min_survivors < 2:
-        raise ConfigError(
-            f"{PATH}.min_survivors = {rule.min_survivors}: verl gives a lone survivor its raw reward as advantage; "
-            "use 2 or more"
+            f"min_survivors = {rule.min_survivors}: verl gives a lone survivor its raw reward as advantage; use at "
+            "least 2"
         )

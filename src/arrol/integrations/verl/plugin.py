@@ -1,9 +1,8 @@
-"""Entry point ``verl.plugins``: every process that imports verl loads this, so it costs next to nothing.
+"""Entry point ``verl.plugins``: loaded by every process that imports verl, so it imports next to nothing.
 
-The agent loop is not registered here, because that would import verl's agent loops (1.7 s) into processes that never
-run one; the manager registers it in its own workers. What is done here is to speak up where verl cannot: an importable
-TRL of 1.13 or newer breaks verl while it runs, and ``pip check`` finds nothing wrong. verl logs a plug-in that fails
-at level DEBUG only, hence ``python -m arrol.integrations.verl --check``.
+It warns once per driver of a TRL that breaks verl at run time, which ``pip check`` does not find. verl logs a plug-in
+that fails to load at level DEBUG only; ``python -m arrol.integrations.verl --check`` reports it. The agent loop is
+registered by the manager in its own workers: its import takes 1.7 s.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ GROUP, NAME = "verl.plugins", "arrol"
 
 
 def _warn() -> None:
-    """Once per driver: Ray's workers inherit the mark."""
+    """Ray's workers inherit the mark in the environment."""
     conflict = None if os.environ.get("ARROL_PLUGIN_WARNED") else trl_conflict()
     if conflict:
         os.environ["ARROL_PLUGIN_WARNED"] = "1"

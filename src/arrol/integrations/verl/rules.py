@@ -1,9 +1,8 @@
-"""Which allocation rules verl allows by public hooks; ``docs/verl.md`` says why not the others. No verl, no Ray.
+"""Which allocation rules work inside verl, by its public hooks; ``docs/verl.md`` gives the reasons. No verl, no Ray.
 
-Three hooks carry them: a row of a batch may name its own number of rollouts (``__rollout_n__``, 0 passes the prompt
-over), the replay sampler sees rewards before anything is computed from a row, and the manager sees each batch before
-it is sampled. verl computes advantages itself from the rows that are left and fills the batch up to whole mini-batches,
-so the number of rows that train must be the same in every step.
+A row of a batch may set its own number of rollouts (0 skips the prompt), and the replay sampler sees rewards before
+anything is computed from a row. verl computes advantages from the rows that are left and fills a batch up to whole
+mini-batches, so the number of rows that train must be the same in every step.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ REASONS = {
 
 def candidates(config: AllocationConfig) -> int:
     """Prompts drawn from the data per prompt that is asked."""
-    if isinstance(config, GresoAllocation):
-        return int(config.max_draws)
-    return config.candidates if isinstance(config, MoppsAllocation) else 1
+    return int(_draws(config)[1])
 
 
 def train_size(config: AllocationConfig, survivors: int) -> int:
@@ -44,7 +41,7 @@ def train_size(config: AllocationConfig, survivors: int) -> int:
 
 
 def refuse_impossible(host: HostConfig, way: str) -> None:
-    """ConfigError for what verl does not allow, or would ignore."""
+    """ConfigError for an allocation rule, or a field of one, that has no effect or does harm inside verl."""
     config = host.allocation
     refuse_unused(config, USED, REASONS, "verl")
     if uses_belief(config):
@@ -52,16 +49,28 @@ def refuse_impossible(host: HostConfig, way: str) -> None:
             f"allocation.posterior.used_for = {config.posterior.used_for!r}: verl computes advantages itself; "
             "leave it out, or train with arrol or TRL"
         )
-    for name in {"max_draws", "candidates"} & USED[config.rule]:
-        factor = getattr(config, name)
-        if factor < 2 or factor != int(factor):
-            raise ConfigError(
-                f"allocation.{name} = {factor:g}: it multiplies data.train_batch_size; take a whole number, at least 2"
-            )
+    name, factor = _draws(config)
+    if name and (factor < 2 or factor != int(factor)):
+        raise ConfigError(
+            f"allocation.{name} = {factor:g}: it multiplies data.train_batch_size; use a whole number, at least 2"
+        )
     if config.rule == "knapsack" and host.pruning.rule != "never":
         raise ConfigError(
             f"rule = {host.pruning.rule!r}: groups of allocation.rule = 'knapsack' differ in size, and "
             f"{_VARIES}; set rule = 'never'"
         )
+    if not config.count_truncated and not isinstance(config, PodsAllocation):
+        raise ConfigError(
+            f"allocation.count_truncated = False: {_VARIES}; leave it out, or use allocation.rule = 'pods'"
+        )
     if acts(config) and way == "engine":
-        raise ConfigError("way = 'engine': survival stays unknown there, and the rules learn from it; use two_calls")
+        raise ConfigError(
+            "way = 'engine': survival is unknown there, and allocation rules learn from it; use two_calls"
+        )
+
+
+def _draws(config: AllocationConfig) -> tuple[str, float]:
+    """The field with the number of prompts drawn per prompt asked, and that number."""
+    if isinstance(config, GresoAllocation):
+        return "max_draws", config.max_draws
+    return ("candidates", config.candidates) if isinstance(config, MoppsAllocation) else ("", 1)

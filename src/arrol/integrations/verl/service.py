@@ -1,22 +1,10 @@
-"""The one place that decides and learns: controller, head, calibration, history of prompts. No verl, no Ray.
+"""The one place of a run that decides and learns: controller, head, calibration, prompt history. No verl, no Ray.
 
-The manager runs it as a Ray actor named ``arrol_head`` beside the driver; tests run it in an event loop. verl spreads
-prompts over workers, but every rollout asks here, so one numpy controller sees every group as in any other host, one
-state is saved, and no weights travel. A question is one small message (three numbers per probe), about what verl itself
-spends to find a server for a request.
+The manager runs it as a Ray actor named ``arrol_head`` on the driver's node; tests run it in an event loop. verl
+spreads prompts over workers, but every rollout asks here, so one controller sees every group, one state is saved, and
+no weights travel. A probe costs one small message: three numbers in, one bit out.
 
-    begin(step, ...)  -> one ticket per prompt     the driver announces groups; earlier steps are learnt from first.
-                                                   A ticket of size 0: the prompt is passed over
-    probed(...)       -> may it go on?             answered when the decision falls, at the latest at the deadline
-    ended(...)                                     it ended before its last probe: siblings need not wait for it
-    outcome(...)                                   its reward is known
-    stopped(...)                                   vLLM has stopped it (way B)
-    failed(...)                                    it raised: siblings need not wait, nothing is learnt from it
-    settle()          -> metrics                   learn from what has ended; once per step, whoever asks first
-    kept(step, rows)  -> which of them train       by the allocation rule, once their rewards are known
-
-Promises: order of arrival changes nothing that is learnt (groups and rollouts are sorted by their ids); a group with a
-failed rollout still decides, and is still learnt from.
+Order of arrival changes nothing that is learnt. A group with a failed rollout is still decided and learnt from.
 """
 
 from __future__ import annotations
@@ -24,82 +12,113 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, TypedDict, cast
 
 import numpy as np
 
 from arrol.algorithms.allocation.rule import StepShape
+from arrol.configs.allocation import PodsAllocation
 from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.verl.options import VerlOptions
 from arrol.pruning.controller import PruningController
-from arrol.types import (
-    Completion,
-    FinishReason,
-    ProbeEvent,
-    Prompt,
-    Rollout,
-    RolloutGroup,
-    RolloutId,
-    State,
-)
+from arrol.types import Completion, FinishReason, ProbeEvent, Prompt, Rollout, RolloutGroup, RolloutId, State
 
 ACTOR_NAME = "arrol_head"
 TICK_S = 1.0
 SETTLE_S = 10.0
-"""How long learning waits for rewards under way; a rollout whose reward failed is left out."""
+"""How long learning waits for rewards under way; a rollout without one is then taken as failed."""
+
+
+class RemoteMethod(Protocol):
+    """A method of a Ray actor."""
+
+    def remote(self, *arguments: object, **named: object) -> Awaitable[object]: ...
+
+
+class RemoteService(Protocol):
+    """The actor's handle: :class:`PruningService` as driver and workers see it."""
+
+    begin: RemoteMethod
+    probed: RemoteMethod
+    ended: RemoteMethod
+    outcome: RemoteMethod
+    pruned: RemoteMethod
+    failed: RemoteMethod
+    settle: RemoteMethod
+    has_selection: RemoteMethod
+    kept: RemoteMethod
+    save: RemoteMethod
+    load: RemoteMethod
+
+
+class Ticket(TypedDict):
+    """What each rollout of a prompt carries to its worker; verl stores it with each trajectory."""
+
+    step: int
+    group: int
+    """-1 where the prompt is skipped."""
+    size: int
+    success_rate: float | None
+    seed: int
+    stop_token_ids: list[int]
 
 
 @dataclass
-class _Member:
-    """What is known of one rollout."""
-
-    features_at: dict[int, np.ndarray] = field(default_factory=dict)
-    num_tokens: int = 0
-    finish_reason: FinishReason | None = None
-    """None while it runs, or while its reward is on the way."""
-    reward: float | None = None
-
-
-@dataclass
-class _Group:
-    """The rollouts of one prompt, and those whose question has not been answered yet."""
+class _GroupState:
+    """The rollouts of one prompt, by index."""
 
     key: str
-    members: dict[int, _Member]
+    size: int
+    features_at: defaultdict[int, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
     waiting: dict[int, tuple[int, asyncio.Future[bool]]] = field(default_factory=dict)
-    """Rollout -> its probe and where the answer goes."""
+    """Probe, and the answer that the worker awaits."""
+    completions: dict[int, Completion] = field(default_factory=dict)
+    """Of rollouts that have ended; token ids are unknown here, their number counts."""
+    rewards: dict[int, float] = field(default_factory=dict)
 
     @property
-    def is_over(self) -> bool:
-        return all(member.finish_reason is not None for member in self.members.values())
+    def missing(self) -> list[int]:
+        """Rollouts that have not ended, or whose reward is under way."""
+        return [index for index in range(self.size) if index not in self.completions]
+
+    @property
+    def total_G(self) -> np.ndarray:
+        """float64 ``[G]``: rewards that train; NaN where there is none."""
+        return np.array([self.rewards.get(index, np.nan) for index in range(self.size)])
 
 
 class PruningService:
     """See the module. Every method must run in one event loop."""
 
-    def __init__(self, options: VerlOptions, *, seed: int, shape: StepShape | None = None) -> None:
-        """``shape``: prompts asked per step and rollouts of each; only allocation rules want to know."""
-        self._host, self._looks = options.host, options.looks
+    def __init__(
+        self, options: VerlOptions, *, seed: int, shape: StepShape | None = None, stop_token_ids: Sequence[int] = ()
+    ) -> None:
+        """``shape``: prompts per step and rollouts of each, for allocation rules."""
+        self._host, self._seed, self._stop_token_ids = options.host, seed, list(stop_token_ids)
         self._memory = HostMemory(options.host, 0, seed=seed)
         self._allocation: HostAllocation | None = None
-        if options.allocates:
+        if options.has_allocation:
             assert shape is not None
             self._allocation = HostAllocation(options.host.allocation, shape, self._memory.history, seed=seed)
         self._controller = PruningController(options.host.pruning, self._memory.estimator, seed=seed, whole_group=True)
-        self._groups: dict[tuple[int, int], _Group] = {}
+        self._groups: dict[tuple[int, int], _GroupState] = {}
+        self._trains: dict[RolloutId, bool] = {}
+        """Whether each rollout of the step settled last trains, where the rule selects rows."""
         self._learnt: dict[str, float] = {}
-        """Metrics of the last step learnt from."""
+        """Metrics of the step settled last."""
         self._over = asyncio.Event()
-        """Set when some group has ended since it was cleared."""
+        """Set when a group ends."""
         self._clock: asyncio.Task[None] | None = None
 
-    async def begin(self, step: int, prompts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-        """Announce ``(key, size)`` of every prompt of a batch; returns what each of its rollouts must carry.
+    async def begin(self, step: int, prompts: Sequence[tuple[str, int]]) -> list[Ticket]:
+        """Announce ``(key, size)`` of each prompt of a batch; a ticket of size 0 means that the prompt is skipped.
 
-        A second batch of the same step (a refill) goes on counting groups.
+        A second batch of the same step (a refill) continues the numbers of its groups.
         """
         if any(key[0] != step for key in self._groups):
             await self.settle()
@@ -107,29 +126,31 @@ class PruningService:
         sizes = [size for _, size in prompts]
         if self._allocation is not None:
             sizes = self._allocation.sizes(prompts, step, len(self._groups))
-        tickets: list[dict[str, Any]] = []
-        for (key, _), size in zip(prompts, sizes, strict=True):
-            if not size:
-                tickets.append({"step": step, "group": -1, "size": 0, "success_rate": None})
-                continue
-            number = len(self._groups)
-            success_rate = self._memory.history.success_rate(key)
-            self._groups[step, number] = _Group(key, {index: _Member() for index in range(size)})
-            self._controller.open(step, number, size, success_rate)
-            tickets.append({"step": step, "group": number, "size": size, "success_rate": success_rate})
-        if self._clock is None and self._looks:
+        if self._clock is None and self._controller.probe_tokens:
             self._clock = asyncio.get_running_loop().create_task(self._run_clock())
+        tickets: list[Ticket] = []
+        for (key, _), size in zip(prompts, sizes, strict=True):
+            number, success_rate = len(self._groups) if size else -1, self._memory.history.success_rate(key)
+            if size:
+                self._groups[step, number] = _GroupState(key, size)
+                self._controller.open(step, number, size, success_rate)
+            ticket: Ticket = {
+                "step": step, "group": number, "size": size, "success_rate": success_rate, "seed": self._seed,
+                "stop_token_ids": self._stop_token_ids,
+            }  # fmt: skip
+            tickets.append(ticket)
         return tickets
 
     async def probed(self, rollout: tuple[int, int, int], probe: int, logprobs: Sequence[float]) -> bool:
-        """A rollout has written ``probe_tokens[probe]`` tokens; False tells it to stop.
+        """A rollout has written ``probe_tokens[probe]`` tokens; False tells it to stop, also where its step is over.
 
-        ``logprobs``: float ``[3]``, sum, minimum and mean of the log-probabilities of the tokens so far.
+        ``logprobs``: float ``[3]``, statistics of the log-probabilities so far (``arrol.quality.features``).
         """
         rollout_id = RolloutId(*rollout)
-        group, features_F = self._groups[rollout_id[:2]], np.asarray(logprobs, np.float32)
-        tokens = self._controller.probe_tokens[probe]
-        group.members[rollout_id.index].features_at[tokens] = features_F
+        group, features_F = self._groups.get(rollout_id[:2]), np.asarray(logprobs, np.float32)
+        if group is None:
+            return False
+        group.features_at[rollout_id.index][self._controller.probe_tokens[probe]] = features_F
         answer = asyncio.get_running_loop().create_future()
         group.waiting[rollout_id.index] = (probe, answer)
         event = ProbeEvent(rollout_id, probe, features_F=features_F, confidence=float(features_F[2]))
@@ -138,125 +159,128 @@ class PruningService:
         return await answer
 
     def ended(self, rollout: tuple[int, int, int]) -> None:
-        """It stopped writing by itself, before its last probe."""
+        """It ended by itself before its last probe; its reward is under way."""
         self._controller.finished([RolloutId(*rollout)])
-        self._answer((rollout[0], rollout[1]))
+        self._answer(rollout[:2])
 
-    def outcome(self, rollout: tuple[int, int, int], num_tokens: int, reward: float, *, full: bool) -> None:
-        """Its reward; ``full`` says that it reached the length limit."""
+    def outcome(self, rollout: tuple[int, int, int], num_tokens: int, reward: float, *, is_truncated: bool) -> None:
+        """Its reward is known; ``is_truncated``: the length limit ended it."""
         self._controller.finished([RolloutId(*rollout)])
-        finish_reason = FinishReason.LENGTH if full else FinishReason.STOP
-        self._close(RolloutId(*rollout), finish_reason, num_tokens, float(reward > self._host.success_threshold))
+        self._end(RolloutId(*rollout), FinishReason.LENGTH if is_truncated else FinishReason.STOP, num_tokens, reward)
 
-    def stopped(self, rollout: tuple[int, int, int], num_tokens: int) -> None:
-        """It is gone, and nobody here decided that."""
+    def pruned(self, rollout: tuple[int, int, int], num_tokens: int) -> None:
+        """vLLM has stopped it; no decision was made here."""
         self._controller.lost([RolloutId(*rollout)])
-        self._close(RolloutId(*rollout), FinishReason.PRUNED, num_tokens, None)
+        self._end(RolloutId(*rollout), FinishReason.PRUNED, num_tokens)
 
     def failed(self, rollout: tuple[int, int, int]) -> None:
-        """It raised, or its task was cancelled."""
+        """Its task raised or was cancelled, before or while its reward was computed."""
         self._controller.lost([RolloutId(*rollout)])
-        self._answer((rollout[0], rollout[1]))
-        self._close(RolloutId(*rollout), FinishReason.ERROR, 0, None)
+        self._answer(rollout[:2])
+        self._end(RolloutId(*rollout), FinishReason.ERROR)
 
     def tick(self, now: float) -> None:
-        """Seconds, of any clock: candidates beyond the deadline are drawn without their siblings."""
+        """``now`` in seconds: candidates that waited for ``barrier_timeout`` are drawn without their siblings."""
         self._controller.tick(now)
         for key in [key for key, group in self._groups.items() if group.waiting]:
             self._answer(key)
 
     async def settle(self, timeout_s: float = SETTLE_S) -> dict[str, float]:
-        """Learn from the groups announced so far, once; returns metrics of the last step learnt from."""
-        deadline = time.monotonic() + timeout_s
-        while any(not group.is_over for group in self._groups.values()) and time.monotonic() < deadline:
-            self._over.clear()
-            try:
-                await asyncio.wait_for(self._over.wait(), max(deadline - time.monotonic(), 0.0))
-            except TimeoutError:
-                break
-        groups = [self._as_rollouts(key) for key in sorted(self._groups)]
-        groups = [group for group in groups if group.survivors]
-        for key in sorted(self._groups):  # a refill of this step counts from 0 again
+        """Learn from the groups announced so far, once; returns metrics of the step settled last."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(group.missing for group in self._groups.values()):
+                    self._over.clear()
+                    await self._over.wait()
+        open_groups = sorted(self._groups.items())
+        missing = [RolloutId(*key, index) for key, group in open_groups for index in group.missing]
+        self._controller.lost(missing)  # the worker is gone, or the reward
+        for rollout_id in missing:
+            self._end(rollout_id, FinishReason.ERROR)
+        groups = [self._as_rollouts(key) for key, _ in open_groups]
+        totals = [group.total_G for _, group in open_groups]
+        for key, _ in open_groups:  # a refill of this step counts its groups from 0 again
             self._controller.close(*key)
         self._groups = {}
         if groups:
-            metrics = {**self._memory.learn(groups), **self._memory.ledger.metrics()}
-            version = {"quality/version": float(self._memory.estimator.version)}
-            known = self._memory.history.metrics()
-            chosen: dict[str, float] = {}
-            if self._allocation is not None:
-                self._allocation.learn(groups)
-                chosen = self._allocation.metrics()
-            self._learnt = {k: v for k, v in {**metrics, **version, **known, **chosen}.items() if math.isfinite(v)}
+            self._learn(groups, totals)
         return dict(self._learnt)
 
-    def selects(self) -> bool:
-        """Not all rows of a batch train."""
-        return self._allocation is not None and self._host.allocation.rule == "pods"
+    def _learn(self, groups: list[RolloutGroup], totals: list[np.ndarray]) -> None:
+        allocation, metrics = self._allocation, {}
+        if allocation is not None:
+            if self.has_selection():
+                lessons = allocation.lessons(groups, totals, self._memory.step)
+                self._trains = {
+                    rollout.rollout_id: not left_out
+                    for group, lesson in zip(groups, lessons, strict=True)
+                    for rollout, left_out in zip(group.rollouts, lesson.left_out_G, strict=True)
+                }
+            allocation.learn(groups)
+            metrics = allocation.metrics()
+        metrics |= self._memory.learn(groups) | self._memory.ledger.metrics()
+        metrics |= self._memory.history.metrics() | {"quality/version": float(self._memory.estimator.version)}
+        self._learnt = {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def kept(self, step: int, rows: Sequence[tuple[int, int, float]]) -> list[bool]:
-        """Whether each ``(group, rollout, reward)`` trains, in any order."""
-        train = [True] * len(rows)
-        if self._allocation is None:
-            return train
-        by_group: dict[int, list[int]] = {}
-        for place in sorted(range(len(rows)), key=lambda place: rows[place][:2]):
-            by_group.setdefault(rows[place][0], []).append(place)
-        for number, places in by_group.items():
-            kept_G = self._allocation.keep(np.array([rows[place][2] for place in places], float), step, number)
-            for place, kept in zip(places, kept_G.tolist(), strict=True):
-                train[place] = kept
-        return train
+    def has_selection(self) -> bool:
+        """Whether the rule lets only a part of each group train."""
+        return isinstance(self._host.allocation, PodsAllocation)
+
+    def kept(self, step: int, rows: Sequence[tuple[int, int]]) -> list[bool]:
+        """Whether each ``(group, rollout)`` of the step settled last trains."""
+        return [not self.has_selection() or self._trains.get(RolloutId(step, *row), False) for row in rows]
 
     def save(self) -> State:
-        """What a checkpoint holds; :meth:`settle` first."""
+        """For a checkpoint; :meth:`settle` first."""
         rule = self._allocation.save() if self._allocation is not None else {}
         return {"memory": self._memory.save(), "controller": self._controller.save(), "allocation": rule}
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """CheckpointError when the head was of another shape."""
-        self._memory.load(state["memory"])
-        self._controller.load(state["controller"])
-        if self._allocation is not None and state.get("allocation"):  # another rule, or none, leaves nothing
-            self._allocation.load(state["allocation"])
+    def load(self, state: State) -> None:
+        """CheckpointError when the head has another shape."""
+        self._memory.load(cast(State, state["memory"]))
+        self._controller.load(cast(State, state["controller"]))
+        if self._allocation is not None and state.get("allocation"):  # empty: saved under a rule without memory
+            self._allocation.load(cast(State, state["allocation"]))
 
     def _answer(self, key: tuple[int, int]) -> None:
-        """Tell everybody of a group whose decision has fallen."""
+        """Answer the workers of a group whose decision has been made."""
         group = self._groups.get(key)  # None once its step was settled
         for index, (probe, answer) in list(group.waiting.items()) if group else []:
             decision = self._controller.decision(RolloutId(*key, index))
             if decision is None or decision.probe < probe:
                 continue
-            del self._groups[key].waiting[index]
-            if not answer.done():  # the asker may be gone
-                answer.set_result(decision.keep)
             if not decision.keep:
                 tokens = self._controller.probe_tokens[decision.probe]
-                self._close(RolloutId(*key, index), FinishReason.PRUNED, tokens, None)
+                self._end(RolloutId(*key, index), FinishReason.PRUNED, tokens)
+                continue
+            del self._groups[key].waiting[index]
+            if not answer.done():  # its worker may be gone
+                answer.set_result(True)
 
-    def _close(self, rollout_id: RolloutId, reason: FinishReason, num_tokens: int, reward: float | None) -> None:
-        """The first word about how a rollout ended counts."""
-        group = self._groups.get(rollout_id[:2])
-        if group is None:
-            return  # its step was settled without it
-        member = group.members[rollout_id.index]
-        if member.finish_reason is None:
-            member.finish_reason, member.reward, member.num_tokens = reason, reward, num_tokens
-        if group.is_over:
+    def _end(
+        self, rollout_id: RolloutId, reason: FinishReason, num_tokens: int = 0, reward: float | None = None
+    ) -> None:
+        """Record how a rollout ended, and stop it if it waits at a probe; the first report counts."""
+        group, index = self._groups.get(rollout_id[:2]), rollout_id.index
+        if group is None or index in group.completions:
+            return  # None: its step was settled without it
+        tokens, logprobs_T = (0,) * num_tokens, np.zeros(num_tokens, np.float32)
+        group.completions[index] = Completion(tokens, logprobs_T, reason, group.features_at[index])
+        if reward is not None:
+            group.rewards[index] = reward
+        _, answer = group.waiting.pop(index, (0, None))
+        if answer is not None and not answer.done():
+            answer.set_result(False)
+        if not group.missing:
             self._over.set()
 
     def _as_rollouts(self, key: tuple[int, int]) -> RolloutGroup:
-        """The group in our words; token ids are not known here, only how many."""
+        """The group, with labels of 0 or 1 as rewards."""
         group, rollouts = self._groups[key], []
-        for index, member in sorted(group.members.items()):
-            rollout_id = RolloutId(*key, index)
-            completion = Completion(
-                (0,) * member.num_tokens,
-                np.zeros(member.num_tokens, np.float32),
-                member.finish_reason or FinishReason.ERROR,
-                member.features_at,
-            )
-            rollouts.append(Rollout(rollout_id, completion, self._controller.decision(rollout_id), member.reward))
+        for index, completion in sorted(group.completions.items()):
+            rollout_id, reward = RolloutId(*key, index), group.rewards.get(index)
+            label = None if reward is None else float(reward > self._host.success_threshold)
+            rollouts.append(Rollout(rollout_id, completion, self._controller.decision(rollout_id), label))
         return RolloutGroup(Prompt(key=group.key, token_ids=(0,), text="", answer=""), rollouts)
 
     async def _run_clock(self) -> None:

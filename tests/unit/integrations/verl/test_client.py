@@ -1,7 +1,6 @@
 """A rollout cut in two calls, and one judged inside an engine, against a server that follows a script."""
 
 import asyncio
-import math
 
 import pytest
 
@@ -11,10 +10,9 @@ from arrol.integrations.verl.client import (
     CONTINUED_PRIORITY,
     InsideEngine,
     Limits,
-    Stopped,
+    Pruned,
     TwoCalls,
     joined,
-    statistics,
 )
 
 EOS = 9
@@ -55,8 +53,8 @@ def cut(script, *, probes=(4,), answers=(True,), prioritized=False):
     params, server.client = {"temperature": 1.0}, client
     try:
         output = asyncio.run(client.generate("r", prompt_ids=[1, 2], sampling_params=params, priority=0))
-    except Stopped as stopped:
-        output = stopped
+    except Pruned as pruned:
+        output = pruned
     assert params == {"temperature": 1.0}, "the caller's dict is its own"
     return output, server, questions
 
@@ -70,9 +68,9 @@ def test_a_survivor_is_one_output_of_two_calls():
     assert output.extra_fields == {"min_global_steps": 4, "max_global_steps": 5}
 
 
-def test_a_stopped_one_writes_nothing_more():
+def test_a_pruned_one_writes_nothing_more():
     output, server, _ = cut([3, 4, 5, 6, 7, 8, EOS], answers=[False])
-    assert isinstance(output, Stopped)
+    assert isinstance(output, Pruned)
     assert output.num_tokens == 4
     assert len(server.calls) == 1
 
@@ -111,11 +109,6 @@ def test_preemptions_add_up_where_they_are_counted():
     assert joined(Output([1]), Output([2])).num_preempted is None
 
 
-def test_no_logprobs_are_no_statistics():
-    assert all(math.isnan(value) for value in statistics(None))
-    assert len(statistics([])) == 3
-
-
 class Engine:
     """A server whose vLLM stops a request after so many tokens."""
 
@@ -146,10 +139,10 @@ def test_one_that_ended_by_itself_survives_the_engine(token_ids):
     assert params["top_k"] == 0
 
 
-def test_one_that_ended_for_no_reason_of_its_own_was_stopped():
-    with pytest.raises(Stopped) as stopped:
+def test_one_that_ended_for_no_reason_of_its_own_was_pruned():
+    with pytest.raises(Pruned) as pruned:
         inside([3, 4, 5, 6])
-    assert stopped.value.num_tokens == 4
+    assert pruned.value.num_tokens == 4
 
 
 def test_an_empty_answer_is_a_refusal():

@@ -4,13 +4,13 @@ import pytest
 
 from arrol.errors import ConfigError
 from arrol.integrations.verl import __main__ as helper
-from arrol.integrations.verl import derive
+from arrol.integrations.verl import derive, refusals
 from integrations.verl.test_derive import CONFIG, applied
 
 
 @pytest.fixture(autouse=True)
 def fixed_config(monkeypatch):
-    monkeypatch.setattr(derive, "trl_conflict", lambda: None)
+    monkeypatch.setattr(refusals, "trl_conflict", lambda: None)
     monkeypatch.setattr(helper, "compose", lambda overrides: CONFIG)
 
 

@@ -19,8 +19,8 @@ def test_nothing_said_is_our_best_rule_on_logprobs():
     assert parsed.host.pruning.rule == "neyman"
     assert parsed.host.quality.features == ("logprobs",)
     assert parsed.host.correction == "plain"
-    assert parsed.looks
-    assert parsed.learns
+    assert parsed.host.pruning.has_probes
+    assert parsed.has_head
 
 
 def test_other_fields_of_the_head_may_be_said():
@@ -34,8 +34,8 @@ def test_the_deadline_is_in_the_unit_of_its_way():
 
 
 def test_never_looks_at_nobody_unless_it_observes():
-    assert not parse_options({"rule": "never"}).looks
-    assert parse_options({"rule": "never", "observe": True}).looks
+    assert not parse_options({"rule": "never"}).host.pruning.has_probes
+    assert parse_options({"rule": "never", "observe": True}).host.pruning.has_probes
 
 
 @pytest.mark.parametrize("rule", ["uniform", "confidence", "balanced", "neyman"])
@@ -43,49 +43,107 @@ def test_rules_of_constant_count_are_taken(rule):
     assert parse_options({"rule": rule}).host.pruning.rule == rule
 
 
+PADDING = "the number of survivors would vary and verl would train on padding; use"
+ROWS = "the number of rows would vary from step to step, and verl would train on padding"
+RULES = "use one of uniform, mopps, greso, knapsack, pods, or train with arrol"
+FACTOR = "it multiplies data.train_batch_size; use a whole number, at least 2"
+
+
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
-        ({"keep_ration": 0.5}, ["arrol.keep_ration = 0.5", "'keep_ratio'"]),
-        ({"way": "three_calls"}, ["arrol.way = 'three_calls'", "two_calls, engine"]),
-        ({"correction": "ipw"}, ["arrol.correction = 'ipw'", "plain"]),
-        ({"quality": {"features": ["last_hidden"]}}, ["arrol.quality.features", "[logprobs]"]),
-        ({"rule": "oracle"}, ["arrol.rule = 'oracle'", "another rule"]),
-        ({"rule": "paper"}, ["arrol.rule = 'paper'", "padding"]),
-        ({"rule": "uniform", "draw": "bernoulli"}, ["draw 'bernoulli'", "systematic"]),
-        ({"rule": "neyman", "scope": "batch"}, ["scope 'batch'", "scope group"]),
-        ({"min_survivors": 1}, ["arrol.min_survivors = 1", "2 or more"]),
-        ({"algorithm": "mc_grpo"}, ["arrol.algorithm = 'mc_grpo'", "leave it out"]),
-        ({"allocation": "podz"}, ["arrol.allocation.rule = 'podz'", "'pods'"]),
-        ({"allocation": "aero"}, ["arrol.allocation.rule = 'aero'", "padding"]),
-        ({"allocation": "dapo"}, ["arrol.allocation.rule = 'dapo'", "filter_groups.enable=True"]),
-        ({"allocation": "cppo"}, ["arrol.allocation.rule = 'cppo'", "baseline of all"]),
-        ({"allocation": "knapsack"}, ["arrol.rule = 'neyman'", "differ in size", "'never'"]),
-        ({"allocation": {"rule": "knapsack", "rollout_budget": 9}, "rule": "never"}, ["rollout_budget = 9"]),
-        ({"allocation": {"rule": "greso", "max_draws": 1.5}}, ["max_draws = 1.5", "whole number"]),
-        ({"allocation": {"rule": "mopps", "candidates": 1}}, ["candidates = 1", "at least 2"]),
-        ({"allocation": {"posterior": {"used_for": "advantage"}}}, ["used_for = 'advantage'", "verl computes"]),
-        ({"allocation": "mopps", "way": "engine"}, ["arrol.way = 'engine'", "two_calls"]),
+        ({"keep_ration": 0.5}, "keep_ration = 0.5: unknown key; the nearest known one is 'keep_ratio'"),
+        ({"way": "three_calls"}, "way = 'three_calls': unknown; choose one of two_calls, engine"),
+        (
+            {"correction": "ipw"},
+            "correction = 'ipw': verl computes advantages from uid and reward, without 1/survival; use plain, or train "
+            "with arrol or TRL",
+        ),
+        ({"algorithm": "mc_grpo"}, "algorithm = 'mc_grpo': verl computes advantages itself; leave it out"),
+        (
+            {"quality": {"features": ["last_hidden"]}},
+            "quality.features = ['last_hidden']: verl's servers return no hidden states; leave it out",
+        ),
+        ({"rule": "oracle"}, "rule = 'oracle': verl has no place to decide after rewards; use another rule"),
+        ({"rule": "paper"}, f"rule = 'paper': {PADDING} another rule"),
+        ({"rule": "uniform", "draw": "bernoulli"}, f"draw = 'bernoulli': {PADDING} systematic"),
+        ({"rule": "neyman", "scope": "batch"}, f"scope = 'batch': {PADDING} group"),
+        (
+            {"min_survivors": 1},
+            "min_survivors = 1: verl gives a lone survivor its raw reward as advantage; use at least 2",
+        ),
+        ({"allocation": "aero"}, f"allocation.rule = 'aero': {ROWS}; {RULES}"),
+        (
+            {"allocation": "dapo"},
+            f"allocation.rule = 'dapo': verl has it: algorithm.filter_groups.enable=True; {RULES}",
+        ),
+        (
+            {"allocation": "cppo"},
+            "allocation.rule = 'cppo': verl computes advantages from the rows that are left, so the baseline of all is "
+            f"lost; {RULES}",
+        ),
+        (
+            {"allocation": "knapsack"},
+            f"rule = 'neyman': groups of allocation.rule = 'knapsack' differ in size, and {ROWS}; set rule = 'never'",
+        ),
+        ({"allocation": {"rule": "greso", "max_draws": 1.5}}, f"allocation.max_draws = 1.5: {FACTOR}"),
+        ({"allocation": {"rule": "mopps", "candidates": 1}}, f"allocation.candidates = 1: {FACTOR}"),
+        *(
+            (
+                {"allocation": {"posterior": {"used_for": used_for}}},
+                f"allocation.posterior.used_for = {used_for!r}: verl computes advantages itself; leave it out, or "
+                "train with arrol or TRL",
+            )
+            for used_for in ("advantage", "both")
+        ),
+        *(
+            (
+                {"allocation": {**rule, "count_truncated": False}},
+                f"allocation.count_truncated = False: {ROWS}; leave it out, or use allocation.rule = 'pods'",
+            )
+            for rule in ({}, {"rule": "mopps"})
+        ),
+        (
+            {"allocation": "mopps", "way": "engine"},
+            "way = 'engine': survival is unknown there, and allocation rules learn from it; use two_calls",
+        ),
     ],
+    ids=str,
 )
-def test_one_line_for_a_mistake(values, words):
+def test_one_line_for_a_mistake(values, message):
     with pytest.raises(ConfigError) as error:
         parse_options(values)
-    assert "\n" not in str(error.value)
-    assert [word for word in words if word not in str(error.value)] == []
+    assert str(error.value) == f"arrol.{message}"
+
+
+def test_truncated_rollouts_may_be_left_out_where_rows_are_selected():
+    parsed = parse_options({"allocation": {"rule": "pods", "train_size": 2, "count_truncated": False}})
+    assert not parsed.host.allocation.count_truncated
 
 
 @pytest.mark.parametrize(
-    ("values", "allocates", "acts"),
+    "values",
+    [
+        {"rule": "extremes", "draw": "bernoulli"},
+    ],
+    ids=str,
+)
+def test_what_every_host_refuses_is_refused_here(values):
+    with pytest.raises(ConfigError):
+        parse_options(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "has_allocation", "is_active"),
     [
         ({"rule": "never"}, False, False),
         ({"rule": "never", "allocation": "mopps"}, True, True),
         ({"rule": "uniform"}, False, True),
     ],
 )
-def test_an_allocation_rule_is_work_too(values, allocates, acts):
+def test_an_allocation_rule_is_work_too(values, has_allocation, is_active):
     parsed = parse_options(values)
-    assert (parsed.allocates, parsed.acts) == (allocates, acts)
+    assert (parsed.has_allocation, parsed.is_active) == (has_allocation, is_active)
 
 
 def test_every_rule_is_possible_or_has_its_reason():

@@ -42,7 +42,7 @@ async def play(service, step, *, sizes=(4, 4), order=None, short=(), broken=(), 
                 return
         else:
             service.ended(rollout)
-        service.outcome(rollout, 20 + index, float(reward(group, index)), full=False)
+        service.outcome(rollout, 20 + index, float(reward(group, index)), is_truncated=False)
 
     async with asyncio.TaskGroup() as tasks:
         for group, index in [ids[i] for i in order] if order else ids:
@@ -163,7 +163,8 @@ def test_it_learns_from_rewards_of_survivors_once():
     assert first["rollout/survivors_frac"] == 0.5
     assert first["rollout/success_frac_after"] == 0.5
     assert rates == [1.0, 0.0]
-    assert tickets[1] == {"step": 2, "group": 1, "size": 4, "success_rate": 0.0}
+    own = {"seed": 7, "stop_token_ids": []}
+    assert tickets[1] == {"step": 2, "group": 1, "size": 4, "success_rate": 0.0, **own}
 
 
 def test_a_refill_of_the_same_step_goes_on_counting():
@@ -182,9 +183,9 @@ def test_a_reward_that_never_comes_is_left_out():
         await service.begin(1, [("a", 4)])
         kept = await asyncio.gather(*(service.probed((1, 0, i), 0, logprobs_of(i)) for i in range(4)))
         survivors = [i for i in range(4) if kept[i]]
-        service.outcome((1, 0, survivors[0]), 9, 1.0, full=True)
+        service.outcome((1, 0, survivors[0]), 9, 1.0, is_truncated=True)
         metrics = await service.settle(timeout_s=0.05)
-        service.outcome((1, 0, survivors[1]), 9, 1.0, full=False)
+        service.outcome((1, 0, survivors[1]), 9, 1.0, is_truncated=False)
         service.ended((1, 0, survivors[1]))
         return metrics
 
@@ -199,11 +200,11 @@ def test_settling_waits_for_a_reward_under_way():
         service = service_of(rule="never", observe=True)
         await service.begin(1, [("a", 2)])
         assert await asyncio.gather(*(service.probed((1, 0, i), 0, logprobs_of(i)) for i in range(2))) == [True, True]
-        service.outcome((1, 0, 0), 9, 1.0, full=False)
+        service.outcome((1, 0, 0), 9, 1.0, is_truncated=False)
         settled = asyncio.create_task(service.settle())
         await asyncio.sleep(0.01)
         assert not settled.done()
-        service.outcome((1, 0, 1), 9, 0.0, full=False)
+        service.outcome((1, 0, 1), 9, 0.0, is_truncated=False)
         return await settled
 
     assert asyncio.run(main())["rollout/success_frac_before"] == 0.5
@@ -214,9 +215,9 @@ def test_a_rule_in_the_engine_leaves_only_ends():
         service = PruningService(parse_options({**NOW, "way": "engine"}), seed=7)
         await service.begin(1, [("a", 4)])
         for index in range(2):
-            service.stopped((1, 0, index), 4)
+            service.pruned((1, 0, index), 4)
         for index in range(2, 4):
-            service.outcome((1, 0, index), 30, 1.0, full=False)
+            service.outcome((1, 0, index), 30, 1.0, is_truncated=False)
         return await service.settle()
 
     metrics = asyncio.run(main())
@@ -275,7 +276,7 @@ async def visit(service, step, keys, rewards, size=4):
     tickets = await service.begin(step, [(key, size) for key in keys])
     for key, ticket in zip(keys, tickets, strict=True):
         for index in range(ticket["size"]):
-            service.outcome((step, ticket["group"], index), 5, rewards[key](index), full=False)
+            service.outcome((step, ticket["group"], index), 5, rewards[key](index), is_truncated=False)
     await service.settle()
     return {key: ticket["size"] for key, ticket in zip(keys, tickets, strict=True)}
 
@@ -335,14 +336,138 @@ def test_a_knapsack_spends_the_budget_of_the_batch():
     assert min(asked[-1]["hopeless"], asked[-1]["mixed"], asked[-1]["other"]) > asked[-1]["solved"] == 2
 
 
-def test_part_of_a_group_trains_whatever_the_order_of_rows():
-    service = service_of(shape=StepShape(2, 4), rule="never", allocation={"rule": "pods", "train_size": 2})
-    rows = [(group, index, float(index == group)) for group in range(2) for index in range(4)]
-    kept = service.kept(3, rows)
-    assert kept == service.kept(3, rows[::-1])[::-1]
-    assert [sum(kept[:4]), sum(kept[4:])] == [2, 2]
-    assert kept[0]
-    assert kept[5]
-    assert service.selects()
-    assert not service_of().selects()
-    assert service_of().kept(3, rows) == [True] * 8
+PODS = {"shape": StepShape(2, 4), "rule": "never"}
+
+
+async def pods(service, rewards, truncated=()):
+    """One step of groups of 4; returns which rollouts train, by group."""
+    await service.begin(1, [(f"prompt-{number}", 4) for number in range(len(rewards))])
+    for number, group in enumerate(rewards):
+        for index, reward in enumerate(group):
+            service.outcome((1, number, index), 9, reward, is_truncated=(number, index) in truncated)
+    metrics = await service.settle()
+    rows = [(number, index) for number in range(len(rewards)) for index in range(4)]
+    kept = service.kept(1, rows)
+    assert service.kept(1, rows[::-1]) == kept[::-1], "order of rows"
+    return [kept[4 * number : 4 * number + 4] for number in range(len(rewards))], metrics
+
+
+def test_the_rollouts_of_largest_variance_train():
+    service = service_of(**PODS, allocation={"rule": "pods", "train_size": 2})
+    kept, metrics = asyncio.run(pods(service, [[1.0, 0.0, 0.0, 0.0], [0.0, 0.5, 2.0, 0.5]]))
+    assert [sum(group) for group in kept] == [2, 2]
+    assert kept[0][0]
+    assert kept[1] == [True, False, True, False], "rewards as they train, not labels"
+    assert metrics["allocation/dropped/surplus"] == 4
+    assert service.has_selection()
+
+
+def test_without_selection_every_row_trains():
+    service = service_of()
+    assert not service.has_selection()
+    assert service.kept(3, [(0, 0), (1, 5)]) == [True, True]
+
+
+def test_truncated_rollouts_do_not_train_where_they_are_not_counted():
+    """As in the trainer: the same group, with and without them."""
+    rewards, truncated = [[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], {(0, 2), (0, 3), (1, 1)}
+    allocation = {"rule": "pods", "train_size": 2, "count_truncated": False}
+    service = service_of(**PODS, allocation=allocation)
+    kept, _ = asyncio.run(pods(service, rewards, truncated))
+    assert kept[0] == [True, True, False, False]
+    assert kept[1][0]
+    assert not kept[1][1]
+    assert sum(kept[1]) == 2
+    rate = service._memory.history.success_rate("prompt-0")
+    kept, _ = asyncio.run(
+        pods(service_of(**PODS, allocation={**allocation, "count_truncated": True}), rewards, truncated)
+    )
+    assert sum(kept[0]) == 2
+    assert any(kept[0][2:])
+    assert rate == 1.0
+
+
+def spied(service, name):
+    """Indices of the rollouts that the controller hears of by this method from now on."""
+    told, method = set(), getattr(service._controller, name)
+
+    def spy(rollout_ids):
+        told.update(rollout_id.index for rollout_id in rollout_ids)
+        return method(rollout_ids)
+
+    setattr(service._controller, name, spy)
+    return told
+
+
+async def asked(service, *indices):
+    """Tasks of rollouts that wait at their probe."""
+    tasks = {i: asyncio.create_task(service.probed((1, 0, i), 0, logprobs_of(i))) for i in indices}
+    await asyncio.sleep(0)
+    return tasks
+
+
+@pytest.mark.parametrize("waits_at_the_probe", [False, True])
+def test_failed_rollouts_are_lost_and_the_floor_counts_those_that_are_left(waits_at_the_probe):
+    """Two of four fail, by an exception or a cancelled task; ``min_survivors = 2`` keeps the two others."""
+
+    async def main():
+        service = service_of(keep_ratio=0.5, min_survivors=2)
+        lost, finished = spied(service, "lost"), spied(service, "finished")
+        await service.begin(1, [("a", 4)])
+        tasks = await asked(service, 0, 1, *([3] if waits_at_the_probe else []))
+        for index in (3, 2):
+            service.failed((1, 0, index))
+        kept = await asyncio.wait_for(asyncio.gather(*(tasks[i] for i in (0, 1))), 5)
+        for index in (0, 1):
+            service.outcome((1, 0, index), 20, 1.0, is_truncated=False)
+        return kept, lost, finished, await service.settle()
+
+    kept, lost, finished, metrics = asyncio.run(main())
+    assert kept == [True, True]
+    assert (lost, finished) == ({2, 3}, {0, 1})
+    assert (metrics["rollout/finish/error"], metrics["rollout/finish/stop"]) == (2, 2)
+
+
+def test_a_rollout_whose_reward_fails_is_lost_and_nothing_waits_for_it():
+    async def main():
+        service = service_of(rule="never")
+        lost, finished = spied(service, "lost"), spied(service, "finished")
+        await service.begin(1, [("a", 2)])
+        service.outcome((1, 0, 0), 20, 1.0, is_truncated=False)
+        service.failed((1, 0, 1))
+        service.failed((1, 0, 0))  # the first report counts
+        return lost, finished, await asyncio.wait_for(service.settle(), 1)
+
+    lost, finished, metrics = asyncio.run(main())
+    assert (1 in lost, finished) == (True, {0})
+    assert (metrics["rollout/finish/error"], metrics["rollout/finish/stop"]) == (1, 1)
+
+
+def test_the_rollouts_of_a_killed_worker_are_lost_when_the_step_is_settled():
+    """One ended well before, two wait at the probe, one never arrived."""
+
+    async def main():
+        service = service_of(keep_ratio=0.5)
+        lost, finished = spied(service, "lost"), spied(service, "finished")
+        await service.begin(1, [("a", 4)])
+        service.outcome((1, 0, 0), 3, 1.0, is_truncated=False)
+        tasks = await asked(service, 1, 2)
+        metrics = await service.settle(timeout_s=0.01)
+        return [await task for task in tasks.values()], lost, finished, metrics
+
+    kept, lost, finished, metrics = asyncio.run(main())
+    assert kept == [False, False]
+    assert (lost, finished) == ({1, 2, 3}, {0})
+    assert (metrics["rollout/finish/error"], metrics["pruning/candidates"]) == (3, 0)
+
+
+def test_a_rollout_of_a_settled_step_is_told_to_stop():
+    async def main():
+        service = service_of()
+        await service.begin(1, [("a", 4)])
+        waiting = asyncio.create_task(service.probed((1, 0, 0), 0, logprobs_of(0)))
+        await asyncio.sleep(0)
+        await service.settle(timeout_s=0.01)
+        return await waiting, await service.probed((1, 0, 1), 0, logprobs_of(1))
+
+    assert asyncio.run(main()) == (False, False)
