@@ -23,7 +23,7 @@ from arrol.cli.sampling import sample, snapshot_of
 from arrol.cli.train import run_folder, train_one
 from arrol.configs.run import RunConfig, load_run
 from arrol.evaluation.online import online_rows
-from arrol.evaluation.problems import Problem
+from arrol.evaluation.problems import SampledProblem
 from arrol.evaluation.samples import read_samples, write_samples
 from arrol.evaluation.summary import possible_votes, vote_rows
 from arrol.records.schema import VoteRecord
@@ -79,7 +79,7 @@ def _config(options: argparse.Namespace, seed: int, work: Path) -> RunConfig:
     return load_run(CONFIG, flags)
 
 
-def _samples(config: RunConfig, count: int, path: Path, console: Console) -> list[Problem]:
+def _samples(config: RunConfig, count: int, path: Path, console: Console) -> list[SampledProblem]:
     """Train, then sample; what exists is taken as it is."""
     if path.exists():
         return read_samples(path)

@@ -15,7 +15,7 @@ from arrol.configs.base import parse_flags, validate
 from arrol.configs.run import TAGS, RunConfig, change_run, load_run
 from arrol.errors import CheckpointError, ConfigError
 from arrol.evaluation.judging import JudgedProblem, disagreements, judged, verifier_for
-from arrol.evaluation.problems import Problem
+from arrol.evaluation.problems import SampledProblem
 from arrol.evaluation.samples import read_samples, write_samples
 from arrol.evaluation.summary import Row, facts, level_rows, metric_rows, usual_ks
 from arrol.verifiers.pool import VerifierPool
@@ -41,14 +41,14 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
     return 0
 
 
-def judge(problems: Sequence[Problem], console: Console) -> list[JudgedProblem]:
+def judge(problems: Sequence[SampledProblem], console: Console) -> list[JudgedProblem]:
     """Verdicts where a file has none, and classes of equal answers, with a bar for those who wait."""
     with VerifierPool(verifier_for(problems)) as pool, Progress(console=console, transient=True) as progress:
         task = progress.add_task("judging", total=None)
         return judged(problems, pool, lambda done, total: progress.update(task, completed=done, total=total))
 
 
-def sampled(options: argparse.Namespace, flags: Sequence[str], console: Console) -> list[Problem]:
+def sampled(options: argparse.Namespace, flags: Sequence[str], console: Console) -> list[SampledProblem]:
     """Completions of the model of a config or a run, judged, read again where votes want it, and kept in a file."""
     from arrol.cli import sampling  # torch and transformers: only where a model is asked
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from arrol import assembly
 from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
-from arrol.evaluation.problems import Problem, Sample
+from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.evaluation.reading import Reading, read_completions
 from arrol.evaluation.runner import Amount, Written, sample_prompts
 from arrol.quality.features import END
@@ -35,7 +35,7 @@ def snapshot_of(
 
 def sample(
     config: RunConfig, policy: str, estimator: EstimatorSnapshot | None, *, confidences: bool, console: Console
-) -> list[Problem]:
+) -> list[SampledProblem]:
     """Problems with judged samples; with an estimator scores and qualities, on request token confidences."""
     torch.set_num_threads(config.num_threads)
     tokenizer, evaluation = load_tokenizer(policy), config.evaluation
@@ -58,13 +58,13 @@ def sample(
 
 
 def _read(
-    problems: list[Problem],
+    problems: list[SampledProblem],
     written: list[Written],
     model: Any,
     estimator: EstimatorSnapshot | None,
     confidences: bool,
     temperature: float,
-) -> list[Problem]:
+) -> list[SampledProblem]:
     layout = None if estimator is None else estimator.layout
     if layout is not None and layout.hidden_size != model.config.hidden_size:
         raise ConfigError(

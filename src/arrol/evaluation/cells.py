@@ -1,119 +1,114 @@
-"""Typed cells of one row of a file; an error names the file, the line, the field, its value and the next step."""
+"""Typed cells of a row of a file, checked by pydantic. An error is one line: file, line, field, value, remedy.
+
+null and NaN are read as None, that is unknown.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BeforeValidator, Field, Strict, TypeAdapter, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from arrol.errors import DataError
 from arrol.types import FinishReason
 
+T = TypeVar("T")
+
 MAX_COUNT = 2**53
 """Larger counts are damage."""
-FINISH_REASONS = {reason.value: reason for reason in FinishReason} | {
-    "eos": FinishReason.STOP,
-    "eos_token": FinishReason.STOP,
-    "max_tokens": FinishReason.LENGTH,
-    "abort": FinishReason.ERROR,
-}
-"""Our names, and those of inference servers for the same."""
+SERVER_NAMES = {"eos": "stop", "eos_token": "stop", "max_tokens": "length", "abort": "error"}
+"""Finish reason of an inference server -> ours."""
 
 
+def needs(need: str, clean: Callable[[Any], Any] = lambda value: value) -> WrapValidator:
+    """``clean`` the value, then check its type; the only message is ``need``."""
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        try:
+            return handler(clean(value))
+        except ValidationError:
+            raise PydanticCustomError("cell", "{need}", {"need": need}) from None
+
+    return WrapValidator(check)
+
+
+def _real(value: Any) -> Any:
+    """true and false as 1 and 0; the texts that JSON has for numbers that are not finite."""
+    return float(value) if isinstance(value, bool) or value in ("nan", "inf", "-inf") else value
+
+
+def _known(value: Any) -> Any:
+    return None if value == "nan" or value != value else value
+
+
+def _whole(value: Any) -> Any:
+    """3.0 as 3, since Parquet turns whole numbers beside nulls into floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Real = Annotated[float, Strict(), BeforeValidator(_real)]
+_Unit = Annotated[Real, Field(ge=0, le=1)]
+_Whole = Annotated[int, Strict(), Field(ge=0, lt=MAX_COUNT), BeforeValidator(_whole)]
+Text = Annotated[str, Strict(), needs("must be a text that is not empty", lambda value: value or None)]
+AnyText = Annotated[str, Strict(), needs("must be a text")]
+OptionalText = Annotated[str | None, Strict(), needs("must be a text")]
+Number = Annotated[Annotated[Real, Field(allow_inf_nan=False)] | None, needs("must be a finite number", _known)]
+Share = Annotated[_Unit | None, needs("must be a number in [0, 1]", _known)]
+Count = Annotated[_Whole | None, needs("must be a whole number from 0", _known)]
+Numbers = Annotated[tuple[Real, ...] | None, needs("must be a list of numbers")]
+"""They need not be finite: ``"-inf"`` is one."""
+Points = Annotated[
+    tuple[tuple[_Whole, _Unit], ...] | None,
+    needs("must be a list of pairs of a number of tokens and a quality in [0, 1]"),
+]
+Finish = Annotated[
+    FinishReason | None,
+    needs(
+        f"must be one of {', '.join(FinishReason)}",
+        lambda value: SERVER_NAMES.get(value, value) if isinstance(value, str) else value,
+    ),
+]
+
+TEXT, OPTIONAL_TEXT = TypeAdapter[str](Text), TypeAdapter[str | None](OptionalText)
+COUNT, NUMBER = TypeAdapter[int | None](Count), TypeAdapter[float | None](Number)
+
+
+@dataclass(frozen=True)
 class Cells:
-    """One row; null and NaN are read as None, that is unknown."""
+    """One row and its place in a file."""
 
-    def __init__(self, row: Mapping[str, Any], where: str) -> None:
-        self.row = row
-        self.where = where
+    row: Mapping[str, Any]
+    where: str
+
+    def read(self, kind: TypeAdapter[T], name: str) -> T:
+        """The cell of that name; None where it is missing and may be."""
+        try:
+            return kind.validate_python(self.row.get(name))
+        except ValidationError as error:
+            self.fail(name, error.errors()[0]["msg"])
+
+    def read_all(self, kind: TypeAdapter[T]) -> T:
+        """The whole row."""
+        try:
+            return kind.validate_python(self.row)
+        except ValidationError as errors:
+            error = errors.errors()[0]
+            self.fail(str(error["loc"][0]), "must be given" if error["type"] == "missing" else error["msg"])
+
+    def refuse_unknown(self, known: Sequence[str]) -> None:
+        """Refuse a cell with another name, which may be misspelled."""
+        for name in self.row:
+            if name not in known:
+                choices = ", ".join(known)
+                raise DataError(f"samples: {self.where}: {_shown(name)}: unknown field; rename it to one of {choices}")
 
     def fail(self, name: str, need: str) -> NoReturn:
         """Refuse a cell."""
         shown = _shown(self.row[name]) if name in self.row else "(missing)"
         raise DataError(f"samples: {self.where}: {name} = {shown} {need}; mend or remove that row")
-
-    def refuse_unknown(self, known: Sequence[str]) -> None:
-        """A misspelled field must not be dropped in silence."""
-        for name in self.row:
-            if name not in known:
-                raise DataError(
-                    f"samples: {self.where}: {_shown(name)} is no field here; rename it to one of {', '.join(known)}"
-                )
-
-    def text(self, name: str, *, may_be_empty: bool = False) -> str:
-        value = self.row.get(name)
-        if not isinstance(value, str):
-            self.fail(name, "must be a text")
-        if not (value or may_be_empty):
-            self.fail(name, "must not be empty")
-        return value
-
-    def optional_text(self, name: str) -> str | None:
-        return None if self.row.get(name) is None else self.text(name, may_be_empty=True)
-
-    def number(self, name: str) -> float | None:
-        """A finite number; true and false are 1 and 0."""
-        if self.row.get(name) is None:
-            return None
-        number = self._number(name, self.row[name])
-        if math.isinf(number):
-            self.fail(name, "must be finite")
-        return None if math.isnan(number) else number
-
-    def share(self, name: str) -> float | None:
-        """A number in [0, 1]."""
-        value = self.number(name)
-        if value is not None and not 0 <= value <= 1:
-            self.fail(name, "must lie in [0, 1]")
-        return value
-
-    def count(self, name: str) -> int | None:
-        """A whole number from 0; 3.0 is 3, since Parquet turns whole numbers beside nulls into floats."""
-        number = self.number(name)
-        if number is None:
-            return None
-        value = self.row[name]
-        if isinstance(value, bool) or not 0 <= number < MAX_COUNT or number != int(number):
-            self.fail(name, "must be a whole number from 0")
-        return int(number)
-
-    def numbers(self, name: str) -> tuple[float, ...] | None:
-        """A list of numbers, which need not be finite: ``"-inf"`` is one."""
-        values = self.row.get(name)
-        if values is None:
-            return None
-        if not isinstance(values, list):
-            self.fail(name, "must be a list of numbers")
-        return tuple(self._number(name, value) for value in values)
-
-    def points(self, name: str) -> tuple[tuple[int, float], ...] | None:
-        """A list of pairs: a count of tokens, a share."""
-        values = self.row.get(name)
-        if values is None:
-            return None
-        if not isinstance(values, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in values):
-            self.fail(name, "must be a list of pairs of a number of tokens and a quality")
-        cells = [Cells({"tokens": tokens, name: value}, self.where) for tokens, value in values]
-        return tuple((cell.count("tokens") or 0, cell.share(name) or 0.0) for cell in cells)
-
-    def finish_reason(self, name: str) -> FinishReason | None:
-        value = self.row.get(name)
-        if value is None:
-            return None
-        reason = FINISH_REASONS.get(value) if isinstance(value, str) else None
-        if reason is None:
-            self.fail(name, f"must be one of {', '.join(FinishReason)}")
-        return reason
-
-    def _number(self, name: str, value: Any) -> float:
-        if isinstance(value, bool | int | float):
-            try:
-                return float(value)
-            except OverflowError:
-                self.fail(name, "is too large a number")
-        if value in ("nan", "inf", "-inf"):
-            return float(value)
-        self.fail(name, "must be a number" if not isinstance(self.row[name], list) else "must hold numbers only")
 
 
 def _shown(value: Any) -> str:

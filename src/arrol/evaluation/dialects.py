@@ -1,16 +1,16 @@
-r"""Rows that other tools write, read as ours.
+r"""Rows of other tools, read as ours.
 
-A row is one problem with lists (one entry per completion) or one completion. It is recognised by its columns:
+A row holds one problem with lists (one entry per completion) or one completion. Its columns tell the tool:
 
 1. **lighteval** details (Parquet): ``doc`` or ``__doc__`` with ``query``, ``choices``, ``gold_index``, ``id``;
    ``model_response`` or ``__model_response__`` with ``text`` and ``output_tokens``, whose lengths are the numbers of
    tokens. Several gold indices mean any of them. ``metric`` is not read: it is per problem, not per completion.
 2. **verl** rollout and validation dumps (JSONL, one row per completion): ``input``, ``output``, ``gts``, ``score``,
-   ``step``, and ``pred`` where the reward function tells it. The score is the reward. Completions of one input at one
-   step are a problem.
+   ``step``, and ``pred`` where the reward function returns it. The score is the reward. Completions of one input at one
+   step form a problem.
 3. **Qwen2.5-Math** evaluation (JSONL): ``code`` (the completions), ``pred``, ``gt``, ``score`` (right or wrong, the
    reward), ``pred_score`` (of a reward model, a number or a list of one), ``idx``, ``question``, ``level``.
-4. **Plain** rows, by the first of these names that is there:
+4. **Plain** rows, by the first of these names that exists:
 
    ==============  ====================================================================================
    completion(s)   completions, completion, responses, response, outputs, output, generations, generation
@@ -28,9 +28,9 @@ A row is one problem with lists (one entry per completion) or one completion. It
    level           level (``3`` or ``Level 3``)
    ==============  ====================================================================================
 
-A gold answer that is a worked solution is cut down to what follows ``####``, or to the content of its last
-``\boxed{}``. A list of gold answers means any of them. A row without a key is named by a hash of its prompt. Columns
-that are not named here are not read.
+Of a gold answer that is a worked solution, only the text after ``####`` or the content of the last ``\boxed{}`` is
+read. A list of gold answers means any of them. The key of a row without one is a hash of its prompt. Other columns are
+not read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from arrol.errors import DataError
-from arrol.evaluation.cells import Cells
+from arrol.evaluation.cells import COUNT, NUMBER, TEXT, Cells
 from arrol.evaluation.problems import Sample, sample_of
 from arrol.verifiers.gold import any_of
 from arrol.verifiers.symbolic import boxed_content
@@ -92,11 +92,11 @@ _PER_SAMPLE = ("answer", "reward", "score", "quality", "num_tokens", "finish_rea
 
 
 class Part(NamedTuple):
-    """What one row says: a whole problem, or one completion of a problem that other rows complete."""
+    """One row: a whole problem, or one completion of a problem."""
 
     key: str
     has_key: bool
-    """False when the key was made from the prompt."""
+    """False when the key is the hash of the prompt."""
     prompt: str
     gold: str | None
     level: int
@@ -105,7 +105,7 @@ class Part(NamedTuple):
 
 
 def dialect_of(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any], str], Part] | None:
-    """The reader of rows with these columns; None when there is no completion in them."""
+    """The reader of rows with these columns; None without a column of completions."""
     if any(all(column in row for column in pair) for pair in _LIGHTEVAL):
         return read_lighteval
     if {"code", "gt"} <= row.keys():
@@ -121,20 +121,20 @@ def read_named(row: Mapping[str, Any], where: str, names: Names) -> Part:
     """A row whose columns have the given names."""
     column = {field: next((name for name in known if name in row), known[0]) for field, known in names.items()}
     cells = Cells(row, where)
-    prompt = cells.text(column["prompt"])
+    prompt = cells.read(TEXT, column["prompt"])
     written = row.get(column["completion"])
     if not isinstance(written, list | str) or (isinstance(written, list) and not written):
         cells.fail(column["completion"], "must be a text, or a list of at least one")
     is_whole = isinstance(written, list)
-    cut = _per_sample(cells, column, len(written)) if is_whole else [_renamed(row, column)]
-    samples = []
-    for number, renamed in enumerate(cut, 1):
-        place = f"{where}, completion {number}" if is_whole else where
-        samples.append(sample_of(Cells(renamed, place)))
+    if is_whole:
+        renamed = _per_sample(cells, column, len(written))
+        samples = [sample_of(each, f"{where}, completion {number}") for number, each in enumerate(renamed, 1)]
+    else:
+        samples = [sample_of(_renamed(row, column), where)]
     key = _key(cells, column.get("key", "key"), prompt)
     step = row.get(column["step"]) if "step" in column else None
     return Part(
-        key=key if step is None else f"{key}@{cells.count(column['step'])}",
+        key=key if step is None else f"{key}@{cells.read(COUNT, column['step'])}",
         has_key=row.get(column.get("key", "key")) not in (None, ""),
         prompt=prompt,
         gold=_gold(cells, column["gold"]),
@@ -168,7 +168,7 @@ def _per_sample(cells: Cells, column: Mapping[str, str], count: int) -> list[dic
 
 
 def _spelled(cells: dict[str, Any]) -> dict[str, Any]:
-    """Extracted answers that are numbers as texts; a score that is a list of one as that one."""
+    """Numbers as texts in the extracted answer; a score that is a list of one number as that number."""
     if isinstance(cells.get("answer"), int | float) and not isinstance(cells["answer"], bool):
         cells["answer"] = number_text(cells["answer"])
     if isinstance(cells.get("score"), list) and len(cells["score"]) == 1:
@@ -184,7 +184,7 @@ def read_lighteval(row: Mapping[str, Any], where: str) -> Part:
     names = next(pair for pair in _LIGHTEVAL if pair[0] in row)
     doc, response = (_nested(row, name, where) for name in names)
     cells = Cells(doc, f"{where}, {names[0]}")
-    prompt = cells.text("query")
+    prompt = cells.read(TEXT, "query")
     choices = doc.get("choices")
     indices = doc.get("gold_index")
     indices = indices if isinstance(indices, list) else [indices]
@@ -198,7 +198,7 @@ def read_lighteval(row: Mapping[str, Any], where: str) -> Part:
     if isinstance(tokens, list) and len(tokens) == len(texts) and all(isinstance(ids, list) for ids in tokens):
         counts = [len(ids) for ids in tokens]
     samples = [
-        sample_of(Cells({"completion": text, "num_tokens": count}, f"{answered.where}, completion {number}"))
+        sample_of({"completion": text, "num_tokens": count}, f"{answered.where}, completion {number}")
         for number, (text, count) in enumerate(zip(texts, counts, strict=True), 1)
     ]
     gold = _gold(Cells({"choices": [choices[i] for i in indices]}, cells.where), "choices")
@@ -223,16 +223,16 @@ def _key(cells: Cells, name: str, prompt: str) -> str:
         return prompt_key(prompt)
     if isinstance(value, str):
         return value
-    return str(cells.count(name))
+    return str(cells.read(COUNT, name))
 
 
 def prompt_key(prompt: str) -> str:
-    """The key of a problem that has no other name."""
+    """The key of a problem without one: a hash of its prompt."""
     return hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _gold(cells: Cells, name: str) -> str | None:
-    """The gold answer of a cell; of a list of them, any."""
+    """The gold answer of a cell; a list means any of its entries."""
     value = cells.row.get(name)
     values = value if isinstance(value, list) else [value]
     golds = [gold for gold in (_one_gold(cells, name, each) for each in values) if gold]
@@ -245,7 +245,7 @@ def _one_gold(cells: Cells, name: str, value: Any) -> str | None:
     if isinstance(value, str):
         return gold_text(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return None if Cells({name: value}, cells.where).number(name) is None else number_text(value)
+        return None if Cells({name: value}, cells.where).read(NUMBER, name) is None else number_text(value)
     if isinstance(value, Mapping):
         return json.dumps(value)
     cells.fail(name, "must be a text, a number, or a list of them")
@@ -270,11 +270,11 @@ def _level(cells: Cells, name: str) -> int:
     if isinstance(value, str):
         digits = re.fullmatch(r"(?:[Ll]evel )?([0-9]{1,3})", value)
         return int(digits[1]) if digits else 0
-    return cells.count(name) or 0
+    return cells.read(COUNT, name) or 0
 
 
 def unreadable(row: Mapping[str, Any], where: str) -> DataError:
-    """The error about a row in which nothing was written."""
+    """The error for a row without a column of completions."""
     columns = ", ".join(map(str, row))[:120]
     return DataError(
         f"samples: {where}: no column holds completions (columns: {columns}); name it completion, or completions"

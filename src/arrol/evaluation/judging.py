@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from arrol.errors import DataError
-from arrol.evaluation.problems import Problem, Sample
+from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.protocols import Verifier
 from arrol.test_time.confidence import confidence_sampled, trace_confidence
 from arrol.test_time.voting import Ballots
@@ -34,7 +34,7 @@ MARKS = ("####", "\\boxed{", "Answer:")
 class JudgedProblem:
     """A problem with nothing missing that a vote or a metric needs."""
 
-    problem: Problem
+    problem: SampledProblem
     class_N: np.ndarray
     """int: class of each answer, -1 where nothing can be read."""
     right_N: np.ndarray
@@ -52,7 +52,7 @@ class JudgedProblem:
         return np.array([np.nan if s.num_tokens is None else s.num_tokens for s in self.samples], float)
 
 
-def verifier_for(problems: Sequence[Problem]) -> Verifier:
+def verifier_for(problems: Sequence[SampledProblem]) -> Verifier:
     """The cheapest verifier that knows every gold answer."""
     golds = [problem.answer for problem in problems if problem.answer is not None]
     if golds and all(parse_integer(gold) is not None for gold in golds):
@@ -60,7 +60,9 @@ def verifier_for(problems: Sequence[Problem]) -> Verifier:
     return SymbolicVerifier()
 
 
-def judged(problems: Sequence[Problem], pool: VerifierPool, progress: Progress | None = None) -> list[JudgedProblem]:
+def judged(
+    problems: Sequence[SampledProblem], pool: VerifierPool, progress: Progress | None = None
+) -> list[JudgedProblem]:
     """Verdicts and classes of all problems, in order; DataError names a problem that nobody can judge."""
     whole = _with_verdicts(problems, pool, progress)
     classes = pool.classes_of_all([[sample.answer for sample in problem.samples] for problem in whole])
@@ -92,7 +94,9 @@ def _confidence(sample: Sample, measure: str, window: int) -> float | None:
     return trace_confidence(tokens, measure, window) if tokens else None
 
 
-def _with_verdicts(problems: Sequence[Problem], pool: VerifierPool, progress: Progress | None) -> list[Problem]:
+def _with_verdicts(
+    problems: Sequence[SampledProblem], pool: VerifierPool, progress: Progress | None
+) -> list[SampledProblem]:
     """Answers and rewards that are missing, from the completions' texts."""
     pairs, places = [], []
     for p, problem in enumerate(problems):
@@ -116,7 +120,7 @@ def _with_verdicts(problems: Sequence[Problem], pool: VerifierPool, progress: Pr
     return [replace(problem, samples=tuple(part)) for problem, part in zip(problems, filled, strict=True)]
 
 
-def _judged(problem: Problem, class_N: np.ndarray) -> JudgedProblem:
+def _judged(problem: SampledProblem, class_N: np.ndarray) -> JudgedProblem:
     right_N = np.array([float(sample.reward or 0.0) > 0.5 for sample in problem.samples])
     first = {int(c): bool(right_N[np.flatnonzero(class_N == c)[0]]) for c in np.unique(class_N) if c >= 0}
     votes_N = np.array([first.get(int(c), False) for c in class_N])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from arrol.evaluation.metrics import accuracy_with_interval, pass_at_k
-from arrol.evaluation.problems import Problem, Sample
+from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.protocols import Engine, Task
 from arrol.records.schema import EvalRecord
 from arrol.types import Completion, GroupRequest, Prompt, SamplingParams, Verdict
@@ -27,7 +27,7 @@ class Written(NamedTuple):
     texts: list[str]
     verdicts: list[Verdict]
 
-    def problem(self) -> Problem:
+    def problem(self) -> SampledProblem:
         """As a samples file holds it."""
         samples = (
             Sample(
@@ -40,7 +40,7 @@ class Written(NamedTuple):
             )
             for completion, text, verdict in zip(self.completions, self.texts, self.verdicts, strict=True)
         )
-        return Problem(self.prompt.key, self.prompt.text, self.prompt.answer, tuple(samples), self.prompt.level)
+        return SampledProblem(self.prompt.key, self.prompt.text, self.prompt.answer, tuple(samples), self.prompt.level)
 
 
 class Amount(NamedTuple):

@@ -1,20 +1,18 @@
-r"""Sampled completions in files: what was asked, what was written, what it was worth.
+r"""Files of sampled completions, with their rewards and what else is known of them.
 
-Our own format is JSONL, one problem per line. The worked example (executed by the tests) is one such line::
+Our own format is JSONL, one problem per line. The worked example is one such line::
 
     {"key": "sums-7", "prompt": "2 + 2?", "answer": "4", "level": 1, "samples": [
       {"completion": "It is 4.\n#### 4", "answer": "4", "reward": 1.0, "score": 1.5, "quality": 0.8, "num_tokens": 9,
        "finish_reason": "stop", "logprobs": [-0.1, "-inf"], "confidences": [14.2, 13.9]},
       {"completion": "It is"}]}
 
-The fields are those of :class:`Problem` and :class:`Sample`. Of a sample only its completion must be there; ``level``
-and a null ``answer`` may be left out too. Unknown fields are refused. Reading what was written gives equal objects.
+The fields are those of :class:`SampledProblem` and :class:`Sample`. Only ``key``, ``prompt``, ``samples`` and each
+``completion`` are required; unknown fields are refused.
 
-What is read besides: rows of lighteval, verl, Qwen2.5-Math and plain ones (``dialects.py`` lists their columns), from
-JSONL, a JSON list or Parquet, one row per problem or one per completion. Rows of one completion are put together by
-their key, or by their prompt when they have none, or as ``group_by`` says. A folder is read file by file.
-
-Nothing is skipped in silence: the first row that cannot be read is an error that names file, line, field and remedy.
+Rows of lighteval, verl, Qwen2.5-Math and plain rows are read too (``dialects.py`` lists their columns), from JSONL, a
+JSON list or Parquet, one row per problem or one per completion. A folder is read file by file. The first row that
+cannot be read is an error that names file, line, field and remedy.
 """
 
 from __future__ import annotations
@@ -28,39 +26,38 @@ from typing import Any, Literal
 
 from arrol.errors import ConfigError, DataError
 from arrol.evaluation.dialects import Part, dialect_of, prompt_key, unreadable
-from arrol.evaluation.problems import Problem, Sample, problem_of, row_of
+from arrol.evaluation.problems import Sample, SampledProblem, problem_of, row_of
 from arrol.records.lines import LineWriter
 from arrol.records.store import portable_path
 
-__all__ = ["Problem", "Sample", "SampleWriter", "read_samples", "write_samples"]
+__all__ = ["Sample", "SampleWriter", "SampledProblem", "read_samples", "write_samples"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 GroupBy = Literal["key", "prompt"]
 
 
 class SampleWriter(LineWriter):
-    """Appends problems to a samples file; a line that a crash tore is cut off first."""
+    """Appends problems to a samples file; a line that a crash left incomplete is removed first."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, _is_row, field="samples", shown=portable_path(str(path)))
 
-    def write(self, problem: Problem) -> None:
+    def write(self, problem: SampledProblem) -> None:
         """Append one problem, as one whole line."""
         self.write_line(json.dumps(row_of(problem), allow_nan=False).encode())
 
 
-def write_samples(path: str | Path, problems: Iterable[Problem]) -> None:
+def write_samples(path: str | Path, problems: Iterable[SampledProblem]) -> None:
     """Append problems to a file."""
     with SampleWriter(path) as writer:
         for problem in problems:
             writer.write(problem)
 
 
-def read_samples(path: str | Path, *, group_by: GroupBy | None = None) -> list[Problem]:
+def read_samples(path: str | Path, *, group_by: GroupBy | None = None) -> list[SampledProblem]:
     """The problems of a file or folder, in order of their first row.
 
-    ``group_by`` decides which rows of one completion belong together: by ``key``, by ``prompt``, or (None) by key
-    where a row has one and by prompt where it has none.
+    Rows of one completion are grouped by ``key``, by ``prompt``, or (None) by key where a row has one, else by prompt.
     """
     if group_by not in (None, "key", "prompt"):
         raise ConfigError(f"group_by: {group_by!r} is unknown; choose key or prompt")
@@ -96,30 +93,30 @@ class _Gathered:
         key = ascii(part.key)[:60]
         if part.is_whole or self.first.is_whole:
             raise DataError(
-                f"samples: {where}: key = {key} was on {self.where} already; give each problem one row and one key"
+                f"samples: {where}: key = {key}: also on {self.where}; give each problem one row and one key"
             )
         for name, old, new in (("prompt", self.first.prompt, part.prompt), ("gold answer", self.first.gold, part.gold)):
             if old != new:
                 raise DataError(
-                    f"samples: {where}: {name} = {ascii(new)[:60]} is not that of {self.where} with the same key {key};"
-                    " give other problems other keys, or group by prompt"
+                    f"samples: {where}: {name} = {ascii(new)[:60]} differs from {self.where} with the same key {key};"
+                    " give different problems different keys, or group by prompt"
                 )
         self.samples += part.samples
 
-    def problem(self, name: str) -> Problem:
-        return Problem(name, self.first.prompt, self.first.gold, tuple(self.samples), self.first.level)
+    def problem(self, name: str) -> SampledProblem:
+        return SampledProblem(name, self.first.prompt, self.first.gold, tuple(self.samples), self.first.level)
 
 
 def _group_name(part: Part, group_by: GroupBy | None, where: str) -> str:
     if group_by == "key" and not part.has_key:
-        raise DataError(f"samples: {where}: there is no key to group by; group by prompt, or add a column key")
+        raise DataError(f"samples: {where}: key = (missing): cannot group by it; group by prompt, or add a column key")
     if group_by == "prompt" and not part.is_whole:
         return prompt_key(part.prompt)
     return part.key
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every row, with the file and line an error names."""
+    """Every row, with the file and line that an error names."""
     for file in _files(path):
         unit = "row" if file.suffix in (".json", ".parquet") else "line"
         read = {".parquet": _parquet_rows, ".json": _json_rows}.get(file.suffix, _lines)

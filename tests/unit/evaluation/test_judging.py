@@ -5,14 +5,14 @@ import pytest
 
 from arrol.errors import DataError
 from arrol.evaluation.judging import ballots_of, disagreements, judged, verifier_for
-from arrol.evaluation.problems import Problem, Sample
+from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.verifiers.integer import IntegerVerifier
 from arrol.verifiers.pool import VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 
 def problem(*samples, gold="4", key="p"):
-    return Problem(key, "2 + 2?", gold, tuple(samples))
+    return SampledProblem(key, "2 + 2?", gold, tuple(samples))
 
 
 def judge(*problems):

@@ -4,7 +4,7 @@ import pytest
 
 from arrol.evaluation.judging import judged
 from arrol.evaluation.online import fixed_sizes, online_rows
-from arrol.evaluation.problems import Problem, Sample
+from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.verifiers.integer import IntegerVerifier
 from arrol.verifiers.pool import VerifierPool
 
@@ -27,7 +27,7 @@ def sample(answer, tokens=10, confidence=1.0, quality=None):
 
 
 def problems_of(makes, count=16, num=6):
-    return [Problem(f"p{p}", "?", "4", tuple(makes(p, n) for n in range(count))) for p in range(num)]
+    return [SampledProblem(f"p{p}", "?", "4", tuple(makes(p, n) for n in range(count))) for p in range(num)]
 
 
 def rows_by_name(rows):

@@ -8,7 +8,7 @@ import pytest
 
 from arrol.errors import ConfigError, DataError
 from arrol.evaluation import samples
-from arrol.evaluation.samples import Problem, Sample, SampleWriter, read_samples, write_samples
+from arrol.evaluation.samples import Sample, SampledProblem, SampleWriter, read_samples, write_samples
 from arrol.types import FinishReason
 
 FULL = Sample(
@@ -23,9 +23,9 @@ FULL = Sample(
     confidences=(14.25, 0.0),
 )
 PROBLEMS = [
-    Problem("a", "2 + 2?", "4", (FULL, Sample("It is"), Sample("")), level=3),
-    Problem("b", "x\n?", None, (Sample("y", reward=0.0, finish_reason=FinishReason.PRUNED),)),
-    Problem("c", "roots?", '{"all_of": ["1", "2"]}', (Sample("1, 2", num_tokens=0),)),
+    SampledProblem("a", "2 + 2?", "4", (FULL, Sample("It is"), Sample("")), level=3),
+    SampledProblem("b", "x\n?", None, (Sample("y", reward=0.0, finish_reason=FinishReason.PRUNED),)),
+    SampledProblem("c", "roots?", '{"all_of": ["1", "2"]}', (Sample("1, 2", num_tokens=0),)),
 ]
 
 
@@ -67,12 +67,12 @@ def test_unknown_numbers_are_none_never_nan(tmp_path):
 def test_numbers_of_numpy_are_written_as_numbers(tmp_path):
     numpy = pytest.importorskip("numpy")
     sample = Sample("x", reward=numpy.float32(0.5), logprobs=numpy.float32([-0.5, -1]))
-    write_samples(tmp_path / "a.jsonl", [Problem("a", "p", "1", (sample,))])
+    write_samples(tmp_path / "a.jsonl", [SampledProblem("a", "p", "1", (sample,))])
     assert read_samples(tmp_path / "a.jsonl")[0].samples == (Sample("x", reward=0.5, logprobs=(-0.5, -1.0)),)
 
 
 @pytest.mark.parametrize(
-    "problem", [Problem("a", "p", "1", ()), Problem("a", "p", "1", (Sample("x", reward=math.inf),))]
+    "problem", [SampledProblem("a", "p", "1", ()), SampledProblem("a", "p", "1", (Sample("x", reward=math.inf),))]
 )
 def test_what_could_not_be_read_is_not_written(tmp_path, problem):
     path = tmp_path / "a.jsonl"
@@ -115,7 +115,7 @@ def test_rows_without_a_key_are_grouped_by_prompt(tmp_path):
     path = write(tmp_path / "a.jsonl", *rows)
     assert [len(problem.samples) for problem in read_samples(path)] == [2, 2]
     assert read_samples(path, group_by="prompt") == read_samples(path)
-    with pytest.raises(DataError, match=r"line 1: there is no key to group by; group by prompt"):
+    with pytest.raises(DataError, match=r"line 1: key = \(missing\): cannot group by it; group by prompt"):
         read_samples(path, group_by="key")
 
 
@@ -138,8 +138,8 @@ def test_json_parquet_and_jsonl_read_alike(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
     expected = [
-        Problem("a", "p", "1", (Sample("x", reward=1.0), Sample("y")), 2),
-        Problem("b", "q", "2", (Sample("z"),)),
+        SampledProblem("a", "p", "1", (Sample("x", reward=1.0), Sample("y")), 2),
+        SampledProblem("b", "q", "2", (Sample("z"),)),
     ]
     for path in (write(tmp_path / "a.jsonl", *rows), tmp_path / "a.json", tmp_path / "a.parquet"):
         assert read_samples(path) == expected
@@ -151,7 +151,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     write(tmp_path / "notes.txt", "not samples")
     assert [problem.key for problem in read_samples(tmp_path)] == ["1", "9", "10"]
     write(tmp_path / "11.jsonl", own("9"))
-    with pytest.raises(DataError, match=r"11.jsonl' line 1: key = '9' was on '.*9.jsonl' line 1 already"):
+    with pytest.raises(DataError, match=r"11.jsonl' line 1: key = '9': also on '.*9.jsonl' line 1; give"):
         read_samples(tmp_path)
 
 
@@ -169,36 +169,37 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
         (["[]"], "line 1 is a list"),
         ([{"prompt": "p"}], r"line 1: no column holds completions \(columns: prompt\); name it completion"),
         ([{}], "no column holds completions"),
-        ([own(), own()], r"line 2: key = 'a' was on '.*' line 1 already; give each problem one row and one key"),
-        ([own(key=None)], r"line 1: key = None must be a text; mend or remove that row"),
-        ([own(key="")], "key = '' must not be empty"),
+        ([own(), own()], r"line 2: key = 'a': also on '.*' line 1; give each problem one row and one key"),
+        ([own(key=None)], r"line 1: key = None must be a text that is not empty; mend or remove that row"),
+        ([own(key="")], "key = '' must be a text that is not empty"),
         ([own(prompt=3)], "prompt = 3 must be a text"),
         ([own(answer=4)], "answer = 4 must be a text"),
         ([own(level=-1)], "level = -1 must be a whole number from 0"),
         ([own(level=10**30)], "level = .* must be a whole number from 0"),
-        ([own(level=10**400)], "level = an integer of more than 60 digits is too large a number"),
-        ([own(level="3")], "level = '3' must be a number"),
-        ([own(samples=[])], r"samples = \[\] must be a list of at least one completion"),
+        ([own(level=10**400)], "level = an integer of more than 60 digits must be a whole number from 0"),
+        ([own(level="3")], "level = '3' must be a whole number from 0"),
+        ([own(samples=[])], r"samples = \[\] must be a list of one object or more, each with a completion"),
         ([own(samples="x")], "samples = 'x' must be a list"),
-        ([own(samples=["x"])], r"samples = \['x'\] must hold objects with a completion each"),
-        ([own(prompts=1)], "line 1: 'prompts' is no field here; rename it to one of key, prompt"),
-        ([own(samples=[{"completion": "x", "rewrad": 1}])], "line 1, sample 1: 'rewrad' is no field here"),
-        ([own(samples=[{"reward": 1.0}])], r"sample 1: completion = \(missing\) must be a text"),
-        ([own(samples=[{"completion": "x", "reward": "1"}])], "reward = '1' must be a number"),
-        (['{"key":"a","prompt":"p","samples":[{"completion":"x","reward":1e999}]}'], "reward = inf must be finite"),
-        ([own(samples=[{"completion": "x", "quality": 1.5}])], r"quality = 1.5 must lie in \[0, 1\]"),
+        ([own(samples=["x"])], r"samples = \['x'\] must be a list of one object or more"),
+        ([own(prompts=1)], "line 1: 'prompts': unknown field; rename it to one of key, prompt"),
+        ([own(samples=[{"completion": "x", "rewrad": 1}])], "line 1, sample 1: 'rewrad': unknown field"),
+        ([own(samples=[{"reward": 1.0}])], r"sample 1: completion = \(missing\) must be given"),
+        ([own(samples=[{"completion": "x", "reward": "1"}])], "reward = '1' must be a finite number"),
+        (['{"key":"a","prompt":"p","samples":[{"completion":"x","reward":1e999}]}'], "reward = inf must be a finite"),
+        ([own(samples=[{"completion": "x", "quality": 1.5}])], r"quality = 1.5 must be a number in \[0, 1\]"),
         ([own(samples=[{"completion": "x", "num_tokens": 1.5}])], "num_tokens = 1.5 must be a whole number from 0"),
         ([own(samples=[{"completion": "x", "num_tokens": True}])], "num_tokens = True must be a whole number"),
         ([own(samples=[{"completion": "x", "finish_reason": "tired"}])], "finish_reason = 'tired' must be one of stop"),
         ([own(samples=[{"completion": "x", "logprobs": "no"}])], "logprobs = 'no' must be a list of numbers"),
-        ([own(samples=[{"completion": "x", "logprobs": [1, "x"]}])], "logprobs = .* must hold numbers only"),
+        ([own(samples=[{"completion": "x", "logprobs": [1, "x"]}])], "logprobs = .* must be a list of numbers"),
+        ([own(samples=[{"completion": "x", "probe_qualities": [[4, 2]]}])], "must be a list of pairs"),
         (
             [{"id": 1, "prompt": prompt, "gold": "1", "completion": "x"} for prompt in "pq"],
-            "line 2: prompt = 'q' is not that of .* line 1 with the same key '1'; give other problems other keys",
+            "line 2: prompt = 'q' differs from .* line 1 with the same key '1'; give different problems different keys",
         ),
         (
             [{"prompt": "p", "gold": "1", "completion": "x"}, {"prompt": "p", "gold": "2", "completion": "x"}],
-            "line 2: gold answer = '2' is not that of",
+            "line 2: gold answer = '2' differs from",
         ),
     ],
 )  # fmt: skip

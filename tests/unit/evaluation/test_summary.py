@@ -4,7 +4,7 @@ import pytest
 
 from arrol.errors import ConfigError, DataError
 from arrol.evaluation.judging import judged, verifier_for
-from arrol.evaluation.problems import Problem, Sample
+from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.evaluation.summary import facts, level_rows, metric_rows, parsed_vote, possible_votes, usual_ks, vote_rows
 from arrol.verifiers.pool import VerifierPool
 
@@ -18,7 +18,7 @@ def judge(*answers_P, gold="4", levels=None, **columns):
     problems = []
     for p, answers in enumerate(answers_P):
         samples = [sample(a, **{k: v[p][n] for k, v in columns.items()}) for n, a in enumerate(answers)]
-        problems.append(Problem(f"p{p}", "?", gold, tuple(samples), 0 if levels is None else levels[p]))
+        problems.append(SampledProblem(f"p{p}", "?", gold, tuple(samples), 0 if levels is None else levels[p]))
     with VerifierPool(verifier_for(problems), num_workers=1) as pool:
         return judged(problems, pool)
 
