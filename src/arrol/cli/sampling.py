@@ -13,7 +13,7 @@ from arrol import assembly
 from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
 from arrol.evaluation.problems import Sample, SampledProblem
-from arrol.evaluation.reading import Reading, read_completions
+from arrol.evaluation.reading import CompletionStatistics, read_completions
 from arrol.evaluation.runner import Amount, Written, sample_prompts
 from arrol.quality.features import END
 from arrol.quality.snapshot import EstimatorSnapshot
@@ -81,7 +81,7 @@ def _read(
     return found
 
 
-def _told(one: Sample, reading: Reading, estimator: EstimatorSnapshot | None, confidences: bool) -> Sample:
+def _told(one: Sample, reading: CompletionStatistics, estimator: EstimatorSnapshot | None, confidences: bool) -> Sample:
     """The sample with what the reading says of it; the last probe's head reads ends where none was trained for them."""
     if confidences:
         one = replace(one, confidences=tuple(reading.confidence_T.tolist()))
@@ -98,5 +98,5 @@ def _told(one: Sample, reading: Reading, estimator: EstimatorSnapshot | None, co
     return replace(one, score=float(score[0]), quality=float(estimator.quality(score, head)[0]))
 
 
-def _quality(estimator: EstimatorSnapshot, reading: Reading, head: int, length: int) -> float:
+def _quality(estimator: EstimatorSnapshot, reading: CompletionStatistics, head: int, length: int) -> float:
     return float(estimator.quality(estimator.scores(reading.features_at[length][None], head), head)[0])

@@ -1,11 +1,10 @@
-"""Problems to what metrics and votes read: verdicts where none were given, classes of equal answers, ballots.
+"""Verdicts, classes of equal answers and ballots of sampled problems, for metrics and votes.
 
-A file may bring rewards and answers of its own. They are kept; what is missing is found by a verifier: the integer one
-where every gold answer is an integer, else math-verify. Equal answers (0.5 and 1/2) are one candidate.
+Rewards and answers of a file are kept; a verifier finds the missing ones: the integer verifier where every gold answer
+is an integer, else math-verify. Equal answers (0.5 and 1/2) are one class.
 
-A vote chooses a class, so a class must be right as a whole. Where verdicts of its members differ (a file judged by
-another verifier, a comparison that is not transitive), the first member's verdict holds for all; a right sample without
-a readable answer cannot win a vote and counts as wrong there, not in pass@k. Both are counted.
+A vote picks a class, so all members of a class must have one verdict. Where they differ, the first member's verdict
+holds in votes; a right sample without a readable answer is wrong in votes, not in pass@k (``disagreements``).
 
 Legend: ``N`` samples of a problem.
 """
@@ -27,20 +26,20 @@ from arrol.verifiers.pool import Progress, VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 MARKS = ("####", "\\boxed{", "Answer:")
-"""What may announce a final integer in a completion."""
+"""Marks of a final integer in a completion."""
 
 
 @dataclass(frozen=True)
 class JudgedProblem:
-    """A problem with nothing missing that a vote or a metric needs."""
+    """A problem whose samples all have verdicts and classes."""
 
     problem: SampledProblem
     class_N: np.ndarray
-    """int: class of each answer, -1 where nothing can be read."""
+    """int: class of each answer, -1 without a readable answer."""
     right_N: np.ndarray
     """bool: as verified."""
     votes_right_N: np.ndarray
-    """bool: the same for every member of a class, false without an answer."""
+    """bool: in votes; the same for every member of a class, false without an answer."""
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -48,12 +47,12 @@ class JudgedProblem:
 
     @property
     def tokens_N(self) -> np.ndarray:
-        """float64; NaN where the file does not say."""
+        """float64: completion tokens, NaN where unknown."""
         return np.array([np.nan if s.num_tokens is None else s.num_tokens for s in self.samples], float)
 
 
 def verifier_for(problems: Sequence[SampledProblem]) -> Verifier:
-    """The cheapest verifier that knows every gold answer."""
+    """The integer verifier if it reads every gold answer, else math-verify."""
     golds = [problem.answer for problem in problems if problem.answer is not None]
     if golds and all(parse_integer(gold) is not None for gold in golds):
         return IntegerVerifier(MARKS)
@@ -63,19 +62,19 @@ def verifier_for(problems: Sequence[SampledProblem]) -> Verifier:
 def judged(
     problems: Sequence[SampledProblem], pool: VerifierPool, progress: Progress | None = None
 ) -> list[JudgedProblem]:
-    """Verdicts and classes of all problems, in order; DataError names a problem that nobody can judge."""
+    """Verdicts and classes of all problems, in order; DataError for a problem without gold answer and rewards."""
     whole = _with_verdicts(problems, pool, progress)
     classes = pool.classes_of_all([[sample.answer for sample in problem.samples] for problem in whole])
     return [_judged(problem, np.array(found.ids_N, int)) for problem, found in zip(whole, classes, strict=True)]
 
 
 def disagreements(judged_P: Sequence[JudgedProblem]) -> int:
-    """Samples whose verdict a vote has to take differently from the file's."""
+    """Number of samples whose verdict in votes differs from their own."""
     return int(sum((one.right_N != one.votes_right_N).sum() for one in judged_P))
 
 
 def ballots_of(one: JudgedProblem, *, measure: str = "lowest", window: int = 2048) -> Ballots:
-    """What a vote may know; fields that some sample lacks are absent."""
+    """The columns that a vote may read; those that some sample lacks are left out."""
     score_N = [sample.score for sample in one.samples]
     quality_N = [sample.quality for sample in one.samples]
     confidence_N = [_confidence(sample, measure, window) for sample in one.samples]
@@ -87,7 +86,7 @@ def _whole(values: Sequence[float | None]) -> np.ndarray | None:
 
 
 def _confidence(sample: Sample, measure: str, window: int) -> float | None:
-    """From token confidences; from the sampled tokens' probabilities, our substitute, where a file has only those."""
+    """A measure of the token confidences, or of the sampled tokens' probabilities where there are no confidences."""
     tokens = sample.confidences
     if tokens is None and sample.logprobs is not None and np.isfinite(sample.logprobs).all():
         tokens = tuple(confidence_sampled(np.minimum(sample.logprobs, 0.0)).tolist())
@@ -97,13 +96,13 @@ def _confidence(sample: Sample, measure: str, window: int) -> float | None:
 def _with_verdicts(
     problems: Sequence[SampledProblem], pool: VerifierPool, progress: Progress | None
 ) -> list[SampledProblem]:
-    """Answers and rewards that are missing, from the completions' texts."""
+    """The problems with missing answers and rewards verified from the texts."""
     pairs, places = [], []
     for p, problem in enumerate(problems):
         for n, sample in enumerate(problem.samples):
             if sample.reward is None and problem.answer is None:
                 raise DataError(
-                    f"samples: problem {problem.key!r} has neither a gold answer nor rewards, so nobody can judge it; "
+                    f"samples: problem {problem.key!r} has neither a gold answer nor rewards; "
                     "add the field answer, or a reward to each sample"
                 )
             if sample.answer is None or sample.reward is None:

@@ -1,13 +1,13 @@
-"""maj@k: is the vote of k samples right? Mean over the k-subsets of the n samples of a prompt. Pure numpy.
+"""maj@k: accuracy of the vote of k samples, averaged over the k-subsets of the n samples of a prompt. Pure numpy.
 
-Exact for n = k and wherever there are at most 20,000 subsets, which are then enumerated; else the mean over 1,000
-seeded subsets, each drawn without repetition. A rule's weights are computed inside each subset, since ranks and
-percentiles depend on who else is there. Ties split evenly, credit [right in argmax] / |argmax|; ``deployed_ties``
-applies the tie rule of ``test_time/totals.py`` instead, what a user would get. Nobody has a vote: wrong.
+Up to 20,000 subsets are enumerated, so the mean is exact; else it is over 1,000 seeded subsets, each drawn without
+repetition. Weights are computed inside each subset, since ranks and percentiles depend on the other members. Ties split
+evenly, credit [right in argmax] / |argmax|; ``deployed_ties`` applies the tie rule of ``test_time/totals.py`` instead,
+as a deployed vote does. A subset without any vote is wrong.
 
-Deviations, ours: (1) subsets of different k are nested, prefixes of the same permutations, so that curves over k are
-smooth; (2) with two or more right classes (tasks of many right answers) their credits add up; (3) an answer class with
-right and wrong members is refused, as is a right sample without an answer: the vote could not be judged.
+Deviations, ours: (1) subsets of different k are prefixes of the same permutations, so that curves over k are smooth;
+(2) the credits of two or more right classes add up; (3) a class with right and wrong members is refused, and so is a
+right sample without an answer.
 
 Legend: ``P`` prompts, ``K`` values of k, ``N`` samples of a prompt, ``S`` subsets, ``M`` answer classes.
 """
@@ -29,16 +29,16 @@ from arrol.test_time.totals import VoteTotals
 from arrol.test_time.voting import Ballots, WeightRule, right_classes, weights
 
 SUBSET_STREAM = 5
-"""Second word of the key of every subset, before the prompt's number."""
+"""Second word of the random key of every subset, before the prompt's number."""
 
 
 @dataclass(frozen=True)
 class SubsetPlan:
-    """How many subsets are looked at."""
+    """Number and seed of the subsets."""
 
     subsets: int = 1000
     exact_up_to: int = 20_000
-    """All subsets are taken where there are no more than this."""
+    """Up to this number, all subsets are enumerated."""
     seed: int = 0
 
     def is_exact(self, size: int, k: int) -> bool:
@@ -49,12 +49,12 @@ DEFAULT_PLAN = SubsetPlan()
 
 
 class SubsetVotes(NamedTuple):
-    """Two tables over prompts and k."""
+    """Accuracy and ties per prompt and k."""
 
     right_PK: np.ndarray
     """float64: expected correctness of the vote."""
     tied_PK: np.ndarray
-    """float64: share of subsets in which weights alone did not decide."""
+    """float64: share of subsets with a tie."""
 
 
 def maj_at_k(
@@ -66,12 +66,12 @@ def maj_at_k(
     deployed_ties: bool = False,
     plan: SubsetPlan = DEFAULT_PLAN,
 ) -> SubsetVotes:
-    """Ballots and verdicts (bool ``[N]``) of each prompt; prompts may differ in ``N``, which must not be below k."""
+    """From the ballots and verdicts (bool ``[N]``) of each prompt; ``N`` may differ between prompts, at least k."""
     if len(ballots_P) != len(right_P):
         raise DataError(f"right_P of length {len(right_P)}: there are {len(ballots_P)} prompts; give verdicts for each")
     votes = SubsetVotes(np.zeros((len(ballots_P), len(ks))), np.zeros((len(ballots_P), len(ks))))
     for p, (ballots, verdicts) in enumerate(zip(ballots_P, right_P, strict=True)):
-        class_N, is_right_M = _judged(ballots, np.asarray(verdicts, bool), ks, p)
+        class_N, is_right_M = _classes(ballots, np.asarray(verdicts, bool), ks, p)
         size, permuted_SN = len(class_N), None
         for column, k in enumerate(ks):
             if plan.is_exact(size, k):
@@ -87,14 +87,14 @@ def maj_at_k(
             num_leaders_S = leaders_SM.sum(-1)
             votes.tied_PK[p, column] = np.mean(num_leaders_S > 1)
             if deployed_ties:
-                credit_S = np.append(is_right_M, False)[totals.winners()]  # -1 is the last: nobody, wrong
+                credit_S = np.append(is_right_M, False)[totals.winners()]  # -1, no vote, is the last: wrong
             else:
                 credit_S = (leaders_SM @ is_right_M.astype(float)) / np.maximum(num_leaders_S, 1)
             votes.right_PK[p, column] = credit_S.mean()
     return votes
 
 
-def _judged(ballots: Ballots, right_N: np.ndarray, ks: Sequence[int], p: int) -> tuple[np.ndarray, np.ndarray]:
+def _classes(ballots: Ballots, right_N: np.ndarray, ks: Sequence[int], p: int) -> tuple[np.ndarray, np.ndarray]:
     """Classes numbered from 0 (-1 without an answer), and which of them are right."""
     if ballots.answer_N.ndim != 1 or ballots.answer_N.shape != right_N.shape:
         raise DataError(f"prompt {p}: {ballots.answer_N.shape} answers, {right_N.shape} verdicts; give one of each")
@@ -110,13 +110,13 @@ def _judged(ballots: Ballots, right_N: np.ndarray, ks: Sequence[int], p: int) ->
 
 @lru_cache(maxsize=16)
 def _all_subsets(size: int, k: int) -> np.ndarray:
-    """int ``[S, k]``: in order, indices ascending; shared, so not to be written to."""
+    """int ``[S, k]``, indices ascending; cached, so read-only."""
     flat = np.fromiter(chain.from_iterable(combinations(range(size), k)), np.int32, math.comb(size, k) * k)
     flat.flags.writeable = False
     return flat.reshape(-1, k)
 
 
 def _permutations(size: int, plan: SubsetPlan, p: int) -> np.ndarray:
-    """int ``[S, N]``, keyed by the prompt's number, so prompts do not share their chance."""
+    """int ``[S, N]``, keyed by the prompt's number, so that prompts are independent."""
     stream = np.random.default_rng([plan.seed, SUBSET_STREAM, p])
     return stream.permuted(np.tile(np.arange(size), (plan.subsets, 1)), axis=1)

@@ -1,4 +1,4 @@
-"""What a table of outcomes says: one value per prompt first, then a mean with its interval. Pure numpy.
+"""pass@k, avg@k and best-of-k: one value per prompt, then a mean with its interval. Pure numpy.
 
 A prompt has n samples, c of them right; prompts may differ in n::
 
@@ -8,12 +8,11 @@ A prompt has n samples, c of them right; prompts may differ in n::
     best-of-k  sum over ranks r of right_r C(n-r, k-1) / C(n, k): the highest score of such k samples is right
     gap        pass@k - maj@k: what a better selector could win (maj@k is in ``majority.py``)
 
-``n < k`` is refused. The plug-in 1 - (1 - c/n)^k is biased low and not here. With n = k pass@k is 0 or 1 per prompt:
-prefer n >= 2k. All samples of a table share one temperature, length limit and verifier; say which beside it.
+``n < k`` is refused; prefer n >= 2k, since with n = k pass@k is 0 or 1 per prompt. The plug-in 1 - (1 - c/n)^k is
+biased low and not used.
 
-Deviations, all ours: (1) in best-of-k equal scores share their chance evenly; (2) where every prompt says 0, or every
-prompt says 1, a bootstrap has no width and Wilson's interval for that many prompts stands in; (3) one prompt alone has
-no interval (NaN).
+Deviations, ours: (1) in best-of-k equal scores share their chance evenly; (2) where every prompt has value 0, or every
+prompt 1, Wilson's interval replaces the bootstrap; (3) one prompt has no interval (NaN).
 
 Legend: ``P`` prompts, ``G`` or ``N`` samples per prompt, ``K`` values of k.
 """
@@ -41,7 +40,7 @@ class Metric:
 
 
 def summary(value_P: ArrayLike, seed: int = 0) -> Metric:
-    """Mean of one value per prompt; the interval is a bootstrap over prompts, but see deviations 2 and 3."""
+    """Mean of one value per prompt with a bootstrap interval over prompts, but see deviations 2 and 3."""
     value_P = np.asarray(value_P, float)
     if value_P.ndim != 1 or not value_P.size or not np.isfinite(value_P).all():
         raise DataError(f"value_P of shape {value_P.shape}: give one finite value per prompt, at least one prompt")
@@ -51,10 +50,12 @@ def summary(value_P: ArrayLike, seed: int = 0) -> Metric:
 
 
 def paired_difference(value_P: ArrayLike, baseline_P: ArrayLike, seed: int = 0) -> Metric:
-    """Mean of value - baseline on the same prompts and samples; differences are resampled, never the two apart."""
+    """Mean of value - baseline on the same prompts; the bootstrap resamples the differences."""
     value_P, baseline_P = np.asarray(value_P, float), np.asarray(baseline_P, float)
     if value_P.ndim != 1 or value_P.shape != baseline_P.shape or not value_P.size:
-        raise DataError(f"baseline_P of shape {baseline_P.shape}: {value_P.shape} values; give the same prompts twice")
+        raise DataError(
+            f"baseline_P of shape {baseline_P.shape}: {value_P.shape} values; give both on the same prompts"
+        )
     return _bootstrapped(value_P - baseline_P, seed)
 
 
@@ -64,7 +65,7 @@ def _bootstrapped(value_P: np.ndarray, seed: int) -> Metric:
 
 
 def by_level(value_P: ArrayLike, level_P: ArrayLike, seed: int = 0) -> dict[int, Metric]:
-    """The same per difficulty level, ascending."""
+    """:func:`summary` per difficulty level, ascending."""
     value_P, level_P = np.asarray(value_P, float), np.asarray(level_P)
     if value_P.shape != level_P.shape:
         raise DataError(f"level_P of shape {level_P.shape}: {value_P.shape} values; give one level per prompt")
@@ -72,7 +73,7 @@ def by_level(value_P: ArrayLike, level_P: ArrayLike, seed: int = 0) -> dict[int,
 
 
 def avg_at_k(num_right_P: ArrayLike, num_samples_P: ArrayLike) -> np.ndarray:
-    """float64 ``[P]``: share of right samples."""
+    """float64 ``[P]``: share of right samples per prompt."""
     right_P, size_P = checked_counts(num_right_P, num_samples_P, [1])
     return right_P / size_P
 
@@ -101,7 +102,7 @@ def best_of_k(score_P: Sequence[ArrayLike], right_P: Sequence[ArrayLike], ks: Se
 
 
 def coverage_gap(pass_PK: ArrayLike, maj_PK: ArrayLike) -> np.ndarray:
-    """pass@k - maj@k, prompt by prompt."""
+    """pass@k - maj@k per prompt."""
     return np.asarray(pass_PK, float) - np.asarray(maj_PK, float)
 
 
@@ -116,7 +117,7 @@ def accuracy_with_interval(reward_PG: np.ndarray) -> tuple[float, float, float]:
 
 
 def dead_group_frac(reward_PG: np.ndarray, group_size: int) -> float:
-    """Chance that a group of this size is all right or all wrong, unbiased from the samples, mean over prompts."""
+    """Unbiased chance that a group of this size is all right or all wrong, averaged over prompts."""
     right_P, size_P = checked_counts((reward_PG > 0).sum(1), reward_PG.shape[1], [group_size])
     return float(np.mean(_miss(size_P - right_P, size_P, group_size) + _miss(right_P, size_P, group_size)))
 
@@ -124,13 +125,15 @@ def dead_group_frac(reward_PG: np.ndarray, group_size: int) -> float:
 def checked_counts(
     num_right_P: ArrayLike, num_samples_P: ArrayLike, ks: Sequence[int], *, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts as int ``[P]``; DataError where they are impossible or some k is larger than n."""
+    """Counts as int ``[P]``; DataError if a count is impossible or a k larger than n."""
     right_P = np.asarray(num_right_P)
     right_P, size_P = np.broadcast_arrays(right_P, np.asarray(num_samples_P))
     if right_P.ndim != 1 or right_P.dtype.kind not in "iu" or size_P.dtype.kind not in "iu":
         raise DataError(f"num_right_P of shape {right_P.shape}, {right_P.dtype}: give one whole number per prompt")
     for p in np.flatnonzero((right_P < 0) | (right_P > size_P))[:1]:
-        raise DataError(f"num_right = {right_P[p]} of prompt {first + p}: it has {size_P[p]} samples; count again")
+        raise DataError(
+            f"num_right = {right_P[p]} of prompt {first + p}: it has {size_P[p]} samples; give a number from 0 to that"
+        )
     if not ks or min(ks) < 1:
         raise DataError(f"k = {list(ks)}: give whole numbers from 1")
     for p in np.flatnonzero(size_P < max(ks))[:1]:
@@ -139,9 +142,9 @@ def checked_counts(
 
 
 def _miss(wrong_P: np.ndarray, size_P: np.ndarray, k: int) -> np.ndarray:
-    """C(wrong, k) / C(size, k): chance that k of the samples, drawn without repetition, are all wrong.
+    """C(wrong, k) / C(size, k): chance that k samples, drawn without repetition, are all wrong.
 
-    Two equal products; the shorter is taken: k factors (wrong - j) / (size - j), or one for each right sample.
+    Two products give it, k factors (wrong - j) / (size - j) or one factor per right sample; the shorter is used.
     """
     miss_P = np.empty(len(wrong_P))
     for wrong, size in {(int(w), int(n)) for w, n in zip(wrong_P, size_P, strict=True)}:
@@ -154,6 +157,6 @@ def _miss(wrong_P: np.ndarray, size_P: np.ndarray, k: int) -> np.ndarray:
 
 
 def _chance_of_top(size: int, k: int) -> np.ndarray:
-    """``[N]``: chance that the r-th best of all is the best of k drawn: C(n-r, k-1) / C(n, k), by its ratios."""
+    """``[N]``: C(n-r, k-1) / C(n, k), the chance that the r-th best of all is the best of k, by its ratios."""
     rank_N = np.arange(1, size)
     return k / size * np.concatenate([[1.0], np.cumprod(np.maximum(size - rank_N - k + 1, 0) / (size - rank_N))])

@@ -1,23 +1,22 @@
-"""Online strategies beside a fixed number of samples, replayed on recorded ones: at equal tokens and equal accuracy.
+"""Online strategies replayed on recorded samples, beside the majority at equal tokens and at equal accuracy.
 
-The control is the majority of 1 ... n samples: a curve of accuracy over tokens. A strategy is a point; the row says how
-far it lies above the curve at its own tokens, paired over problems, and how many tokens the curve needs for its
-accuracy. What a file does not hold is not compared: DeepConf needs confidences, the head qualities at probes.
-
-Warm-up and stopped tokens are counted. Every strategy meets the same keyed orderings of the samples of a problem.
+The control is the majority of 1 ... n samples: a curve of accuracy over tokens. A strategy is a point; its row has the
+paired difference to the curve at its own tokens, and the tokens that the curve needs for its accuracy. DeepConf needs
+confidences and the head needs qualities at probes; strategies whose data a file lacks are left out. Warm-up and stopped
+tokens are counted. Every strategy is averaged over the same orderings of the samples of a problem.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from arrol.errors import DataError
 from arrol.evaluation.judging import JudgedProblem, ballots_of
 from arrol.evaluation.metrics import paired_difference, summary
+from arrol.evaluation.summary import Row
 from arrol.test_time.replay import (
     Evidence,
     ReplayTable,
@@ -30,15 +29,14 @@ from arrol.test_time.replay import (
 )
 from arrol.test_time.strategies import Strategy, deepconf_online, early_consensus, fixed_traces, head_stop
 
-Row = dict[str, Any]
 MIN_SAMPLES = 8
-"""Fewer leave nothing to stop."""
+"""Per problem; with fewer there is nothing to stop."""
 
 
 def online_rows(
     judged: Sequence[JudgedProblem], *, window: int = 2048, num_orderings: int = 16, stop_quality: float = 0.2
 ) -> list[Row]:
-    """One row per strategy that the samples allow; none where token counts are unknown or samples are few."""
+    """One row per strategy that the samples allow; none for unknown token counts or fewer than ``MIN_SAMPLES``."""
     count = min(len(one.samples) for one in judged)
     if count < MIN_SAMPLES or any(np.isnan(one.tokens_N).any() for one in judged):
         return []
@@ -58,7 +56,7 @@ def online_rows(
 
 
 def fixed_sizes(count: int) -> list[int]:
-    """Points of the control's curve: 1, 2, 4, ... and all."""
+    """Numbers of samples on the control's curve: 1, 2, 4, ... and all."""
     return sorted({2**power for power in range(count.bit_length()) if 2**power <= count} | {count})
 
 
@@ -84,11 +82,11 @@ def _strategies(
 
 
 def _beside(table: ReplayTable, curve: ReplayTable) -> Row:
-    """The point, the curve at its tokens, and the curve's tokens at its accuracy."""
+    """The strategy, the control at its tokens, and the control's tokens at its accuracy."""
     right_P, tokens = table.right_AP[0], float(table.tokens_AP[0].mean())
     fixed_P = at_tokens(curve.tokens_AP, curve.right_AP, tokens)
     if np.isnan(fixed_P).any():
-        raise DataError(f"tokens = {tokens:.0f}: beyond the control's curve; this is a fault of the strategy")
+        raise DataError(f"tokens = {tokens:.0f}: outside the control's curve; report this as a fault of the strategy")
     ahead = paired_difference(right_P, fixed_P)
     needed_P = at_accuracy(curve.tokens_AP, curve.right_AP, float(right_P.mean()))
     needed = None if np.isnan(needed_P).any() else float(needed_P.mean())

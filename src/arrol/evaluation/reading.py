@@ -1,11 +1,9 @@
-"""A model reads finished completions once more: token confidences for DeepConf, and what the quality head looks at.
+"""A forward pass over finished completions: token confidences for DeepConf and features for the quality head.
 
-So completions of any engine or file can be voted on. One forward pass per microbatch, rows of one length class
-together. Top-k log-probabilities are the model's own, before temperature and top-p (arXiv 2508.15260 takes k = 20);
-log-probabilities of the sampled tokens are those at ``temperature``, as an engine would have recorded them.
-
-The features at a length L equal those of an engine that stopped there to look (``quality.features``): L completion
-tokens were fed. At the end the last token was sampled and never fed, so L is one less than the length.
+It scores completions of any engine or file for votes. Confidences use the model's own top-k log-probabilities, before
+temperature and top-p (arXiv 2508.15260: k = 20); log-probabilities of the sampled tokens are at ``temperature``, as an
+engine records them. Features equal those of an engine at a probe (``quality.features``): at length L, L completion
+tokens were fed. At the end L is one less than the length, since the last token is never fed.
 
 Legend: ``C`` completions, ``T`` completion tokens, ``D`` hidden size, ``V`` vocabulary, ``W`` columns.
 """
@@ -28,15 +26,15 @@ LOGIT_CHUNK = 2**24
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the model says of one completion."""
+class CompletionStatistics:
+    """Per-token values of one completion, and its features."""
 
     logprob_T: np.ndarray
-    """float32: of each token, at the temperature of sampling."""
+    """float32: log-probability of each token at the sampling temperature."""
     confidence_T: np.ndarray
-    """float32: minus the mean log-probability of the k likeliest tokens; large where the model is sure."""
+    """float32: minus the mean log-probability of the k likeliest tokens; high for a peaked distribution."""
     features_at: dict[int, np.ndarray]
-    """Length, or ``END`` -> float32 ``[F]``; only lengths that the completion went beyond."""
+    """Length or ``END`` -> float32 ``[F]``; only lengths below the completion's."""
 
 
 @torch.no_grad()
@@ -48,26 +46,26 @@ def read_completions(
     lengths: Sequence[int] = (END,),
     temperature: float = 1.0,
     top_k: int = 20,
-) -> list[Reading]:
-    """One reading per (prompt ids, completion ids), in order; empty completions read as nothing."""
+) -> list[CompletionStatistics]:
+    """One per pair (prompt ids, completion ids), in order; empty arrays for an empty completion."""
     order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
-    readings: dict[int, Reading] = {}
+    found: dict[int, CompletionStatistics] = {}
     while order:
         longest = max(1, sum(map(len, pairs[order[0]])))
         chunk = [order.pop(0) for _ in range(min(len(order), max(1, BATCH_TOKENS // longest)))]
         hidden_CWD = _hidden(model, [[*pairs[i][0], *pairs[i][1]] for i in chunk])
         for row, i in enumerate(chunk):
             prompt, completion = pairs[i]
-            # The state in front of the first token of the completion, and behind each token that was fed.
+            # The state before the first completion token, and after each token that was fed.
             hidden_TD = hidden_CWD[row, len(prompt) - 1 : len(prompt) - 1 + len(completion)]
             logprob_T, confidence_T = _tokens(model, hidden_TD, completion, temperature, top_k)
             features = {} if layout is None else _features(hidden_TD, logprob_T, layout, lengths)
-            readings[i] = Reading(logprob_T, confidence_T, features)
-    return [readings[i] for i in range(len(pairs))]
+            found[i] = CompletionStatistics(logprob_T, confidence_T, features)
+    return [found[i] for i in range(len(pairs))]
 
 
 def _hidden(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Right-padded; causal attention never looks right, so padding needs no mask."""
+    """Last hidden states ``[C, W, D]`` of right-padded rows; causal attention never reads the padding."""
     ids_CW = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     for row, ids in enumerate(rows):
         ids_CW[row, : len(ids)] = torch.tensor(ids)

@@ -1,4 +1,4 @@
-"""Held-out accuracy: prompts of the task, samples of the engine, verdicts of the verifier. Nothing is pruned here.
+"""Held-out accuracy: prompts of a task, completions of an engine, verdicts of its verifier. Nothing is pruned.
 
 Legend: ``P`` prompts, ``G`` samples per prompt.
 """
@@ -16,11 +16,11 @@ from arrol.records.schema import EvalRecord
 from arrol.types import Completion, GroupRequest, Prompt, SamplingParams, Verdict
 
 EVALUATION_SEED = 20_000_003
-"""Added to the run's seed, so that evaluation never shares random numbers with training."""
+"""Added to the run's seed, so that evaluation shares no random numbers with training."""
 
 
 class Written(NamedTuple):
-    """A prompt with the completions that an engine wrote for it, and the verdicts."""
+    """A prompt with its completions, their texts and verdicts."""
 
     prompt: Prompt
     completions: list[Completion]
@@ -28,7 +28,7 @@ class Written(NamedTuple):
     verdicts: list[Verdict]
 
     def problem(self) -> SampledProblem:
-        """As a samples file holds it."""
+        """The row of a samples file."""
         samples = (
             Sample(
                 completion=text,
@@ -44,7 +44,7 @@ class Written(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """How much is sampled, under which seed."""
+    """Number of prompts and samples, and the seed."""
 
     num_prompts: int
     samples: int
@@ -54,7 +54,7 @@ class Amount(NamedTuple):
 
 
 def sample_prompts(engine: Engine, task: Task, tokenizer: Any, params: SamplingParams, amount: Amount) -> list[Written]:
-    """Held-out prompts, completed and judged; what the engine could not finish is wrong."""
+    """Held-out prompts with verified completions; a completion that failed counts as wrong."""
     prompts = task.eval_prompts(amount.num_prompts)
     requests = [GroupRequest(amount.step, number, prompt, amount.samples) for number, prompt in enumerate(prompts)]
     groups = engine.generate(requests, params, seed=amount.seed + EVALUATION_SEED)
@@ -80,7 +80,7 @@ def sample_rewards(
     seed: int,
     step: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and completion tokens, both float64 ``[P, G]``, of held-out prompts."""
+    """Rewards and completion tokens of held-out prompts, both float64 ``[P, G]``."""
     written = sample_prompts(engine, task, tokenizer, params, Amount(num_prompts, samples, seed, step))
     reward_PG = np.array([[verdict.reward for verdict in one.verdicts] for one in written], float)
     tokens_PG = np.array([[completion.num_tokens for completion in one.completions] for one in written], float)
@@ -99,7 +99,7 @@ def evaluate(
     step: int,
     segment: int = 0,
 ) -> EvalRecord:
-    """One row of the learning curve. The same prompts and random numbers at every step, so steps compare in pairs."""
+    """One row of the learning curve; prompts and random numbers are the same at every step, so steps are paired."""
     reward_PG, tokens_PG = sample_rewards(
         engine, task, tokenizer, params, num_prompts=num_prompts, samples=samples, seed=seed
     )

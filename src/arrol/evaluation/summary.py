@@ -1,7 +1,6 @@
-"""Judged problems to rows: the standard metrics of a model, and ways to choose an answer beside each other.
+"""Rows of ``arrol eval`` and ``arrol vote``: metrics and votes of judged problems, as plain JSON values.
 
-All plain JSON values, one row per metric and k, or per vote and k. Differences between votes are paired: same problems,
-same samples, same subsets.
+One row per metric and k, or per vote and k. Differences between votes are paired: same problems, samples and subsets.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from arrol.test_time.voting import RULES, Ballots, WeightRule, top_percent, vote
 
 Row = dict[str, Any]
 FILTERS = {"top10": 10, "top90": 90}
-"""Suffix of a vote's name -> share of the candidates, by confidence, that vote: DeepConf's two settings."""
+"""Suffix of a vote's name -> percent of the candidates that vote, by confidence: DeepConf's two settings."""
 
 
 def usual_ks(judged: Sequence[JudgedProblem]) -> list[int]:
-    """1, 4, 16, 64, ... and the smallest number of samples of a problem."""
+    """1, 4, 16, 64, 256 as far as each problem has more samples, and the least number of samples."""
     most = min(len(one.samples) for one in judged)
     return sorted({k for k in (1, 4, 16, 64, 256) if k < most} | {most})
 
 
 def metric_rows(judged: Sequence[JudgedProblem], ks: Sequence[int]) -> list[Row]:
-    """avg, pass@k, maj@k, what a better selector could win, and best-of-k where there are scores."""
+    """avg, pass@k, maj@k, coverage gap, and best-of-k where there are scores."""
     right_P, size_P = _counts(judged)
     ballots = [ballots_of(one) for one in judged]
     rows = [_row(f"avg@{_size_text(size_P)}", avg_at_k(right_P, size_P))]
     verdicts = [one.votes_right_N for one in judged]
     votes = maj_at_k(ballots, verdicts, ks)
     best_PK = None
-    if all(b.score_N is not None for b in ballots):  # what cannot be read ranks last
+    if all(b.score_N is not None for b in ballots):  # unreadable answers rank last
         scores = [np.where(b.answer_N >= 0, np.asarray(b.score_N), -np.inf) for b in ballots]
         best_PK = best_of_k(scores, verdicts, ks)
     for column, k in enumerate(ks):
@@ -60,7 +59,7 @@ def metric_rows(judged: Sequence[JudgedProblem], ks: Sequence[int]) -> list[Row]
 
 
 def level_rows(judged: Sequence[JudgedProblem]) -> list[Row]:
-    """Accuracy per difficulty level; nothing where the data has none."""
+    """Accuracy per difficulty level; empty without two levels."""
     levels = [one.problem.level for one in judged]
     if len(set(levels)) < 2:
         return []
@@ -69,7 +68,7 @@ def level_rows(judged: Sequence[JudgedProblem]) -> list[Row]:
 
 
 def facts(judged: Sequence[JudgedProblem]) -> Row:
-    """What a reader must know beside the numbers."""
+    """Counts that stand beside the numbers."""
     tokens = np.concatenate([one.tokens_N for one in judged])
     classes = np.concatenate([one.class_N for one in judged])
     return {
@@ -83,7 +82,7 @@ def facts(judged: Sequence[JudgedProblem]) -> Row:
 def vote_rows(
     judged: Sequence[JudgedProblem], names: Sequence[str], ks: Sequence[int], *, window: int = 2048, subsets: int = 1000
 ) -> list[Row]:
-    """Each vote at each k, beside the majority of the same subsets; ``oracle`` is pass@k."""
+    """Each vote at each k, with its difference to the majority of the same subsets; ``oracle`` is pass@k."""
     plan, verdicts = SubsetPlan(subsets=subsets), [one.votes_right_N for one in judged]
     tokens_P = np.array([one.tokens_N.mean() for one in judged])
     base_PK = maj_at_k([ballots_of(one) for one in judged], verdicts, ks, plan=plan).right_PK
@@ -109,12 +108,9 @@ def vote_rows(
 
 
 def possible_votes(judged: Sequence[JudgedProblem]) -> list[str]:
-    """Names of the votes for which every sample brings what they read."""
+    """Names of the votes whose columns every sample has."""
     ballots = [ballots_of(one) for one in judged]
-    has = {
-        field: all(getattr(b, f"{field}_N") is not None for b in ballots)
-        for field in ("score", "quality", "confidence")
-    }
+    has = {name: all(name in b.known for b in ballots) for name in ("score", "quality", "confidence")}
     names = ["majority"]
     if has["score"]:
         names += ["rank", "rank_floor", "score_prob", "softmax", "best_of_n"]
@@ -129,14 +125,14 @@ def possible_votes(judged: Sequence[JudgedProblem]) -> list[str]:
 
 
 def parsed_vote(name: str) -> tuple[WeightRule, str]:
-    """``rule``, ``rule:measure`` or ``rule:measure:top10`` to the rule and its measure of confidence."""
+    """Rule and confidence measure of a name: ``rule``, ``rule:measure`` or ``rule:measure:top10``."""
     rule, _, rest = name.partition(":")
     measure, _, suffix = rest.partition(":")
     measure = measure or "lowest"
     if rule not in RULES or measure not in MEASURES or (suffix and suffix not in FILTERS):
         raise ConfigError(
-            f"rules: {name!r} is no vote; choose oracle or from {', '.join(RULES)}, those with a confidence followed "
-            f"by :{{{', '.join(MEASURES)}}} and perhaps :{{{', '.join(FILTERS)}}}"
+            f"rules: {name!r} is no vote; choose oracle or {', '.join(RULES)}; a rule that reads the confidence may be "
+            f"followed by :{{{', '.join(MEASURES)}}} and then :{{{', '.join(FILTERS)}}}"
         )
     found = vote_rule(rule)
     return (top_percent(found, FILTERS[suffix]) if suffix else found), measure

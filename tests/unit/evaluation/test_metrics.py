@@ -195,7 +195,7 @@ class TestIntervals:
             summary(values)
 
     def test_unequal_prompts_are_refused(self):
-        with pytest.raises(DataError, match="the same prompts twice"):
+        with pytest.raises(DataError, match="give both on the same prompts"):
             paired_difference([0.5, 0.5], [0.5])
         with pytest.raises(DataError, match="one level per prompt"):
             by_level([0.5, 0.5], [1])
