@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from arrol.configs.base import parse_flags, validate
-from arrol.configs.run import TAGS, RunConfig, change_run, load_run
+from arrol.configs.base import validate
+from arrol.configs.flags import override
+from arrol.configs.run import RunConfig, load_run
 from arrol.errors import CheckpointError, ConfigError
 from arrol.evaluation.judging import JudgedProblem, disagreements, judged, verifier_for
 from arrol.evaluation.problems import SampledProblem
@@ -118,7 +119,7 @@ def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, d
     if checkpoint is None:
         raise CheckpointError(f"run = {source!r}: holds no checkpoint; give the folder of a run that arrol train made")
     state = load_state(checkpoint)
-    values = change_run(state["config"], parse_flags(flags, TAGS))
+    values = override(RunConfig, state["config"], flags)
     folder = Path(source).resolve()
     config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
     trained = validate(RunConfig, state["config"])

@@ -1,21 +1,19 @@
 """Strict configuration: TOML in, frozen objects out, one line for every mistake.
 
 * An unknown key is an error that names the nearest known one.
-* Flags override the file: ``--training.steps 5`` is the same as ``steps = 5`` under ``[training]``.
 * The docstring under a field is its only documentation; error messages quote it.
-
-No torch here, so a config can be checked on any machine in a blink.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from arrol.errors import ConfigError
@@ -27,9 +25,7 @@ RENAMED = {"estimator": "correction"}
 class StrictModel(BaseModel):
     """A frozen config node that refuses unknown keys."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, coerce_numbers_to_str=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 Config = TypeVar("Config", bound=StrictModel)
@@ -46,45 +42,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config = {str(path)!r}: not valid TOML ({error}); mend that line") from None
-
-
-def parse_flags(flags: Sequence[str], tags: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """``["--a.b", "1", "--c=x"]`` to ``{"a": {"b": 1}, "c": "x"}``; values are TOML, else plain strings.
-
-    ``tags`` are sections of which there are variants: with ``{"c": "name"}``, ``--c x`` is short for ``--c.name x``.
-    """
-    tree: dict[str, Any] = {}
-    pending = list(flags)
-    while pending:
-        flag = pending.pop(0)
-        if not flag.startswith("--") or len(flag) < 3:
-            raise ConfigError(f"flag = {flag!r}: not understood; write --section.field VALUE")
-        key, equals, value = flag[2:].partition("=")
-        if not equals:
-            if not pending or pending[0].startswith("--"):
-                raise ConfigError(f"flag = {flag!r}: has no value; write {flag} VALUE")
-            value = pending.pop(0)
-        if key in (tags or {}):
-            key = f"{key}.{(tags or {})[key]}"
-        node = tree
-        *path, leaf = key.split(".")
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise ConfigError(
-                    f"flag = {flag!r}: {part} was given a value before; give either the section or its fields"
-                )
-        if leaf in node:
-            raise ConfigError(f"flag = {flag!r}: {key} was given before; give it once")
-        node[leaf] = _toml_value(value)
-    return tree
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +61,19 @@ def validate(model: type[Config], values: Mapping[str, Any]) -> Config:
         raise ConfigError(_explain(model, error.errors()[0])) from None
 
 
+def models(annotation: Any) -> list[type[StrictModel]]:
+    """Config nodes that a field's type holds: none, one, or the variants of a section."""
+    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in models(part)]
+
+
+def variants(info: FieldInfo) -> dict[str, type[StrictModel]]:
+    """Tag -> node of a section with variants; empty for any other field."""
+    tag = info.discriminator
+    return {node.model_fields[tag].default: node for node in models(info.annotation)} if isinstance(tag, str) else {}
+
+
 def nearest_key(key: str, known: Iterable[str]) -> str:
     """The known key of most similar spelling; the new name of a renamed one."""
     names = sorted(known)
@@ -115,46 +85,30 @@ def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
     location = [part for part in error["loc"] if not isinstance(part, int)]
     node, path = _walk(model, [str(part) for part in location])
     field = ".".join(path) or "config"
-    kind, value = error["type"], error.get("input")
+    kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    info = node.model_fields.get(path[-1]) if path else None
+    expected = " ".join((info.description or "").split()) if info else ""
+    remedy = f"expected: {expected}" if expected else "see the comments in configs/"
     if kind == "extra_forbidden":
         key = nearest_key(str(location[-1]), node.model_fields)
         return f"{field} = {value!r}: unknown key; the nearest known one is {key!r}"
     if kind == "missing":
-        return f"{field}: missing; {_describe(node, path)}"
-    context = error.get("ctx", {})
-    if kind == "union_tag_not_found":
-        tag = str(context.get("discriminator", "")).strip("'")
-        return f"{field}.{tag}: missing; choose one of {', '.join(_variants(node, path[-1], tag))}"
-    if kind == "union_tag_invalid":
-        near = difflib.get_close_matches(
-            str(context.get("tag")), _words(str(context.get("expected_tags"))), n=1, cutoff=0.0
-        )
-        tag, known = str(context.get("discriminator", "")).strip("'"), context.get("expected_tags")
-        return f"{field}.{tag} = {context.get('tag')!r}: unknown; the nearest of {known} is {near[0]!r}"
+        return f"{field}: missing; {remedy}"
+    if kind in ("union_tag_not_found", "union_tag_invalid") and info:
+        known = ", ".join(map(repr, variants(info)))
+        if kind == "union_tag_not_found":
+            return f"{field}.{info.discriminator}: missing; choose one of {known}"
+        tag = context.get("tag")
+        near = nearest_key(str(tag), variants(info))
+        return f"{field}.{info.discriminator} = {tag!r}: unknown; the nearest of {known} is {near!r}"
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return message if "=" in message.split(":")[0] else f"{field} = {value!r}: {message}"
-    return f"{field} = {value!r}: {message[0].lower()}{message[1:]}; {_describe(node, path)}"
-
-
-def _variants(node: type[StrictModel], field: str, tag: str) -> list[str]:
-    """Tags of the union that stands under a field."""
-    candidates = _models(node.model_fields[field].annotation) if field in node.model_fields else []
-    return [repr(model.model_fields[tag].default) for model in candidates if tag in model.model_fields]
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip(" '\"") for word in text.split(",")]
-
-
-def _describe(node: type[StrictModel], path: list[str]) -> str:
-    info = node.model_fields.get(path[-1]) if path else None
-    text = " ".join((info.description or "").split()) if info else ""
-    return f"expected: {text}" if text else "see the comments in configs/"
+    return f"{field} = {value!r}: {message[0].lower()}{message[1:]}; {remedy}"
 
 
 def _walk(model: type[StrictModel], location: list[str]) -> tuple[type[StrictModel], list[str]]:
-    """Follow an error's location to the node that owns its last key; tags of unions are not part of the path."""
+    """The node that owns the last key of an error's location, and the path to it without the tags of variants."""
     node, path, candidates = model, [], [model]
     for part in location:
         owners = [c for c in candidates if part in c.model_fields]
@@ -168,7 +122,7 @@ def _walk(model: type[StrictModel], location: list[str]) -> tuple[type[StrictMod
             break
         node = owners[0]
         path.append(part)
-        nested = _models(node.model_fields[part].annotation)
+        nested = models(node.model_fields[part].annotation)
         if nested and part != location[-1]:
             candidates, node = nested, nested[0]
         elif nested:
@@ -178,9 +132,3 @@ def _walk(model: type[StrictModel], location: list[str]) -> tuple[type[StrictMod
 
 def _tags(model: type[StrictModel]) -> set[str]:
     return {str(value) for info in model.model_fields.values() for value in get_args(info.annotation)}
-
-
-def _models(annotation: Any) -> list[type[StrictModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _models(part)]

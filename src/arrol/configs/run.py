@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from arrol.configs import allocation, method
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
-from arrol.configs.base import StrictModel, merge, parse_flags, read_toml, validate
+from arrol.configs.base import StrictModel, merge, read_toml, validate
+from arrol.configs.flags import change, override
 from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
 from arrol.errors import ConfigError
 
@@ -343,44 +344,14 @@ class CompareConfig(StrictModel):
         return self
 
 
-_RULES = {m.model_fields["rule"].default: m for m in get_args(get_args(PruningConfig)[0])}
-_ALGORITHMS = {m.model_fields["name"].default: m for m in get_args(get_args(AlgorithmConfig)[0])}
-_ENGINES = {m.model_fields["name"].default: m for m in (EngineConfig, VllmEngineConfig)}
-_TAGGED = (
-    ("pruning", "rule", _RULES),
-    ("allocation", "rule", allocation.ALLOCATIONS),
-    ("algorithm", "name", _ALGORITHMS),
-    ("engine", "name", _ENGINES),
-)
-"""Sections of which a run has one variant: name of the section, of its tag, and the variants by tag."""
-TAGS = {section: tag for section, tag, _ in _TAGGED} | {"task": "name"}
-"""Section -> field that names its variant, for :func:`arrol.configs.base.parse_flags`."""
-
-
-def change_run(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Raw run values with changes laid over; a changed tag drops the fields that the new variant does not have."""
-    merged = merge(values, changes)
-    for section, tag, variants in _TAGGED:
-        old, new = values.get(section, {}), changes.get(section, {})
-        variant = variants.get(str(new.get(tag))) if isinstance(new, Mapping) else None
-        if variant is not None and isinstance(old, Mapping) and old.get(tag) != new.get(tag):
-            inherited = {key: value for key, value in old.items() if key in variant.model_fields}
-            merged[section] = merge(inherited, new)
-    return merged
-
-
 def load_run(path: str | Path, flags: Sequence[str] = ()) -> RunConfig:
     """The config of a file under flags; ConfigError on the first mistake."""
-    return validate(RunConfig, change_run(read_toml(path), parse_flags(flags, TAGS)))
+    return validate(RunConfig, override(RunConfig, read_toml(path), flags))
 
 
 def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
     """The comparison of a file under flags (``--seeds``, ``--name``, ``--run.section.field``); every arm is checked."""
-    changes = parse_flags(flags, {f"run.{section}": tag for section, tag in TAGS.items()})
-    values = read_toml(path)
-    if isinstance(changes.get("run"), Mapping) and isinstance(values.get("run"), Mapping):
-        values["run"] = change_run(values["run"], changes.pop("run"))
-    compare = validate(CompareConfig, merge(values, changes))
+    compare = validate(CompareConfig, override(CompareConfig, read_toml(path), flags, {"run": RunConfig}))
     for seed in compare.seeds:
         for arm in compare.arms:
             arm_config(compare, arm, seed)
@@ -389,7 +360,7 @@ def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
 
 def arm_config(compare: CompareConfig, arm: Arm, seed: int) -> RunConfig:
     """The run of one arm under one seed; its folder is ``out_dir/<comparison>/<arm>-seed<seed>``."""
-    values = merge(change_run(compare.run, arm.change), {"name": f"{arm.name}-seed{seed}", "seed": seed})
+    values = merge(change(RunConfig, compare.run, arm.change)[0], {"name": f"{arm.name}-seed{seed}", "seed": seed})
     try:
         config = validate(RunConfig, values)
     except ConfigError as error:

@@ -8,7 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from arrol.configs.base import StrictModel, merge, parse_flags, read_toml, validate
+from arrol.configs.base import StrictModel, read_toml, validate
+from arrol.configs.flags import override
 from arrol.configs.run import ArithmeticTaskConfig, CountdownTaskConfig, DatasetTaskConfig, OptimizerConfig, TaskConfig
 
 
@@ -100,4 +101,4 @@ class SftConfig(StrictModel):
 
 def load_sft(path: str | Path, flags: Sequence[str] = ()) -> SftConfig:
     """The warm start of a file under flags."""
-    return validate(SftConfig, merge(read_toml(path), parse_flags(flags)))
+    return validate(SftConfig, override(SftConfig, read_toml(path), flags))

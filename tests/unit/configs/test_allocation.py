@@ -13,7 +13,8 @@ from arrol.configs.allocation import (
     require_possible,
 )
 from arrol.configs.base import StrictModel
-from arrol.configs.run import change_run, load_run
+from arrol.configs.flags import change
+from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
 
 RUN = """
@@ -264,8 +265,8 @@ def test_a_changed_rule_drops_the_fields_it_does_not_have(run_file):
     assert (changed.rule, changed.max_group, changed.token_budget) == ("knapsack", 9, 5000)
     assert load_run(run_file, ["--allocation", "aero"]).allocation.explore_size == 2
     values = {"allocation": {"rule": "dapo", "max_draws": 2, "posterior": {"discount": 0.1}}}
-    assert change_run(values, {"allocation": {"rule": "uniform"}})["allocation"] == {
+    assert change(RunConfig, values, {"allocation": {"rule": "uniform"}})[0]["allocation"] == {
         "rule": "uniform",
         "posterior": {"discount": 0.1},
     }
-    assert change_run(values, {"allocation": {"rule": "greso"}})["allocation"]["max_draws"] == 2
+    assert change(RunConfig, values, {"allocation": {"rule": "greso"}})[0]["allocation"]["max_draws"] == 2

@@ -1,9 +1,14 @@
 """From a file and flags to a run, from a comparison to its arms; one line for every mistake."""
 
+from pathlib import Path
+
 import pytest
 
+from arrol.configs.base import read_toml
+from arrol.configs.flags import change
 from arrol.configs.method import DrGrpoConfig, NeverRule
-from arrol.configs.run import RunConfig, arm_config, change_run, load_compare, load_run
+from arrol.configs.run import RunConfig, arm_config, load_compare, load_run
+from arrol.configs.sft import load_sft
 from arrol.errors import ConfigError
 
 RUN = """
@@ -182,7 +187,7 @@ def test_a_comparison_varies_one_run(compare_file):
         (["--seeds", "[0, -1]"], "arm 'grpo': seed = -1: input should be greater than or equal to 0"),
         (["--seeds", "[]"], "seeds = []: tuple should have at least 1 item"),
         (["--run.training.group_size", "2"], "arm 'pruned': training.group_size = 2: too small for the floor"),
-        (["--run.out_dir", "[1]"], "arm 'grpo': out_dir = [1]: input should be a valid string"),
+        (["--run.num-threads", "0"], "arm 'grpo': num_threads = 0: input should be greater than or equal to 1"),
         (["--training.steps", "5"], "training = {'steps': 5}: unknown key; the nearest known one is "),
         (["--arms", '[{name="a"},{name="a"}]'], "arms = ['a', 'a']: give each arm a name of its own"),
         (
@@ -197,10 +202,27 @@ def test_a_mistake_in_a_comparison_names_its_arm(compare_file, flags, expected):
 
 def test_changes_leave_what_they_are_laid_over_alone():
     values = {"pruning": {"rule": "neyman", "scope": "batch", "keep_ratio": 0.4}}
-    changed = change_run(values, {"pruning": {"rule": "balanced", "shrinkage": 1}})
+    changed, left_out = change(RunConfig, values, {"pruning": {"rule": "balanced", "shrinkage": 1}})
     assert changed["pruning"] == {"rule": "balanced", "scope": "batch", "keep_ratio": 0.4, "shrinkage": 1}
-    assert change_run(values, {"pruning": {"rule": "never"}})["pruning"] == {"rule": "never", "keep_ratio": 0.4}
+    assert left_out == []
+    changed, left_out = change(RunConfig, values, {"pruning": {"rule": "never"}})
+    assert changed["pruning"] == {"rule": "never", "keep_ratio": 0.4}
+    assert left_out == ["pruning.scope = 'batch'"]
     assert values == {"pruning": {"rule": "neyman", "scope": "batch", "keep_ratio": 0.4}}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[3] / "configs").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_every_shipped_config_takes_another_task(path):
+    flags = ["--task", "countdown", "--name", "1e3"]
+    if "run" in (values := read_toml(path)):
+        assert load_compare(path, [f"--run.{flags[0][2:]}", *flags[1:2]]).run["task"]["name"] == "countdown"
+    elif set(values) & {"pretrain_steps", "eval_prompts", "batch_size"}:
+        assert load_sft(path, flags).task.name == "countdown"
+    else:
+        config = load_run(path, flags)
+        assert (config.task.name, config.name) == ("countdown", "1e3")
 
 
 def test_a_bare_word_names_the_variant_of_a_section(run_file, compare_file):
@@ -225,7 +247,7 @@ def test_another_engine_drops_the_fields_it_does_not_have(run_file):
         (["--engine.quantization", "fp8"], "engine.quantization = 'fp8': samples from another policy"),
         (["--sampling.temperature", "0.7", "--sampling.top_p", "0.9"], "sampling.temperature = 0.7: with top_p"),
         (["--engine.prefill_tokens", "5"], "engine.prefill_tokens = 5: unknown key"),
-        (["--engine.sleep_level", "3"], "engine.sleep_level = 3"),
+        (["--engine.sleep_level", "3"], "engine.sleep_level = '3': input should be 0, 1 or 2"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused(run_file, flags, message):
