@@ -116,7 +116,8 @@ def _toml(text: str) -> Any:
 
 def _field(key: str, text: str, model: type[StrictModel], shapes: Shapes) -> tuple[list[str], Any]:
     """Path of a key, down to the tag where ``text`` names a variant, and the type found there; Any when unknown."""
-    candidates, kind, path, info = [model], Any, [], None
+    candidates, path, info = [model], list[str](), None
+    kind: Any = Any
     for part in key.split("."):
         name = part.replace("-", "_")
         found = [owner.model_fields[name] for owner in candidates if name in owner.model_fields]
