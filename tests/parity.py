@@ -91,7 +91,17 @@ SCENARIOS = {
     ),
 }
 
+SAME_NUMBER = "verl keeps the same number of rollouts of every prompt, those that ended before the probe included"
 DIFFERENCES: dict[tuple[str, str], str] = {
+    ("verl", "a_late_wave"): "verl asks for all rollouts of a prompt at once",
+    ("verl", "one_probe"): SAME_NUMBER,
+    ("verl", "two_probes"): SAME_NUMBER,
+    ("verl", "early_siblings"): SAME_NUMBER,
+    ("verl", "an_error"): SAME_NUMBER,
+    ("verl", "a_deadline"): SAME_NUMBER,
+    ("verl", "a_floor"): SAME_NUMBER,
+    ("verl", "batch_scope"): SAME_NUMBER,
+    ("verl", "truncated_rows_do_not_count"): SAME_NUMBER,
     ("vllm", "a_late_wave"): "the scheduler draws a later wave as a group of its own, with a floor of its own",
     ("vllm", "a_resumed_run"): "the population behind draws without siblings lives in the scheduler and starts empty",
 }
