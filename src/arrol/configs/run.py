@@ -104,11 +104,20 @@ class EngineConfig(StrictModel):
 
     name: Literal["embedded"] = "embedded"
     max_rows: int = Field(256, ge=1)
-    """Rollouts that decode at once, at least 1; the rest wait in a queue."""
+    """Rollouts that decode at once, at least 1; fewer where memory allows fewer, the rest wait in a queue."""
+    cache_gib: float | Literal["auto"] = "auto"
+    """Memory of the key-value cache, above 0; auto is half of what is free when generation starts."""
     prefill_tokens: int = Field(16384, ge=1)
     """Prompt tokens prefilled in one pass, at least 1."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of generation; bfloat16 keeps a second copy of the weights."""
+
+    @field_validator("cache_gib", mode="before")
+    @classmethod
+    def _cache_is_possible(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+            raise ValueError(f"engine.cache_gib = {value!r}: set it to a number of GiB above 0, or to 'auto'")
+        return value
 
 
 class VllmEngineConfig(StrictModel):

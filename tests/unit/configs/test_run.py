@@ -235,6 +235,17 @@ def test_a_bare_word_names_the_variant_of_a_section(run_file, compare_file):
     assert load_compare(compare_file, ["--run.engine", "vllm"]).run["engine"] == {"name": "vllm"}
 
 
+def test_memory_of_the_cache_is_a_number_or_auto(run_file):
+    assert load_run(run_file).engine.cache_gib == "auto"
+    assert load_run(run_file, ["--engine.cache_gib", "auto"]).engine.cache_gib == "auto"
+    assert load_run(run_file, ["--engine.cache_gib", "2"]).engine.cache_gib == 2.0
+    for value, seen in (("0", "0"), ("-1.5", "-1.5"), ("all", "'all'"), ("true", "True")):
+        with pytest.raises(ConfigError) as caught:
+            load_run(run_file, ["--engine.cache_gib", value])
+        expected = f"engine.cache_gib = {seen}: set it to a number of GiB above 0, or to 'auto'"
+        assert str(caught.value) == expected
+
+
 def test_another_engine_drops_the_fields_it_does_not_have(run_file):
     run_file.write_text(RUN + "[engine]\nmax_rows = 7\nprefill_tokens = 5\n")
     engine = load_run(run_file, ["--engine", "vllm"]).engine

@@ -1,9 +1,8 @@
-"""Rollouts that wait for a row, in the order in which they were asked for; siblings follow each other.
+"""The queue of rollouts that wait for a row, in the order of their requests.
 
-A prompt is prefilled when its first rollout gets a row, together with as many of those behind it as one pass may hold,
-and its keys and values are forgotten when its last rollout has one. A later wave of the same group is a prompt like any
-other: whether one will come is not known, and memory is dearer than a second prefill. Legend: ``P`` prompts, ``V``
-vocabulary.
+A prompt is prefilled when its first rollout gets a row, together with the next prompts that fit in the same pass; its
+keys and values are dropped when its last rollout has a row. A later wave prefills its prompt again. Legend: ``P``
+prompts, ``V`` vocabulary.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Prefilled(NamedTuple):
 
 @dataclass
 class _Waiting:
-    """A request of which somebody waits."""
+    """A prompt and its rollouts that wait."""
 
     prompt: tuple[int, ...]
     rollout_ids: deque[RolloutId]
@@ -39,10 +38,9 @@ class _Waiting:
 
 
 class Line:
-    """See the module."""
+    """``prefill`` takes at most ``most_tokens`` in one pass, padding included, and at least one prompt."""
 
     def __init__(self, prefill: Prefill, most_tokens: int) -> None:
-        """``most_tokens``: of one pass of prefill, padding included."""
         self._prefill, self._most_tokens = prefill, most_tokens
         self._waiting: deque[_Waiting] = deque()
 
@@ -54,22 +52,47 @@ class Line:
         return bool(self._waiting)
 
     def add(self, requests: Sequence[GroupRequest]) -> None:
-        """To the end of the line; a request of nobody is not prefilled."""
+        """To the end of the line; an empty request is not prefilled."""
         self._waiting += [
             _Waiting(request.prompt.token_ids, deque(request.rollout_ids)) for request in requests if request.size
         ]
 
-    def take(self, most: int) -> tuple[list[RolloutId], int, Prefilled]:
-        """The first prompt's next rollouts, at most so many; the prompt's length; what was prefilled."""
+    def add_first(self, tokens: tuple[int, ...], rollout_id: RolloutId) -> None:
+        """A rollout that resumes: its tokens so far take the place of the prompt."""
+        self._waiting.appendleft(_Waiting(tokens, deque([rollout_id])))
+
+    def prefill(self) -> int:
+        """Prefill the first prompt unless it is prefilled; returns its length."""
+        if self._waiting[0].prefilled is None:
+            chunk = self._chunk()
+            prompts, logits_PV = self._prefill([waiting.prompt for waiting in chunk])
+            for place, waiting in enumerate(chunk):
+                waiting.prefilled = Prefilled(prompts, place, logits_PV[place])
+        return len(self._waiting[0].prompt)
+
+    def shrink(self) -> bool:
+        """Halve the next pass, since memory ran out; False when it is one prompt."""
+        chunk = self._chunk()
+        self._most_tokens = len(chunk) * max(len(waiting.prompt) for waiting in chunk) // 2
+        return len(chunk) > 1
+
+    def forget(self) -> None:
+        """Drop all keys and values."""
+        for waiting in self._waiting:
+            waiting.prefilled = None
+
+    def take(self, most: int) -> tuple[list[RolloutId], tuple[int, ...], Prefilled]:
+        """The next rollouts of the first prompt, at most so many; the prompt; what was prefilled."""
+        self.prefill()
         first = self._waiting[0]
-        prefilled = first.prefilled or self._prefill_first()
+        assert first.prefilled is not None
         rollout_ids = [first.rollout_ids.popleft() for _ in range(min(most, len(first.rollout_ids)))]
         if not first.rollout_ids:
             self._waiting.popleft()
-        return rollout_ids, len(first.prompt), prefilled
+        return rollout_ids, first.prompt, first.prefilled
 
-    def _prefill_first(self) -> Prefilled:
-        """The first prompt and those behind it, none of which has been prefilled."""
+    def _chunk(self) -> list[_Waiting]:
+        """The first prompts of the line, none of them prefilled, that fit in one pass."""
         chunk: list[_Waiting] = []
         longest = 0
         for waiting in self._waiting:
@@ -77,8 +100,4 @@ class Line:
             if chunk and longest * (len(chunk) + 1) > self._most_tokens:
                 break
             chunk.append(waiting)
-        prompts, logits_PV = self._prefill([waiting.prompt for waiting in chunk])
-        for place, waiting in enumerate(chunk):
-            waiting.prefilled = Prefilled(prompts, place, logits_PV[place])
-        assert chunk[0].prefilled is not None
-        return chunk[0].prefilled
+        return chunk

@@ -13,7 +13,8 @@ from arrol.engines.embedded.cache import RowCache
 @pytest.mark.parametrize("heads", [2, 6])
 def test_each_row_sees_its_own_tokens_and_the_new_one(heads):
     config = SimpleNamespace(num_key_value_heads=2, num_hidden_layers=2, head_dim=4)
-    cache = RowCache(config, 3, 20, device=torch.device("cpu"), dtype=torch.float32)
+    cache = RowCache(config, device=torch.device("cpu"), dtype=torch.float32)
+    cache.reserve(3, 1)
     generator = torch.Generator().manual_seed(0)
     fed = torch.randn(19, 2, 2, 3, 2, 4, generator=generator)  # step, layer, key or value, row, head, size
     cache.num_live = 3

@@ -1,4 +1,4 @@
-"""Rollouts that are asked for while others run: the same tokens, free rows at once, a cache that grows."""
+"""Rollouts that are requested while others run: the same tokens, free rows at once, a cache that grows."""
 
 from dataclasses import replace
 
@@ -63,31 +63,24 @@ def test_tokens_do_not_depend_on_when_a_rollout_was_asked_for(make_model, rows):
 
 
 def test_what_runs_is_bit_for_bit_the_same_while_the_cache_grows(make_model):
-    """Nobody joins, so that every decode step is that of the plain call but for the memory below it."""
+    """No rollout joins, so every decode step differs from that of the plain call in its memory only."""
     model, params = make_model(), SamplingParams(40)
     requests = requests_for(PROMPTS, 3)
     plain = engine_of(model).generate(requests, params, seed=1)
     engine, calls = engine_of(model), []
-    real = engine.rows_for
+    cache, begin = engine._cache, engine._cache.begin_step
 
-    def growing(*sizes):
-        cache = real(*sizes)
-        begin = cache.begin_step
+    def begin_step(width):
+        if len(calls) in (5, 20):
+            cache.reserve(10 * cache.num_rows, width)
+        calls.append(width)
+        return begin(width)
 
-        def begin_step(width):
-            if len(calls) in (5, 20):
-                cache.grow(cache.max_rows + 3, cache.max_width + 50)
-            calls.append(width)
-            return begin(width)
-
-        cache.begin_step = begin_step
-        return cache
-
-    engine.rows_for = growing
+    cache.begin_step = begin_step
     grown = engine.generate(requests, params, seed=1)
     assert tokens_of(grown) == tokens_of(plain)
     assert logprobs_of(grown) == logprobs_of(plain)
-    assert engine._cache.max_rows == 12 + 6
+    assert cache._memory[0].numel() > 10 * 12 * 16 * 16
 
 
 def test_free_rows_are_taken_while_others_run(make_model):
@@ -122,14 +115,14 @@ def test_free_rows_are_taken_while_others_run(make_model):
     )
 
 
-def test_rows_and_columns_grow_for_what_is_asked_for_besides(make_model):
+def test_rows_and_columns_grow_for_later_requests(make_model):
     model, params = make_model(), SamplingParams(10)
     long = tuple(3 + i % 20 for i in range(70))
     first, second = requests_for([PROMPTS[1], long], 5)
     engine = engine_of(model)
     groups = engine.generate([wave_of(first, 0, 1)], params, seed=0, more=Caller([second, wave_of(first, 1, 4)]))
-    assert engine._cache.max_rows >= 9
-    assert engine._cache.max_width >= 80
+    assert engine._cache._tensors[0].shape[0] >= 9
+    assert engine._cache._tensors[0].shape[2] == 80
     plain = engine_of(model).generate([first, second], params, seed=0)
     assert tokens_of(groups) == tokens_of([plain[0][:1], plain[1], plain[0][1:]])
     again = engine.generate([first, second], params, seed=0)
