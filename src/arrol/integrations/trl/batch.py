@@ -1,8 +1,7 @@
-"""One batch of rollouts on one rank, from sampling to what it teaches. Numpy only.
+"""One batch of rollouts on one rank, and its rewards. Numpy only.
 
-TRL shuffles rows after they were scored, so nothing but its tokens says which rollout a row is. Rows of equal tokens
-are interchangeable in the loss, hence :func:`row_key` is all the loss needs to find a row's advantage.
-Legend: ``G`` rollouts of a group.
+TRL shuffles rows after they were rewarded, so a row is identified by its tokens (:func:`row_key`). Rows of equal tokens
+are interchangeable in the loss. Legend: ``G`` rollouts of a group.
 """
 
 from __future__ import annotations
@@ -19,35 +18,40 @@ RowKey = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass
-class VerifiedGroup:
-    """A group whose finished rollouts have been rewarded."""
+class RewardedGroup:
+    """A group with its rewards."""
 
     group: RolloutGroup
-    """Rewards of its rollouts are labels: 1 success, 0 failure, None unknown."""
+    """The reward of a rollout is its label: 1 success, 0 failure, None unknown."""
     total_G: np.ndarray
-    """float64 ``[G]``: weighted sum of the reward functions, as the trainer sees it; NaN where there is none."""
+    """float64 ``[G]``: weighted sum of the reward functions, as TRL trains on it; NaN without a reward."""
+
+    @property
+    def has_reward(self) -> bool:
+        """Some survivor has a reward."""
+        return not np.isnan(self.total_G).all()
 
     @property
     def is_pruned(self) -> bool:
+        """Some rollout could have been stopped."""
         return any(rollout.survival < 1.0 for rollout in self.group.rollouts)
 
     @property
     def counted_G(self) -> np.ndarray:
-        """bool ``[G]``: rollouts that took part in the lottery or have a reward. Failed ones, and finished ones without
-        any reward, leave the group as they do in TRL."""
+        """bool ``[G]``: stopped or rewarded. Other rollouts leave the group's statistics, as in TRL."""
         stopped = [r.completion.finish_reason is FinishReason.PRUNED for r in self.group.rollouts]
         return np.array(stopped, bool) | ~np.isnan(self.total_G)
 
 
 @dataclass
-class PrunedBatch:
-    """What one call of the rollout function wrote."""
+class RolloutBatch:
+    """The rollouts of one call of the rollout function, and the rewards that come back for its rows."""
 
     groups: list[RolloutGroup]
     rewards: dict[str, list[float | None]] = field(default_factory=dict)
     """Name of a reward function -> one value per row, None where it gave none."""
     group_size: int = 0
-    """Rows that TRL expects of a group; 0: as many as there are rollouts."""
+    """Rows of a group in TRL; 0 for as many as it has rollouts."""
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -56,40 +60,35 @@ class PrunedBatch:
 
     @property
     def rows(self) -> list[Rollout | None]:
-        """In the order in which TRL knows them; None where a rollout was never asked for."""
+        """In TRL's order; None for a row whose rollout was never requested."""
         return [
             row for group in self.groups for row in (*group.rollouts, *[None] * (self.group_size - len(group.rollouts)))
         ]
 
-    def verified(self, weights: Mapping[str, float], success: str | None, threshold: float) -> list[VerifiedGroup]:
-        """Groups with totals and labels; ``success`` names the function that says what is right (None: the only one).
+    def rewarded(self, weights: Mapping[str, float], success: str | None, threshold: float) -> list[RewardedGroup]:
+        """The groups with labels and totals; a value of function ``success`` above ``threshold`` means right.
 
-        ConfigError when rewards never came, or when it is unclear which of them means success.
+        ConfigError for a reward function that was not wrapped, or when ``success`` is unclear.
         """
         name = success_name(list(weights), success)
         for missing in weights.keys() - self.rewards.keys():
-            raise ConfigError(
-                f"reward_funcs = {missing!r}: it was never told which rollouts survived; wrap it in prune_rewards"
-            )
-        asked = [place for place, row in enumerate(self.rows) if row is not None]
-        values = {
-            key: np.array([np.nan if v is None else v for v in self.rewards[key]], float)[asked] for key in weights
-        }
+            raise ConfigError(f"reward_funcs = {missing!r}: called with stopped rollouts too; wrap it in prune_rewards")
+        requested = [place for place, row in enumerate(self.rows) if row is not None]
+        values = {key: np.array(self.rewards[key], float)[requested] for key in weights}  # None becomes NaN
         known = np.stack([values[key] for key in weights])
         scaled = known * np.array([weights[key] for key in weights])[:, None]
         total = np.where(np.isnan(known).all(0), np.nan, np.nansum(scaled, axis=0))
         for rollout, value in zip(self.rollouts, values[name], strict=True):
             rollout.reward = None if np.isnan(value) else float(value > threshold)
         ends = np.cumsum([len(group.rollouts) for group in self.groups])[:-1]
-        return [VerifiedGroup(group, part) for group, part in zip(self.groups, np.split(total, ends), strict=True)]
+        return [RewardedGroup(group, part) for group, part in zip(self.groups, np.split(total, ends), strict=True)]
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """Travels with a row to the reward functions."""
+class RowTag:
+    """Value of the extra column that tells a wrapped reward function which rows survived."""
 
-    batch: PrunedBatch
-    row: int
+    batch: RolloutBatch
     survived: bool
 
     def __repr__(self) -> str:
@@ -108,7 +107,7 @@ def success_name(names: Sequence[str], success: str | None) -> str:
 
 
 def row_key(prompt_ids: Sequence[int], completion_ids: Sequence[int], pad: int | None) -> RowKey:
-    """Identity of a row by its tokens, padding at the completion's end apart."""
+    """Identity of a row by its tokens, without padding at the completion's end."""
     end = len(completion_ids)
     while end and completion_ids[end - 1] == pad:
         end -= 1

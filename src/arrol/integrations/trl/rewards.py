@@ -1,4 +1,4 @@
-"""Reward functions see survivors only, and what they say reaches the head."""
+"""Reward functions that are called with survivors only, and whose values reach the quality head."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from arrol.errors import ConfigError, DataError
-from arrol.integrations.trl.batch import Ticket
+from arrol.integrations.trl.batch import RowTag
 
-TICKETS = "arrol_rollout"
-"""Column that a pruned rollout function adds to each row."""
+TAG_COLUMN = "arrol_rollout"
+"""Extra column of a pruned rollout function: one :class:`RowTag` per row."""
 
+Rewards = list[float | None]
 RewardFunction = Callable[..., Any]
+"""TRL's: columns as keywords in, :data:`Rewards` or an awaitable of them out."""
 
 
 @overload
 def prune_rewards(reward_funcs: RewardFunction) -> RewardFunction: ...
 @overload
 def prune_rewards(reward_funcs: Sequence[RewardFunction]) -> list[RewardFunction]: ...
-def prune_rewards(reward_funcs: Any) -> Any:
-    """Wrap one reward function, or each of a list: called with survivors only, None for the others.
+def prune_rewards(
+    reward_funcs: RewardFunction | Sequence[RewardFunction],
+) -> RewardFunction | list[RewardFunction]:
+    """Wrap reward functions, sync or async: called with survivors only, stopped rows get None.
 
-    Sync or async. A user's own None keeps its meaning. ConfigError for reward models, which cannot leave a row out.
+    A None of the function itself keeps its meaning. ConfigError for reward models, which cannot leave a row out.
     """
     if isinstance(reward_funcs, Sequence) and not isinstance(reward_funcs, str):
         return [prune_rewards(function) for function in reward_funcs]
@@ -35,31 +39,33 @@ def prune_rewards(reward_funcs: Any) -> Any:
     return _wrap(reward_funcs)
 
 
+def reward_name(function: RewardFunction) -> str:
+    """The name under which TRL logs it."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
 def _wrap(function: RewardFunction) -> RewardFunction:
     name = reward_name(function)
 
-    def ask(columns: dict[str, Any]) -> tuple[list[Ticket] | None, dict[str, Any]]:
-        tickets = columns.pop(TICKETS, None)
-        if not tickets or tickets[0] is None:  # evaluation, or a rollout function that prunes nothing
-            return None, columns
-        return tickets, _survivors(tickets, columns)
+    def split(columns: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Rewards], Rewards]]:
+        """The survivors' columns, and what puts their rewards back into rows."""
+        tags = columns.pop(TAG_COLUMN, None)
+        if not tags or tags[0] is None:  # evaluation, or another rollout function
+            return columns, lambda values: values
+        return _survivors(tags, columns), functools.partial(_into_rows, name, tags)
 
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
 
-        async def wrapped_async(**columns: Any) -> list[float | None]:
-            tickets, asked = ask(columns)
-            if tickets is None:
-                return await function(**asked)
-            return _spread(name, tickets, await function(**asked) if asked["completions"] else [])
+        async def wrapped_async(**columns: Any) -> Rewards:
+            given, into_rows = split(columns)
+            return into_rows(await function(**given) if given["completions"] else [])
 
         wrapped: RewardFunction = wrapped_async
     else:
 
-        def wrapped_sync(**columns: Any) -> list[float | None]:
-            tickets, asked = ask(columns)
-            if tickets is None:
-                return function(**asked)
-            return _spread(name, tickets, function(**asked) if asked["completions"] else [])
+        def wrapped_sync(**columns: Any) -> Rewards:
+            given, into_rows = split(columns)
+            return into_rows(function(**given) if given["completions"] else [])
 
         wrapped = wrapped_sync
     functools.update_wrapper(wrapped, function)
@@ -67,30 +73,26 @@ def _wrap(function: RewardFunction) -> RewardFunction:
     return wrapped
 
 
-def reward_name(function: RewardFunction) -> str:
-    """As TRL will call it."""
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _survivors(tickets: Sequence[Ticket], columns: dict[str, Any]) -> dict[str, Any]:
-    """Every column with one value per row, without the rows of stopped rollouts."""
-    live = [i for i, ticket in enumerate(tickets) if ticket.survived]
+def _survivors(tags: Sequence[RowTag], columns: dict[str, Any]) -> dict[str, Any]:
+    """Every column with one value per row, without stopped rows."""
     return {
-        key: [value[i] for i in live] if isinstance(value, list) and len(value) == len(tickets) else value
+        key: [each for each, tag in zip(value, tags, strict=True) if tag.survived]
+        if isinstance(value, list) and len(value) == len(tags)
+        else value
         for key, value in columns.items()
     }
 
 
-def _spread(name: str, tickets: Sequence[Ticket], values: Sequence[float | None]) -> list[float | None]:
-    """One value per row again, and a copy for the head."""
-    live = [i for i, ticket in enumerate(tickets) if ticket.survived]
+def _into_rows(name: str, tags: Sequence[RowTag], values: Rewards) -> Rewards:
+    """One value per row, None for stopped ones; the batch keeps a copy."""
+    live = [row for row, tag in enumerate(tags) if tag.survived]
     values = list(values)
     if len(values) != len(live):
         raise DataError(
             f"reward_funcs = {name!r}: returned {len(values)} rewards for {len(live)} survivors; return one each"
         )
-    rows: list[float | None] = [None] * len(tickets)
-    for i, value in zip(live, values, strict=True):
-        rows[i] = None if value is None else float(value)
-    tickets[0].batch.rewards[name] = rows
+    rows: Rewards = [None] * len(tags)
+    for row, value in zip(live, values, strict=True):
+        rows[row] = None if value is None else float(value)
+    tags[0].batch.rewards[name] = rows
     return rows

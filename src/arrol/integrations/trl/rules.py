@@ -1,8 +1,7 @@
-"""Which allocation rules TRL allows by public hooks; ``docs/trl.md`` says why not the others. No TRL, no torch.
+"""Which options TRL's public hooks allow; ``docs/trl.md`` gives the reasons. No TRL, no torch.
 
-TRL's sampler names the prompts, each ``num_generations`` times, and rewards come after the rollout function returned:
-nothing can be asked for once a reward is known. What is left is which rows train, against which baseline, and how many
-of a group's rows are sampled at all: the others look like stopped ones.
+TRL's sampler chooses the prompts and repeats each ``num_generations`` times, and rewards come after the rollout
+function has returned. A rule may choose how many rows of a group are sampled, which of them train, and the baseline.
 """
 
 from __future__ import annotations
@@ -21,19 +20,34 @@ USED = {
     "aero": frozenset({"explore_size", "rejection"}),
     "knapsack": frozenset({"rollout_budget", "least", "max_group"}),
 }
-"""Rule -> its fields that have an effect."""
-_PROMPTS = "TRL's own sampler names the prompts"
+"""Allocation rule -> its fields that have an effect."""
+_PROMPTS = "TRL's own sampler chooses the prompts"
 REASONS = {
-    "pilot_commit": "TRL asks for rewards after all rollouts of a batch",
+    "pilot_commit": "TRL computes rewards after all rollouts of a batch",
     "greso": _PROMPTS,
     "mopps": _PROMPTS,
 }
 
 
+def changes_nothing(config: HostConfig) -> bool:
+    """Nothing is scored or stopped and all rows train under TRL's own advantages."""
+    return not config.pruning.has_probes and not selects(config)
+
+
+def selects(config: HostConfig) -> bool:
+    """Rows or advantages may differ from TRL's even when nothing was stopped."""
+    return acts(config.allocation) or not config.allocation.count_truncated or config.algorithm == "mc_grpo"
+
+
+def replaces_advantages(config: HostConfig) -> bool:
+    """TRL trains on arrol's advantages instead of its own."""
+    return config.correction != "plain" or selects(config)
+
+
 def refuse_impossible(
     config: HostConfig, num_generations: int | None = None, rows: int | None = None, scale: object = "group"
 ) -> None:
-    """ConfigError for what TRL does not allow, or would ignore; ``rows`` of a generation batch."""
+    """ConfigError for options that TRL's hooks do not allow or would ignore; ``rows`` is the generation batch."""
     allocation = config.allocation
     refuse_unused(allocation, USED, REASONS, "TRL")
     if allocation.posterior.used_for == "allocation":
@@ -43,44 +57,37 @@ def refuse_impossible(
         )
     if isinstance(allocation, KnapsackAllocation):
         _refuse_budget(allocation, num_generations, rows)
-    size = getattr(allocation, "train_size", getattr(allocation, "keep_size", 0))
-    if num_generations is not None and size > num_generations:
-        name = "train_size" if hasattr(allocation, "train_size") else "keep_size"
-        raise ConfigError(f"allocation.{name} = {size}: more than num_generations = {num_generations}; lower it")
-    if config.algorithm == "mc_grpo" and uses_belief(allocation):
+    for name, size in allocation.model_dump(include={"train_size", "keep_size"}).items():
+        if num_generations is not None and size > num_generations:
+            raise ConfigError(f"allocation.{name} = {size}: more than num_generations = {num_generations}; lower it")
+    has_median = config.algorithm == "mc_grpo"
+    if has_median and uses_belief(allocation):
         raise ConfigError(
             "algorithm = 'mc_grpo': the posterior is a baseline already; set 'grpo', or "
             "allocation.posterior.used_for = 'nothing'"
         )
-    if scale == "batch" and (config.algorithm == "mc_grpo" or uses_belief(allocation)):
-        raise ConfigError(
-            "scale_rewards = 'batch': a posterior and mc_grpo bring their own spread; set 'group' or 'none'"
-        )
+    if scale == "batch" and (has_median or uses_belief(allocation)):
+        raise ConfigError("scale_rewards = 'batch': posterior and mc_grpo have their own spread; set 'group' or 'none'")
 
 
 def _refuse_budget(allocation: KnapsackAllocation, num_generations: int | None, rows: int | None) -> None:
-    budget, least, most = allocation.rollout_budget, allocation.least, allocation.max_group
-    if num_generations is not None and max(most, least) > num_generations:
-        name, value = ("max_group", most) if most > num_generations else ("least", least)
-        raise ConfigError(
-            f"allocation.{name} = {value}: more than num_generations = {num_generations} rows of a group; lower it"
-        )
-    fewest = 1 if rows is None or num_generations is None else least * (rows // num_generations)
+    for name, value in (("max_group", allocation.max_group), ("least", allocation.least)):
+        if num_generations is not None and value > num_generations:
+            raise ConfigError(
+                f"allocation.{name} = {value}: more than num_generations = {num_generations} rows of a group; lower it"
+            )
+    budget = allocation.rollout_budget
+    fewest = 1 if rows is None or num_generations is None else allocation.least * (rows // num_generations)
     if budget < fewest or (rows is not None and budget > rows):
         raise ConfigError(
-            f"allocation.rollout_budget = {budget}: num_generations is the largest group here; set the rollouts of a "
-            f"generation batch, from {fewest} to its {'number of' if rows is None else rows} rows"
+            f"allocation.rollout_budget = {budget}: give the rollouts of a generation batch, from {fewest} "
+            f"(allocation.least per prompt) to {'its number of' if rows is None else rows} rows"
         )
 
 
 def share_of(allocation: AllocationConfig, num_generations: int, processes: int) -> AllocationConfig:
-    """Of one process: each spends an equal part of the budget on its own prompts."""
+    """The allocation of one process: an equal part of the rollout budget for its own prompts."""
     if not isinstance(allocation, KnapsackAllocation):
         return allocation
     most = allocation.max_group or num_generations
     return allocation.model_copy(update={"rollout_budget": allocation.rollout_budget // processes, "max_group": most})
-
-
-def replaces_advantages(config: HostConfig) -> bool:
-    """TRL's own advantages are not those that train."""
-    return config.correction != "plain" or config.algorithm == "mc_grpo" or acts(config.allocation)

@@ -1,6 +1,6 @@
-"""GRPOTrainer: TRL's own, with a pruned rollout function, survivors in rewards and loss, and a head in checkpoints.
+"""TRL's GRPOTrainer with a pruned rollout function, survivors in rewards and loss, and the head in checkpoints.
 
-With ``rule = "never"`` nothing here does anything, and the run is TRL's bit for bit.
+With ``rule = "never"`` and no allocation rule nothing is added, and the run is TRL's bit for bit.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import success_name
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
-from arrol.integrations.trl.rewards import TICKETS, prune_rewards, reward_name
+from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
-from arrol.integrations.trl.rules import replaces_advantages
+from arrol.integrations.trl.rules import changes_nothing, replaces_advantages
 from arrol.integrations.trl.signal import LOSS_TYPES
 
 
 class GRPOTrainer(trl.GRPOTrainer):
-    """Takes what TRL's takes; the options of pruning stand in its ``GRPOConfig``."""
+    """TRL's arguments; the options of pruning are fields of :class:`GRPOConfig`."""
 
     def __init__(self, model: Any, *positional: Any, **named: Any) -> None:
         given = inspect.signature(trl.GRPOTrainer.__init__).bind(self, model, *positional, **named).arguments
@@ -37,41 +37,43 @@ class GRPOTrainer(trl.GRPOTrainer):
         args = given.setdefault("args", None) or GRPOConfig(f"{_model_name(model)}-GRPO")
         if not isinstance(args, GRPOConfig):
             raise ConfigError(
-                "args = trl.GRPOConfig: take GRPOConfig from arrol.integrations.trl, with the same fields"
+                "args = trl.GRPOConfig: has no pruning fields; import GRPOConfig from arrol.integrations.trl"
             )
         given["args"] = args
         self.pruned: PrunedRollout | None = None
+        """The rollout function; None where it would change nothing."""
         config = args.host_config()
-        if not args.is_off(config):
-            self.pruned = _hooked(config, args, given)
-        with warnings.catch_warnings(), vllm_with_our_classes(args) if self.pruned else nullcontext():
+        if not changes_nothing(config):
+            self.pruned = _add_hooks(config, args, given)
+        building = vllm_with_our_classes(args, two_phase=args.vllm_two_phase) if self.pruned else nullcontext()
+        with warnings.catch_warnings(), building:
             warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
             super().__init__(**given)
 
     def compute_loss(self, model: Any, inputs: Any, *positional: Any, **named: Any) -> Any:
-        """TRL's loss, of the survivors."""
+        """TRL's loss over the survivors."""
         if self.pruned is not None:
             inputs = self.pruned.loss_inputs(inputs, self)
         return super().compute_loss(model, inputs, *positional, **named)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
-        """TRL's, and the head goes on from where the checkpoint left it."""
+        """TRL's training; a resumed run loads the head from the checkpoint, and warns when it has none."""
         if self.pruned is not None and resume_from_checkpoint:
             given = resume_from_checkpoint
             folder = get_last_checkpoint(self.args.output_dir) if given is True else str(given)
             if folder is not None and not self.pruned.load(Path(folder)):
-                warnings.warn(f"{Path(folder).name} holds no head: the head starts anew", stacklevel=2)
+                warnings.warn(f"{Path(folder).name} has no head: a new one starts", stacklevel=2)
         return super().train(resume_from_checkpoint, *positional, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's metrics and ours, to whatever ``report_to`` names."""
+        """TRL's metrics and arrol's, to the trackers of ``report_to``."""
         if self.pruned is not None and self.model.training:
             logs.update(self.pruned.take_metrics())
         super().log(logs, start_time)
 
 
 class SaveHead(TrainerCallback):
-    """Writes the head into each checkpoint's folder; for trainers of your own: ``callbacks=[SaveHead(rollout)]``."""
+    """Saves the head into each checkpoint; for a trainer of your own: ``callbacks=[SaveHead(rollout)]``."""
 
     def __init__(self, rollout: PrunedRollout) -> None:
         self._rollout = rollout
@@ -82,8 +84,8 @@ class SaveHead(TrainerCallback):
             self._rollout.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
-def _hooked(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:
-    """Checks what TRL is about to be given, and adds our hooks to it."""
+def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:
+    """Check TRL's arguments and add rollout function, wrapped rewards and callback to them."""
     _require_supported(args, config, given)
     rollout = given.get("rollout_func")
     if rollout is None:
@@ -95,7 +97,7 @@ def _hooked(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> Prun
         )
     elif not isinstance(rollout, PrunedRollout):
         raise ConfigError(
-            f"rollout_func = {rollout!r}: it would replace the one that prunes; leave it out, or set rule = 'never'"
+            f"rollout_func = {rollout!r}: would replace the one that prunes; leave it out, or set rule = 'never'"
         )
     functions = given["reward_funcs"] if isinstance(given["reward_funcs"], list) else [given["reward_funcs"]]
     given["reward_funcs"] = prune_rewards(functions)
@@ -107,41 +109,43 @@ def _hooked(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> Prun
 
 
 def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, Any]) -> None:
-    """What TRL would accept and pruning would silently spoil."""
+    """ConfigError for what TRL accepts and pruning would silently spoil."""
     for name in ("tools", "environment_factory"):
         if given.get(name) is not None:
             raise ConfigError(f"{name}: TRL ignores env_mask there, so nothing can be stopped; set rule = 'never'")
     if args.loss_type not in LOSS_TYPES:
         raise ConfigError(f"loss_type = {args.loss_type!r}: its denominator is unknown here; use one of {LOSS_TYPES}")
-    if getattr(args, "use_liger_kernel", False):
-        raise ConfigError("use_liger_kernel = True: its fused loss was not checked with pruning; set it to False")
-    if getattr(args, "use_transformers_continuous_batching", False):
+    if args.use_liger_kernel:
+        raise ConfigError("use_liger_kernel = True: its fused loss was not tested with pruning; set it to False")
+    if getattr(args, "use_transformers_continuous_batching", False):  # newer TRL only
         raise ConfigError(
-            "use_transformers_continuous_batching = True: the embedded engine writes the rollouts, so it would be "
-            "ignored; set it to False, or rule = 'never'"
+            "use_transformers_continuous_batching = True: ignored, since the embedded engine samples; "
+            "set it to False, or rule = 'never'"
         )
     if replaces_advantages(config) and args.multi_objective_aggregation != "sum_then_normalize":
         raise ConfigError(
-            f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: normalises over survivors by itself; "
+            f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: uses TRL's own advantages; "
             "set correction = 'plain' and allocation = 'uniform', or 'sum_then_normalize'"
         )
     if args.use_vllm:
         _require_supported_vllm(args, config)
     if not given.get("reward_funcs"):
-        raise ConfigError("reward_funcs: missing; the head learns from them")
+        raise ConfigError("reward_funcs: missing; the quality head learns from them")
 
 
 def _require_supported_vllm(args: GRPOConfig, config: HostConfig) -> None:
     if args.vllm_enable_sleep_mode:
-        raise ConfigError("vllm_enable_sleep_mode = True: TRL wakes vLLM in its own generation only; set it to False")
-    if args.vllm_mode == "colocate" and args.vllm_tensor_parallel_size > 1:
+        raise ConfigError("vllm_enable_sleep_mode = True: TRL wakes vLLM only in its own generation; set it to False")
+    if args.vllm_mode != "colocate":
+        return
+    if args.vllm_tensor_parallel_size > 1:
         raise ConfigError(
             f"vllm_tensor_parallel_size = {args.vllm_tensor_parallel_size}: in colocate mode every rank would decide "
-            "for itself; set it to 1, or use vllm_mode = 'server'"
+            "alone; set it to 1, or vllm_mode = 'server'"
         )
     whole_batch = isinstance(config.pruning, NeymanRule) and config.pruning.scope == "batch"
-    if args.vllm_mode == "colocate" and whole_batch and args.world_size > 1 and not args.vllm_two_phase:
-        raise ConfigError("scope = 'batch': each process has a vLLM of its own, which sees no batch; use scope 'group'")
+    if whole_batch and args.world_size > 1 and not args.vllm_two_phase:
+        raise ConfigError("scope = 'batch': each process has its own vLLM and sees no whole batch; use scope 'group'")
 
 
 def _model_name(model: Any) -> str:
@@ -150,6 +154,6 @@ def _model_name(model: Any) -> str:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """TRL warns of rows without any reward; of stopped ones we know."""
+    """False for TRL's warning about a row without any reward where the row was stopped."""
     message = record.getMessage()
-    return not ("All reward functions returned None" in message and f"'{TICKETS}': <pruned>" in message)
+    return not ("All reward functions returned None" in message and f"'{TAG_COLUMN}': <pruned>" in message)

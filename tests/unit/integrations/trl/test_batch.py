@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from arrol.errors import ConfigError
-from arrol.integrations.trl.batch import PrunedBatch, Ticket, row_key, success_name
+from arrol.integrations.trl.batch import RolloutBatch, RowTag, row_key, success_name
 
 from ..groups import group_of
 
 
 def batch():
-    made = PrunedBatch(
+    made = RolloutBatch(
         [group_of([1, 0, 1], [0.5] * 3, [None] * 3), group_of([1, 1, 1], [1.0] * 3, [None] * 3, number=1)]
     )
     made.rewards = {"right": [1.0, None, 0.0, 1.0, None, 0.0], "style": [0.5, None, 0.5, None, None, 0.25]}
@@ -18,7 +18,7 @@ def batch():
 
 
 def test_labels_come_from_one_function_and_totals_from_all():
-    first, second = batch().verified({"right": 1.0, "style": 2.0}, "right", 0.5)
+    first, second = batch().rewarded({"right": 1.0, "style": 2.0}, "right", 0.5)
     np.testing.assert_array_equal(first.total_G, [2.0, np.nan, 1.0])
     np.testing.assert_array_equal(second.total_G, [1.0, np.nan, 0.5])
     assert [r.reward for r in first.group.rollouts] == [1.0, None, 0.0]
@@ -31,13 +31,15 @@ def test_labels_come_from_one_function_and_totals_from_all():
 
 def test_the_threshold_makes_the_label():
     made = batch()
-    made.verified({"style": 1.0}, None, 0.4)
+    made.rewarded({"style": 1.0}, None, 0.4)
     assert [r.reward for r in made.rollouts] == [1.0, None, 1.0, None, None, 0.0]
 
 
 def test_an_unwrapped_reward_function_is_named():
-    with pytest.raises(ConfigError, match=r"reward_funcs = 'length'.*prune_rewards"):
-        batch().verified({"right": 1.0, "length": 1.0}, "right", 0.5)
+    with pytest.raises(
+        ConfigError, match=r"^reward_funcs = 'length': called with stopped rollouts too; wrap it in prune_rewards$"
+    ):
+        batch().rewarded({"right": 1.0, "length": 1.0}, "right", 0.5)
 
 
 @pytest.mark.parametrize(("names", "success"), [(["a", "b"], None), (["a", "b"], "c"), (["a"], "b")])
@@ -52,6 +54,6 @@ def test_padding_at_the_end_is_no_part_of_a_row():
     assert row_key([1], [2, 3], pad=0) != row_key([1, 2], [3], pad=0)
 
 
-def test_a_ticket_says_little():
-    assert repr(Ticket(batch(), 0, True)) == "<survivor>"
-    assert repr(Ticket(batch(), 1, False)) == "<pruned>"
+def test_a_row_tag_prints_little():
+    assert repr(RowTag(batch(), True)) == "<survivor>"
+    assert repr(RowTag(batch(), False)) == "<pruned>"

@@ -1,21 +1,21 @@
-"""Reward functions see survivors only; without tickets they see everything."""
+"""Reward functions see survivors only; without tags they see every row."""
 
 import asyncio
 
 import pytest
 
 from arrol.errors import ConfigError, DataError
-from arrol.integrations.trl.batch import PrunedBatch, Ticket
-from arrol.integrations.trl.rewards import TICKETS, prune_rewards, reward_name
+from arrol.integrations.trl.batch import RolloutBatch, RowTag
+from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 
 KEEP = [True, False, True, False]
 
 
 def columns(keep=KEEP):
-    batch = PrunedBatch([])
-    tickets = [Ticket(batch, row, kept) for row, kept in enumerate(keep)]
+    batch = RolloutBatch([])
+    tags = [RowTag(batch, kept) for kept in keep]
     return batch, {
-        "completions": list("abcd"), "prompts": list("wxyz"), "gold": [1, 2, 3, 4], TICKETS: tickets, "state": object(),
+        "completions": list("abcd"), "prompts": list("wxyz"), "gold": [1, 2, 3, 4], TAG_COLUMN: tags, "state": object(),
     }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def test_async_too():
     assert batch.rewards["late"] == [None, None, 2.0, None]
 
 
-def test_nobody_left_asks_nobody():
+def test_without_survivors_the_function_is_not_called():
     def never(**given):
         raise AssertionError
 
@@ -47,12 +47,12 @@ def test_nobody_left_asks_nobody():
     assert prune_rewards(never)(**given) == [None] * 4
 
 
-@pytest.mark.parametrize("tickets", [None, [None] * 4])
-def test_evaluation_passes_through(tickets):
+@pytest.mark.parametrize("tags", [None, [None] * 4])
+def test_evaluation_passes_through(tags):
     _, given = columns()
-    given.pop(TICKETS)
-    if tickets:
-        given[TICKETS] = tickets
+    given.pop(TAG_COLUMN)
+    if tags:
+        given[TAG_COLUMN] = tags
     assert prune_rewards(seen)(**given) == [1.0, 2.0, 3.0, 4.0]
 
 

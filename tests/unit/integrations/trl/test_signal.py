@@ -8,8 +8,8 @@ import pytest
 from arrol.algorithms.allocation.selection import Selection, cppo, nobody, pods, rejected, whole
 from arrol.algorithms.lesson import Lesson
 from arrol.algorithms.posterior import Belief
-from arrol.configs.allocation import PosteriorConfig
-from arrol.integrations.trl.batch import VerifiedGroup
+from arrol.configs.host import parse_host
+from arrol.integrations.trl.batch import RewardedGroup
 from arrol.integrations.trl.signal import (
     BY_LOCAL_TOKENS,
     BY_ROWS,
@@ -17,10 +17,9 @@ from arrol.integrations.trl.signal import (
     BatchTotals,
     MicrobatchSizes,
     OutcomeValues,
-    Terms,
     loss_factor,
-    taught,
-    trls_own,
+    own_advantages,
+    survivor_counts,
 )
 
 from ..groups import group_of
@@ -32,15 +31,13 @@ SURVIVAL = np.array([0.9, 0.3, 0.5, 0.7, 1.0])
 def verified(keep, survival, rewards, number=0, quality=0.5, totals=None):
     group = group_of(keep, survival, rewards, number=number, quality=quality)
     total = np.where(np.array(keep, bool), rewards if totals is None else totals, np.nan)
-    return VerifiedGroup(group, total)
+    return RewardedGroup(group, total)
 
 
-TERMS = Terms("doubly_robust", "group", exact_count=False, posterior=PosteriorConfig())
-
-
-def signals(groups, lessons=None, **changes):
+def signals(groups, lessons=None, *, scale="group", **options):
+    """Independent draws, unless the options say otherwise."""
     lessons = lessons or [Lesson(whole(len(each.total_G))) for each in groups]
-    return taught(groups, lessons, TERMS._replace(**changes), OutcomeValues())
+    return own_advantages(groups, lessons, parse_host({"draw": "bernoulli", **options}), scale, OutcomeValues())
 
 
 def advantages(groups, **changes):
@@ -79,7 +76,7 @@ def test_their_expectation_over_all_lotteries_is_the_full_groups(correction):
 
 def test_a_survivor_without_any_reward_leaves_its_group():
     silent = np.array([1.0, np.nan, 0.0, 1.0, 0.0])
-    (row,) = advantages([VerifiedGroup(group_of([1] * 5, [1.0] * 5, silent), silent)], scale="none")
+    (row,) = advantages([RewardedGroup(group_of([1] * 5, [1.0] * 5, silent), silent)], scale="none")
     known = np.array([1.0, 0.0, 1.0, 0.0])
     np.testing.assert_allclose(row[[0, 2, 3, 4]], known - known.mean(), atol=1e-12)
     assert row[1] == 0.0
@@ -94,9 +91,32 @@ def test_a_dead_group_teaches_nothing_that_is_not_finite(rewards):
     np.testing.assert_array_equal(row, 0.0)
 
 
-def test_a_group_with_nobody_left_is_zero():
-    (row,) = advantages([verified([0] * 5, [0.5] * 5, REWARDS)], scale="batch")
-    np.testing.assert_array_equal(row, 0.0)
+SILENT = np.full(5, np.nan)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize(
+    "options", [*({"correction": name} for name in ("plain", "ipw", "doubly_robust")), {"algorithm": "mc_grpo"}]
+)
+@pytest.mark.parametrize("selection", [whole(5), pods(SILENT, 4, [0]), cppo(SILENT, 2, [0]), nobody(5, "uniform")])
+@pytest.mark.parametrize("keep", [[0] * 5, [1, 0, 0, 1, 1], [1] * 5])
+def test_a_group_without_any_reward_teaches_nothing(keep, selection, options, scale):
+    """All stopped, or the reward functions returned None for every survivor of the prompt."""
+    silent = RewardedGroup(group_of(keep, SURVIVAL, [None] * 5), SILENT)
+    lessons = [Lesson(selection), Lesson(whole(5))]
+    other = verified([1] * 5, [1.0] * 5, REWARDS, number=1)
+    first, second = signals([silent, other], lessons, scale=scale, **options)
+    np.testing.assert_array_equal(first.advantage_G, 0.0)
+    assert np.isfinite(first.weight_G).all()
+    assert np.isfinite(first.effective_rollouts)
+    assert np.abs(second.advantage_G).min() < np.abs(second.advantage_G).max() < np.inf
+    if selection.is_whole:  # its rewarded rollouts may be ignored too: truncated, where these do not count
+        truncated = verified(keep, SURVIVAL, REWARDS)
+        ignored = Lesson(selection, None, truncated.counted_G & ~np.isnan(truncated.total_G))
+        (signal,) = signals([truncated], [ignored], scale=scale, **options)
+        np.testing.assert_array_equal(signal.advantage_G, 0.0)
+    assert not silent.has_reward
+    assert other.has_reward
 
 
 def test_values_follow_earlier_rewards_by_label():
@@ -104,7 +124,7 @@ def test_values_follow_earlier_rewards_by_label():
     group = group_of([1, 1, 0, 1], [0.5, 1.0, 0.5, 0.5], [1.0, 0.0, 0.0, 1.0])
     totals = np.array([3.0, -1.0, np.nan, 5.0])
     for _ in range(200):
-        values.learn([VerifiedGroup(group, totals)])
+        values.learn([RewardedGroup(group, totals)])
     assert values.right == pytest.approx(4.0)
     assert values.wrong == pytest.approx(-1.0)
     np.testing.assert_allclose(values.predict(np.array([0.0, 0.25, 1.0, np.nan])), [-1, 0.25, 4, np.nan])
@@ -115,7 +135,7 @@ def test_totals_count_survivors_and_weigh_their_tokens():
     both = [group, group]
     tokens = 2 * (1 + 3 + 4)
     assert BatchTotals.of(both, signals(both), 8, skip_truncated=False) == BatchTotals(8, 8, tokens, 2 * (2 + 3 + 16))
-    assert BatchTotals.of(both, trls_own(both), 8, skip_truncated=False) == BatchTotals(8, 6, tokens, tokens)
+    assert BatchTotals.of(both, survivor_counts(both), 8, skip_truncated=False) == BatchTotals(8, 6, tokens, tokens)
 
 
 LOCAL = MicrobatchSizes(started=8, present=6, tokens=90.0, weighted_tokens=150.0)
@@ -125,7 +145,7 @@ LOCAL = MicrobatchSizes(started=8, present=6, tokens=90.0, weighted_tokens=150.0
 @pytest.mark.parametrize(("counted", "wanted"), [(10.0, 6 / 5), (16.0, 6 / 8), (4.0, 6 / 2)])
 def test_a_loss_by_rows_divides_by_what_counts(name, counted, wanted):
     # TRL divides by the 6 rows at hand; where 10 of 16 count, 8 started rows stand for 5
-    totals = BatchTotals(rows=16, counted_rows=counted, tokens=300.0, weighted_tokens=400.0)
+    totals = BatchTotals(rows=16, effective_rollouts=counted, tokens=300.0, weighted_tokens=400.0)
     assert loss_factor(name, totals, LOCAL) == pytest.approx(wanted)
 
 
@@ -159,7 +179,7 @@ def test_pods_has_the_advantages_of_trl_for_the_subset_alone():
     np.testing.assert_allclose(signal.advantage_G[selection.train_G], wanted, rtol=1e-9)
     np.testing.assert_array_equal(signal.advantage_G[~selection.train_G], 0.0)
     np.testing.assert_array_equal(signal.weight_G, selection.train_G.astype(float))
-    assert signal.stands_for == 4.0
+    assert signal.effective_rollouts == 4.0
 
 
 def test_cppo_keeps_the_advantages_of_the_whole_group():
@@ -167,7 +187,7 @@ def test_cppo_keeps_the_advantages_of_the_whole_group():
     signal = one(selection, correction="plain")
     wanted = (REWARDS - REWARDS.mean()) / (REWARDS.std(ddof=1) + 1e-4)
     np.testing.assert_allclose(signal.advantage_G, np.where(selection.train_G, wanted, 0.0), rtol=1e-9)
-    assert signal.stands_for == 2.0
+    assert signal.effective_rollouts == 2.0
 
 
 @pytest.mark.parametrize("correction", ["plain", "ipw", "doubly_robust"])
@@ -178,7 +198,7 @@ def test_corrected_rejection_stands_for_the_whole_group_and_is_unbiased(correcti
     for kept in np.flatnonzero(common):
         factor = np.where(np.arange(5) == kept, 3.0, 1.0)
         signal = one(Selection(rare | (np.arange(5) == kept), factor, is_whole=True), correction=correction)
-        assert signal.stands_for == 5.0
+        assert signal.effective_rollouts == 5.0
         assert signal.weight_G.sum() == 5.0
         found += signal.advantage_G / 3
     np.testing.assert_allclose(found, (REWARDS - REWARDS.mean()) / (REWARDS.std(ddof=1) + 1e-4), rtol=1e-9)
@@ -194,7 +214,7 @@ def test_kept_rejection_is_trls_of_the_kept():
 
 def test_a_dropped_group_counts_nowhere():
     signal = one(nobody(5, "uniform"), np.ones(5))
-    assert signal.stands_for == 0.0
+    assert signal.effective_rollouts == 0.0
     np.testing.assert_array_equal(signal.weight_G, 0.0)
     np.testing.assert_array_equal(signal.advantage_G, 0.0)
 
@@ -205,12 +225,12 @@ def test_the_posterior_is_baseline_and_spread(scale):
     signal = one(whole(5), np.ones(5), belief=belief, scale=scale)
     spread = np.sqrt(0.75 * 0.25) + 1e-6 if scale == "group" else 1.0
     np.testing.assert_allclose(signal.advantage_G, 0.25 / spread, rtol=1e-9)
-    assert signal.stands_for == 5.0
+    assert signal.effective_rollouts == 5.0
 
 
 def test_mc_grpo_leaves_the_median_rollout_out():
-    signal = one(whole(5), is_mc_grpo=True)
-    assert signal.weight_G.sum() == signal.stands_for == 4.0
+    signal = one(whole(5), algorithm="mc_grpo")
+    assert signal.weight_G.sum() == signal.effective_rollouts == 4.0
     np.testing.assert_allclose(signal.advantage_G[REWARDS == 1.0], 1.0 / (0.4 + 1e-6), rtol=1e-9)
     np.testing.assert_array_equal(signal.advantage_G[REWARDS == 0.0], 0.0)
 
@@ -218,11 +238,11 @@ def test_mc_grpo_leaves_the_median_rollout_out():
 def test_stopped_and_silent_rollouts_leave_a_selection():
     keep, survival = [1, 1, 0, 1, 1], [0.5, 0.5, 0.5, 0.5, 1.0]
     totals = np.array([1.0, 0.0, np.nan, 1.0, np.nan])
-    group = VerifiedGroup(group_of(keep, survival, REWARDS), totals)
+    group = RewardedGroup(group_of(keep, survival, REWARDS), totals)
     selection = pods(totals, 2, [0])
     (signal,) = signals([group], [Lesson(selection)], correction="ipw")
     np.testing.assert_array_equal(signal.weight_G, np.where(selection.train_G, 2.0, 0.0))
-    assert signal.stands_for == 4.0
+    assert signal.effective_rollouts == 4.0
     (signal,) = signals([group], [Lesson(whole(5))], correction="ipw")
     np.testing.assert_array_equal(signal.weight_G, [2.0, 2.0, 0.0, 2.0, 1.0])
-    assert signal.stands_for == 5.0
+    assert signal.effective_rollouts == 5.0

@@ -2,7 +2,7 @@
 
 import torch
 
-from arrol.integrations.trl.compaction import keep_rows, live_rows
+from arrol.integrations.trl.loss import keep_rows, live_rows
 
 PROMPT_MASK = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 1]])
 COMPLETION_MASK = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]])
@@ -43,9 +43,3 @@ def test_prompts_as_wide_as_completions_are_trimmed_on_their_own_side():
     kept = keep_rows(given, torch.tensor([1]))
     assert kept["prompt_ids"].tolist() == [[6, 7]]
     assert kept["completion_ids"].tolist() == [[4]]
-
-
-def test_lists_lose_their_rows_and_other_values_stay():
-    kept = keep_rows(inputs(names=["a", "b", "c"], other="text"), torch.tensor([2]))
-    assert kept["names"] == ["c"]
-    assert kept["other"] == "text"

@@ -1,0 +1,102 @@
+"""TRL's ``inputs`` of ``compute_loss``, reduced to what trains: arrol's advantages, no dead rows and columns. Torch.
+
+Legend: ``R`` rows, ``K`` kept rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+import torch
+
+from arrol.integrations.trl.batch import RewardedGroup, RowKey, row_key
+from arrol.integrations.trl.host import TrainerLike
+from arrol.integrations.trl.signal import BatchTotals, GroupAdvantages, MicrobatchSizes, loss_factor
+
+Inputs = Mapping[str, torch.Tensor]
+"""Most tensors have one row per completion."""
+
+
+@dataclass(frozen=True)
+class BatchSignal:
+    """What the loss needs to know of a batch."""
+
+    totals: BatchTotals
+    """Over all ranks."""
+    differs: bool
+    """The loss is not TRL's own: a rollout could have been stopped, or a rule selects rows."""
+    rows: Mapping[RowKey, tuple[float, float]] | None
+    """Tokens of a survivor of this rank -> advantage times weight, and weight (0 where it does not train); None where
+    TRL's own advantages train."""
+
+    def find(self, inputs: Inputs, row: int, trainer: TrainerLike) -> tuple[float, float]:
+        """The two values of a row of TRL's batch; (0, 1) for a stopped one."""
+        prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
+        key = row_key(prompt, inputs["completion_ids"][row].tolist(), trainer.processing_class.pad_token_id)
+        return (self.rows or {}).get(key, (0.0, 1.0))
+
+    def training_inputs(self, inputs: Inputs, trainer: TrainerLike) -> Inputs:
+        """``inputs`` of the rows that train; the very same object where the loss is TRL's own."""
+        if not self.differs:
+            return inputs
+        live_R = live_rows(inputs)
+        advantage_R, weight_R = inputs["advantages"], torch.ones_like(inputs["advantages"])
+        if self.rows is not None:
+            found = [self.find(inputs, row, trainer) for row in range(len(live_R))]
+            advantage_R, weight_R = advantage_R.new_tensor(found).reshape(-1, 2).unbind(1)
+            advantage_R = advantage_R * live_R
+            # Masked rows stay for now: ranks may need them to reach equal row counts.
+            inputs = {**inputs, "completion_mask": inputs["completion_mask"] * (weight_R != 0)[:, None]}
+            live_R = live_R & (weight_R > 0)
+        chosen_K = _equal_on_all_ranks(live_R, trainer)
+        tokens_R = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum(1)
+        sizes = MicrobatchSizes(len(live_R), len(chosen_K), float(tokens_R.sum()), float((tokens_R * weight_R).sum()))
+        factor = loss_factor(trainer.loss_type, self.totals, sizes)
+        return keep_rows({**inputs, "advantages": advantage_R * factor}, chosen_K)
+
+
+def rows_by_tokens(
+    groups: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], pad: int | None
+) -> dict[RowKey, tuple[float, float]]:
+    """Tokens of a survivor -> its two values; rows of equal tokens share their mean, which keeps their sum."""
+    rows: dict[RowKey, list[tuple[float, float]]] = {}
+    for rewarded, found in zip(groups, advantages, strict=True):
+        prompt = rewarded.group.prompt.token_ids
+        for rollout, *values in zip(rewarded.group.rollouts, found.advantage_G, found.weight_G, strict=True):
+            if rollout.survived:
+                key = row_key(prompt, rollout.completion.token_ids, pad)
+                rows.setdefault(key, []).append((float(values[0]), float(values[1])))
+    return {key: (mean(a for a, _ in pairs), mean(w for _, w in pairs)) for key, pairs in rows.items()}
+
+
+def live_rows(inputs: Inputs) -> torch.Tensor:
+    """bool ``[R]``: rows with a token in the loss."""
+    mask = inputs["completion_mask"]
+    return (mask * inputs["tool_mask"] if "tool_mask" in inputs else mask).any(1)
+
+
+def keep_rows(inputs: Inputs, row_K: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The chosen rows of every tensor, without columns that are padding in all of them."""
+    (rows, width), prompt_width = inputs["completion_mask"].shape, inputs["prompt_mask"].shape[1]
+    longest = max(1, int(inputs["completion_mask"][row_K].sum(1).max()))
+    longest_prompt = max(1, int(inputs["prompt_mask"][row_K].sum(1).max()))
+    kept = {}
+    for key, value in inputs.items():
+        if torch.is_tensor(value) and value.ndim and len(value) == rows:
+            value = value[row_K]
+            if key.startswith("prompt_"):
+                value = value[:, prompt_width - longest_prompt :]
+            elif value.ndim == 2 and value.shape[1] == width:
+                value = value[:, :longest]
+        kept[key] = value
+    return kept
+
+
+def _equal_on_all_ranks(live_R: torch.Tensor, trainer: TrainerLike) -> torch.Tensor:
+    """Live rows first, then dead ones up to the largest rank's count: TRL gathers values per row."""
+    count = live_R.sum().clamp(min=1)
+    if trainer.accelerator.num_processes > 1:
+        count = trainer.accelerator.gather(count.view(1)).max()
+    return torch.argsort((~live_R).int(), stable=True)[: int(count)]
