@@ -109,10 +109,10 @@ class ServerSampler:
 
         count, rank = self._accelerator.num_processes, self._accelerator.process_index
         asked = gather_object(list(requests)) if count > 1 else requests
-        groups = [None] * len(asked) if self._inner is None else self._inner.sample(asked, prune=prune)
+        answer = [self._inner.sample(asked, prune=prune) if self._inner else []]
         if count > 1:
-            broadcast_object_list(groups, from_process=0)
-        return groups[rank * len(requests) :][: len(requests)]
+            broadcast_object_list(answer, from_process=0)
+        return answer[0][rank * len(requests) :][: len(requests)]
 
     def save(self) -> State:
         assert self._inner is not None, "the main process saves"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
     from trl import GRPOConfig
+    from trl.generation.vllm_generation import VLLMGeneration
 
-TrlPrompts = Sequence[str] | Sequence[Sequence[Mapping[str, object]]]
-"""Texts, or chats of messages."""
+Chat = Sequence[Mapping[str, object]]
+TrlPrompts = Sequence[str] | Sequence[Chat]
 
 
 class TokenizerLike(Protocol):
@@ -25,7 +26,7 @@ class TokenizerLike(Protocol):
     pad_token_id: int
     eos_token_id: int
 
-    def __call__(self, *, text: Sequence[str]) -> Mapping[str, list[list[int]]]: ...
+    def __call__(self, *, text: TrlPrompts) -> Mapping[str, list[list[int]]]: ...
     def apply_chat_template(self, **options: object) -> Mapping[str, list[list[int]]]: ...
 
 
@@ -47,6 +48,7 @@ class TrainerLike(Protocol):
     loss_type: str
     mask_truncated_completions: bool
     use_vllm: bool
+    vllm_generation: VLLMGeneration
     is_fsdp_enabled: bool
 
 
@@ -57,7 +59,7 @@ def tokenized_prompts(prompts: TrlPrompts, trainer: TrainerLike) -> list[list[in
     tokenizer = trainer.processing_class
     if not is_conversational({"prompt": prompts[0]}):
         return tokenizer(text=prompts)["input_ids"]
-    if any(not isinstance(message["content"], str) for prompt in prompts for message in prompt):
+    if any(not isinstance(message["content"], str) for chat in cast(Sequence[Chat], prompts) for message in chat):
         raise ConfigError("prompt = content blocks: only text can be pruned; set rule = 'never' for images")
     return tokenizer.apply_chat_template(
         conversation=prompts,
