@@ -18,7 +18,7 @@ from trl_host import config, has_digit, is_short, trainer
         ({"keep_ratio": 1.5}, "keep_ratio = 1.5"),
         ({"rule": "best"}, "rule = 'best'"),
         ({"rule": "oracle"}, "rule = 'oracle'"),
-        ({"probe_tokens": [24]}, r"probe_tokens = \[24\]: nobody gets beyond max_completion_length = 24"),
+        ({"probe_tokens": [24]}, r"probe_tokens = \[24\]: no rollout runs beyond max_completion_length = 24"),
         ({"probe_tokens": [9, 4]}, "probe_tokens"),
         ({"keep_ratio": 0.125}, "keep_ratio = 0.125: leaves 1 of num_generations = 8"),
         ({"pruning_warmup_steps": -1}, "pruning_warmup_steps = -1"),
@@ -31,7 +31,7 @@ from trl_host import config, has_digit, is_short, trainer
         ({"decode_rows": 0}, "decode_rows = 0"),
         ({"vllm_two_phase": True}, "vllm_two_phase = True"),
         ({"allocation": "podz"}, "allocation = 'podz'.*is 'pods'"),
-        ({"allocation": "greso"}, "allocation = 'greso': TRL's own sampler names the prompts"),
+        ({"allocation": "greso"}, "allocation = 'greso': TRL's own sampler chooses the prompts"),
         ({"allocation": "pods", "allocation_options": {"train_size": 9}}, "allocation.train_size = 9: more than"),
         ({"allocation": "aero", "allocation_options": {"max_group": 9}}, "allocation.max_group = 9"),
         ({"allocation_options": {"train_size": 9}}, "allocation.train_size = 9: unknown key"),
@@ -116,7 +116,7 @@ def test_tools_are_refused(tmp_path):
 
 
 def test_trls_own_config_is_told_apart(tmp_path):
-    with pytest.raises(ConfigError, match="take GRPOConfig from arrol"):
+    with pytest.raises(ConfigError, match="^args = trl.GRPOConfig: has no pruning fields; import GRPOConfig from arrol.integrations.trl$"):
         trainer(trl_host.trl_config(tmp_path))
 
 

@@ -61,7 +61,7 @@ def test_the_policy_folder_stays_plain_and_the_head_is_readable(tmp_path):
 def test_a_checkpoint_without_a_head_starts_a_new_one(tmp_path):
     trainer(config(tmp_path, pruning={"rule": "never"}, **{**STEPS, "max_steps": 2})).train()
     host = trainer(config(tmp_path, **STEPS))
-    with pytest.warns(UserWarning, match="checkpoint-2 holds no head"):
+    with pytest.warns(UserWarning, match="checkpoint-2 has no head: a new one starts"):
         host.train(resume_from_checkpoint=True)
     assert history(host, "arrol/pruning/reason/warmup")
 

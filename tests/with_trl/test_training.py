@@ -111,6 +111,24 @@ def test_every_reward_none_leaves_a_survivor_out_of_its_group(tmp_path):
     assert np.isfinite(history(host, "loss")).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"correction": "ipw", "draw": "bernoulli"}, {"correction": "plain"}])
+def test_a_prompt_without_any_reward_teaches_nothing_and_is_counted(tmp_path, options):
+    """Groups of one answer get None for every rollout, in pruned batches too."""
+
+    def silent(completions, answer, **kwargs):
+        rewards = has_digit(completions, answer)
+        return [None if int(digit) % 2 else r for digit, r in zip(answer, rewards, strict=True)]
+
+    host = trainer(config(tmp_path, max_steps=4, per_device_train_batch_size=32, **options), reward_funcs=silent)
+    host.train()
+    counted = history(host, "arrol/rollout/unrewarded_groups")
+    assert len(counted) == 4
+    assert 0 < max(counted[1:]) < 4
+    assert min(history(host, "arrol/pruning/kept_frac")) < 1
+    assert np.isfinite(history(host, "loss")).all()
+    assert torch.isfinite(weights(host)).all()
+
+
 def test_evaluation_is_neither_pruned_nor_random(tmp_path):
     args = config(
         tmp_path,

@@ -20,7 +20,7 @@ RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rul
 """Field here -> field of arrol's configs, where TRL has taken the name."""
 FLAT_FIELDS = (
     *("rule", "keep_ratio", "probe_tokens", "draw", "min_survival", "min_survivors", "pruning_warmup_steps"),
-    *("estimator", "success_threshold"),
+    *("algorithm", "correction", "success_threshold"),
 )
 """Fields that :func:`arrol.configs.host.parse_host` takes as they are."""
 Options = dict[str, Any] | str | None

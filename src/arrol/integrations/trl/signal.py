@@ -3,8 +3,8 @@
 Under ``plain`` without an allocation rule TRL's own advantages train: mean and spread of the survivors. Otherwise they
 are replaced by A_i = (1/p_i) (R_i - b) / spread, with b as in :mod:`arrol.algorithms.advantages`, in units of TRL's own
 spread (n - 1 in its denominator, 1e-4 added): where no rollout was stopped they equal TRL's. An allocation rule
-multiplies each row that trains by the number it stands for. Posterior and ``mc_grpo`` use their own spread; ``batch`` is the
-spread of all rewards, whether their rows train or not.
+multiplies each row that trains by the number it stands for. A posterior and ``mc_grpo`` have their own spread;
+``batch`` is the spread of all rewards, whether their rows train or not.
 
 A loss that divides by rows counts stopped rows too, one that divides by tokens does not. With S survivors of N rows
 started and T_i tokens, the loss without pruning is estimated by
