@@ -112,4 +112,5 @@ def survivor_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "rollout/outcome_variance/mean": float(np.mean(spread)),
         "rollout/survivors_frac": len(everything) / started,
         "rollout/smallest_group": float(min(len(r) for r in rewards)),
+        "rollout/unrewarded_groups": float(sum(not len(r) for r in rewards)),
     }

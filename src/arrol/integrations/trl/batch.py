@@ -27,11 +27,6 @@ class RewardedGroup:
     """float64 ``[G]``: weighted sum of the reward functions, as TRL trains on it; NaN without a reward."""
 
     @property
-    def has_reward(self) -> bool:
-        """Some survivor has a reward."""
-        return not np.isnan(self.total_G).all()
-
-    @property
     def is_pruned(self) -> bool:
         """Some rollout could have been stopped."""
         return any(rollout.survival < 1.0 for rollout in self.group.rollouts)

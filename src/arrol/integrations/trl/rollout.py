@@ -110,7 +110,6 @@ class PrunedRollout:
         )
         self._metrics.append(
             memory.learn([rewarded.group for rewarded in everyone])
-            | {"rollout/unrewarded_groups": float(sum(not rewarded.has_reward for rewarded in everyone))}
             | (self._allocation.metrics() if self._allocation and selects(self.config) else {})
         )
         self._values.learn(everyone)
