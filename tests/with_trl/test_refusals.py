@@ -118,7 +118,7 @@ def test_tools_are_refused(tmp_path):
 def test_trls_own_config_is_told_apart(tmp_path):
     with pytest.raises(
         ConfigError,
-        match="^args = trl.GRPOConfig: has no pruning fields; import GRPOConfig from arrol.integrations.trl$",
+        match=r"^args = trl\.GRPOConfig: has no pruning fields; import GRPOConfig from arrol\.integrations\.trl$",
     ):
         trainer(trl_host.trl_config(tmp_path))
 
