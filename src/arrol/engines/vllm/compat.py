@@ -1,7 +1,7 @@
 """Every line that depends on vLLM's version, and the refusal when a seam is missing.
 
 Seams: two class slots (``scheduler_cls``, ``worker_cls``), ``finish_requests``, ``EngineCoreOutput``, and one private
-field, the runner's ``execute_model_state``: what lies between ``execute_model`` and ``sample_tokens``. Both runners
+field, the runner's ``execute_model_state``, which lives between ``execute_model`` and ``sample_tokens``. Both runners
 have it, the first (``v1/worker/gpu_model_runner.py``) and the second (``v1/worker/gpu/model_runner.py``).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,6 +28,10 @@ except ImportError as error:
         f"engine = 'vllm': vLLM could not be loaded ({error}); install arrol[vllm], or use the embedded engine"
     ) from None
 
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.request import Request
+
 __all__ = [
     "AsyncModelRunnerOutput",
     "AsyncScheduler",
@@ -38,6 +42,7 @@ __all__ = [
     "RequestStatus",
     "StepRows",
     "is_output_rank",
+    "is_streamed",
     "known_head_sizes",
     "require_scheduler",
     "require_supported",
@@ -52,7 +57,7 @@ ANY_VERSION = "ARROL_VLLM_ANY_VERSION"
 
 
 def _platform_worker() -> Any:
-    """Platforms replace only the worker named "auto", so ours must derive from the right one."""
+    """vLLM replaces only the worker named "auto" by the platform's, so ours derives from the platform's."""
     if current_platform.is_cpu():
         from vllm.v1.worker.cpu_worker import CPUWorker as Worker
     elif current_platform.is_xpu():
@@ -66,7 +71,7 @@ PlatformWorker = _platform_worker()
 
 
 def require_supported() -> None:
-    """ConfigError for a release that we have not read."""
+    """ConfigError for an unknown release or a missing seam."""
     numbers = vllm.__version__.split("+")[0].split(".")[:2]
     version = tuple(int(number) for number in numbers if number.isdigit())
     if not SUPPORTED[0] <= version < SUPPORTED[1] and os.environ.get(ANY_VERSION) != "1":
@@ -75,18 +80,14 @@ def require_supported() -> None:
             f"vllm = {vllm.__version__}: not known to work; install vllm>={first},<{last}, "
             f"or set {ANY_VERSION}=1 to try"
         )
-    for owner, name in (
-        (AsyncScheduler, "finish_requests"),
-        (AsyncScheduler, "update_from_output"),
-        (PlatformWorker, "sample_tokens"),
-        (PlatformWorker, "execute_model"),
-    ):
+    seams = [(AsyncScheduler, name) for name in ("finish_requests", "update_from_output")]
+    for owner, name in [*seams, (PlatformWorker, "sample_tokens"), (PlatformWorker, "execute_model")]:
         if not callable(getattr(owner, name, None)):
             raise ConfigError(f"vllm = {vllm.__version__}: {owner.__name__} has no {name}; install a supported release")
 
 
-def require_scheduler(vllm_config: Any, *, reads_hidden_states: bool) -> None:
-    """ConfigError for settings under which scores or decisions would be wrong in silence."""
+def require_scheduler(vllm_config: VllmConfig, *, reads_hidden_states: bool) -> None:
+    """ConfigError for settings under which scores or decisions would be wrong without a sign."""
     require_supported()
     parallel = vllm_config.parallel_config
     if parallel.distributed_executor_backend == "external_launcher" and parallel.world_size > 1:
@@ -97,10 +98,9 @@ def require_scheduler(vllm_config: Any, *, reads_hidden_states: bool) -> None:
     context = getattr(parallel, "prefill_context_parallel_size", 1)
     if context > 1:
         raise ConfigError(f"prefill_context_parallel_size = {context}: reorders rows between ranks; set it to 1")
-    if vllm_config.model_config.runner_type != "generate":
-        raise ConfigError(
-            f"runner = {vllm_config.model_config.runner_type!r}: only generation can be pruned; leave scheduler_cls out"
-        )
+    runner = vllm_config.model_config.runner_type
+    if runner != "generate":
+        raise ConfigError(f"runner = {runner!r}: only generation can be pruned; leave scheduler_cls out")
     speculative = vllm_config.speculative_config is not None
     if reads_hidden_states and speculative and vllm_config.scheduler_config.async_scheduling:
         raise ConfigError(
@@ -119,15 +119,20 @@ def require_worker(worker: Any) -> None:
 
 
 def is_output_rank(worker: Any) -> bool:
-    """Whether this worker's outputs are the ones that reach the scheduler."""
+    """Whether this worker's outputs reach the scheduler."""
     from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
     return bool(get_pp_group().is_last_rank and get_tp_group().rank_in_group == 0)
 
 
+def is_streamed(request: Request) -> bool:
+    """Whether more pieces of the prompt may come."""
+    return bool(getattr(request, "resumable", False))
+
+
 @dataclass(frozen=True)
 class StepRows:
-    """The forward pass that has just been made."""
+    """Hidden states of the forward pass that has just run."""
 
     hidden_ND: torch.Tensor
     """After the final norm, one row per scheduled token."""
@@ -136,7 +141,7 @@ class StepRows:
 
 
 def step_rows(worker: Any, request_ids: list[str]) -> StepRows | None:
-    """None when nothing was run."""
+    """None without a forward pass."""
     runner = worker.model_runner
     state = runner.execute_model_state
     if state is None or state.hidden_states is None:
@@ -144,14 +149,13 @@ def step_rows(worker: Any, request_ids: list[str]) -> StepRows | None:
     batch = getattr(state, "input_batch", None)
     if batch is None:  # first-generation runner
         starts, row_of = runner.query_start_loc.np, runner.input_batch.req_id_to_index
-        return StepRows(state.hidden_states, {i: int(starts[row_of[i]]) for i in request_ids})
-    places = {request_id: place for place, request_id in enumerate(batch.req_ids)}
-    starts = batch.query_start_loc_np
-    return StepRows(state.hidden_states, {i: int(starts[places[i]]) for i in request_ids})
+    else:
+        starts, row_of = batch.query_start_loc_np, {request_id: row for row, request_id in enumerate(batch.req_ids)}
+    return StepRows(state.hidden_states, {i: int(starts[row_of[i]]) for i in request_ids})
 
 
 def known_head_sizes(device: str) -> tuple[int, ...]:
-    """Head sizes that the attention kernel knows; empty where it takes any."""
+    """Head sizes that the attention kernel supports; empty where it supports any."""
     if device != "cpu":
         return ()
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend

@@ -1,12 +1,12 @@
-"""VllmEngine: our engine protocol over vLLM's ``LLM``, for training and for evaluation.
+"""VllmEngine: our engine protocol over vLLM's ``LLM``, for training and evaluation.
 
-Before each step the policy and the quality estimator are pushed together: weights as a safetensors file in
-memory-backed storage that vLLM reloads, head and calibration by RPC. ``sampler.py`` does the rest.
+Before each step policy, head and calibration are pushed together: weights as a safetensors file in memory-backed
+storage that vLLM reloads, head and calibration by RPC. ``sampler.py`` generates.
 
-Differences from the embedded engine: (1) log-probabilities are vLLM's, computed by other kernels than the learner's, so
-set ``algorithm.importance_cap``; (2) at temperature 1 they are the model's, before top-k and top-p; at others they
-include the temperature, and top-k and top-p are refused; (3) heads of a size that vLLM's CPU kernels do not know are
-widened (``padding.py``); (4) the barrier counts vLLM's steps.
+Differences from the embedded engine: (1) log-probabilities come from other kernels than the learner's, so set
+``algorithm.importance_cap``; at temperature 1 they are the model's before top-k and top-p, at others they include the
+temperature, and top-k and top-p are refused; (2) heads of a size that vLLM's CPU kernels do not know are widened
+(``padding.py``); (3) the barrier counts vLLM's steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arrol.configs.run import SamplingConfig, VllmEngineConfig
 from arrol.engines.vllm.remote import RemoteController
@@ -25,8 +25,12 @@ from arrol.protocols import Controller, Engine, More
 from arrol.quality.estimator import QualityEstimator
 from arrol.types import Completion, GroupRequest, SamplingParams
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from vllm import LLM
+
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-"""Set unless the environment says otherwise."""
+"""Defaults of environment variables."""
 CPU_ONLY = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """The same on a CPU: one process, which shares its threads with the learner."""
 
@@ -36,7 +40,7 @@ class VllmEngine(Engine):
 
     def __init__(
         self,
-        policy: Any,
+        policy: PreTrainedModel,
         config: VllmEngineConfig,
         sampling: SamplingConfig,
         *,
@@ -44,21 +48,21 @@ class VllmEngine(Engine):
     ) -> None:
         """``sampling`` is that of training: it fixes which log-probabilities vLLM returns."""
         if config.sleep_level and policy.device.type == "cpu":
-            raise ConfigError(f"engine.sleep_level = {config.sleep_level}: there is no sleep on a CPU; set it to 0")
+            raise ConfigError(f"engine.sleep_level = {config.sleep_level}: vLLM cannot sleep on a CPU; set it to 0")
         self._config = config
         self._folder = PolicyFolder(policy, config)
         try:
             self._folder.write()
             self._llm = _start(self._folder.path, config, sampling, policy.device.type)
-        except BaseException as error:  # a full memory should not stay full
+        except BaseException as error:  # free the memory-backed storage
             self._folder.close()
-            if isinstance(error, ValueError) and not isinstance(error, ArrolError):  # how vLLM says no to a setting
+            if isinstance(error, ValueError) and not isinstance(error, ArrolError):  # vLLM refuses a setting
                 raise ConfigError(f"engine: vLLM refuses it ({_told(error)}); change the field of [engine]") from None
             raise
         self._sampler = LlmSampler(self._llm, estimator)
 
     def sync_weights(self) -> None:
-        """Push policy, head and calibration; nothing may be generating."""
+        """Push policy, head and calibration; no request may be running."""
         self._folder.write()
         if self._config.sleep_level:
             self._llm.wake_up()
@@ -76,11 +80,7 @@ class VllmEngine(Engine):
         more: More | None = None,
         score_ends: bool = False,
     ) -> list[list[Completion]]:
-        """See :class:`arrol.protocols.Engine`; a controller must be a :class:`RemoteController`.
-
-        ``more`` sees completions without their features, which come last.
-        With ``score_ends`` every completion carries the head's score at its last fed token, for votes.
-        """
+        """As :meth:`LlmSampler.generate`; a controller must be a :class:`RemoteController`."""
         assert controller is None or isinstance(controller, RemoteController), type(controller)
         written = self._sampler.generate(
             requests, params, seed=seed, controller=controller, more=more, score_ends=score_ends
@@ -90,7 +90,7 @@ class VllmEngine(Engine):
         return written
 
     def close(self) -> None:
-        """End vLLM and remove what was written for it."""
+        """End vLLM and remove its folder."""
         self._llm.llm_engine.engine_core.shutdown()
         self._folder.close()
 
@@ -101,11 +101,12 @@ def _told(error: ValueError) -> str:
     return lines[1] if len(lines) > 1 and "validation error" in lines[0] else lines[0]
 
 
-def _start(folder: Path, config: VllmEngineConfig, sampling: SamplingConfig, device: str) -> Any:
+def _start(folder: Path, config: VllmEngineConfig, sampling: SamplingConfig, device: str) -> LLM:
     """vLLM's ``LLM`` with our two classes."""
-    for key, value in {**QUIET, **(CPU_ONLY if device == "cpu" else {})}.items():
+    is_cpu = device == "cpu"
+    for key, value in {**QUIET, **(CPU_ONLY if is_cpu else {})}.items():
         os.environ.setdefault(key, value)
-    if device == "cpu":
+    if is_cpu:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.kv_cache_gib))))
     from arrol.engines.vllm import compat  # before vLLM's own import: one clear line when it is absent
 
@@ -113,7 +114,7 @@ def _start(folder: Path, config: VllmEngineConfig, sampling: SamplingConfig, dev
     from vllm import LLM
 
     special: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_frac}
-    if device == "cpu":  # there, vLLM 0.32 crashes when a prompt with a seed of its own is fed in chunks
+    if is_cpu:  # there, vLLM 0.32 crashes when a prompt with a seed of its own is fed in chunks
         special = {"enable_chunked_prefill": False}
     return LLM(
         str(folder),
@@ -123,7 +124,7 @@ def _start(folder: Path, config: VllmEngineConfig, sampling: SamplingConfig, dev
         dtype=config.dtype,
         max_num_seqs=config.max_rows,
         tensor_parallel_size=config.tensor_parallel_size,
-        enforce_eager=config.enforce_eager or device == "cpu",
+        enforce_eager=config.enforce_eager or is_cpu,
         quantization=config.quantization,
         enable_sleep_mode=config.sleep_level > 0,
         logprobs_mode="raw_logprobs" if sampling.temperature == 1.0 else "processed_logprobs",

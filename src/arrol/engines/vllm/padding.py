@@ -1,26 +1,27 @@
-"""The same function with wider heads, for attention kernels that know only some head sizes.
+"""The same function with wider attention heads, for kernels that support only some head sizes.
 
-Widening from k to K dimensions per head changes nothing when
+Widening a head from k to K dimensions changes no output when
 
 * projections get zero rows (queries, keys, values) and zero columns (output);
-* a dimension keeps its rotary frequency: pairs (i, i + k/2) move to (i, i + K/2) and the base theta to theta^(K/k), so
-  that theta'^(-2i/K) = theta^(-2i/k);
-* the softmax scale 1/sqrt(K) is made good by sqrt(K/k) on the queries;
-* where queries and keys are normalised per head (Qwen3), the mean square over K dimensions is k/K of that over k, made
-  good by sqrt(k/K) on the norm's weight. The norm's epsilon is not rescaled: 1e-6 against squares of about 1.
-
-Tested against Hugging Face's own forward pass, for Qwen3 and Llama.
+* a dimension keeps its rotary frequency: pairs (i, i + k/2) move to (i, i + K/2) and the base theta becomes
+  theta^(K/k), so that theta'^(-2i/K) = theta^(-2i/k);
+* the queries are scaled by sqrt(K/k), which undoes the softmax scale 1/sqrt(K);
+* where queries and keys are normalised per head (Qwen3), the norm's weight is scaled by sqrt(k/K), since the mean square
+  over K dimensions is k/K of that over k. The epsilon is not rescaled: 1e-6 against squares of about 1.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from arrol.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 PADDABLE = ("qwen3", "llama")
 
@@ -29,28 +30,26 @@ def padded_size(head_size: int, supported: Iterable[int]) -> int:
     """The smallest supported size that holds a head."""
     enough = [size for size in supported if size >= head_size]
     if not enough:
-        raise ModelError(
-            f"head_dim = {head_size}: larger than any that this attention kernel knows; use another engine"
-        )
+        raise ModelError(f"head_dim = {head_size}: no attention kernel of vLLM supports it here; use another engine")
     return min(enough)
 
 
-def head_size_of(config: Any) -> int:
+def head_size_of(config: PretrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def padded_config(config: Any, head_size: int) -> Any:
+def padded_config(config: PretrainedConfig, head_size: int) -> PretrainedConfig:
     """A copy of a Hugging Face config for heads of ``head_size``."""
     old = head_size_of(config)
     if config.model_type not in PADDABLE or old % 2 or head_size % 2 or head_size < old:
         raise ModelError(
             f"model_type = {config.model_type!r}: heads of {old} cannot be widened to {head_size}; "
-            f"known: {', '.join(PADDABLE)}, even sizes"
+            f"use one of {', '.join(PADDABLE)} and an even size of at least {old}"
         )
     rope = dict(config.rope_parameters)
     if rope.get("rope_type", "default") != "default":
         raise ModelError(
-            f"rope_type = {rope['rope_type']!r}: frequencies would change; only the default can be widened"
+            f"rope_type = {rope['rope_type']!r}: heads with these frequencies cannot be widened; use type 'default'"
         )
     wider = copy.deepcopy(config)
     wider.head_dim = head_size
@@ -59,7 +58,7 @@ def padded_config(config: Any, head_size: int) -> Any:
 
 
 def padded_weights(
-    weights: Iterable[tuple[str, torch.Tensor]], config: Any, head_size: int
+    weights: Iterable[tuple[str, torch.Tensor]], config: PretrainedConfig, head_size: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a model of ``config`` for heads of ``head_size``, under the same names."""
     old = head_size_of(config)
@@ -79,13 +78,13 @@ def padded_weights(
 
 
 def _extend(tensor: torch.Tensor, size: int, *, dim: int) -> torch.Tensor:
-    """Zeros behind."""
+    """Zeros appended up to ``size``."""
     shape = list(tensor.shape)
     shape[dim] = size - shape[dim]
     return torch.cat([tensor, tensor.new_zeros(shape)], dim)
 
 
 def _spread(tensor: torch.Tensor, size: int, *, dim: int) -> torch.Tensor:
-    """Zeros behind each half, where rotary pairs begin."""
-    first, second = tensor.chunk(2, dim)
-    return torch.cat([_extend(first, size // 2, dim=dim), _extend(second, size // 2, dim=dim)], dim)
+    """Zeros appended to each half: a rotary pair has one member in each."""
+    halves = tensor.chunk(2, dim)
+    return torch.cat([_extend(half, size // 2, dim=dim) for half in halves], dim)

@@ -1,24 +1,23 @@
-"""Pruning by several calls, for an engine that knows nothing of us: to the probe, decide, survivors to the next.
+"""Pruning by several calls to an engine without our classes: generate to the probe, decide, continue the survivors.
 
-Costs against pruning inside the engine: survivors are prefilled again (the prefix cache makes that cheap), all
-rollouts wait for the slowest at each probe, and only log-probabilities can be read: ``quality.features`` is
-``("logprobs",)``. Each call has a seed of its own, so a rollout's tokens still depend on its id alone. What is asked
-for besides is a round of its own, when all have ended. Legend: ``T`` tokens, ``C`` candidates.
+Costs against pruning inside the engine: survivors are prefilled again (the prefix cache makes that cheap), all rollouts
+wait for the slowest at each probe, and only log-probabilities can be read: ``quality.features`` is ``("logprobs",)``.
+Each call has a seed of its own, so a rollout's tokens still depend on its id alone. Requests that ``more`` adds are
+generated when all others have ended. Legend: ``T`` tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from arrol.engines.asked import Asked, report_ends
-from arrol.engines.vllm.sampler import completion_of, local_settings, rollout_fields, rollout_seed
+from arrol.engines.vllm.sampler import LlmLike, completion_of, rollout_fields, rollout_seed, settings_of
 from arrol.errors import ConfigError
 from arrol.protocols import Controller, Engine, More
-from arrol.quality.features import FeatureLayout
+from arrol.quality.features import FeatureLayout, logprob_statistics
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
 ONLY_FEATURES = ("logprobs",)
@@ -44,14 +43,13 @@ class _Draft:
 class TwoPhaseSampler(Engine):
     """An engine over anything that generates as vLLM's ``LLM`` does."""
 
-    def __init__(self, llm: Any, layout: FeatureLayout) -> None:
+    def __init__(self, llm: LlmLike, layout: FeatureLayout) -> None:
         if layout.names != ONLY_FEATURES:
             raise ConfigError(
-                f"quality.features = {list(layout.names)}: by two calls only log-probabilities can be read; "
+                f"quality.features = {list(layout.names)}: several calls can read only log-probabilities; "
                 f"set it to {list(ONLY_FEATURES)}"
             )
         self._llm, self._layout = llm, layout
-        self._settings = getattr(llm, "settings", local_settings)
 
     def generate(
         self,
@@ -76,23 +74,26 @@ class TwoPhaseSampler(Engine):
     def _write(
         self, drafts: dict[RolloutId, _Draft], params: SamplingParams, seed: int, controller: Controller | None
     ) -> None:
-        """A round: everybody from probe to probe, and to the end."""
+        """From probe to probe, and to the end."""
         probes = controller.probe_tokens if controller is not None else ()
         for phase, length in enumerate([*probes, params.max_completion_tokens]):
             running = [draft for draft in drafts.values() if draft.ended is None]
             self._extend(running, length, params, seed * 1_000_003 + phase)
             if controller is not None and phase < len(probes):
-                self._decide(running, phase, length, drafts, controller)
-        report_ends(controller, _ended(drafts.values()))  # behind the last probe, so that groups can be forgotten
+                stops = list(report_ends(controller, _ended(running)))
+                events = [self._event(draft, phase, length) for draft in running if draft.ended is None]
+                for rollout_id in [*stops, *(controller.probed(events) if events else [])]:
+                    drafts[rollout_id].ended = FinishReason.PRUNED
+        report_ends(controller, _ended(drafts.values()))  # after the last probe, so that groups can be forgotten
 
     def _extend(self, running: list[_Draft], length: int, params: SamplingParams, seed: int) -> None:
-        """Everybody up to ``length`` completion tokens."""
+        """Generate up to ``length`` completion tokens."""
         if not running:
             return
         settings = []
         for draft in running:
             fields = rollout_fields(params, rollout_seed(seed, draft.rollout_id), {})
-            settings.append(self._settings({**fields, "max_tokens": length - len(draft.token_ids)}))
+            settings.append(settings_of(self._llm, {**fields, "max_tokens": length - len(draft.token_ids)}))
         prompts = [{"prompt_token_ids": [*draft.prompt_ids, *draft.token_ids]} for draft in running]
         for draft, answer in zip(running, self._llm.generate(prompts, settings, use_tqdm=False), strict=True):
             piece = completion_of(answer.outputs[0])
@@ -101,26 +102,10 @@ class TwoPhaseSampler(Engine):
             is_full = piece.finish_reason is FinishReason.LENGTH and len(draft.token_ids) < params.max_completion_tokens
             draft.ended = None if is_full else piece.finish_reason
 
-    def _decide(
-        self,
-        running: list[_Draft],
-        probe: int,
-        length: int,
-        drafts: dict[RolloutId, _Draft],
-        controller: Controller,
-    ) -> None:
-        """Show candidates, tell who has ended, stop whom the controller names."""
-        stops = list(report_ends(controller, _ended(running)))
-        events = []
-        for draft in running:
-            if draft.ended is None:
-                values = draft.logprob_T[:length]
-                statistics = np.array([[values.sum(), values.min(), values.mean()]])
-                row = self._layout.assemble(NO_STATES, NO_STATES, statistics)[0]
-                draft.features_at[length] = row
-                events.append(ProbeEvent(draft.rollout_id, probe, row, confidence=float(values.mean())))
-        for rollout_id in [*stops, *(controller.probed(events) if events else [])]:
-            drafts[rollout_id].ended = FinishReason.PRUNED
+    def _event(self, draft: _Draft, probe: int, length: int) -> ProbeEvent:
+        statistics_13 = logprob_statistics(draft.logprob_T[None, :length])
+        draft.features_at[length] = row = self._layout.assemble(NO_STATES, NO_STATES, statistics_13)[0]
+        return ProbeEvent(draft.rollout_id, probe, row, confidence=float(statistics_13[0, 2]))
 
 
 def _ended(drafts: Iterable[_Draft]) -> dict[RolloutId, FinishReason]:

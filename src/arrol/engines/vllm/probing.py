@@ -1,30 +1,44 @@
-"""From the rows of a forward pass to features at a probe. Torch, no vLLM.
+"""Rows of a forward pass to features and scores at a probe. Torch, no vLLM.
 
-A request may be fed in any portions: one token per step, several when drafts are verified, all over again after a
-preemption. So everything here is kept by completion position, and a position that comes again changes nothing. A
-request that skipped positions (its cache came from elsewhere) has no features, hence no score, hence runs on.
+A request may be fed in any portions: one token per step, several when drafts are verified, all again after a
+preemption. All state is therefore kept by completion position, and a repeated position changes nothing. A request with
+a skipped position (its cache came from elsewhere) has no features, hence no score, and is kept.
 
-A step has two halves, because sampling comes between: ``gather`` copies rows before the engine may reuse its buffer,
-``finish`` runs when the step's tokens are known, which under asynchronous scheduling is after the next step has begun.
-Legend: ``N`` fed tokens of a step, ``C`` probes reached, ``D`` hidden size, ``F`` features, ``S`` slots.
+A step has two halves with sampling in between: ``gather`` copies rows before the engine reuses its buffer, ``finish``
+runs when the step's tokens are known, under asynchronous scheduling after the next step has begun.
+Legend: ``N`` fed tokens of a step, ``C`` probes reached, ``D`` hidden size, ``F`` features, ``S`` slots, ``T`` tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from arrol.engines.vllm.groups import Scored
-from arrol.quality.features import END
+from arrol.engines.vllm.groups import ProbeScore
+from arrol.quality.features import END, logprob_statistics
 from arrol.quality.snapshot import EstimatorSnapshot
+from arrol.types import RolloutId
 
 FIRST_SLOTS = 64
 """Running sums allocated at first; doubled when more requests are watched at once."""
 MAX_KEPT = 65536
-"""Features held for a trainer that does not fetch them; the oldest go first."""
+"""Rollouts whose features are held for a trainer that does not fetch them; the oldest are dropped first."""
+
+
+class Watch(NamedTuple):
+    """What the scheduler tells the worker about one request in one step."""
+
+    start: int
+    """Completion index (from 0) of the first token fed in this step; negative while the prompt is being fed."""
+    probes: tuple[int, ...]
+    tag: RolloutId | None
+    """Rollout id under which its features are held for the trainer."""
+    score_end: bool = False
+    """Score it in every step, since any may be its last."""
 
 
 @dataclass(frozen=True)
@@ -32,37 +46,33 @@ class Fed:
     """One watched request in one step."""
 
     request_id: str
-    start: int
-    """Completion index of the first token fed; negative inside the prompt."""
+    watch: Watch
     count: int
     """Tokens fed that are certain: drafts only once accepted."""
     first_row: int
-    probes: tuple[int, ...]
-    tag: tuple[int, int, int] | None
-    score_end: bool = False
-    """Look at the last token fed too, in every step."""
 
     @property
     def end(self) -> int:
-        """Completion tokens fed, as far as anybody looks."""
-        fed = self.start + self.count
-        return fed if self.score_end or not self.probes else min(fed, self.probes[-1])
+        """Completion tokens fed, at most up to the last probe where the end is not scored."""
+        fed = self.watch.start + self.count
+        return fed if self.watch.score_end or not self.watch.probes else min(fed, self.watch.probes[-1])
 
 
 @dataclass
 class _Record:
-    """What is known of a request until its last probe."""
+    """Progress of a request up to its last probe."""
 
     slot: int = -1
-    """Row of the running sums; -1 before a mean is asked for."""
+    """Row of the running sums; -1 where no mean is needed."""
     fed: int = 0
     """Completion tokens in the running sum."""
     is_whole: bool = True
+    """No position was skipped."""
     logprobs: list[float] = field(default_factory=list)
-    """By completion index, of the sampled token; NaN where it was never told."""
+    """By completion index, of the sampled token; NaN where unknown."""
 
     def sampled(self, first: int, values: Sequence[float]) -> None:
-        """Tokens ``first ...`` were sampled; the same once more after a preemption."""
+        """Tokens ``first ...`` were sampled; repeated after a preemption."""
         self.logprobs += [np.nan] * (first + len(values) - len(self.logprobs))
         self.logprobs[first : first + len(values)] = values
 
@@ -78,13 +88,13 @@ class _Portion:
 
     @property
     def rows(self) -> range:
-        first = self.fed.first_row - self.fed.start
+        first = self.fed.first_row - self.fed.watch.start
         return range(first + self.begin, first + self.end)
 
 
 @dataclass
 class Gathered:
-    """The first half of a step."""
+    """Result of the first half of a step."""
 
     probes: list[tuple[Fed, int, bool]]
     """(request, probe length, whether every token before it was seen)."""
@@ -101,62 +111,65 @@ class ProbeReader:
         self._records: dict[str, _Record] = {}
         self._sum_SD = torch.zeros(0, 0)
         self._free: list[int] = []
-        self.kept: dict[tuple[int, int, int], dict[int, np.ndarray]] = {}
-        """Tag -> probe length -> features ``[F]``."""
+        self._kept: dict[RolloutId, dict[int, np.ndarray]] = {}
+        """Rollout -> probe length -> features ``[F]``."""
 
     @property
     def _needs_mean(self) -> bool:
         return self.snapshot is not None and "mean_hidden" in self.snapshot.layout.names
 
-    def forget(self, request_ids: Sequence[str] | set[str]) -> None:
-        """These have ended."""
+    def forget(self, request_ids: Iterable[str]) -> None:
+        """These requests have ended."""
         for request_id in request_ids:
             record = self._records.pop(request_id, None)
             if record is not None and record.slot >= 0:
                 self._free.append(record.slot)
 
     def gather(self, fed: Sequence[Fed], hidden_ND: torch.Tensor) -> Gathered | None:
-        """Add the rows to the running sums; copy what the probes in this step look at. None when there is none."""
+        """Add the rows to the running sums; copy what the probes of this step read. None without a probe."""
         if self.snapshot is None:
             return None
         probes: list[tuple[Fed, int, bool]] = []
         parts: list[torch.Tensor] = []
         for portions in self._portions(fed):
             self._add(portions, hidden_ND)
-            reached = [p for p in portions if p.end in p.fed.probes or (p.fed.score_end and p.end == p.fed.end)]
+            reached = [
+                p for p in portions if p.end in p.fed.watch.probes or (p.fed.watch.score_end and p.end == p.fed.end)
+            ]
             if reached:
                 probes += [(p.fed, p.end, p.record.is_whole) for p in reached]
-                parts.append(self._look(reached, hidden_ND))
+                parts.append(self._hidden(reached, hidden_ND))
         return Gathered(probes, *_to_host(torch.cat(parts))) if probes else None
 
     def finish(
-        self, fed: Sequence[Fed], sampled: Mapping[str, np.ndarray | None], gathered: Gathered | None
-    ) -> list[Scored]:
-        """Scores of the probes; ``sampled`` are log-probabilities of this step's tokens, None where not asked for."""
+        self, fed: Sequence[Fed], sampled: Mapping[str, np.ndarray], gathered: Gathered | None
+    ) -> list[ProbeScore]:
+        """Scores of the probes; ``sampled`` are log-probabilities of this step's tokens, where requested."""
         for one in fed:
-            logprobs = sampled.get(one.request_id)
-            record = self._records.get(one.request_id)
+            logprobs, record = sampled.get(one.request_id), self._records.get(one.request_id)
             if logprobs is not None and len(logprobs) and record is not None:
-                first = one.start + one.count - (len(logprobs) - 1)
-                record.sampled(first, logprobs.tolist())
+                record.sampled(one.watch.start + one.count - (len(logprobs) - 1), logprobs.tolist())
         if gathered is None or self.snapshot is None:
             return []
         if gathered.ready is not None:
             gathered.ready.synchronize()
         return self._scores(gathered, self.snapshot)
 
+    def take_kept(self) -> dict[RolloutId, dict[int, np.ndarray]]:
+        """Rollout -> probe length -> features, held since the last call."""
+        kept, self._kept = self._kept, {}
+        return kept
+
     def _portions(self, fed: Sequence[Fed]) -> list[list[_Portion]]:
         """Rounds of portions, at most one per request and round; a single round unless drafts crossed a probe."""
         rounds: list[list[_Portion]] = []
         for one in fed:
-            record = self._records.get(one.request_id)
-            if record is None:
-                record = self._records[one.request_id] = _Record()
+            start, record = one.watch.start, self._records.setdefault(one.request_id, _Record())
             if self._needs_mean and record.slot < 0:
                 record.slot, record.is_whole = self._slot(), record.is_whole and record.fed == 0
-            begin, end = max(one.start, record.fed), one.end
-            record.is_whole &= one.start <= record.fed
-            cuts = [length for length in one.probes if begin < length < end] + [end]
+            begin, end = max(start, record.fed), one.end
+            record.is_whole &= start <= record.fed
+            cuts = [length for length in one.watch.probes if begin < length < end] + [end]
             for number, cut in enumerate(cuts if begin < end else []):
                 if number == len(rounds):
                     rounds.append([])
@@ -167,13 +180,14 @@ class ProbeReader:
     def _add(self, portions: Sequence[_Portion], hidden_ND: torch.Tensor) -> None:
         if not self._needs_mean:
             return
-        self._room_for(hidden_ND)
+        if self._sum_SD.shape[1] != hidden_ND.shape[1]:  # width and device are known with the first rows
+            self._sum_SD = torch.zeros(len(self._sum_SD), hidden_ND.shape[1], device=hidden_ND.device)
         rows = [row for portion in portions for row in portion.rows]
         slots = [portion.record.slot for portion in portions for _ in portion.rows]
         index_2N = torch.tensor([rows, slots], device=hidden_ND.device)
         self._sum_SD.index_add_(0, index_2N[1], hidden_ND[index_2N[0]].float())
 
-    def _look(self, reached: Sequence[_Portion], hidden_ND: torch.Tensor) -> torch.Tensor:
+    def _hidden(self, reached: Sequence[_Portion], hidden_ND: torch.Tensor) -> torch.Tensor:
         """``[C, D]`` or ``[C, 2 D]``: the last hidden state at each probe, then the mean."""
         device = hidden_ND.device
         last_CD = hidden_ND[torch.tensor([portion.rows[-1] for portion in reached], device=device)].float()
@@ -184,7 +198,7 @@ class ProbeReader:
         return torch.cat([last_CD, self._sum_SD[slots] / length_C[:, None]], dim=1)
 
     def _slot(self) -> int:
-        """A free row of the sums, which is cleared when it is taken."""
+        """A free row of the sums, set to zero."""
         if not self._free:
             old = len(self._sum_SD)
             new = max(FIRST_SLOTS, 2 * old)
@@ -196,53 +210,45 @@ class ProbeReader:
         self._sum_SD[slot] = 0.0
         return slot
 
-    def _room_for(self, hidden_ND: torch.Tensor) -> None:
-        """The sums take the model's width and device when the first rows come."""
-        if self._sum_SD.shape[1] != hidden_ND.shape[1]:
-            self._sum_SD = torch.zeros(len(self._sum_SD), hidden_ND.shape[1], device=hidden_ND.device)
-
-    def _scores(self, gathered: Gathered, snapshot: EstimatorSnapshot) -> list[Scored]:
-        """Assemble features, score them by the head of their probe, keep those that a trainer asked for."""
+    def _scores(self, gathered: Gathered, snapshot: EstimatorSnapshot) -> list[ProbeScore]:
+        """Assemble features, score them by the head of their probe, hold those that a trainer asked for."""
         probes, hidden_CX, size = gathered.probes, gathered.hidden_CX.numpy(), snapshot.layout.hidden_size
-        statistics_C3 = np.stack([self._logprob_statistics(one.request_id, length) for one, length, _ in probes])
+        statistics_C3 = self._logprob_statistics(probes)
         features_CF = snapshot.layout.assemble(hidden_CX[:, :size], hidden_CX[:, size:], statistics_C3)
         features_CF[[not is_whole for _, _, is_whole in probes]] = np.nan
         heads = {length: number for number, length in enumerate(snapshot.probe_tokens)}
-        at_end = len(heads) - 1  # the head for ends stands last; without one, that of the last probe reads them too
-        head_C = np.array([heads.get(length, at_end if one.score_end else -1) for one, length, _ in probes])
+        at_end = len(heads) - 1  # the head for ends, else that of the last probe
+        head_C = np.array([heads.get(length, at_end if one.watch.score_end else -1) for one, length, _ in probes])
         score_C = np.full(len(probes), np.nan)
         for number in heads.values():
             score_C[head_C == number] = snapshot.scores(features_CF[head_C == number], number)
         for (one, length, _), features_F in zip(probes, features_CF, strict=True):
-            if one.tag is not None:
-                self._keep(one.tag, length if length in one.probes else END, features_F)
+            if one.watch.tag is not None:
+                self._keep(one.watch.tag, length if length in one.watch.probes else END, features_F)
         confidence_C = np.nan_to_num(statistics_C3[:, 2])
         return [
-            Scored(one.request_id, length, float(score), float(confidence))
+            ProbeScore(one.request_id, length, float(score), float(confidence))
             for (one, length, _), score, confidence in zip(probes, score_C, confidence_C, strict=True)
         ]
 
-    def _logprob_statistics(self, request_id: str, length: int) -> np.ndarray:
-        """float32 ``[3]``: sum, minimum, mean over the first ``length`` tokens; NaN where they are not all known."""
-        record = self._records.get(request_id)
-        logprob_T = np.array([] if record is None else record.logprobs[:length], np.float32)
-        if len(logprob_T) < length or np.isnan(logprob_T).any():
-            return np.full(3, np.nan, np.float32)
-        return np.array([logprob_T.sum(), logprob_T.min(), logprob_T.mean()], np.float32)
+    def _logprob_statistics(self, probes: Sequence[tuple[Fed, int, bool]]) -> np.ndarray:
+        """float32 ``[C, 3]``: sum, minimum, mean of the tokens before each probe; NaN where not all are known."""
+        length_C = np.array([length for _, length, _ in probes])
+        logprobs_CT = np.full((len(probes), max(length_C)), np.nan, np.float32)
+        for row_T, (one, length, _) in zip(logprobs_CT, probes, strict=True):
+            record = self._records.get(one.request_id)
+            known = [] if record is None else record.logprobs[:length]
+            row_T[: len(known)] = known
+        return logprob_statistics(logprobs_CT, length_C)
 
-    def _keep(self, tag: tuple[int, int, int], length: int, features_F: np.ndarray) -> None:
-        self.kept.setdefault(tag, {})[length] = features_F
-        if len(self.kept) > MAX_KEPT:
-            del self.kept[next(iter(self.kept))]
-
-    def take_kept(self) -> dict[tuple[int, int, int], dict[int, np.ndarray]]:
-        """Features held since the last call."""
-        kept, self.kept = self.kept, {}
-        return kept
+    def _keep(self, tag: RolloutId, length: int, features_F: np.ndarray) -> None:
+        self._kept.setdefault(tag, {})[length] = features_F
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
 
 
 def _to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """A host copy without waiting, and the event that says when it is whole."""
+    """A host copy without waiting, and the event that marks its completion."""
     if tensor.device.type == "cpu":
         return tensor, None
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

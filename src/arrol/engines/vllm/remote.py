@@ -1,11 +1,9 @@
-"""The controller as the trainer sees it when decisions are made in another process. Numpy only, no vLLM.
+"""The trainer's side of a controller whose decisions are made in vLLM's scheduler. Numpy only, no vLLM.
 
-The scheduler of vLLM builds the controller that decides (``groups.py``). What the trainer holds is this: it writes the
-arguments that go out with a request and keeps the decisions that come back in its ``stop_reason``. Rollouts that may
-not be stopped go out under the rule ``never``, which judges them all the same; of a group that is asked for in waves,
-the scheduler draws each wave as a group of its own, so that the floor of survivors holds for each. The population
-behind draws without siblings lives with the scheduler and starts empty after a restart; everything else of the method
-is saved where it is in other hosts.
+It writes the pruning arguments of each request and keeps the decisions that come back in ``stop_reason``. Rollouts that
+may not be stopped are sent under the rule ``never``, which judges without stopping. Differences from a controller in
+this process: the scheduler draws each wave of a group as a group of its own, with its own floor of survivors; the
+buffer behind draws without siblings lives in the scheduler and starts empty after a restart.
 """
 
 from __future__ import annotations
@@ -21,29 +19,27 @@ from arrol.types import GroupRequest, ProbeEvent, PruningDecision, Reason, Rollo
 
 
 class RemoteController(TrainingController):
-    """A controller whose decisions fall in the scheduler: events from this side change nothing."""
+    """Events from this side change nothing: the scheduler sees them itself."""
 
     def __init__(self, config: PruningBase, *, seed: int) -> None:
         self._config, self._seed = config, seed
         self._decisions: dict[RolloutId, PruningDecision] = {}
         self._sizes: dict[tuple[int, int], int] = {}
-        """Rollouts asked for so far, by group of the newest steps."""
-        self._spared: set[RolloutId] = set()
-        """Rollouts of the newest steps that may not be stopped."""
+        """(step, group) -> rollouts requested so far; newest step only."""
+        self._unprunable: set[RolloutId] = set()
 
     @property
     def probe_tokens(self) -> tuple[int, ...]:
-        idle = isinstance(self._config, NeverRule) and not self._config.observe
-        return () if idle else self._config.probe_tokens
+        return self._config.probe_tokens if self._config.has_probes else ()
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
-        """A group, or a later wave of one, goes out; groups of other steps are forgotten."""
+        """Announce a group, or a later wave of one; groups of other steps are forgotten."""
         if all(known != step for known, _ in self._sizes):
-            self._decisions, self._sizes, self._spared = {}, {}, set()
+            self._decisions, self._sizes, self._unprunable = {}, {}, set()
         first = self._sizes.get((step, group), 0)
         self._sizes[step, group] = first + size
         if not prune:
-            self._spared.update(RolloutId(step, group, index) for index in range(first, first + size))
+            self._unprunable.update(RolloutId(step, group, index) for index in range(first, first + size))
 
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
         return []
@@ -58,25 +54,22 @@ class RemoteController(TrainingController):
         return []
 
     def decided(self, decision: PruningDecision) -> None:
-        """A report has come back."""
-        if decision.rollout_id in self._spared:
+        """A decision of the scheduler has come back."""
+        if decision.rollout_id in self._unprunable:
             decision = replace(decision, reason=Reason.RESCUE)
         self._decisions[decision.rollout_id] = decision
 
-    @property
-    def _observing(self) -> dict[str, Any]:
-        return NeverRule(probe_tokens=self._config.probe_tokens, observe=True).model_dump(mode="json")
-
-    @property
-    def _rule(self) -> dict[str, Any]:
-        """The rule in flat JSON values; ``oracle`` only looks, it decides after verification."""
-        return self._observing if isinstance(self._config, OracleRule) else self._config.model_dump(mode="json")
-
     def arguments(self, request: GroupRequest, index: int, *, num_groups: int, later: bool = False) -> dict[str, Any]:
-        """``extra_args`` of one rollout; empty when nobody is to be looked at. ``later``: others had begun before."""
-        if not self.probe_tokens:
+        """``extra_args`` of one rollout; empty where the rule has no probes.
+
+        ``later``: requests of this call to ``generate`` have been sent before.
+        """
+        if not self._config.has_probes:
             return {}
-        whole_batch = request.prune and isinstance(self._config, NeymanRule) and self._config.scope == "batch"
+        rule: PruningBase = self._config
+        if not request.prune or isinstance(rule, OracleRule):  # oracle decides after verification
+            rule = NeverRule(probe_tokens=rule.probe_tokens, observe=True)
+        whole_batch = isinstance(rule, NeymanRule) and rule.scope == "batch"
         return pruning_args(
             group=str(request.group),
             size=request.size,
@@ -88,7 +81,7 @@ class RemoteController(TrainingController):
             seed=self._seed,
             success_rate=request.success_rate,
             report=True,
-            **(self._rule if request.prune else self._observing),
+            **rule.model_dump(mode="json"),
         )
 
     def decisions(self, step: int, group: int) -> list[PruningDecision]:
@@ -102,4 +95,4 @@ class RemoteController(TrainingController):
         return {}
 
     def load(self, state: State) -> None:
-        """Nothing is held between steps."""
+        """No state outlives a step."""

@@ -1,12 +1,12 @@
-"""Groups through anything that answers like vLLM's ``LLM``: in this process, or a server (``served.py``).
+"""Groups of rollouts through anything that answers like vLLM's ``LLM``: in this process, or a server (``served.py``).
 
 Every rollout is a request of its own, with a seed of its own (a hash of the run's seed and the rollout's id), so its
 tokens do not depend on its siblings; the prefix cache makes the shared prompt cheap. The estimator goes in by RPC,
 judgements come back in ``stop_reason``, features by RPC.
 
-Where the caller may want more, vLLM's ``LLM`` is stepped from here (``enqueue`` and ``llm_engine.step``), so that new
-requests join those that still run. A server, or an ``LLM`` without ``enqueue``, is asked in rounds: again when all have
-ended. Legend: ``F`` features, ``T`` tokens.
+With ``more``, vLLM's ``LLM`` is stepped from here (``enqueue`` and ``llm_engine.step``), so that new requests join the
+running ones. A server, or an ``LLM`` without ``enqueue``, gets them when all rollouts have ended. Legend: ``F``
+features, ``T`` tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,15 +30,39 @@ from arrol.quality.features import END
 from arrol.types import Completion, FinishReason, GroupRequest, RolloutId, SamplingParams
 
 
-class LlmSampler:
-    """``llm`` has ``generate`` and ``collective_rpc`` as vLLM's ``LLM`` has."""
+class LlmLike(Protocol):
+    """The part of vLLM's ``LLM`` that a sampler needs. Its settings are vLLM's SamplingParams."""
 
-    def __init__(self, llm: Any, estimator: QualityEstimator | None = None) -> None:
+    def generate(self, prompts: Any, settings: Any, /, *, use_tqdm: bool) -> Sequence[Any]: ...
+    def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> Sequence[Any]: ...
+
+
+@runtime_checkable
+class SteppedLlm(LlmLike, Protocol):
+    """An ``LLM`` that takes requests between two steps; ``llm_engine`` has vLLM's ``step`` and ``abort_request``."""
+
+    llm_engine: Any
+
+    def enqueue(self, prompts: Any, settings: Any, /, *, use_tqdm: bool) -> Sequence[str]: ...
+
+
+@runtime_checkable
+class TranslatingLlm(LlmLike, Protocol):
+    """An ``LLM`` with settings of its own."""
+
+    def settings(self, fields: Mapping[str, Any], /) -> Any:
+        """From fields of vLLM's SamplingParams."""
+
+
+class LlmSampler:
+    """Groups in, completions out; the controller's decisions are made inside vLLM."""
+
+    def __init__(self, llm: LlmLike, estimator: QualityEstimator | None = None) -> None:
         self._llm, self._estimator = llm, estimator
         self._pushed: int | None = None
 
     def push_estimator(self) -> None:
-        """Head and calibration, when they have changed."""
+        """Send head and calibration when they have changed."""
         if self._estimator is not None and self._estimator.version != self._pushed:
             self._llm.collective_rpc("arrol_set_estimator", args=(as_text(self._estimator.snapshot().to_bytes()),))
             self._pushed = self._estimator.version
@@ -53,21 +77,22 @@ class LlmSampler:
         more: More | None = None,
         score_ends: bool = False,
     ) -> list[list[Completion]]:
-        """See :class:`arrol.protocols.Engine`; features come last, ``more`` sees completions without them.
+        """See :class:`arrol.protocols.Engine`; features come last, so ``more`` sees completions without them.
 
-        With ``score_ends`` every completion carries the head's score at its last fed token, for votes.
+        ``score_ends``: every completion carries the head's score at its last fed token, for votes.
         """
-        looks = controller is not None and bool(controller.probe_tokens)
-        score_ends |= looks and self._estimator is not None and END in self._estimator.probe_tokens  # it learns them
-        if score_ends or looks:
+        has_probes = controller is not None and bool(controller.probe_tokens)
+        learns_ends = self._estimator is not None and END in self._estimator.probe_tokens
+        score_ends |= has_probes and learns_ends
+        if score_ends or has_probes:
             self.push_estimator()
         asked = Asked(requests, controller=controller, more=more)
-        call = _Call(self._llm, asked, params, seed, controller, score_ends)
-        if more is not None and hasattr(self._llm, "enqueue"):
-            call.flow()
+        call = _Call(self._llm, asked, params, seed, controller, score_ends, len(requests))
+        if more is not None and isinstance(self._llm, SteppedLlm):
+            call.flow(self._llm)
         else:
             call.rounds()
-        for rollout_id, features_at in self._features().items() if looks else ():
+        for rollout_id, features_at in self._features().items() if has_probes else ():
             if rollout_id in asked.done:
                 asked.done[rollout_id].features_at.update(features_at)
         return asked.completions()
@@ -76,107 +101,90 @@ class LlmSampler:
         """Rollout id -> probe length -> float32 ``[F]``."""
         found: dict[RolloutId, dict[int, np.ndarray]] = {}
         for answer in self._llm.collective_rpc("arrol_take_features"):
-            rows = np.frombuffer(base64.b64decode(answer["features"]), np.float32).reshape(
-                len(answer["index"]), answer["size"]
-            )
+            rows = np.frombuffer(base64.b64decode(answer["features"]), np.float32)
+            rows = rows.reshape(len(answer["index"]), answer["size"])
             for (step, group, index, length), row in zip(answer["index"], rows, strict=True):
                 found.setdefault(RolloutId(step, group, index), {})[length] = row.copy()
         return found
 
 
+@dataclass
 class _Call:
-    """One call of ``generate``: what goes out and comes back."""
+    """One call of ``generate``."""
 
-    def __init__(
-        self,
-        llm: Any,
-        asked: Asked,
-        params: SamplingParams,
-        seed: int,
-        controller: RemoteController | None,
-        score_ends: bool,
-    ) -> None:
-        self._llm, self._asked, self._params, self._seed = llm, asked, params, seed
-        self._controller, self._score_ends = controller, score_ends
-        self._settings = getattr(llm, "settings", local_settings)
-        self._num_groups = len(asked.requests)
-        self._has_begun = False
+    llm: LlmLike
+    asked: Asked
+    params: SamplingParams
+    seed: int
+    controller: RemoteController | None
+    score_ends: bool
+    num_groups: int
+    has_begun: bool = False
 
     def rounds(self) -> None:
-        """Everybody to the end, then those who are asked for besides."""
-        new = self._asked.requests
+        """All requests to the end, then those that ``more`` adds."""
+        new = self.asked.requests
         while new:
-            out = self._outgoing(new)
-            answers = self._llm.generate(out.prompts, out.settings, use_tqdm=False)
-            for rollout_id, answer in zip(out.rollout_ids, answers, strict=True):
+            rollout_ids, prompts, settings = self._translated(new)
+            answers = self.llm.generate(prompts, settings, use_tqdm=False)
+            for rollout_id, answer in zip(rollout_ids, answers, strict=True):
                 self._end(rollout_id, answer)
-            new = self._asked.ask()
+            new = self.asked.ask()
 
-    def flow(self) -> None:
-        """Step by step; who is asked for besides joins those that run."""
-        engine, running = self._llm.llm_engine, self._enqueue(self._asked.requests)
+    def flow(self, llm: SteppedLlm) -> None:
+        """Step by step; requests that ``more`` adds join the running ones."""
+        running = self._enqueue(llm, self.asked.requests)
         try:
             while running:
-                for answer in engine.step():
+                for answer in llm.llm_engine.step():
                     if answer.finished and answer.request_id in running:
                         self._end(running.pop(answer.request_id), answer)
-                running |= self._enqueue(self._asked.ask())
+                running |= self._enqueue(llm, self.asked.ask())
         except BaseException:  # a refusal, or the caller's own error: the next call must find an idle engine
-            engine.abort_request(list(running))
+            llm.llm_engine.abort_request(list(running))
             raise
 
-    def _enqueue(self, new: Sequence[GroupRequest]) -> dict[str, RolloutId]:
-        """vLLM's names of the rollouts, as they will stand in the answers."""
+    def _enqueue(self, llm: SteppedLlm, new: Sequence[GroupRequest]) -> dict[str, RolloutId]:
+        """Request id, as in vLLM's answers -> rollout id."""
         if not new:
             return {}
-        out = self._outgoing(new)
-        names = self._llm.enqueue(out.prompts, out.settings, use_tqdm=False)
-        # It hands out names of its own inside: that of the answers, a dash, random characters.
-        return {name.partition("-")[0]: rollout_id for name, rollout_id in zip(names, out.rollout_ids, strict=True)}
+        rollout_ids, prompts, settings = self._translated(new)
+        names = llm.enqueue(prompts, settings, use_tqdm=False)
+        # It returns internal ids: the id in the answers, a dash, random characters.
+        return {name.partition("-")[0]: rollout_id for name, rollout_id in zip(names, rollout_ids, strict=True)}
 
-    def _outgoing(self, new: Sequence[GroupRequest]) -> _Outgoing:
-        out = _Outgoing([], [], [])
-        for request in new:
-            for rollout_id in request.rollout_ids:
-                out.rollout_ids.append(rollout_id)
-                out.prompts.append({"prompt_token_ids": list(request.prompt.token_ids)})
-                seed, arguments = rollout_seed(self._seed, rollout_id), self._arguments(request, rollout_id)
-                out.settings.append(self._settings(rollout_fields(self._params, seed, arguments)))
-        self._has_begun = True
-        return out
+    def _translated(self, new: Sequence[GroupRequest]) -> tuple[list[RolloutId], list[dict[str, Any]], list[Any]]:
+        """Rollout ids, vLLM's prompts and settings."""
+        pairs = [(request, rollout_id) for request in new for rollout_id in request.rollout_ids]
+        prompts = [{"prompt_token_ids": list(request.prompt.token_ids)} for request, _ in pairs]
+        settings = []
+        for request, rollout_id in pairs:
+            seed, arguments = rollout_seed(self.seed, rollout_id), self._arguments(request, rollout_id)
+            settings.append(settings_of(self.llm, rollout_fields(self.params, seed, arguments)))
+        self.has_begun = True
+        return [rollout_id for _, rollout_id in pairs], prompts, settings
 
     def _arguments(self, request: GroupRequest, rollout_id: RolloutId) -> dict[str, Any]:
-        asked: dict[str, Any] = {}
-        if self._controller is not None:
-            asked = self._controller.arguments(
-                request, rollout_id.index, num_groups=self._num_groups, later=self._has_begun
+        arguments: dict[str, Any] = {}
+        if self.controller is not None:
+            arguments = self.controller.arguments(
+                request, rollout_id.index, num_groups=self.num_groups, later=self.has_begun
             )
-        if self._score_ends and not asked:
-            index = rollout_id.index - request.first
-            asked = pruning_args(
-                group=request.group, size=request.size, index=index, first=request.first or None, rule="never"
-            )
-        return {**asked, f"{PREFIX}score_end": 1} if self._score_ends else asked
+        if self.score_ends and not arguments:
+            index, first = rollout_id.index - request.first, request.first or None
+            arguments = pruning_args(group=request.group, size=request.size, index=index, first=first, rule="never")
+        return {**arguments, f"{PREFIX}score_end": 1} if self.score_ends else arguments
 
     def _end(self, rollout_id: RolloutId, answer: Any) -> None:
         report = StopReport.parse(answer.outputs[0].stop_reason)
         decision = None if report is None else report.decision(rollout_id)
-        if self._controller is not None and decision is not None:
-            self._controller.decided(decision)
-        self._asked.end(rollout_id, completion_of(answer.outputs[0], report))
-
-
-@dataclass
-class _Outgoing:
-    """Rollouts in vLLM's words."""
-
-    rollout_ids: list[RolloutId]
-    prompts: list[dict[str, Any]]
-    settings: list[Any]
+        if self.controller is not None and decision is not None:
+            self.controller.decided(decision)
+        self.asked.end(rollout_id, completion_of(answer.outputs[0], report))
 
 
 def as_text(blob: bytes) -> str:
-    """Bytes for an RPC that may cross HTTP, where arguments are text."""
+    """Base64, for an RPC that may cross HTTP."""
     return base64.b64encode(blob).decode()
 
 
@@ -187,7 +195,7 @@ def rollout_seed(seed: int, rollout_id: RolloutId) -> int:
 
 
 def rollout_fields(params: SamplingParams, seed: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of vLLM's SamplingParams for one rollout: our stop tokens and no others."""
+    """Fields of vLLM's SamplingParams for one rollout; only our stop tokens end it."""
     return {
         "max_tokens": params.max_completion_tokens,
         "temperature": params.temperature,
@@ -201,28 +209,25 @@ def rollout_fields(params: SamplingParams, seed: int, arguments: Mapping[str, An
     }
 
 
-def local_settings(fields: Mapping[str, Any]) -> Any:
-    """For vLLM in this process."""
+def settings_of(llm: LlmLike, fields: Mapping[str, Any]) -> Any:
+    """Settings of one request, as ``llm`` takes them."""
+    if isinstance(llm, TranslatingLlm):
+        return llm.settings(fields)
     from vllm import SamplingParams as VllmSamplingParams
 
     return VllmSamplingParams(**fields, detokenize=False)
 
 
-def completion_of(
-    output: Any, report: StopReport | None = None, features_at: dict[int, np.ndarray] | None = None
-) -> Completion:
-    """One of vLLM's completions in our words; ConfigError for a refused request."""
+def completion_of(output: Any, report: StopReport | None = None) -> Completion:
+    """From vLLM's CompletionOutput; ConfigError for a refused request."""
     if str(output.stop_reason).startswith(f"{REFUSED}:"):
         raise ConfigError(str(output.stop_reason).partition(":")[2])
     tokens = tuple(output.token_ids)
     steps = zip(tokens, output.logprobs or (), strict=True)
     logprob_T = np.array([step[token].logprob for token, step in steps], np.float32)
+    reason = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}.get(output.finish_reason, FinishReason.ERROR)
     if report is not None and not report.keep:
         reason = FinishReason.PRUNED
-    else:
-        reason = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}.get(
-            output.finish_reason, FinishReason.ERROR
-        )
     if not np.isfinite(logprob_T).all():
         reason = FinishReason.ERROR
-    return Completion(tokens, logprob_T, reason, features_at or {}, math.nan if report is None else report.end_score)
+    return Completion(tokens, logprob_T, reason, end_score=math.nan if report is None else report.end_score)

@@ -1,12 +1,11 @@
-"""The scheduler's half: who is looked at in a step, who is stopped, and how the client learns of it.
+"""vLLM schedulers that prune: which requests are scored in a step, which are stopped, how the client learns of it.
 
-``PruningScheduler`` reads scores that ``PruningWorker`` attached to the model's output; ``ConfidenceScheduler`` needs
-no worker and reads the sampled tokens' log-probabilities. Everything they decide, they ask of ``groups.GroupBook``.
+``PruningScheduler`` reads the scores that ``PruningWorker`` attached to the model's output; ``ConfidenceScheduler``
+needs no worker and reads the sampled tokens' log-probabilities. Both take their decisions from ``groups.GroupBook``.
 
-A request stopped at probe L comes back with exactly its first L tokens (more if it waited for siblings), finish reason
-``stop`` (``abort`` would be resumed by some trainers) and a ``stop_reason`` that begins with ``pruned:`` and holds the
-score. Positions, not sampled tokens, are counted, which stays right under asynchronous scheduling, chunked prefill and
-recomputation after preemption. Legend: ``L`` probe length in completion tokens.
+A request stopped at probe L returns exactly its first L tokens (more if it waited for siblings), finish reason ``stop``
+(some trainers resume ``abort``) and a ``stop_reason`` that begins with ``pruned:`` and holds the score. Positions are
+counted, not sampled tokens: right under asynchronous scheduling, chunked prefill and recomputation after preemption.
 """
 
 from __future__ import annotations
@@ -15,36 +14,49 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from arrol.engines.vllm import compat
-from arrol.engines.vllm.groups import GroupBook, Scored
+from arrol.engines.vllm.groups import GroupBook, ProbeScore
+from arrol.engines.vllm.probing import Watch
 from arrol.engines.vllm.request import REFUSED, PruningRequest, StopReport, parse_args
 from arrol.errors import ConfigError
 from arrol.protocols import Estimator
 from arrol.quality.calibration import ConfidenceEstimator, ScoredEstimator
-from arrol.types import RolloutId
+from arrol.quality.features import logprob_statistics
+from arrol.types import State
 
-PLAN, SCORES = "arrol_plan", "arrol_scores"
-"""Attributes of vLLM's scheduler output (way to the worker) and model output (way back)."""
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.outputs import ModelRunnerOutput
+    from vllm.v1.request import Request
+
+    from arrol.engines.vllm.worker import StepScores
+
+    Outputs = dict[int, compat.EngineCoreOutputs]
+
 ESTIMATOR_VARIABLE = "ARROL_ESTIMATOR"
 """Environment variable: file of the estimator that scheduler and worker load at start."""
 
 
-class Watch(NamedTuple):
-    """What the worker is told about one request in one step."""
+@runtime_checkable
+class WatchingPlan(Protocol):
+    """vLLM's ``SchedulerOutput`` with our attribute, which is pickled along to the worker."""
 
-    start: int
-    """Completion index (from 0) of the first token fed in this step; negative while the prompt is being fed."""
-    probes: tuple[int, ...]
-    tag: RolloutId | None
-    """Rollout id under which its features are to be held for the trainer."""
-    score_end: bool
-    """Score it in every step, since any may be its last."""
+    arrol_watched: dict[str, Watch]
 
 
-class _GroupScheduler(compat.AsyncScheduler):
-    """What both schedulers share: admission, stopping, reports."""
+@runtime_checkable
+class ScoredResult(Protocol):
+    """vLLM's ``ModelRunnerOutput`` with our attribute, on the way back."""
+
+    arrol_scores: StepScores
+
+
+class _PruningSchedulerBase(compat.AsyncScheduler):
+    """Admission, stopping and reports."""
 
     reads_hidden_states = False
 
@@ -55,24 +67,24 @@ class _GroupScheduler(compat.AsyncScheduler):
         self.kv_usage: deque[tuple[float, float]] = deque(maxlen=4096)
         """Share of the KV cache in use before and after each stop."""
         self._end_scores: dict[str, float] = {}
-        """Newest score of each request that asked for one at its end."""
-        self._notices: list[tuple[int, Any]] = []
-        """(client, output) to be delivered with the next step."""
+        """Newest score of each request with ``score_end``."""
+        self._notices: list[tuple[int, compat.EngineCoreOutput]] = []
+        """(client, output) for the next step."""
 
-    def add_request(self, request: Any) -> None:
+    def add_request(self, request: Request) -> None:
         known = request.request_id in self.requests
         super().add_request(request)
         if known or request.sampling_params is None:  # the next piece of a streamed prompt; a pooling request
             return
         try:
             pruning = parse_args(request.sampling_params.extra_args)
-            if pruning is not None and pruning.looks:
-                self._admit(request, pruning)
+            if pruning is not None and pruning.is_watched:
+                self._check(request, pruning)
                 self.book.add(request.request_id, pruning)
-        except ConfigError as error:  # an exception would end the engine, and everybody else's requests
+        except ConfigError as error:  # an exception would end the engine and all its requests
             self._end(request, f"{REFUSED}:{error}")
 
-    def update_from_output(self, plan: Any, result: Any) -> dict[int, Any]:
+    def update_from_output(self, plan: SchedulerOutput, result: ModelRunnerOutput) -> Outputs:
         scored = self._scored_before(result)
         if not len(self.book) and not self._notices:
             return super().update_from_output(plan, result)
@@ -83,27 +95,33 @@ class _GroupScheduler(compat.AsyncScheduler):
         self._note_ends(outputs)
         self.book.probed(self._scored_after(outputs))
         self._stop([*late, *self.book.take_stops()], is_late=True)
-        return self._delivered(outputs)
+        for client, output in self._notices:
+            answer = outputs.setdefault(client, compat.EngineCoreOutputs())
+            answer.outputs = [*answer.outputs, output]
+        self._notices.clear()
+        return outputs
 
-    def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
+    def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: compat.RequestStatus) -> Any:
         finished = super().finish_requests(request_ids, finished_status)
         named = [request_ids] if isinstance(request_ids, str) else request_ids
         watched = [i for i in (list(self.book.request_ids) if named is None else named) if i in self.book]
-        self._forget(watched, lost=True)  # an abort; of what was pruned, the controller knows already
+        self._forget(watched, lost=True)  # an abort; the controller already counts stopped requests as gone
         return finished
 
     def _estimator_for(self, pruning: PruningRequest) -> Estimator:
         raise NotImplementedError
 
-    def _admit(self, request: Any, pruning: PruningRequest) -> None:
-        """ConfigError for a request that could not be judged."""
-        if getattr(request, "resumable", False):
+    def _check(self, request: Request, pruning: PruningRequest) -> None:
+        """ConfigError for a request that cannot be judged."""
+        if compat.is_streamed(request):
             raise ConfigError("arrol_group: a prompt that is streamed in pieces cannot be pruned; send it whole")
 
-    def _scored_before(self, result: Any) -> list[Scored]:
+    def _scored_before(self, result: ModelRunnerOutput) -> list[ProbeScore]:
+        """Scores known before vLLM appends the step's tokens."""
         return []
 
-    def _scored_after(self, outputs: dict[int, Any]) -> list[Scored]:
+    def _scored_after(self, outputs: Outputs) -> list[ProbeScore]:
+        """Scores known after it."""
         return []
 
     def _forget(self, request_ids: Iterable[str], *, lost: bool = False) -> None:
@@ -113,7 +131,7 @@ class _GroupScheduler(compat.AsyncScheduler):
         self.book.ended(gone, lost=lost)
 
     def _stop(self, request_ids: list[str], *, is_late: bool = False) -> list[str]:
-        """Stop these; returns those whose probed token is accepted only in this step, so that they keep it."""
+        """Stop these requests; returns those whose probed token is appended only in this step, which keep it."""
         later = []
         for request_id in request_ids:
             request, decision = self.requests.get(request_id), self.book.decision(request_id)
@@ -128,8 +146,8 @@ class _GroupScheduler(compat.AsyncScheduler):
             self.kv_usage.append((before, self.kv_cache_manager.usage))
         return later
 
-    def _end(self, request: Any, stop_reason: str) -> None:
-        """End a request; vLLM tells the client nothing, so we do."""
+    def _end(self, request: Request, stop_reason: str) -> None:
+        """End a request and tell its client, which ``finish_requests`` does not."""
         self.finish_requests(request.request_id, compat.RequestStatus.FINISHED_STOPPED)
         output = compat.EngineCoreOutput(
             request_id=request.request_id,
@@ -141,40 +159,28 @@ class _GroupScheduler(compat.AsyncScheduler):
         )
         self._notices.append((request.client_index, output))
 
-    def _note_ends(self, outputs: dict[int, Any]) -> None:
-        """Requests that ended by themselves: sign those that asked for a report, then forget all.
+    def _note_ends(self, outputs: Outputs) -> None:
+        """Requests that ended by themselves: report the judgement where it was asked for, then forget them.
 
-        One that ended in the very step in which it was to be stopped counts as stopped: its lottery has been held.
+        A request that ended in the step in which it was to be stopped counts as stopped: its draw has been made.
         """
-        ended = [
-            output
-            for answer in outputs.values()
-            for output in answer.outputs
-            if output.finish_reason is not None and output.request_id in self.book
-        ]
-        for output in ended:
+        healthy, failed = [], []
+        for output in (output for answer in outputs.values() for output in answer.outputs):
+            if output.finish_reason is None or output.request_id not in self.book:
+                continue
             pruning, decision = self.book.pruning(output.request_id), self.book.decision(output.request_id)
-            if pruning.score_end or (decision is not None and (pruning.report or not decision.keep)):
+            is_stopped = decision is not None and not decision.keep
+            if pruning.score_end or is_stopped or (decision is not None and pruning.report):
                 output.stop_reason = str(StopReport.of(decision, self._end_scores.get(output.request_id, math.nan)))
-            if decision is not None and not decision.keep:
+            if is_stopped:
                 output.finish_reason = compat.FinishReason.STOP
-        failed = [
-            one.request_id
-            for one in ended
-            if one.finish_reason in (compat.FinishReason.ABORT, compat.FinishReason.ERROR)
-        ]
-        self._forget([one.request_id for one in ended if one.request_id not in failed])
+            is_failed = output.finish_reason in (compat.FinishReason.ABORT, compat.FinishReason.ERROR)
+            (failed if is_failed else healthy).append(output.request_id)
+        self._forget(healthy)
         self._forget(failed, lost=True)
 
-    def _delivered(self, outputs: dict[int, Any]) -> dict[int, Any]:
-        for client, output in self._notices:
-            answer = outputs.setdefault(client, compat.EngineCoreOutputs())
-            answer.outputs = [*answer.outputs, output]
-        self._notices.clear()
-        return outputs
 
-
-class PruningScheduler(_GroupScheduler):
+class PruningScheduler(_PruningSchedulerBase):
     """Stops requests by the quality that :class:`arrol.engines.vllm.PruningWorker` reads from hidden states."""
 
     reads_hidden_states = True
@@ -188,15 +194,14 @@ class PruningScheduler(_GroupScheduler):
 
             self._learn(EstimatorSnapshot.read(path).tables())
 
-    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         plan = super().schedule(*args, **kwargs)
-        if len(self.book):
-            watched = self._watched(plan)
-            if watched:
-                setattr(plan, PLAN, watched)  # a plain attribute travels with the pickled plan
+        watched = self._watched(plan) if len(self.book) else {}
+        if watched:
+            plan.arrol_watched = watched
         return plan
 
-    def _watched(self, plan: Any) -> dict[str, Watch]:
+    def _watched(self, plan: SchedulerOutput) -> dict[str, Watch]:
         """Requests from the sampling of their first token to the feeding of the one at their last probe."""
         watched, book = {}, self.book
         for request_id, count in plan.num_scheduled_tokens.items():
@@ -209,39 +214,37 @@ class PruningScheduler(_GroupScheduler):
                 watched[request_id] = Watch(start, pruning.probe_tokens, tag, pruning.score_end)
         return watched
 
-    def _scored_before(self, result: Any) -> list[Scored]:
-        carried = getattr(result, SCORES, None)
-        if carried is None:
+    def _scored_before(self, result: ModelRunnerOutput) -> list[ProbeScore]:
+        if not isinstance(result, ScoredResult):
             return []
-        if carried.tables is not None:
-            self._learn(carried.tables)
-        for one in carried.scored:
+        scores = result.arrol_scores
+        if scores.tables is not None:
+            self._learn(scores.tables)
+        for one in scores.scored:
             if one.request_id in self.book and self.book.pruning(one.request_id).score_end:
                 self._end_scores[one.request_id] = one.score
-        return list(carried.scored)
+        return scores.scored
 
-    def _learn(self, tables: Any) -> None:
+    def _learn(self, tables: State) -> None:
         self._estimator.load(tables)
         self._features = tuple(tables["features"])
 
     def _estimator_for(self, pruning: PruningRequest) -> Estimator:
         return self._estimator
 
-    def _admit(self, request: Any, pruning: PruningRequest) -> None:
-        super()._admit(request, pruning)
+    def _check(self, request: Request, pruning: PruningRequest) -> None:
+        super()._check(request, pruning)
         if "logprobs" in self._features and request.sampling_params.logprobs is None:
+            raise ConfigError("logprobs = None: the loaded head reads log-probabilities; set logprobs=0")
+        known = self._estimator.probe_tokens
+        if known and not set(pruning.probe_tokens) <= set(known):
             raise ConfigError(
-                "logprobs = None: the loaded head reads the sampled tokens' log-probabilities; set logprobs=0"
-            )
-        unknown = [length for length in pruning.probe_tokens if length not in self._estimator.probe_tokens]
-        if self._estimator.probe_tokens and unknown:
-            raise ConfigError(
-                f"arrol_probe_tokens = {list(pruning.probe_tokens)}: the loaded head was trained at "
-                f"{list(self._estimator.probe_tokens)}; ask for those"
+                f"arrol_probe_tokens = {list(pruning.probe_tokens)}: the loaded head was trained at {list(known)}; "
+                "choose from these"
             )
 
 
-class ConfidenceScheduler(_GroupScheduler):
+class ConfidenceScheduler(_PruningSchedulerBase):
     """Stops requests by their mean log-probability: no worker, no head, any model. Send ``logprobs=0`` or more."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -252,13 +255,13 @@ class ConfidenceScheduler(_GroupScheduler):
     def _estimator_for(self, pruning: PruningRequest) -> Estimator:
         return ConfidenceEstimator()
 
-    def _admit(self, request: Any, pruning: PruningRequest) -> None:
-        super()._admit(request, pruning)
+    def _check(self, request: Request, pruning: PruningRequest) -> None:
+        super()._check(request, pruning)
         if pruning.score_end:
             raise ConfigError("arrol_score_end = 1: there is no head here; use PruningScheduler with PruningWorker")
         if pruning.rule.rule not in ("confidence", "uniform"):
             raise ConfigError(
-                f"arrol_rule = {pruning.rule.rule!r}: needs a trained head; use confidence or uniform here, "
+                f"arrol_rule = {pruning.rule.rule!r}: needs a trained head; use confidence or uniform, "
                 "or PruningScheduler with PruningWorker"
             )
         if request.sampling_params.logprobs is None:
@@ -270,7 +273,7 @@ class ConfidenceScheduler(_GroupScheduler):
         for request_id in request_ids:
             self._logprobs.pop(request_id, None)
 
-    def _scored_after(self, outputs: dict[int, Any]) -> list[Scored]:
+    def _scored_after(self, outputs: Outputs) -> list[ProbeScore]:
         scored = []
         for output in (output for answer in outputs.values() for output in answer.outputs):
             request_id = output.request_id
@@ -282,6 +285,6 @@ class ConfidenceScheduler(_GroupScheduler):
                 continue
             seen += output.new_logprobs.logprobs[:, 0].tolist()  # column 0 is the sampled token
             for length in (length for length in probes if before < length <= len(seen)):
-                mean = sum(seen[:length]) / length
-                scored.append(Scored(request_id, length, mean, mean))
+                mean = float(logprob_statistics(np.array([seen[:length]]))[0, 2])
+                scored.append(ProbeScore(request_id, length, mean, mean))
         return scored

@@ -13,13 +13,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from arrol.errors import ConfigError
 
 TIMEOUT_S = 3600.0
-"""Of one rollout."""
+"""For one rollout."""
 OUR_CLASSES = "--scheduler-cls arrol.engines.vllm.PruningScheduler --worker-cls arrol.engines.vllm.PruningWorker"
 
 
@@ -27,8 +26,7 @@ class TokenLogprob(NamedTuple):
     logprob: float
 
 
-@dataclass(frozen=True)
-class ServedOutput:
+class ServedOutput(NamedTuple):
     """The part of vLLM's CompletionOutput that we read."""
 
     token_ids: tuple[int, ...]
@@ -37,8 +35,7 @@ class ServedOutput:
     stop_reason: object
 
 
-@dataclass(frozen=True)
-class ServedAnswer:
+class ServedAnswer(NamedTuple):
     outputs: list[ServedOutput]
 
 
@@ -46,7 +43,7 @@ class ServedLlm:
     """``generate`` and ``collective_rpc`` over HTTP. All requests of a call run at once."""
 
     def __init__(self, url: str, *, model: str | None = None, connections: int = 256) -> None:
-        """ConfigError when nobody answers at ``url``; ``model`` is the first that the server serves."""
+        """ConfigError without an answer at ``url``; ``model`` defaults to the first that the server lists."""
         self._url, self._connections = url.rstrip("/"), connections
         self.model = model or self._ask("/v1/models")["data"][0]["id"]
 
@@ -65,7 +62,7 @@ class ServedLlm:
             return list(pool.map(self._complete, prompts, settings))
 
     def collective_rpc(self, method: str, *, args: Sequence[str] = ()) -> list[Any]:
-        """What each worker answers; ConfigError when the server was started without development mode or our worker."""
+        """One answer per worker; ConfigError when the server runs without development mode or our worker."""
         answer = self._ask("/collective_rpc", {"method": method, "args": list(args)})
         return answer.get("results", []) if answer else []
 
@@ -85,12 +82,10 @@ class ServedLlm:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             if path == "/collective_rpc":
-                raise ConfigError(
-                    f"vllm server = {self._url!r}: {path} answers {error.code}; start it with VLLM_SERVER_DEV_MODE=1 "
-                    f"and {OUR_CLASSES}, or set vllm_two_phase"
-                ) from None
-            told = error.read().decode(errors="replace").strip()
-            raise ConfigError(f"vllm server = {self._url!r}: {path} answers {error.code}: {told[:300]}") from None
-        except (urllib.error.URLError, OSError) as error:
+                remedy = f"start it with VLLM_SERVER_DEV_MODE=1 and {OUR_CLASSES}, or set vllm_two_phase"
+            else:
+                remedy = error.read().decode(errors="replace").strip()[:300]
+            raise ConfigError(f"vllm server = {self._url!r}: {path} answers {error.code}; {remedy}") from None
+        except OSError as error:
             raise ConfigError(f"vllm server = {self._url!r}: does not answer ({error}); start it first") from None
         return json.loads(text) if text.strip() else None

@@ -1,8 +1,7 @@
-"""The policy as a folder that vLLM loads, and loads again after each step.
+"""The policy as a folder that vLLM loads, and reloads after each step.
 
-A safetensors file in memory-backed storage crosses to any number of worker processes, needs no pickle and no device of
-its own, and goes through vLLM's own reload, which also quantises and repacks. Moving weights between machines is the
-host trainers' work (TRL, verl).
+A safetensors file in memory-backed storage reaches any number of worker processes without pickle or a device of its
+own, and goes through vLLM's own reload, which also quantises. Moving weights between machines is up to TRL and verl.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -21,30 +20,31 @@ from safetensors.torch import save_file
 from arrol.configs.run import VllmEngineConfig
 from arrol.engines.vllm.padding import head_size_of, padded_config, padded_size, padded_weights
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 WEIGHTS = "model.safetensors"
 MEMORY = Path("/dev/shm")
-"""Storage in memory, where there is one."""
+"""Storage in memory, where it exists."""
 
 
 class PolicyFolder:
     """Owns a temporary folder with ``config.json`` and weights; widens heads where vLLM needs it."""
 
-    def __init__(self, policy: Any, config: VllmEngineConfig) -> None:
+    def __init__(self, policy: PreTrainedModel, config: VllmEngineConfig) -> None:
         self._policy, self._dtype = policy, getattr(torch, config.dtype)
         from arrol.engines.vllm.compat import known_head_sizes  # loads vLLM
 
         old = head_size_of(policy.config)
         self._head_size = padded_size(old, known_head_sizes(policy.device.type) or (old,))
         self.path = Path(tempfile.mkdtemp(prefix="arrol-policy-", dir=MEMORY if MEMORY.is_dir() else None))
-        hosted = copy.deepcopy(policy.config)
-        if self._head_size != old:
-            hosted = padded_config(hosted, self._head_size)
+        hosted = padded_config(policy.config, self._head_size) if self._head_size != old else copy.deepcopy(policy.config)
         hosted.tie_word_embeddings = False  # vLLM 0.32 reloads a tied output embedding without its new values
         hosted.architectures = [type(policy).__name__]  # absent from models that were never saved
         hosted.save_pretrained(self.path)
 
     def write(self) -> None:
-        """The weights as they are now; readers of the old file keep it."""
+        """Write the weights as they are now; readers of the old file keep it."""
         named: Iterable[tuple[str, torch.Tensor]] = self._policy.named_parameters(remove_duplicate=False)
         if self._head_size != head_size_of(self._policy.config):
             named = padded_weights(named, self._policy.config, self._head_size)
