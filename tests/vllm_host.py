@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from arrol.configs.method import QualityConfig
-from arrol.engines.vllm.groups import Scored
+from arrol.engines.vllm.groups import ProbeScore
 from arrol.engines.vllm.request import StopReport, pruning_args
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
@@ -290,8 +290,8 @@ class SchedulerLoop:
         """What model and worker would have answered."""
         from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 
-        from arrol.engines.vllm.scheduler import PLAN, SCORES
-        from arrol.engines.vllm.worker import Scores
+        from arrol.engines.vllm.scheduler import WatchingPlan
+        from arrol.engines.vllm.worker import StepScores
 
         ids = list(plan.num_scheduled_tokens)
         output = ModelRunnerOutput(
@@ -301,15 +301,16 @@ class SchedulerLoop:
                 np.ones((len(ids), 1), int), np.array([[self.score(i, None)] for i in ids]), np.ones(len(ids), int)
             ) if ids else None,
         )  # fmt: skip
+        watched = plan.arrol_watched if isinstance(plan, WatchingPlan) else {}
         scored = [
-            Scored(request_id, length, self.score(request_id, length))
-            for request_id, watch in getattr(plan, PLAN, {}).items()
+            ProbeScore(request_id, length, self.score(request_id, length))
+            for request_id, watch in watched.items()
             for length in watch.probes
             if watch.start < length - self.lead <= watch.start + plan.num_scheduled_tokens[request_id]
         ]
         self.times_scored.update((one.request_id, one.probe_tokens) for one in scored)
         if scored or self.tables is not None:
-            setattr(output, SCORES, Scores(scored, self.tables))
+            output.arrol_scores = StepScores(scored, self.tables)
             self.tables = None
         return output
 

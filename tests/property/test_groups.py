@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrol.engines.vllm.groups import GroupBook, Scored
+from arrol.engines.vllm.groups import GroupBook, ProbeScore
 from arrol.engines.vllm.request import parse_args, pruning_args
 from lottery import GivenQuality
 
@@ -66,8 +66,8 @@ class Host:
         scored = []
         for name in self.some(self.live):
             self.live[name] = min(self.live[name] + 1, len(PROBES))
-            scored.append(Scored(name, PROBES[self.live[name] - 1], SCORES[self.rng.integers(4)]))
-        again = [Scored(name, PROBES[0], 0.7) for name in self.some([*self.live, *self.gone, "nobody"], 0.2)]
+            scored.append(ProbeScore(name, PROBES[self.live[name] - 1], SCORES[self.rng.integers(4)]))
+        again = [ProbeScore(name, PROBES[0], 0.7) for name in self.some([*self.live, *self.gone, "nobody"], 0.2)]
         self.book.probed([*scored, *self.some(scored, 0.2), *again])
 
     def end(self, share=0.3):

@@ -169,5 +169,5 @@ def test_the_worker_remembers_nobody_who_has_left(llm):
     step_without_requests(llm)
     reader = worker_of(llm)._reader
     assert not reader._records
-    assert not reader.kept
+    assert not reader._kept
     assert len(reader._free) == len(reader._sum_SD)

@@ -248,7 +248,9 @@ class GroupBook:
         if self._groups.get(group.name) is group:
             del self._groups[group.name]
         group.owner.keys.remove(group.key)
-        if group.name.step is None or len(group.taken) < group.size:  # complete ones of a step go when the next step begins
+        if (
+            group.name.step is None or len(group.taken) < group.size
+        ):  # complete ones of a step go when the next step begins
             group.owner.controller.close(*group.key)
 
     def _stop(self, owner: _OpenController, rollout_ids: Iterable[RolloutId]) -> None:

@@ -6,8 +6,8 @@ Widening a head from k to K dimensions changes no output when
 * a dimension keeps its rotary frequency: pairs (i, i + k/2) move to (i, i + K/2) and the base theta becomes
   theta^(K/k), so that theta'^(-2i/K) = theta^(-2i/k);
 * the queries are scaled by sqrt(K/k), which undoes the softmax scale 1/sqrt(K);
-* where queries and keys are normalised per head (Qwen3), the norm's weight is scaled by sqrt(k/K), since the mean square
-  over K dimensions is k/K of that over k. The epsilon is not rescaled: 1e-6 against squares of about 1.
+* where queries and keys are normalised per head (Qwen3), the norm's weight is scaled by sqrt(k/K): the mean square over
+  K dimensions is k/K of that over k. The epsilon is not rescaled: 1e-6 against squares of about 1.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ Out: ``stop_reason``, free text, one per completion.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from arrol.configs.base import StrictModel, validate
+from arrol.configs.base import StrictModel, nearest_key, validate
 from arrol.configs.method import RULE_FIELDS, NeymanRule, OracleRule, PruningConfig
 from arrol.errors import ConfigError
 from arrol.types import PruningDecision, Reason, RolloutId
@@ -73,11 +72,10 @@ class PruningRequest(StrictModel):
             raise ValueError(
                 "scope = 'batch': a server sees no batch; use scope 'group', or give step and batch_groups"
             )
-        if self.batch_groups is not None and not (self.first or self.later):
-            if self.step is None or self.number not in range(self.batch_groups):
-                raise ValueError(
-                    f"group = {self.group!r}: with batch_groups, give step and a group in 0 ... {self.batch_groups - 1}"
-                )
+        numbers = range(self.batch_groups or 0)
+        is_first = self.batch_groups is not None and not (self.first or self.later)
+        if is_first and (self.step is None or self.number not in numbers):
+            raise ValueError(f"group = {self.group!r}: with batch_groups, give step and a group in 0 ... {numbers[-1]}")
         if self.index is not None and self.index >= self.size:
             raise ValueError(f"index = {self.index}: must be less than arrol_size = {self.size}")
         return self
@@ -136,7 +134,7 @@ def parse_args(extra_args: Mapping[str, Any] | None) -> PruningRequest | None:
     request = {key: value for key, value in ours.items() if key in REQUEST_FIELDS}
     rule = {"rule": DEFAULT_RULE, **{key: value for key, value in ours.items() if key not in REQUEST_FIELDS}}
     for key in rule.keys() - RULE_FIELDS:
-        near = difflib.get_close_matches(key, sorted(REQUEST_FIELDS | RULE_FIELDS), n=1, cutoff=0.0)[0]
+        near = nearest_key(key, REQUEST_FIELDS | RULE_FIELDS)
         raise ConfigError(f"{PREFIX}{key} = {rule[key]!r}: unknown key; the nearest known one is {PREFIX + near!r}")
     try:
         return validate(PruningRequest, {**request, "rule": rule})

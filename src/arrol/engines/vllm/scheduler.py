@@ -14,7 +14,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -164,7 +164,8 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
 
         A request that ended in the step in which it was to be stopped counts as stopped: its draw has been made.
         """
-        healthy, failed = [], []
+        healthy: list[str] = []
+        failed: list[str] = []
         for output in (output for answer in outputs.values() for output in answer.outputs):
             if output.finish_reason is None or output.request_id not in self.book:
                 continue
@@ -186,7 +187,8 @@ class PruningScheduler(_PruningSchedulerBase):
     reads_hidden_states = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._estimator, self._features = ScoredEstimator(), ()
+        self._estimator = ScoredEstimator()
+        self._features: tuple[str, ...] = ()
         super().__init__(*args, **kwargs)
         path = os.environ.get(ESTIMATOR_VARIABLE)
         if path:
@@ -227,7 +229,7 @@ class PruningScheduler(_PruningSchedulerBase):
 
     def _learn(self, tables: State) -> None:
         self._estimator.load(tables)
-        self._features = tuple(tables["features"])
+        self._features = tuple(cast(list[str], tables["features"]))
 
     def _estimator_for(self, pruning: PruningRequest) -> Estimator:
         return self._estimator

@@ -84,8 +84,8 @@ class ServedLlm:
             if path == "/collective_rpc":
                 remedy = f"start it with VLLM_SERVER_DEV_MODE=1 and {OUR_CLASSES}, or set vllm_two_phase"
             else:
-                remedy = error.read().decode(errors="replace").strip()[:300]
-            raise ConfigError(f"vllm server = {self._url!r}: {path} answers {error.code}; {remedy}") from None
+                remedy = " ".join(error.read().decode(errors="replace").split())[:300]
+            raise ConfigError(f"vllm server = {self._url!r}: {path} answers {error.code}: {remedy}") from None
         except OSError as error:
             raise ConfigError(f"vllm server = {self._url!r}: does not answer ({error}); start it first") from None
         return json.loads(text) if text.strip() else None

@@ -38,7 +38,9 @@ class PolicyFolder:
         old = head_size_of(policy.config)
         self._head_size = padded_size(old, known_head_sizes(policy.device.type) or (old,))
         self.path = Path(tempfile.mkdtemp(prefix="arrol-policy-", dir=MEMORY if MEMORY.is_dir() else None))
-        hosted = padded_config(policy.config, self._head_size) if self._head_size != old else copy.deepcopy(policy.config)
+        hosted = (
+            padded_config(policy.config, self._head_size) if self._head_size != old else copy.deepcopy(policy.config)
+        )
         hosted.tie_word_embeddings = False  # vLLM 0.32 reloads a tied output embedding without its new values
         hosted.architectures = [type(policy).__name__]  # absent from models that were never saved
         hosted.save_pretrained(self.path)

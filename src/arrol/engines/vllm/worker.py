@@ -11,7 +11,7 @@ import base64
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
     from vllm.v1.outputs import ModelRunnerOutput
 
-    Output = ModelRunnerOutput | compat.AsyncModelRunnerOutput | None
+    Output: TypeAlias = ModelRunnerOutput | compat.AsyncModelRunnerOutput | None
 
 
 @dataclass
@@ -88,10 +88,9 @@ class PruningWorker(compat.PlatformWorker):
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> Output:
         plan, self._plan = self._plan, None
         watched = plan.arrol_watched if isinstance(plan, WatchingPlan) else {}
-        if self._reader.snapshot is None or not (watched or self._tables) or not compat.is_output_rank(self):
-            return super().sample_tokens(grammar_output)
-        rows = compat.step_rows(self, list(watched))
-        if rows is None:
+        is_idle = plan is None or self._reader.snapshot is None or not (watched or self._tables)
+        rows = None if is_idle or not compat.is_output_rank(self) else compat.step_rows(self, list(watched))
+        if plan is None or rows is None:
             return super().sample_tokens(grammar_output)
         if plan.scheduled_spec_decode_tokens:
             return self._after_verification(plan, watched, rows, grammar_output)

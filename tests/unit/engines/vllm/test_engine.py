@@ -200,7 +200,7 @@ def test_a_probe_the_head_was_not_trained_at_is_refused_by_name(engine):
 
 def test_the_head_of_another_model_is_refused(engine):
     other = QualityEstimator(QualityConfig(), FeatureLayout(("last_hidden",), 16), PROBES, seed=0)
-    with pytest.raises(ModelError, match=r"hidden states of 16, the model's have 32"):
+    with pytest.raises(ModelError, match=r"estimator.hidden_size = 16: the model's is 32; load"):
         engine._llm.collective_rpc("arrol_set_estimator", args=(other.snapshot().to_bytes(),))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arrol.engines.vllm import groups
-from arrol.engines.vllm.groups import GroupBook, Scored
+from arrol.engines.vllm.groups import GroupBook, ProbeScore
 from arrol.engines.vllm.request import parse_args, pruning_args
 from arrol.errors import ConfigError
 from arrol.pruning.controller import PruningController
@@ -33,12 +33,12 @@ def four(prefix="", **changes):
 
 
 def scored(names, score=0.5, probe=8):
-    return [Scored(name, probe, score) for name in names]
+    return [ProbeScore(name, probe, score) for name in names]
 
 
 def opened(book):
     """Groups that the controllers hold."""
-    return sum(len(host.controller._groups) for host in book._hosts.values())
+    return sum(len(owner.controller._groups) for owner in book._controllers.values())
 
 
 def decided(book, names):
@@ -142,7 +142,7 @@ def test_an_index_is_taken_once():
 
 def test_siblings_agree_on_their_number():
     book = book_of(("a", asked(size=4)))
-    with pytest.raises(ConfigError, match="arrol_size = 5: group 'g' began with 4; let them agree"):
+    with pytest.raises(ConfigError, match="arrol_size = 5: group 'g' has size 4; send one size for all its rollouts"):
         book.add("b", asked(size=5))
     assert (len(book), book.num_groups) == (1, 1)
     book.ended("a")
@@ -241,7 +241,10 @@ def test_other_rules_and_seeds_have_a_controller_of_their_own(changes):
     book = GroupBook(lambda pruning: asked_for.append(pruning) or GivenQuality())
     for name, pruning in (*four(), *four("other-", **changes)):
         book.add(name, pruning)
-    assert [pruning.host_key for pruning in asked_for] == [asked().host_key, asked(**changes).host_key]
+    assert [pruning.controller_key for pruning in asked_for] == [
+        asked().controller_key,
+        asked(**changes).controller_key,
+    ]
     assert book.num_groups == 2
     book.probed(scored("abcd"))
     assert decided(book, [f"other-{name}" for name in "abcd"]) == []
@@ -250,21 +253,23 @@ def test_other_rules_and_seeds_have_a_controller_of_their_own(changes):
 
 
 def test_an_idle_rule_makes_room_for_another_and_a_busy_one_does_not(monkeypatch):
-    monkeypatch.setattr(groups, "MAX_HOSTS", 3)
+    monkeypatch.setattr(groups, "MAX_CONTROLLERS", 3)
     book = book_of(*((str(seed), asked(seed=seed, size=1)) for seed in range(3)))
-    with pytest.raises(ConfigError, match="arrol_rule: 3 different rules are in use at once; let requests share one"):
+    with pytest.raises(
+        ConfigError, match="arrol_rule: 3 pairs of rule and seed are in use at once; share them between requests"
+    ):
         book.add("3", asked(seed=3, size=1))
     assert "3" not in book
     book.ended("1")
     book.add("3", asked(seed=3, size=1))
-    assert [key[1] for key in book._hosts] == [0, 2, 3]
+    assert [key[1] for key in book._controllers] == [0, 2, 3]
     book.ended("023")
     assert (len(book), book.num_groups) == (0, 0)
 
 
 def test_a_rule_is_busy_while_a_group_without_a_name_of_its_own_runs(monkeypatch):
     """The old group's name has gone to a new one, which has ended: the old one still waits for its deadline."""
-    monkeypatch.setattr(groups, "MAX_HOSTS", 1)
+    monkeypatch.setattr(groups, "MAX_CONTROLLERS", 1)
     book = book_of(*four("old-", barrier_timeout=2), *four("new-", barrier_timeout=2))
     book.ended(f"new-{letter}" for letter in "abcd")
     assert book.num_groups == 0
@@ -396,7 +401,7 @@ def test_a_score_that_comes_again_changes_nothing():
 def test_the_confident_survive_where_that_is_the_rule():
     book = book_of(*four(rule="confidence"))
     confidence = {"a": -0.5, "b": -2.0, "c": -0.1, "d": -1.0}
-    book.probed([Scored(name, 8, 0.5, value) for name, value in confidence.items()])
+    book.probed([ProbeScore(name, 8, 0.5, value) for name, value in confidence.items()])
     assert set(book.take_stops()) == {"b", "d"}
 
 

@@ -104,19 +104,25 @@ def test_the_smallest_size_that_is_enough_is_taken(old, new):
 
 @pytest.mark.parametrize("supported", [(32, 64), ()])
 def test_heads_that_no_kernel_holds_are_refused(supported):
-    with pytest.raises(ModelError, match=r"head_dim = 80: larger than any .* use another engine"):
+    with pytest.raises(
+        ModelError, match=r"head_dim = 80: no attention kernel of vLLM supports it here; use another engine"
+    ):
         padded_size(80, supported)
 
 
 @pytest.mark.parametrize(
     ("changes", "new", "message"),
     [
-        ({"model_type": "gpt2"}, 32, "model_type = 'gpt2': .* known: qwen3, llama"),
+        ({"model_type": "gpt2"}, 32, "model_type = 'gpt2': .* use one of qwen3, llama"),
         ({}, 16, "heads of 24 cannot be widened to 16"),
         ({}, 33, "heads of 24 cannot be widened to 33"),
         ({"head_dim": 25}, 32, "heads of 25 cannot be widened to 32"),
-        ({"rope": {"rope_type": "yarn", "factor": 2.0}}, 32, "rope_type = 'yarn': frequencies would change"),
-        ({"rope": {"rope_type": "linear", "factor": 2.0}}, 32, "only the default can be widened"),
+        (
+            {"rope": {"rope_type": "yarn", "factor": 2.0}},
+            32,
+            "rope_type = 'yarn': heads with these frequencies cannot be widened",
+        ),
+        ({"rope": {"rope_type": "linear", "factor": 2.0}}, 32, "rope_type = 'linear': .*; use type 'default'"),
     ],
 )
 def test_what_cannot_be_widened_is_refused(changes, new, message):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from arrol.configs.method import QualityConfig
 from arrol.engines.vllm import probing
-from arrol.engines.vllm.probing import FIRST_SLOTS, Fed, ProbeReader
+from arrol.engines.vllm.probing import FIRST_SLOTS, Fed, ProbeReader, Watch
 from arrol.quality.calibration import Calibration
 from arrol.quality.features import FeatureLayout
 from arrol.quality.head import QualityHead
@@ -55,7 +55,7 @@ def step(reader, portions, *, drafts=0, between=None):
     """One forward pass over (rollout, start, count), ``drafts`` rows after each of them wrong; returns the scores."""
     fed, rows, sampled = [], [], {}
     for rollout, start, count in portions:
-        fed.append(Fed(rollout.name, start, count, len(rows), rollout.probes, rollout.tag))
+        fed.append(Fed(rollout.name, Watch(start, rollout.probes, rollout.tag), count, len(rows)))
         rows += [*rollout.hidden_TD[rollout.prompt + start :][:count], *np.full((drafts, WIDTH), 99, np.float32)]
         new = rollout.logprob_T[max(start + count, 0) :][:1] if start + count >= 0 else rollout.logprob_T[:0]
         sampled[rollout.name] = new if rollout.has_logprobs else None
@@ -115,7 +115,7 @@ def test_sums_are_float32_whatever_the_model_computes_in(dtype):
     rollout = Rollout("a", length=4097, probes=(4096,))
     reader = ProbeReader(snapshot_of(("mean_hidden",), (4096,)))
     for start in range(0, 4096, 256):
-        fed = [Fed("a", start, 256, 0, (4096,), rollout.tag)]
+        fed = [Fed("a", Watch(start, (4096,), rollout.tag), 256, 0)]
         gathered = reader.gather(fed, torch.ones(256, WIDTH, dtype=dtype))
     reader.finish(fed, {}, gathered)
     assert reader.take_kept()[rollout.tag][4096].tolist() == [1.0] * WIDTH
@@ -158,7 +158,7 @@ def speculate(reader, rollout, accepted):
     """Each step feeds the newest token and three drafts, of which so many are accepted; several tokens are sampled."""
     scores, start = step(reader, [(rollout, -rollout.prompt, rollout.prompt)]), 0
     for count in accepted:
-        fed = [Fed(rollout.name, start, 1 + count, 0, rollout.probes, rollout.tag)]
+        fed = [Fed(rollout.name, Watch(start, rollout.probes, rollout.tag), 1 + count, 0)]
         right_ND = rollout.hidden_TD[rollout.prompt + start :][: 1 + count]
         hidden_ND = torch.from_numpy(np.vstack([right_ND, np.full((3 - count, WIDTH), 99, np.float32)]))
         sampled = rollout.logprob_T[start + 1 :][: 1 + count]
@@ -312,7 +312,7 @@ def test_the_next_step_may_begin_before_the_tokens_of_this_one_are_known():
     reader, rollouts = ProbeReader(snapshot_of()), [Rollout("a", 0), Rollout("b", 1)]
     scores, flying = [], []
     for start in range(-1, 9):
-        fed = [Fed(r.name, start, 1, row, PROBES, r.tag) for row, r in enumerate(rollouts)]
+        fed = [Fed(r.name, Watch(start, PROBES, r.tag), 1, row) for row, r in enumerate(rollouts)]
         hidden_ND = torch.from_numpy(np.stack([r.hidden_TD[r.prompt + start] for r in rollouts]))
         flying.append((fed, {r.name: r.logprob_T[start + 1 :][:1] for r in rollouts}, reader.gather(fed, hidden_ND)))
         if len(flying) == 2:

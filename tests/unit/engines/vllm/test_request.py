@@ -110,7 +110,7 @@ def test_a_request_that_says_nothing_of_ours_is_not_ours(other):
         ({"rule": "balanced", "scope": "grp"}, "scope", "'grp'", "'group' or 'buffer'"),
         ({"step": 0}, "step", "0", "greater than or equal to 1"),
         ({"index": -1}, "index", "-1", "greater than or equal to 0"),
-        ({"index": 4}, "index", "4", "below size = 4"),
+        ({"index": 4}, "index", "4", "must be less than arrol_size = 4"),
         ({"seed": -1}, "seed", "-1", "greater than or equal to 0"),
         ({"success_rate": 1.5}, "success_rate", "1.5", "less than or equal to 1"),
         ({"success_rate": NAN}, "success_rate", "nan", "finite"),
@@ -129,7 +129,7 @@ def test_a_request_that_says_nothing_of_ours_is_not_ours(other):
         ({"mix": 0.5}, "mix", "0.5", "unknown key"),
         ({"stepp": 3}, "stepp", "3", "nearest known one is 'arrol_step'"),
         ({"keep_ration": 0.5}, "keep_ration", "0.5", "nearest known one is 'arrol_keep_ratio'"),
-        ({"batch_groups": 3}, "group", "'q'", "give step and let group be 0 ... 2"),
+        ({"batch_groups": 3}, "group", "'q'", "give step and a group in 0 ... 2"),
         ({"batch_groups": 3, "group": "0"}, "group", "'0'", "give step"),
         ({"batch_groups": 0, "group": "0", "step": 1}, "batch_groups", "0", "greater than or equal to 1"),
         ({"batch_groups": 10**9, "group": "0", "step": 1}, "batch_groups", "1000000000", "less than or equal to"),
@@ -146,7 +146,7 @@ def test_a_mistake_is_named_with_its_value_and_what_to_do(changes, field, value,
 
 @pytest.mark.parametrize("name", ["3", "-1", "01", "1.0", "+1", " 1", "\u0661", "1\n", "9" * 5000])
 def test_groups_of_a_batch_have_one_name_each(name):
-    with pytest.raises(ConfigError, match=r"let group be 0 \.\.\. 2"):
+    with pytest.raises(ConfigError, match=r"a group in 0 \.\.\. 2"):
         args(batch_groups=3, step=1, group=name)
 
 
@@ -165,15 +165,15 @@ def test_a_rule_is_a_word(rule):
 
 
 @pytest.mark.parametrize(
-    ("changes", "looks"), [({}, True), ({"rule": "never"}, False), ({"rule": "never", "observe": True}, True)]
+    ("changes", "is_watched"), [({}, True), ({"rule": "never"}, False), ({"rule": "never", "observe": True}, True)]
 )
-def test_only_a_rule_that_does_something_is_looked_after(changes, looks):
-    assert parse_args(args(**changes)).looks is looks
+def test_only_a_rule_that_does_something_is_looked_after(changes, is_watched):
+    assert parse_args(args(**changes)).is_watched is is_watched
 
 
 def test_requests_share_a_controller_when_rule_and_seed_agree():
     def key(**changes):
-        return parse_args(args(**changes)).host_key
+        return parse_args(args(**changes)).controller_key
 
     assert key() == key(group="other", size=9, index=2, report=True, keep_ratio=0.5)
     assert key(step=1) == key(step=2)

@@ -13,9 +13,9 @@ if not vllm_host.has_vllm():
     pytest.skip("needs vLLM: make test-vllm", allow_module_level=True)
 
 from arrol.engines.vllm import compat
-from arrol.engines.vllm.probing import ProbeReader
-from arrol.engines.vllm.scheduler import PLAN, SCORES, Watch
-from arrol.engines.vllm.worker import PruningWorker, ScoredOutput
+from arrol.engines.vllm.probing import ProbeReader, Watch
+from arrol.engines.vllm.scheduler import ScoredResult
+from arrol.engines.vllm.worker import PruningWorker, ScoringOutput
 from vllm_host import HIDDEN, snapshot_of
 
 PROBE = 3
@@ -63,7 +63,7 @@ def plan_of(counts, watched=None, finished=()):
         num_scheduled_tokens=counts, finished_req_ids=set(finished), scheduled_spec_decode_tokens={}
     )
     if watched:
-        setattr(plan, PLAN, watched)
+        plan.arrol_watched = watched
     return plan
 
 
@@ -81,7 +81,7 @@ def feed(worker, start, answer, *, count=1, request="r", finished=()):
 
 
 def scores_of(output):
-    return [(one.request_id, one.probe_tokens) for one in getattr(output, SCORES).scored]
+    return [(one.request_id, one.probe_tokens) for one in output.arrol_scores.scored]
 
 
 def test_scores_ride_on_the_answer_of_the_step_that_feeds_the_probed_token(worker):
@@ -100,7 +100,7 @@ def test_an_answer_that_comes_later_gets_its_scores_when_it_comes(worker):
     feed(worker, -2, answer_of("r"), count=2)
     promises = [feed(worker, position, Promise(answer_of("r"))) for position in range(3)]
     assert not any(promise._inner.is_resolved for promise in promises)
-    assert all(isinstance(promise, ScoredOutput) for promise in promises)
+    assert all(isinstance(promise, ScoringOutput) for promise in promises)
     assert [scores_of(promise.get_output()) for promise in promises] == [[], [], [("r", PROBE)]]
     assert promises[0].get_kv_connector_output() == "the transfer's"
 
@@ -126,18 +126,18 @@ def test_a_step_in_which_nobody_is_watched_is_left_alone(worker):
 def test_without_a_head_and_off_the_output_rank_nothing_is_done(worker, monkeypatch):
     answer = answer_of("r")
     worker._reader = ProbeReader()
-    assert not hasattr(feed(worker, 0, answer), SCORES)
+    assert not isinstance(feed(worker, 0, answer), ScoredResult)
     worker._reader = ProbeReader(snapshot_of(PROBE))
     monkeypatch.setattr(compat, "is_output_rank", lambda worker: False)
-    assert not hasattr(feed(worker, 0, answer), SCORES)
+    assert not isinstance(feed(worker, 0, answer), ScoredResult)
     assert worker.arrol_take_features() == {"index": [], "features": "", "size": 0}
 
 
 def test_a_new_head_sends_its_tables_once_with_the_next_answer(worker):
     worker._reader = ProbeReader()
     assert worker.arrol_set_estimator(snapshot_of(PROBE, version=4).to_bytes()) == 4
-    assert getattr(feed(worker, 0, answer_of("r")), SCORES).tables["version"] == 4
-    assert getattr(feed(worker, 1, answer_of("r")), SCORES).tables is None
+    assert feed(worker, 0, answer_of("r")).arrol_scores.tables["version"] == 4
+    assert feed(worker, 1, answer_of("r")).arrol_scores.tables is None
 
 
 def test_a_head_that_reads_something_else_starts_anew_and_answers_under_way_keep_the_old(worker):
@@ -147,7 +147,7 @@ def test_a_head_that_reads_something_else_starts_anew_and_answers_under_way_keep
     under_way = feed(worker, 2, Promise(answer_of("r")))
     worker.arrol_set_estimator(snapshot_of(PROBE, features=("last_hidden",)).to_bytes())
     assert scores_of(under_way.get_output()) == [("r", PROBE)]
-    (late,) = getattr(feed(worker, 2, answer_of("q"), request="q"), SCORES).scored
+    (late,) = feed(worker, 2, answer_of("q"), request="q").arrol_scores.scored
     assert np.isnan(late.score), "its first tokens were not seen by this head, so nobody judges it"
     worker.arrol_set_estimator(snapshot_of(PROBE).to_bytes())
     feed(worker, 3, answer_of("q"), request="q")
