@@ -102,7 +102,6 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("verl", "a_floor"): SAME_NUMBER,
     ("verl", "batch_scope"): SAME_NUMBER,
     ("verl", "truncated_rows_do_not_count"): SAME_NUMBER,
-    ("vllm", "a_late_wave"): "the scheduler draws a later wave as a group of its own, with a floor of its own",
     ("vllm", "a_resumed_run"): "the population behind draws without siblings lives in the scheduler and starts empty",
 }
 """(host, scenario) -> why its decisions are others."""

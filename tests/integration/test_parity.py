@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arrol.engines.scripted import ScriptedEngine
-from arrol.engines.vllm.groups import GroupBook, Scored
+from arrol.engines.vllm.groups import GroupBook, ProbeScore
 from arrol.engines.vllm.request import parse_args, pruning_args
 from arrol.pruning.controller import PruningController
 from arrol.pruning.ledger import Ledger
@@ -174,7 +174,10 @@ def _play_book(book, scenario, step, number, found):
         if told.name == "probed":
             probes = scenario.host.pruning.probe_tokens
             book.probed(
-                [Scored(str(e.rollout_id), probes[e.probe], float(e.features_F[2]), e.confidence) for e in told.values]
+                [
+                    ProbeScore(str(e.rollout_id), probes[e.probe], float(e.features_F[2]), e.confidence)
+                    for e in told.values
+                ]
             )
         elif told.name == "tick":
             book.tick()

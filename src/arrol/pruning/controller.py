@@ -88,6 +88,10 @@ class PruningController:
             if rows:
                 self._recent[probe] = np.concatenate([self._recent[probe], np.array(rows)])[-RECENT_SIZE:]
 
+    def size(self, step: int, group: int) -> int:
+        """Rollouts requested so far; 0 for an unknown group."""
+        return self._groups[step, group].size if (step, group) in self._groups else 0
+
     def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
         """Rollouts have reached a probe; returns the ids to stop now."""
         unique = list({(event.rollout_id, event.probe): event for event in events if self._is_fresh(event)}.values())

@@ -7,13 +7,14 @@ The only owner of this state; vLLM's requests come, are preempted, end and are a
 * the groups of a batch are opened together, with the first request of the batch;
 * siblings do not wait for a request that left; an aborted or failed one is lost: it does not count for the floor;
 * a probe reported twice (after a preemption) counts once: the controller's promise;
-* a later wave of a group is a group of its own, with its own floor and draws; its rollouts keep their ids;
+* a later wave joins its group where the controller still knows it; else it is a group of its own, and its rollouts keep
+  their ids;
 * each pair of rule and seed has a controller of its own.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -29,7 +30,7 @@ IDLE_TICKS = 4096
 MAX_CONTROLLERS = 64
 """Pairs of rule and seed at a time; each keeps its own buffers."""
 FIRST_WAVE_NUMBERS = 2**40
-"""Group numbers below are first waves'; later waves are numbered above."""
+"""Group numbers below belong to groups, those above to later waves of unknown groups."""
 
 
 @dataclass
@@ -49,8 +50,8 @@ class _OpenController:
     controller: PruningController
     step: int
     """Step of requests that name none."""
-    keys: set[tuple[int, int]] = field(default_factory=set)
-    """(step, number) of the open groups."""
+    keys: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(step, number) -> waves of the group that are open."""
     numbers: int = 0
     """Groups numbered so far, for requests that do not number them."""
     request_of: dict[RolloutId, str] = field(default_factory=dict)
@@ -73,6 +74,8 @@ class _RequestGroup:
     key: tuple[int, int]
     """(step, number), as the controller knows it."""
     size: int
+    first: int
+    """Index of its first rollout, as the controller knows it."""
     taken: set[int] = field(default_factory=set)
     """Rollout indices whose requests have come."""
     running: set[str] = field(default_factory=set)
@@ -122,9 +125,9 @@ class GroupBook:
         """As the trainer knows it: indices of a later wave continue those of its group."""
         request = self._requests[request_id]
         (step, group, index), pruning = request.rollout_id, request.pruning
-        if pruning.first and pruning.number is not None:
-            group = pruning.number
-        return RolloutId(step, group, pruning.first + index)
+        if request.group.first == pruning.first:
+            return request.rollout_id
+        return RolloutId(step, group if pruning.number is None else pruning.number, pruning.first + index)
 
     def add(self, request_id: str, pruning: PruningRequest) -> None:
         """A request came; ConfigError when it contradicts its group."""
@@ -143,7 +146,7 @@ class GroupBook:
             raise ConfigError(f"arrol_index = {index}: taken in group {pruning.group!r}; give each rollout its own")
         group.taken.add(index)
         group.running.add(request_id)
-        rollout_id = RolloutId(*group.key, index)
+        rollout_id = RolloutId(*group.key, group.first + index)
         self._requests[request_id] = _RunningRequest(group, rollout_id, pruning)
         group.owner.request_of[rollout_id] = request_id
 
@@ -206,15 +209,23 @@ class GroupBook:
                 self._begin(name._replace(group=str(number), first=0), self._key(owner, pruning, number), pruning)
         announced = self._groups.get(name)
         if announced is not None and not announced.taken:
+            del owner.keys[announced.key]
             return self._begin(name, announced.key, pruning)
+        if pruning.first and pruning.step is not None and pruning.number is not None:
+            key = pruning.step, pruning.number
+            if owner.controller.size(*key) == pruning.first:
+                return self._begin(name, key, pruning, first=pruning.first)
         return self._begin(name, self._key(owner, pruning, _number(pruning)), pruning)
 
-    def _begin(self, name: _GroupName, key: tuple[int, int], pruning: PruningRequest) -> _RequestGroup:
+    def _begin(
+        self, name: _GroupName, key: tuple[int, int], pruning: PruningRequest, *, first: int = 0
+    ) -> _RequestGroup:
         owner = self._owner(pruning)
-        owner.keys.add(key)
-        owner.controller.close(*key)  # a reused name starts a new group, not a wave of the old one
+        owner.keys[key] += 1
+        if not first:
+            owner.controller.close(*key)  # a reused name starts a new group, not a wave of the old one
         owner.controller.open(*key, pruning.size, pruning.success_rate)
-        group = self._groups[name] = _RequestGroup(name, owner, key, pruning.size, idle_since=self._now)
+        group = self._groups[name] = _RequestGroup(name, owner, key, pruning.size, first, idle_since=self._now)
         return group
 
     def _key(self, owner: _OpenController, pruning: PruningRequest, number: int | None) -> tuple[int, int]:
@@ -247,11 +258,14 @@ class GroupBook:
     def _close(self, group: _RequestGroup) -> None:
         if self._groups.get(group.name) is group:
             del self._groups[group.name]
-        group.owner.keys.remove(group.key)
-        if (
-            group.name.step is None or len(group.taken) < group.size
-        ):  # complete ones of a step go when the next step begins
-            group.owner.controller.close(*group.key)
+        owner, key, missing = group.owner, group.key, set(range(group.size)) - group.taken
+        owner.keys[key] -= 1
+        if owner.keys[key]:  # another wave is open
+            self._stop(owner, owner.controller.lost([RolloutId(*key, group.first + index) for index in missing]))
+            return
+        del owner.keys[key]
+        if group.name.step is None or missing:  # complete groups of a step are forgotten when the next step begins
+            owner.controller.close(*key)
 
     def _stop(self, owner: _OpenController, rollout_ids: Iterable[RolloutId]) -> None:
         for rollout_id in rollout_ids:

@@ -2,8 +2,8 @@
 
 It writes the pruning arguments of each request and keeps the decisions that come back in ``stop_reason``. Rollouts that
 may not be stopped are sent under the rule ``never``, which judges without stopping. Differences from a controller in
-this process: the scheduler draws each wave of a group as a group of its own, with its own floor of survivors; the
-buffer behind draws without siblings lives in the scheduler and starts empty after a restart.
+this process: these rollouts do not count for their group's floor of survivors; the buffer behind draws without siblings
+lives in the scheduler and starts empty after a restart.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class SteppedLlm(LlmLike, Protocol):
 
 
 @runtime_checkable
-class TranslatingLlm(LlmLike, Protocol):
+class TranslatingLlm(Protocol):
     """An ``LLM`` with settings of its own."""
 
     def settings(self, fields: Mapping[str, Any], /) -> Any:

@@ -454,7 +454,7 @@ def wave(prefix, first, **changes):
 
 
 @pytest.mark.parametrize("group", ["3", "named"])
-def test_a_later_wave_is_a_group_of_its_own_whose_rollouts_keep_their_names(group):
+def test_a_later_wave_has_a_barrier_of_its_own_and_its_rollouts_keep_their_ids(group):
     book = book_of(*four("old-", step=30, group=group), *wave("new-", 4, step=30, group=group))
     assert book.num_groups == 2
     number = book.rollout_id("old-a").group
@@ -468,6 +468,34 @@ def test_a_later_wave_is_a_group_of_its_own_whose_rollouts_keep_their_names(grou
     assert (len(book), book.num_groups) == (0, 0)
 
 
+def test_the_floor_counts_the_whole_group_and_not_each_wave():
+    book = book_of(*four("old-", step=30, group="3", min_survivors=4, keep_ratio=0.1))
+    book.probed(scored(f"old-{letter}" for letter in "abcd"))
+    assert book.take_stops() == []
+    for name, pruning in wave("new-", 4, step=30, group="3", min_survivors=4, keep_ratio=0.1):
+        book.add(name, pruning)
+    book.probed(scored(f"new-{letter}" for letter in "abcd"))
+    assert len(book.take_stops()) > 2
+    book.ended(list(book.request_ids))
+    assert (book.num_groups, opened(book)) == (0, 1)
+
+
+@pytest.mark.parametrize("is_first_incomplete", [True, False])
+def test_an_incomplete_wave_is_forgotten_and_does_not_hold_its_group(monkeypatch, is_first_incomplete):
+    monkeypatch.setattr(groups, "IDLE_TICKS", 8)
+    old, new = four("old-", step=30, group="3"), wave("new-", 4, step=30, group="3")
+    book = book_of(*(old[:3] if is_first_incomplete else old), *(new if is_first_incomplete else new[:3]))
+    short = "old-" if is_first_incomplete else "new-"
+    book.ended(f"{short}{letter}" for letter in "abc")
+    for _ in range(16):
+        book.tick()
+    assert book.num_groups == 1
+    book.ended(list(book.request_ids))
+    assert book.num_groups == 0
+    book.add("next", asked(step=31))
+    assert opened(book) == 1
+
+
 def test_a_wave_has_draws_of_its_own_however_many_groups_there_are():
     fates = set()
     for others in (0, 5):
@@ -479,7 +507,7 @@ def test_a_wave_has_draws_of_its_own_however_many_groups_there_are():
     assert len(fates) == 1
 
 
-def test_a_later_wave_of_a_group_that_has_gone_is_no_part_of_it():
+def test_a_later_wave_joins_a_group_whose_rollouts_have_all_ended():
     book = book_of(*four("old-", step=30, group="3"))
     book.probed(scored(f"old-{letter}" for letter in "abcd"))
     book.ended(list(book.request_ids))
