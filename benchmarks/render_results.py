@@ -6,6 +6,7 @@ python benchmarks/render_results.py --check    # exit 1 when a table is not what
 
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,17 @@ import numpy as np
 from arrol.records.schema import BenchRecord, RunRecord, VoteRecord
 from arrol.records.store import find_runs, load_run, read_records
 from arrol.reports.costs import SHARES, CostToFinal, EqualCost, cost_to_final, equal_cost
-from arrol.reports.curves import runs_by_arm
-from arrol.reports.tables import comparison_notes, comparison_rows, markdown_table
+from arrol.reports.curves import ran_without_head, runs_by_arm
+from arrol.reports.tables import (
+    ABSENT,
+    comparison_notes,
+    comparison_rows,
+    escape_markdown,
+    head_notes,
+    markdown_lines,
+    markdown_table,
+    markdown_tables,
+)
 from arrol.stats import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,16 +45,44 @@ def study(name: str) -> tuple[list, str]:
     runs.sort(key=lambda run: run.run.started_at)
     record = runs[0].run
     versions = ", ".join(f"{key} {value}" for key, value in record.versions.items())
-    seeds = sorted({run.run.seed for run in runs})
-    commits = sorted({run.run.commit[:12] + (" (with local changes)" if run.run.dirty else "") for run in runs})
-    return runs, f"`{record.command}`, commit {', '.join(commits)}, seeds {seeds}, {record.device}, {versions}."
+    return runs, f"{made_by([run.run for run in runs])}, {versions}. Records: `results/{name}`."
 
 
-def study_table(name: str, columns: tuple[str, ...] | None = None) -> str:
+def made_by(records: list[RunRecord]) -> str:
+    """Command, commits, seeds and device of some runs."""
+    commits = sorted({run.commit[:12] + (" (with local changes)" if run.dirty else "") for run in records})
+    seeds = sorted({run.seed for run in records})
+    return f"`{records[0].command}`, commit {', '.join(commits)}, seeds {seeds}, {records[0].device}"
+
+
+def study_table(name: str) -> str:
+    """Every column of a study, and how the numbers were made."""
     runs, source = study(name)
     rows = comparison_rows(runs)
-    notes = "".join(f"- {note}\n" for note in comparison_notes(rows)) if columns is None else ""
-    return f"{markdown_table(rows, columns)}\n{source} Records: `results/{name}`.\n" + (f"\n{notes}" if notes else "")
+    return f"{markdown_tables(rows)}\n{source}\n\n" + "".join(
+        f"- {escape_markdown(note)}\n" for note in comparison_notes(rows)
+    )
+
+
+def short_table(name: str) -> str:
+    """The columns that README shows."""
+    runs, source = study(name)
+    rows = comparison_rows(runs)
+    return with_footnote(f"{markdown_table(rows, README_COLUMNS)}\n{source}\n", runs, [row["arm"] for row in rows])
+
+
+def with_footnote(text: str, runs: list, arms: Iterable[str]) -> str:
+    """The table, with the footnote of the star where one of its arms has one."""
+    notes = head_notes([row for row in comparison_rows(runs) if row["arm"] in arms])
+    return text + "".join(f"\n{escape_markdown(note)}\n" for note in notes)
+
+
+def labels(runs: list) -> dict[str, str]:
+    """Arm -> its name in a table, with a star where it ran without its head."""
+    return {
+        arm: escape_markdown(arm + "*" * any(map(ran_without_head, members)))
+        for arm, members in runs_by_arm(runs).items()
+    }
 
 
 def paired_table(name: str) -> str:
@@ -58,34 +96,34 @@ def paired_table(name: str) -> str:
         (run.run.arm, run.run.seed): np.array([e.accuracy for e in run.evals if e.step in common]) for run in runs
     }
     arms, seeds = list(dict.fromkeys(arm for arm, _ in curves)), sorted({seed for _, seed in curves})
-    lines = [
-        f"| arm | {arms[0]} ahead, mean of the curve | 95% interval | at the end | seeds |",
-        "|:--|--:|--:|--:|--:|",
-    ]
+    named = labels(runs)
+    lines = [["arm", f"{arms[0]} ahead, mean of the curve", "95% interval", "at the end", "seeds"]]
     for arm in arms[1:]:
         gaps = [curves[arms[0], seed] - curves[arm, seed] for seed in seeds]
         means = [float(gap.mean()) for gap in gaps]
         low, high = mean_interval(means)
         end = float(np.mean([gap[-1] for gap in gaps]))
-        lines.append(f"| {arm} | {np.mean(means):+.3f} | {low:+.3f} to {high:+.3f} | {end:+.3f} | {len(seeds)} |")
-    return "\n".join(lines) + "\n"
+        cells = [f"{np.mean(means):+.3f}", f"{low:+.3f} to {high:+.3f}", f"{end:+.3f}", str(len(seeds))]
+        lines.append([named[arm], *cells])
+    return with_footnote(markdown_lines(lines), runs, arms)
 
 
 def cost_table(name: str) -> str:
-    """Accuracy of each arm at shares of the first arm's compute and time, and cost to the first arm's final one."""
+    """Accuracy of each arm at shares of the first arm's compute, then time, and cost to the first arm's final one."""
     runs, _ = study(name)
-    first = next(iter(runs_by_arm(runs)))
-    heads = [f"at {percent(share)} of {first}'s" for share in SHARES]
-    heads = ["arm", "cost", *heads, "as far as both went", f"to {first}'s final accuracy", "seeds"]
-    lines = [heads, [":--", ":--"] + ["--:"] * (len(heads) - 2)]
+    first, named = next(iter(runs_by_arm(runs))), labels(runs)
+    tables = []
     for cost, field in (("compute", "flops_E"), ("time", "train_s_E")):
+        heads = [f"at {percent(share)} of {first}'s {cost}" for share in SHARES]
+        lines = [["arm", *heads, "as far as both went", f"{cost} to {first}'s final accuracy", "seeds"]]
         columns = [{point.arm: point for point in equal_cost(runs, field, [share])} for share in (*SHARES, None)]
         for row in cost_to_final(runs, field):
             cells = [cost_cell(points.get(row.arm), first) for points in columns]
             if row.arm in columns[-1]:
                 cells[-1] += f", at {percent(columns[-1][row.arm].share)}"
-            lines.append([row.arm, cost, *cells, final_cell(row), str(row.seeds)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{COST_NOTE.format(first=first)}\n"
+            lines.append([named[row.arm], *cells, final_cell(row), str(row.seeds)])
+        tables.append(markdown_lines(lines))
+    return with_footnote("\n".join(tables) + f"\n{COST_NOTE.format(first=first)}\n", runs, named)
 
 
 def cost_lines(name: str, arms: tuple[str, ...]) -> str:
@@ -94,21 +132,18 @@ def cost_lines(name: str, arms: tuple[str, ...]) -> str:
     first = next(iter(runs_by_arm(runs)))
     points = {point.arm: point for point in equal_cost(runs, "flops_E", [None])}
     finals = {row.arm: row for row in cost_to_final(runs, "flops_E")}
-    heads = [
-        "arm",
-        f"accuracy where {first} has spent the same compute",
-        f"compute to {first}'s final accuracy",
-        "seeds",
-    ]
-    lines = [heads, [":--", "--:", "--:", "--:"]]
-    lines += [[arm, cost_cell(points[arm], first), final_cell(finals[arm]), str(points[arm].seeds)] for arm in arms]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{source} Records: `results/{name}`.\n"
+    heads = [f"accuracy where {first} has spent the same compute", f"compute to {first}'s final accuracy"]
+    lines = [["arm", *heads, "seeds"]]
+    for arm in arms:
+        cells = [cost_cell(points[arm], first), final_cell(finals[arm]), str(points[arm].seeds)]
+        lines.append([labels(runs)[arm], *cells])
+    return with_footnote(f"{markdown_lines(lines)}\n{source}\n", runs, arms)
 
 
 def cost_cell(point: EqualCost | None, first: str) -> str:
     """``0.431: +0.012 (-0.003 to +0.027), 2 ended``"""
     if point is None:
-        return "not run"
+        return ABSENT
     if point.arm == first:
         return f"{point.accuracy:.3f}"
     interval = f" ({point.low:+.3f} to {point.high:+.3f})" if point.seeds > 1 else ""
@@ -128,20 +163,16 @@ def percent(share: float, sign: str = "") -> str:
 
 
 def bench_table(name: str) -> str:
-    records = list(read_records(ROOT / "results" / f"{name}.jsonl"))
-    lines = [
-        "| variant | median | 20-80 % | unit | ratio | to | limit | repeats |",
-        "|:--|--:|--:|:--|--:|:--|--:|--:|",
-    ]
+    """Speed of each variant beside its rival and its limit."""
+    records = read_records(ROOT / "results" / f"{name}.jsonl")
+    lines = [["variant", "median", "20-80 %", "unit", "ratio", "to", "limit", "repeats"]]
     for r in (r for r in records if isinstance(r, BenchRecord)):
         ratio = f"{r.ratio:.3g}" if r.ratio_to else ""
-        limit = "" if r.limit != r.limit else f"{r.limit:.3g}"
-        lines.append(
-            f"| {r.variant} | {r.median:.3g} | {r.p20:.3g}-{r.p80:.3g} | {r.unit} | {ratio} | {r.ratio_to} | {limit} "
-            f"| {r.repeats} |"
-        )
+        limit = "" if math.isnan(r.limit) else f"{r.limit:.3g}"
+        cells = [r.variant, f"{r.median:.3g}", f"{r.p20:.3g}-{r.p80:.3g}", r.unit, ratio, r.ratio_to, limit]
+        lines.append([*cells, str(r.repeats)])
     run = next(r for r in records if isinstance(r, RunRecord))
-    return "\n".join(lines) + f"\n\n`{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
+    return f"{markdown_lines(lines)}\n`{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
 
 
 def votes_of(name: str) -> tuple[dict[tuple[str, int], list[VoteRecord]], str]:
@@ -154,54 +185,40 @@ def votes_of(name: str) -> tuple[dict[tuple[str, int], list[VoteRecord]], str]:
                 runs.append(record)
             elif isinstance(record, VoteRecord):
                 found.setdefault((record.vote, record.k), []).append(record)
-    commits = sorted({run.commit[:12] + (" (with local changes)" if run.dirty else "") for run in runs})
-    seeds = sorted(run.seed for run in runs)
-    return found, f"`{runs[0].command}`, commit {', '.join(commits)}, seeds {seeds}, {runs[0].device}."
+    return found, f"{made_by(runs)}."
 
 
 def vote_table(name: str) -> str:
     """Accuracy per vote and k, and how far it is ahead of the majority: means over seeds with t intervals."""
     found, source = votes_of(name)
     ks = sorted({k for _, k in found if k})
-    lines = [["vote", *(f"k = {k}" for k in ks)], [":--"] + ["--:"] * len(ks)]
+    lines = [["vote", *(f"k = {k}" for k in ks)]]
     for vote in dict.fromkeys(vote for vote, k in found if k):
         lines.append([vote, *(vote_cell(found[vote, k]) for k in ks)])
     tokens = [f"{np.mean([r.tokens_per_problem for r in found['majority', k]]):.0f}" for k in ks]
     lines.append(["tokens per problem", *tokens])
     problems = found["majority", ks[0]][0].num_problems
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{text}\n{source} {problems} problems each. Records: `results/{name}`.\n"
+    return f"{markdown_lines(lines)}\n{source} {problems} problems each. Records: `results/{name}`.\n"
 
 
 def online_table(name: str) -> str:
     """Online strategies: accuracy, tokens, and the majority of as many tokens beside it."""
     found, _ = votes_of(name)
-    heads = [
-        "strategy",
-        "accuracy",
-        "tokens per problem",
-        "ahead of the majority at equal tokens",
-        "tokens of the majority at equal accuracy, median",
-        "traces stopped",
-    ]
-    lines = [heads, [":--"] + ["--:"] * (len(heads) - 1)]
+    heads = ["strategy", "accuracy", "tokens per problem", "ahead of the majority at equal tokens"]
+    lines = [[*heads, "tokens of the majority at equal accuracy, median", "traces stopped"]]
     for (vote, k), records in found.items():
-        if k == 0:
-            mean = {
-                key: float(np.mean([value(r) for r in records]))
-                for key, value in (
-                    ("accuracy", lambda r: r.accuracy),
-                    ("tokens", lambda r: r.tokens_per_problem),
-                    ("stopped", lambda r: r.metrics["traces_stopped"]),
-                )
-            }
-            needed = np.median(
-                [np.nan_to_num(r.metrics["majority_tokens_at_equal_accuracy"], nan=np.inf) for r in records]
-            )
-            needed_text = f"{needed:.0f}" if np.isfinite(needed) else "more than all"
-            cells = [f"{mean['accuracy']:.3f}", f"{mean['tokens']:.0f}", ahead_text(records), needed_text]
-            lines.append([vote, *cells, f"{mean['stopped']:.1f}"])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        if k:
+            continue
+        needed = np.median([np.nan_to_num(r.metrics["majority_tokens_at_equal_accuracy"], nan=np.inf) for r in records])
+        cells = [
+            f"{np.mean([r.accuracy for r in records]):.3f}",
+            f"{np.mean([r.tokens_per_problem for r in records]):.0f}",
+            ahead_text(records),
+            f"{needed:.0f}" if np.isfinite(needed) else "more than all",
+            f"{np.mean([r.metrics['traces_stopped'] for r in records]):.1f}",
+        ]
+        lines.append([vote, *cells])
+    return markdown_lines(lines)
 
 
 def vote_cell(records: list[VoteRecord]) -> str:
@@ -231,7 +248,7 @@ def blocks() -> dict[str, str]:
                 made[f"{folder.name}:cost"] = cost_table(folder.name)
             if folder.name in FIRST_PAGE:
                 made[f"{folder.name}:lines"] = cost_lines(folder.name, FIRST_PAGE[folder.name])
-            made[f"{folder.name}:short"] = study_table(folder.name, README_COLUMNS)
+            made[f"{folder.name}:short"] = short_table(folder.name)
         elif folder.name.startswith("bench-"):
             made[folder.stem] = bench_table(folder.stem)
     return made

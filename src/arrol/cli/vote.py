@@ -1,4 +1,4 @@
-"""``arrol vote``: ways to choose an answer from the same samples, beside each other."""
+"""``arrol vote``: ways to choose an answer, compared on the same samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from arrol.cli.evaluate import judge, parsed_ks, print_facts
+from arrol.cli.tables import print_columns
 from arrol.evaluation.online import online_rows
 from arrol.evaluation.samples import read_samples
 from arrol.evaluation.summary import Row, facts, possible_votes, usual_ks, vote_rows
@@ -34,48 +34,37 @@ def run_vote(options: argparse.Namespace) -> int:
 
 def _print(console: Console, rows: Sequence[Row], ks: Sequence[int]) -> None:
     """A line per vote, a column per k: accuracy, and how far it is ahead of the majority."""
-    table = Table()
-    table.add_column("vote", no_wrap=True)
-    for k in ks:
-        table.add_column(f"k = {k}", justify="right", no_wrap=True)
-    for name in dict.fromkeys(row["vote"] for row in rows):
-        table.add_row(name, *(_cell(row) for row in rows if row["vote"] == name))
+    names = list(dict.fromkeys(row["vote"] for row in rows))
+    columns = [[f"k = {k}", *(_cell(row) for row in rows if row["k"] == k)] for k in ks]
     tokens = {row["k"]: row["tokens_per_problem"] for row in rows}
     if all(value is not None for value in tokens.values()):
-        table.add_section()
-        table.add_row("tokens per problem", *(f"{tokens[k]:.0f}" for k in ks))
-    console.print(table)
+        names.append("tokens per problem")
+        columns = [[*column, f"{tokens[k]:.0f}"] for column, k in zip(columns, ks, strict=True)]
+    print_columns(console, "", ["vote", *names], columns)
     console.print(
-        "Accuracy, and how far it is ahead of the majority of the same samples; * where the 95 % interval of that "
+        "Accuracy, and how far it is ahead of the majority of the same samples; * where the 95% interval of that "
         "leaves 0 out (--json has the intervals).",
         soft_wrap=True,
     )
 
 
 def _print_online(console: Console, rows: Sequence[Row]) -> None:
-    """A line per strategy: what it spends, and the majority of samples that cost or achieve as much."""
+    """A column per strategy: what it spends, and the majority of samples that cost or achieve as much."""
     if not rows:
         return
-    table = Table(title="online, replayed on the same samples", title_justify="left")
-    heads = (
-        "accuracy",
-        "tokens per problem",
-        "ahead of majority at equal tokens",
-        "majority needs, for equal accuracy",
-    )
-    table.add_column("strategy", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right")
+    labels = ["strategy", "accuracy", "tokens per problem", "ahead of the majority of as many tokens"]
+    labels += ["95% interval, from", "95% interval, to", "tokens of the majority for equal accuracy"]
+    columns = []
     for row in rows:
         needed = row["majority_tokens_at_equal_accuracy"]
-        ahead = f"{row['ahead']:+.3f} ({row['ahead_low']:+.3f} to {row['ahead_high']:+.3f})"
-        needs = "more than all" if needed is None else f"{needed:.0f} tokens"
-        table.add_row(row["strategy"], f"{row['value']:.3f}", f"{row['tokens_per_problem']:.0f}", ahead, needs)
-    console.print(table)
+        ahead = [f"{row[key]:+.3f}" for key in ("ahead", "ahead_low", "ahead_high")]
+        needs = "more than all" if needed is None else f"{needed:.0f}"
+        columns.append([row["strategy"], f"{row['value']:.3f}", f"{row['tokens_per_problem']:.0f}", *ahead, needs])
+    print_columns(console, "online, replayed on the same samples", labels, columns)
 
 
 def _cell(row: Row) -> str:
     if row["vote"] == "majority" or row["k"] == 1:
-        return f"{row['value']:.3f}        "
-    sure = "*" if row["ahead_low"] > 0 or row["ahead_high"] < 0 else " "
-    return f"{row['value']:.3f} {row['ahead']:+.3f}{sure}"
+        return f"{row['value']:.3f}"
+    mark = "*" if row["ahead_low"] > 0 or row["ahead_high"] < 0 else " "
+    return f"{row['value']:.3f} {mark}{row['ahead']:+.3f}"

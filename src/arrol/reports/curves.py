@@ -53,6 +53,21 @@ def rule_of(run: Run) -> str:
     return str(pruning.get("rule", "")) if isinstance(pruning, Mapping) else ""
 
 
+def ran_without_head(run: Run) -> bool:
+    """An ``oracle`` run with correction ``doubly_robust`` whose decisions carried no score, so that it ran as ``ipw``.
+
+    A published record has no rollouts to show that; there the old name of the config's key tells, ``estimator`` instead
+    of ``correction``: the trainer of that time took the scores from every oracle run.
+    """
+    algorithm = run.run.config.get("algorithm")
+    if rule_of(run) != "oracle" or not isinstance(algorithm, Mapping):
+        return False
+    if algorithm.get("correction", algorithm.get("estimator")) != "doubly_robust":
+        return False
+    drawn = [row for row in run.rollouts if row.reason == "outcome"]
+    return all(math.isnan(row.score) for row in drawn) if drawn else "correction" not in algorithm
+
+
 def step_seconds(step: StepRecord) -> float:
     """Wall time of a training step without evaluation; the sum of its phases where the whole was not recorded."""
     phases = [step.metrics.get(f"time/{phase}_s", math.nan) for phase in ("generate", "verify", "estimate", "learn")]
@@ -187,11 +202,11 @@ def column_mean(values_RT: np.ndarray) -> np.ndarray:
 def reliability_table(runs: Sequence[Run], num_bins: int = 10) -> list[dict[str, float]]:
     """Bins of predicted quality with the weighted share that ended right; empty bins left out.
 
-    A survivor stands for ``1/survival`` rollouts. Where the outcome itself decided (``oracle``), all were verified and
-    each counts once. Intervals are Wilson's at the effective number ``(sum w)^2 / sum w^2``.
+    A survivor has weight ``1/survival``; where the outcome decided (``oracle``) every rollout was verified, so each has
+    weight 1. Intervals are Wilson's at the effective number ``(sum w)^2 / sum w^2``.
     """
     judged = [
-        (row.quality, row.reward, 1.0 if rule_of(run) == "oracle" else 1 / row.survival)
+        (row.quality, row.reward, 1.0 if row.reason == "outcome" else 1 / row.survival)
         for run in runs
         for row in rollouts_after_warmup(run)
         if row.reward is not None and math.isfinite(row.quality + row.reward) and row.survival > 0

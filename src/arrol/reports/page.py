@@ -19,13 +19,13 @@ from arrol.records.store import Run, find_runs, load_run, portable_path
 from arrol.reports.curves import runs_by_arm
 from arrol.reports.plots import Plot, draw_plots
 from arrol.reports.tables import (
-    NOT_RUN,
+    ABSENT,
     Row,
     comparison_notes,
     comparison_rows,
     display_rows,
     escape_markdown,
-    markdown_table,
+    markdown_tables,
 )
 
 STYLE = """
@@ -111,7 +111,7 @@ def markdown_report(
     title: str, runs: Sequence[Run], rows: Sequence[Row], plots: Sequence[Plot], warnings: Sequence[str]
 ) -> str:
     """Table, notes, pictures by relative path, provenance."""
-    parts = [f"# {escape_markdown(title)}\n", markdown_table(rows)]
+    parts = [f"# {escape_markdown(title)}\n", markdown_tables(rows)]
     notes = [f"**{escape_markdown(text)}**" for text in warnings]
     notes += [escape_markdown(note) for note in comparison_notes(rows)]
     parts.append("".join(f"- {note}\n" for note in notes))
@@ -175,7 +175,7 @@ def _html_table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str 
     body = ""
     for line in lines:
         cells = "".join(
-            f'<td class="absent">{html.escape(text)}</td>' if text == NOT_RUN else f"<td>{html.escape(text)}</td>"
+            f'<td class="absent">{html.escape(text)}</td>' if text == ABSENT else f"<td>{html.escape(text)}</td>"
             for text in line
         )
         body += f"<tr>{cells}</tr>\n"

@@ -25,48 +25,52 @@ import numpy as np
 from arrol.records.schema import EvalRecord, StepRecord
 from arrol.records.store import Run
 from arrol.reports.curves import (
+    BASELINES,
     after_warmup,
     cost_to_target,
     cost_until,
     eval_curve,
+    ran_without_head,
     runs_by_arm,
     step_metric,
     step_seconds,
 )
 from arrol.stats import mean_interval, wilson_interval
 
-NOT_RUN = "not run"
+ABSENT = "-"
+"""Shown where nothing was measured."""
 CONTROLS = ("never", "uniform", "oracle", "small_group")
-"""Arms that belong in every comparison; ``grpo`` is ``never`` under its usual name."""
+"""Arms that belong in every comparison; a ``BASELINES`` arm stands for ``never``."""
 TARGET_SHARE = 0.9
-LATER_COLUMNS = {
-    "total compute": "flops",
-    "compute ratio": "flops",
-    "compute to ": "flops",
-    "rollouts per prompt": "rollouts_per_prompt",
-    "dead groups": "rollouts_per_prompt",
-}
-"""Beginnings of the columns that older records know nothing of -> the value that some row must have to show them."""
+WITHOUT_HEAD = "* {arms} ran without the head's scores, so its doubly_robust correction was ipw."
+COLUMN_GROUPS: tuple[tuple[str, ...], ...] = (
+    ("seeds", "steps", "start accuracy", "final accuracy", "training time", "speed-up", "time to "),
+    (
+        "tokens generated",
+        "tokens scored",
+        "tokens trained",
+        "tokens to ",
+        "total compute",
+        "compute ratio",
+        "compute to ",
+    ),
+    ("rollouts per prompt", "dead groups", "kept", "AUROC within prompt", "AUROC pooled"),
+)
+"""Beginnings of the headings that stand in one Markdown table, beside the arm."""
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 Row = dict[str, Any]
 
 
 def comparison_rows(runs: Sequence[Run], target: float | None = None) -> list[Row]:
-    """One row of plain JSON values per arm, the arm that speed-ups refer to first; None where nothing was measured.
-
-    Where arms are compared, controls without a run have a row too, so that nobody forgets what was not compared.
-    """
+    """One row of plain JSON values per arm, the arm that speed-ups refer to first; None where nothing was measured."""
     arms = runs_by_arm(runs)
     if not arms:
         return []
     baseline = next(iter(arms.values()))
     if target is None:
         target = default_target(baseline)
-    rows = [_arm_row(arm, members, baseline, target) for arm, members in arms.items()]
-    wanted = CONTROLS if len(arms) > 1 else ()
-    absent = [arm for arm in wanted if arm not in arms and not (arm == "never" and "grpo" in arms)]
-    return rows + [{**dict.fromkeys(rows[0]), "arm": arm, "seeds": []} for arm in absent]
+    return [_arm_row(arm, members, baseline, target) for arm, members in arms.items()]
 
 
 def default_target(baseline: Sequence[Run]) -> float | None:
@@ -130,6 +134,7 @@ def _arm_row(arm: str, members: list[Run], baseline: list[Run], target: float | 
         "target_accuracy": target,
         **_to_target(members, target),
         "auroc_within_prompt": _mean(_step_mean(after_warmup(run), "quality/auroc_within_prompt") for run in members),
+        "without_head": any(map(ran_without_head, members)),
         "auroc_pooled": _mean(_step_mean(after_warmup(run), "quality/auroc_pooled") for run in members),
     }
 
@@ -205,91 +210,122 @@ def _finite_median(values: Sequence[float]) -> float | None:
     return _finite((lower + upper) / 2)
 
 
-def display_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """The rows as a person reads them: heading -> text, ``not run`` where there is no number.
+def display_rows(rows: Sequence[Row], *, narrow: bool = False) -> list[dict[str, str]]:
+    """Heading -> text of each row, without the columns that no row has a value for.
 
-    Columns about compute are left out where no row knows its FLOPs, those about groups where none knows how many
-    rollouts a prompt got (``LATER_COLUMNS``).
+    ``narrow`` gives each number a heading of its own: intervals and counts of seeds leave the cell. Records that do not
+    know the rollouts per prompt counted dead groups after pruning; theirs are not shown.
     """
-    unknown = tuple(head for head, key in LATER_COLUMNS.items() if all(row[key] is None for row in rows))
-    return [{head: text for head, text in row.items() if not head.startswith(unknown)} for row in _all_columns(rows)]
+    found = [_cells(row, _target(rows), narrow=narrow) for row in rows]
+    known = {head for cells in found for head, text in cells.items() if text != ABSENT}
+    return [{head: text for head, text in cells.items() if head in known} for cells in found]
 
 
-def _all_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
+def _target(rows: Sequence[Row]) -> str:
     target = next((row["target_accuracy"] for row in rows if row["target_accuracy"] is not None), None)
-    goal = "target" if target is None else f"{target:.3f}"
-    return [
-        {
-            "arm": f"{row['arm']} (control)" if row["arm"] in CONTROLS else str(row["arm"]),
-            "seeds": str(len(row["seeds"])) if row["seeds"] else NOT_RUN,
-            "steps": _text(row["steps"], "{:d}"),
-            "start accuracy": _text(row["start_accuracy"], "{:.3f}"),
-            "final accuracy (95% interval)": _accuracy_text(row),
-            "training time": _text(row["train_s"], "{:.1f} s"),
-            "tokens generated": count_text(row["tokens_generated"]),
-            "tokens scored": count_text(row["tokens_scored"]),
-            "tokens trained": count_text(row["tokens_trained"]),
-            "total compute": flops_text(row["flops"]),
-            "rollouts per prompt": _text(row["rollouts_per_prompt"], "{:.1f}"),
-            "dead groups": _text(row["dead_group_frac"], "{:.2f}"),
-            "kept": _text(row["kept_frac"], "{:.2f}"),
-            "speed-up": _text(row["speedup"], "{:.2f}x"),
-            "compute ratio": _text(row["flops_ratio"], "{:.2f}"),
-            f"time to {goal}": _target_text(row, "time_to_target_s", lambda value: _text(value, "{:.1f} s")),
-            f"tokens to {goal}": _target_text(row, "tokens_to_target", count_text),
-            f"compute to {goal}": _target_text(row, "flops_to_target", flops_text),
-            "AUROC within prompt": _text(row["auroc_within_prompt"], "{:.2f}"),
-            "AUROC pooled": _text(row["auroc_pooled"], "{:.2f}"),
-        }
-        for row in rows
-    ]
+    return "target" if target is None else f"{target:.3f}"
 
 
-def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """A Markdown table of comparison rows; ``columns`` picks headings by their beginning, all when None."""
+def _cells(row: Row, target: str, *, narrow: bool) -> dict[str, str]:
+    accuracy, low, high = (_text(row[key], "{:.3f}") for key in ("final_accuracy", "final_low", "final_high"))
+    if narrow:
+        final = {"final accuracy": accuracy, "95% interval, from": low, "95% interval, to": high}
+        reached = {f"reached {target}": _reached(row)}
+    else:
+        final = {"final accuracy (95% interval)": ABSENT if accuracy == ABSENT else f"{accuracy} ({low} to {high})"}
+        reached = {}
+    return {
+        "arm": arm_label(row["arm"], without_head=row["without_head"]),
+        "seeds": str(len(row["seeds"])),
+        "steps": _text(row["steps"], "{:d}"),
+        "start accuracy": _text(row["start_accuracy"], "{:.3f}"),
+        **final,
+        "training time": _text(row["train_s"], "{:.1f} s"),
+        "tokens generated": count_text(row["tokens_generated"]),
+        "tokens scored": count_text(row["tokens_scored"]),
+        "tokens trained": count_text(row["tokens_trained"]),
+        "total compute": flops_text(row["flops"]),
+        "rollouts per prompt": _text(row["rollouts_per_prompt"], "{:.1f}"),
+        "dead groups": _text(row["dead_group_frac"] if row["rollouts_per_prompt"] is not None else None, "{:.2f}"),
+        "kept": _text(row["kept_frac"], "{:.2f}"),
+        "speed-up": _text(row["speedup"], "{:.2f}x"),
+        "compute ratio": _text(row["flops_ratio"], "{:.2f}"),
+        **reached,
+        f"time to {target}": _target_text(row, _text(row["time_to_target_s"], "{:.1f} s"), narrow=narrow),
+        f"tokens to {target}": _target_text(row, count_text(row["tokens_to_target"]), narrow=narrow),
+        f"compute to {target}": _target_text(row, flops_text(row["flops_to_target"]), narrow=narrow),
+        "AUROC within prompt": _text(row["auroc_within_prompt"], "{:.2f}"),
+        "AUROC pooled": _text(row["auroc_pooled"], "{:.2f}"),
+    }
+
+
+def arm_label(arm: str, *, without_head: bool = False) -> str:
+    """``oracle* (control)``: the star marks an arm that ran without its head (``WITHOUT_HEAD``)."""
+    return f"{arm}{'*' * without_head}{' (control)' * (arm in CONTROLS)}"
+
+
+def markdown_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A Markdown table of comparison rows; ``columns`` picks headings by their beginning."""
     shown = display_rows(rows)
-    if not shown:
-        return f"| arm |\n|:--|\n| {NOT_RUN} |\n"
-    heads = list(shown[0])
-    if columns is not None:
-        heads = [head for begin in columns for head in heads if head.startswith(begin)]
-    lines = [heads, [":--"] + ["--:"] * (len(heads) - 1)]
-    lines += [[escape_markdown(row[head]) for head in heads] for row in shown]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    heads = [head for begin in columns for head in (shown[0] if shown else ["arm"]) if head.startswith(begin)]
+    return markdown_lines([heads, *([escape_markdown(row[head]) for head in heads] for row in shown)])
+
+
+def markdown_tables(rows: Sequence[Row]) -> str:
+    """All columns, in up to three tables: accuracy and time, tokens and compute, rollouts and head."""
+    heads = list(display_rows(rows)[0]) if rows else []
+    chosen = [group for group in COLUMN_GROUPS if any(head.startswith(group) for head in heads)]
+    return "\n".join(markdown_table(rows, ("arm", *group)) for group in chosen or [()])
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """Cells to a Markdown table: headings first, the first column to the left."""
+    heads, *body = lines
+    marked = [heads, [":--"] + ["--:"] * (len(heads) - 1), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in marked)
 
 
 def comparison_notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader must know to argue with the table, one sentence or two per note."""
-    run = [row for row in rows if row["seeds"]]
-    if not run:
+    """How the numbers of the table were made, and what is missing, one or two sentences per note."""
+    if not rows:
         return []
-    first = run[0]["arm"]
-    intervals = sorted({row["interval"] for row in run if row["interval"]})
+    first, arms = rows[0]["arm"], [row["arm"] for row in rows]
+    intervals = sorted({row["interval"] for row in rows if row["interval"]})
     notes = [f"Accuracy intervals: {'; '.join(intervals)}."] if intervals else []
     notes.append(f"Training time leaves evaluation out. Speed-up: against {first}, over the steps that both have.")
     costs = "time and tokens"
-    if any(row["flops"] is not None for row in run):
+    if any(row["flops"] is not None for row in rows):
         costs = "time, tokens and compute"
         notes.append(
             f"Compute: FLOPs to generate, score and train; its ratio: to {first}, over the steps that both have."
         )
-    if run[0]["target_accuracy"] is not None:
+    if rows[0]["target_accuracy"] is not None:
         notes.append(
-            f"Target accuracy {run[0]['target_accuracy']:.3f}: {costs} until an evaluation first reaches it, "
+            f"Target accuracy {rows[0]['target_accuracy']:.3f}: {costs} until an evaluation first reaches it, "
             "interpolated; median over seeds."
         )
     notes.append("Kept share (of the candidates) and AUROC leave the warm-up steps out.")
-    if any(row["rollouts_per_prompt"] is not None for row in run):
+    if any(row["rollouts_per_prompt"] is not None for row in rows):
         notes.append("Rollouts per prompt and dead groups (all right or all wrong): means over all steps.")
-    if all(len(row["seeds"]) < 5 for row in run):
+    notes += head_notes(rows)
+    missing = [arm for arm in CONTROLS if arm not in arms and not (arm == "never" and first in BASELINES)]
+    if len(rows) > 1 and missing:
+        notes.append(f"Controls not run: {', '.join(missing)}.")
+    if all(len(row["seeds"]) < 5 for row in rows):
         notes.append("Fewer than five seeds: no claim about learning is made.")
     return notes
+
+
+def head_notes(rows: Sequence[Row]) -> list[str]:
+    """The footnote of the star; empty where no arm has one."""
+    arms = ", ".join(row["arm"] for row in rows if row["without_head"])
+    return [WITHOUT_HEAD.format(arms=arms)] if arms else []
 
 
 def count_text(value: float | None) -> str:
     """A count with three digits and a unit prefix: ``950``, ``12.3 k``, ``4.56 M``."""
     if value is None:
-        return NOT_RUN
+        return ABSENT
     for size, prefix in PREFIXES:
         if value >= size * 0.9995:
             return f"{value / size:.3g} {prefix}" if value < size * 999.5 else f"{value / size:.0f} {prefix}"
@@ -312,21 +348,20 @@ def escape_markdown(text: str) -> str:
 
 
 def _text(value: float | None, template: str) -> str:
-    return NOT_RUN if value is None else template.format(value)
+    return ABSENT if value is None else template.format(value)
 
 
-def _accuracy_text(row: Row) -> str:
-    if row["final_accuracy"] is None:
-        return NOT_RUN
-    return f"{row['final_accuracy']:.3f} ({row['final_low']:.3f} to {row['final_high']:.3f})"
+def _reached(row: Row) -> str:
+    return ABSENT if row["target_reached"] is None else "{} of {}".format(*row["target_reached"])
 
 
-def _target_text(row: Row, key: str, shown: Callable[[float | None], str]) -> str:
-    if not row["seeds"] or row["final_accuracy"] is None:
-        return NOT_RUN
+def _target_text(row: Row, cost: str, *, narrow: bool) -> str:
+    """The cost, or ``not reached`` when half of the seeds or more never got there."""
     if row["target_reached"] is None:
-        return "no target"
+        return ABSENT
     reached, total = row["target_reached"]
-    if row[key] is None:
-        return f"not reached ({reached} of {total})" if 2 * reached <= total else NOT_RUN
-    return shown(row[key]) + (f" ({reached} of {total})" if reached < total else "")
+    if cost == ABSENT:
+        text = ABSENT if 2 * reached > total else "not yet" if narrow else "not reached"
+    else:
+        text = cost
+    return text if narrow or reached == total or text == ABSENT else f"{text} ({_reached(row)})"

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from arrol.cli.tables import print_rows
+from arrol.cli.tables import print_columns, print_rows
 from arrol.records.store import load_run
 from arrol.reports.tables import comparison_rows, display_rows
 
@@ -22,29 +22,62 @@ def printed(rows, width):
     return out.getvalue()
 
 
-def test_a_wide_terminal_has_one_line_per_arm(rows):
-    text = printed(rows, 240)
-    (line,) = (line for line in text.splitlines() if "pruned-with-a-long-name" in line)
-    assert "0.400 (0.000 to 1.000)" in line
-    (absent,) = (line for line in text.splitlines() if "oracle (control)" in line)
-    assert absent.count("not run") > 10
-    assert "Speed-up: against grpo" in text
+def test_metrics_stand_down_and_arms_across_however_wide_the_terminal(rows):
+    lines = printed(rows, 240).splitlines()
+    assert lines[0] == "trial"
+    assert sum(line.startswith("speed-up") for line in lines) == 1
+    (line,) = (line for line in lines if line.startswith("final accuracy"))
+    assert line.split()[2:] == ["0.400"] * 4
+    assert any(line.startswith("Training time leaves evaluation out. Speed-up: against grpo") for line in lines)
 
 
-@pytest.mark.parametrize("width", [80, 100, 120])
-def test_a_narrow_terminal_has_one_column_per_arm_and_never_breaks_a_cell(rows, width):
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_too_many_arms_for_the_terminal_stand_in_whole_blocks(tmp_path, write_run, width):
+    arms = ["grpo", *(f"arm-number-{number}" for number in range(9)), "uniform"]
+    rows = comparison_rows([load_run(write_run(tmp_path / arm, arm)) for arm in arms])
     text = printed(rows, width)
     assert max(map(len, text.splitlines())) <= width
-    for row in display_rows(rows):
-        if row["seeds"] != "not run":
-            assert row["arm"] in text
-            assert row["final accuracy (95% interval)"] in text
-    assert "final accuracy (95% interval)" in text
+    heads = [line.split()[1:] for line in text.splitlines() if line.startswith("arm ")]
+    assert [name for head in heads for name in head] == [*arms[:-1], "(control)"]
+    assert len(heads) < 6
+    assert all(len(head) > 1 for head in heads[:-1])
+    tables = text.split("Accuracy intervals")[0].splitlines()
+    for label in display_rows(rows, narrow=True)[0]:
+        assert sum(line.startswith(f"{label} ") for line in tables) == len(heads)
+
+
+def test_six_usual_arms_stand_side_by_side_in_80_columns(tmp_path, write_run):
+    arms = ("grpo", "neyman", "paper", "uniform", "oracle", "small_group")
+    rows = comparison_rows([load_run(write_run(tmp_path / arm, arm)) for arm in arms])
+    lines = printed(rows, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("arm ") for line in lines) == 1
+
+
+def test_a_long_name_is_broken_not_cut(rows):
+    text = printed(rows, 80)
+    assert all(part in text for part in ("pruned-with-a-", "long-name"))
     assert "Controls not run: oracle." in text
 
 
 def test_a_single_run_has_neither_controls_nor_notes(rows, tmp_path):
     text = printed(comparison_rows([load_run(tmp_path / "grpo")]), 80)
-    assert "not run" not in text.replace("│ not run", "").replace("not run │", "")
+    assert "not run" not in text
     assert "oracle" not in text
     assert "Speed-up: against" not in text
+
+
+def test_columns_beyond_the_width_begin_a_block_with_its_labels():
+    out = io.StringIO()
+    columns = [["k = 1", "0.500", "0.500"], ["k = 4", "0.600", "0.610 *+0.010"], ["k = 16", "0.700", "0.700  +0.000"]]
+    print_columns(Console(file=out, width=40), "", ["vote", "majority", "confidence"], columns)
+    assert [line.rstrip() for line in out.getvalue().splitlines() if "\u2500" not in line] == [
+        "vote        k = 1          k = 4",
+        "majority    0.500          0.600",
+        "confidence  0.500  0.610 *+0.010",
+        "",
+        "vote               k = 16",
+        "majority            0.700",
+        "confidence  0.700  +0.000",
+        "",
+    ]

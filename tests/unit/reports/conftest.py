@@ -179,6 +179,6 @@ def write_run() -> Callable[[Run, Path], Path]:
 
 @pytest.fixture(scope="session")
 def comparison(learning_run) -> list[Run]:
-    """Four arms on three seeds, oracle and small_group not run."""
+    """Four arms on three seeds, without oracle and small_group."""
     rules = {"balanced": "balanced", "grpo": "never", "neyman": "neyman", "uniform": "uniform"}
     return [learning_run(arm, seed, rule) for arm, rule in rules.items() for seed in (0, 1, 2)]

@@ -166,10 +166,15 @@ class TestRollouts:
         assert row["weight"] == pytest.approx(5)
         assert 0 <= row["low"] < 0.8 < row["high"] <= 1
 
-    def test_the_oracle_saw_all_so_each_counts_once(self, plain_run):
-        rows = (rollout(0.55, 1.0, 0.25), rollout(0.55, 0.0, 0.75, keep=False))
+    def test_the_outcome_decided_about_verified_rollouts_so_each_counts_once(self, plain_run):
+        """The rows of an oracle run: ``keep`` is False where the outcome dropped a rollout, which has its reward."""
+        rows = (
+            rollout(0.55, 1.0, 0.25, reason="outcome"),
+            rollout(0.55, 0.0, 0.75, keep=False, reason="outcome"),
+        )
         (row,) = reliability_table([plain_run(rule="oracle", rollouts=rows)])
         assert row["right"] == pytest.approx(0.5)
+        assert row["weight"] == pytest.approx(2)
 
     def test_ends_fall_into_the_outer_bins_and_empty_bins_are_left_out(self, plain_run):
         rows = (rollout(0.0, 0.0), rollout(1.0, 1.0))

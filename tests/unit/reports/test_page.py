@@ -119,11 +119,11 @@ def test_nothing_from_data_becomes_markup(plain_run, write_run, tmp_path):
     assert [line for line in markdown.splitlines() if line.startswith("```")] == ["```json", "```"]
 
 
-def test_an_empty_run_reports_not_run(plain_run, write_run, tmp_path):
+def test_an_empty_run_has_a_report_too(plain_run, write_run, tmp_path):
     report = write_report([write_run(plain_run(finished=False), tmp_path / "run")], tmp_path / "out")
     assert report.pngs == ()
     text = report.markdown.read_text("utf-8")
-    assert "not run" in text
+    assert "| arm | seeds |\n| :-- | --: |\n| grpo | 1 |\n" in text
     assert "has no end: killed, or still running" in text
     Page(report.html.read_text("utf-8"))
 

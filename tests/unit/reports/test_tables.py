@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from arrol.records.schema import RolloutRecord
 from arrol.reports.tables import (
-    NOT_RUN,
+    ABSENT,
     comparison_notes,
     comparison_rows,
     count_text,
@@ -15,6 +16,7 @@ from arrol.reports.tables import (
     escape_markdown,
     flops_text,
     markdown_table,
+    markdown_tables,
     speedup,
 )
 from arrol.stats import wilson_interval
@@ -137,7 +139,7 @@ class TestCompute:
         first, row = display_rows(rows)[:2]
         assert (first["total compute"], first["rollouts per prompt"], first["dead groups"]) == (
             "4 TFLOP",
-            *[NOT_RUN] * 2,
+            *[ABSENT] * 2,
         )
         assert (row["total compute"], row["compute ratio"], row["compute to 0.650"]) == (
             "2.07 TFLOP",
@@ -184,28 +186,33 @@ class TestTarget:
         assert (one_of_two["target_reached"], one_of_two["time_to_target_s"]) == ([1, 2], None)
         assert display_rows([one_of_two])[0]["time to 0.650"] == "not reached (1 of 2)"
         assert display_rows([two_of_three])[0]["time to 0.650"] == "10.0 s (2 of 3)"
+        cells = display_rows([one_of_two, two_of_three], narrow=True)
+        assert [cell["time to 0.650"] for cell in cells] == ["not yet", "10.0 s"]
+        assert [cell["reached 0.650"] for cell in cells] == ["1 of 2", "2 of 3"]
 
     def test_reached_without_a_clock(self, plain_run):
-        row = row_of([plain_run(accuracies={0: 0.1, 2: 0.7})], "grpo")
-        assert display_rows([row])[0]["time to 0.640"] == NOT_RUN
+        runs = [plain_run(accuracies={0: 0.1, 2: 0.7}), plain_run("x", seconds=(1, 1), accuracies={0: 0.1, 2: 0.7})]
+        assert [cells["time to 0.640"] for cells in display_rows(comparison_rows(runs))] == [ABSENT, "1.8 s"]
 
     def test_no_target_when_the_baseline_learnt_nothing(self, plain_run):
         rows = comparison_rows([plain_run(seconds=(1,), accuracies={0: 0.5, 1: 0.4})])
         assert rows[0]["target_accuracy"] is None
-        assert display_rows(rows)[0]["time to target"] == "no target"
+        assert "time to target" not in display_rows(rows)[0]
 
 
 class TestRows:
-    def test_controls_that_were_not_run_are_shown(self, plain_run):
+    def test_controls_that_were_not_run_are_a_note_not_a_row(self, plain_run):
         rows = comparison_rows([plain_run("grpo"), plain_run("uniform", rule="uniform")])
-        assert [row["arm"] for row in rows] == ["grpo", "uniform", "oracle", "small_group"]
-        absent = display_rows(rows)[2]
-        assert absent.pop("arm") == "oracle (control)"
-        assert set(absent.values()) == {NOT_RUN}
+        assert [row["arm"] for row in rows] == ["grpo", "uniform"]
+        assert "Controls not run: oracle, small_group." in comparison_notes(rows)
+        assert "not run" not in " ".join(comparison_notes(rows[:1]))
 
-    def test_never_is_asked_for_where_no_grpo_arm_stands(self, plain_run):
-        runs = [plain_run(arm, rule="paper") for arm in ("x", "y")]
-        assert "never" in [row["arm"] for row in comparison_rows(runs)]
+    @pytest.mark.parametrize("baseline", ["trl", "verl", "grpo"])
+    def test_never_is_a_missing_control_where_no_baseline_stands_for_it(self, plain_run, baseline):
+        rows = comparison_rows([plain_run(baseline), plain_run("x", rule="paper")])
+        assert "Controls not run: uniform, oracle, small_group." in comparison_notes(rows)
+        rows = comparison_rows([plain_run(arm, rule="paper") for arm in ("x", "y")])
+        assert "Controls not run: never, uniform, oracle, small_group." in comparison_notes(rows)
 
     def test_a_run_on_its_own_is_no_comparison(self, plain_run):
         assert [row["arm"] for row in comparison_rows([plain_run("x", rule="paper")])] == ["x"]
@@ -219,14 +226,14 @@ class TestRows:
         assert shown["grpo"]["speed-up"] == "1.00x"
         assert float(shown["balanced"]["speed-up"][:-1]) > 1.2
         assert shown["uniform (control)"]["kept"] == "0.50"
-        assert shown["grpo"]["AUROC within prompt"] == NOT_RUN
+        assert shown["grpo"]["AUROC within prompt"] == ABSENT
 
     def test_empty_run_and_no_run(self, plain_run):
         row = comparison_rows([plain_run()])[0]
-        assert display_rows([row])[0]["training time"] == NOT_RUN
+        assert list(display_rows([row])[0]) == ["arm", "seeds"]
         assert row["steps"] is None
         assert comparison_rows([]) == []
-        assert NOT_RUN in markdown_table([])
+        assert markdown_tables([]) == markdown_table([], ("arm", "steps")) == "| arm |\n| :-- |\n"
         assert comparison_notes([]) == []
 
     def test_notes_say_how_numbers_were_made(self, comparison, plain_run):
@@ -237,19 +244,77 @@ class TestRows:
         assert "Fewer than five" not in " ".join(comparison_notes(comparison_rows(five)))
 
 
+class TestWithoutHead:
+    """An oracle whose decisions lost their scores ran its doubly robust correction as ipw."""
+
+    def rows(self, plain_run, algorithm, *, rule="oracle", score=None):
+        drawn = () if score is None else (outcome_row(score),)
+        run = plain_run("oracle", rule=rule, rollouts=drawn)
+        run.run.config["algorithm"] = algorithm
+        return comparison_rows([plain_run("grpo"), run])
+
+    @pytest.mark.parametrize(
+        ("algorithm", "score", "expected"),
+        [
+            ({"estimator": "doubly_robust"}, None, True),
+            ({"estimator": "doubly_robust"}, math.nan, True),
+            ({"correction": "doubly_robust"}, math.nan, True),
+            ({"correction": "doubly_robust"}, 0.3, False),
+            ({"correction": "doubly_robust"}, None, False),
+            ({"estimator": "ipw"}, None, False),
+            ({"correction": "plain"}, math.nan, False),
+        ],
+    )
+    def test_it_is_told_by_the_record(self, plain_run, algorithm, score, expected):
+        rows = self.rows(plain_run, algorithm, score=score)
+        assert [row["without_head"] for row in rows] == [False, expected]
+        assert display_rows(rows)[1]["arm"] == f"oracle{'*' * expected} (control)"
+        note = "* oracle ran without the head's scores, so its doubly_robust correction was ipw."
+        assert (note in comparison_notes(rows)) is expected
+        assert (r"| oracle\* (control) |" in markdown_tables(rows)) is expected
+
+    def test_other_rules_keep_their_scores(self, plain_run):
+        assert not self.rows(plain_run, {"estimator": "doubly_robust"}, rule="uniform")[1]["without_head"]
+
+
+def outcome_row(score):
+    return RolloutRecord(
+        step=3,
+        group=0,
+        index=0,
+        prompt_key="p",
+        level=1,
+        finish_reason="stop",
+        completion_tokens=9,
+        reward=1.0,
+        score=score,
+        quality=score,
+        survival=0.5,
+        reason="outcome",
+        keep=True,
+    )
+
+
 class TestMarkdown:
-    def test_shape(self, comparison):
-        lines = markdown_table(comparison_rows(comparison)).splitlines()
-        assert len({line.count(" |") for line in lines}) == 1
-        assert lines[1].startswith("| :-- | --: |")
-        assert len(lines) == 2 + 6
+    def test_three_tables_hold_every_column_once(self, comparison):
+        rows = comparison_rows(comparison)
+        tables = markdown_tables(rows).split("\n\n")
+        heads = [[head.strip() for head in table.splitlines()[0].strip("| ").split("|")] for table in tables]
+        assert [head[0] for head in heads] == ["arm"] * 3
+        assert sorted(head for group in heads for head in group[1:]) == sorted([*display_rows(rows)[0]][1:])
+        for table, head in zip(tables, heads, strict=True):
+            lines = table.splitlines()
+            assert len(head) <= 8
+            assert {line.count(" |") for line in lines} == {len(head)}
+            assert lines[1].startswith("| :-- | --: |")
+            assert len(lines) == 2 + 4
 
     def test_chosen_columns(self, comparison):
         table = markdown_table(comparison_rows(comparison), columns=("arm", "final accuracy", "speed-up", "absent"))
         assert table.splitlines()[0] == "| arm | final accuracy (95% interval) | speed-up |"
 
     def test_hostile_names_stay_text_in_their_cell(self, plain_run):
-        table = markdown_table(comparison_rows([plain_run("<script>|[x](y)\n`z`")]))
+        table = markdown_table(comparison_rows([plain_run("<script>|[x](y)\n`z`")]), ("arm",))
         assert r"| &lt;script&gt;\|\[x\](y) \`z\` |" in table
         assert "<script>" not in table
 
@@ -260,7 +325,7 @@ class TestMarkdown:
     @pytest.mark.parametrize(
         ("value", "text"),
         [
-            (None, NOT_RUN),
+            (None, ABSENT),
             (0, "0"),
             (999.4, "999"),
             (999.6, "1 k"),
@@ -277,7 +342,7 @@ class TestMarkdown:
         assert count_text(value) == text
 
     @pytest.mark.parametrize(
-        ("value", "text"), [(None, NOT_RUN), (950, "950 FLOP"), (1.234e12, "1.23 TFLOP"), (999.6e12, "1 PFLOP")]
+        ("value", "text"), [(None, ABSENT), (950, "950 FLOP"), (1.234e12, "1.23 TFLOP"), (999.6e12, "1 PFLOP")]
     )
     def test_operations(self, value, text):
         assert flops_text(value) == text
