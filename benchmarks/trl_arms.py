@@ -34,7 +34,7 @@ import torch
 
 from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
-from arrol.evaluation.runner import evaluate
+from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.records.schema import EndRecord, RunRecord, StepRecord
 from arrol.records.store import RecordWriter, provenance
 from arrol.tasks.arithmetic import ArithmeticTask
@@ -74,10 +74,8 @@ class Journal:
         """Greedy answers to held-out prompts by our engine: the same for every arm."""
         params = SamplingParams(LENGTH, 0.0, stop_token_ids=(self.tokenizer.eos_token_id,))
         engine = EmbeddedEngine(model, EngineConfig())
-        record = evaluate(
-            engine, self.task, self.tokenizer, params, num_prompts=self.prompts, samples=1, seed=self.seed, step=step
-        )
-        self.writer.write(record)
+        written = sample_prompts(engine, self.task, self.tokenizer, params, Amount(self.prompts, 1, self.seed))
+        self.writer.write(eval_record(written, step=step))
 
     def step(self, number: int, seconds: float, ours: dict[str, float]) -> None:
         """A training step has ended; ``ours`` are the metrics under ``arrol/``, empty for TRL alone."""

@@ -12,11 +12,6 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS, FIELDS = 400, 60, 6, 12
 
 EXCEPTIONS = {
     (
-        "evaluation/runner.py::sample_rewards",
-        "parameters",
-    ): 8,  # engine, task, tokenizer and sampling are the peers that meet here
-    ("evaluation/runner.py::evaluate", "parameters"): 9,  # the same, with the place in the run that its row carries
-    (
         "tasks/dataset.py::__init__",
         "parameters",
     ): 13,  # the fields of DatasetTaskConfig, which the task layer may not import as such

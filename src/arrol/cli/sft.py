@@ -21,7 +21,7 @@ from arrol.configs.sft import SftConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
-from arrol.evaluation.runner import sample_rewards
+from arrol.evaluation.runner import Amount, rewards_and_tokens, sample_prompts
 from arrol.records.schema import EndRecord, EvalRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, provenance
 from arrol.training.checkpoint import save_policy
@@ -104,15 +104,8 @@ def _train(config: SftConfig, parts: _Parts, folder: Path, console: Console) -> 
 def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any) -> EvalRecord:
     """The saved model on held-out prompts: success, its spread over prompts, and dead groups."""
     params = SamplingParams(config.max_completion_tokens, stop_token_ids=stop_token_ids(model, tokenizer))
-    reward_PG, tokens_PG = sample_rewards(
-        EmbeddedEngine(model, EngineConfig()),
-        task,
-        tokenizer,
-        params,
-        num_prompts=config.eval_prompts,
-        samples=JUDGED_SAMPLES,
-        seed=config.seed,
-    )
+    engine, amount = EmbeddedEngine(model, EngineConfig()), Amount(config.eval_prompts, JUDGED_SAMPLES, config.seed)
+    reward_PG, tokens_PG = rewards_and_tokens(sample_prompts(engine, task, tokenizer, params, amount))
     accuracy, low, high = accuracy_with_interval(reward_PG)
     metrics = {
         "eval/completion_tokens/mean": float(tokens_PG.mean()),

@@ -15,7 +15,7 @@ from arrol import assembly
 from arrol.cli.tables import print_rows
 from arrol.configs.run import RunConfig
 from arrol.errors import CheckpointError
-from arrol.evaluation.runner import evaluate
+from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
 from arrol.reports.tables import comparison_rows
@@ -131,17 +131,9 @@ def _parts(config: RunConfig, model: Any, tokenizer: Any, reference: Any) -> Par
 
     def judge(step: int, segment: int) -> EvalRecord:
         engine.sync_weights()
-        return evaluate(
-            engine,
-            task,
-            tokenizer,
-            assembly.build_sampling(config, stops, temperature=config.evaluation.temperature),
-            num_prompts=config.evaluation.num_prompts,
-            samples=config.evaluation.samples_per_prompt,
-            seed=config.seed,
-            step=step,
-            segment=segment,
-        )
+        params = assembly.build_sampling(config, stops, temperature=config.evaluation.temperature)
+        amount = Amount(config.evaluation.num_prompts, config.evaluation.samples_per_prompt, config.seed)
+        return eval_record(sample_prompts(engine, task, tokenizer, params, amount), step=step, segment=segment)
 
     return Parts(
         model=model,

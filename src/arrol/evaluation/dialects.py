@@ -2,31 +2,11 @@ r"""Rows of other tools, read as ours.
 
 A row holds one problem with lists (one entry per completion) or one completion. Its columns tell the tool:
 
-1. **lighteval** details (Parquet): ``doc`` or ``__doc__`` with ``query``, ``choices``, ``gold_index``, ``id``;
-   ``model_response`` or ``__model_response__`` with ``text`` and ``output_tokens``, whose lengths are the numbers of
-   tokens. Several gold indices mean any of them. ``metric`` is not read: it is per problem, not per completion.
-2. **verl** rollout and validation dumps (JSONL, one row per completion): ``input``, ``output``, ``gts``, ``score``,
-   ``step``, and ``pred`` where the reward function returns it. The score is the reward. Completions of one input at one
-   step form a problem.
-3. **Qwen2.5-Math** evaluation (JSONL): ``code`` (the completions), ``pred``, ``gt``, ``score`` (right or wrong, the
-   reward), ``pred_score`` (of a reward model, a number or a list of one), ``idx``, ``question``, ``level``.
-4. **Plain** rows, by the first of these names that exists:
-
-   ==============  ====================================================================================
-   completion(s)   completions, completion, responses, response, outputs, output, generations, generation
-   prompt          prompt, question, problem, input, query
-   gold answer     gold, gt, gts, ground_truth, reference_answer, answer, target
-   key             key, id, idx, problem_id, unique_id, question_id
-   answer          answers, extracted_answers, extracted_answer, preds, pred, predictions, prediction
-   reward          rewards, reward, correct, is_correct
-   score           scores, score, pred_score
-   quality         qualities, quality
-   number of tokens  num_tokens, completion_tokens
-   finish reason   finish_reasons, finish_reason
-   log-probs       logprobs
-   confidences     confidences
-   level           level (``3`` or ``Level 3``)
-   ==============  ====================================================================================
+* **lighteval** details: ``doc`` or ``__doc__`` with ``query``, ``choices``, ``gold_index`` (several mean any of them),
+  ``id``; ``model_response`` or ``__model_response__`` with ``text`` and ``output_tokens``, read for their lengths.
+* **verl** dumps: ``VERL`` below; completions of one input at one step form a problem.
+* **Qwen2.5-Math**: ``QWEN`` below; ``score`` is right or wrong, ``pred_score`` a number or a list of one.
+* **Plain** rows: the first of the names in ``PLAIN`` that exists; ``level`` is ``3`` or ``Level 3``.
 
 Of a gold answer that is a worked solution, only the text after ``####`` or the content of the last ``\boxed{}`` is
 read. A list of gold answers means any of them. The key of a row without one is a hash of its prompt. Other columns are
@@ -38,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from arrol.errors import DataError
@@ -57,10 +37,7 @@ PLAIN: Names = {
     "prompt": ("prompt", "question", "problem", "input", "query"),
     "gold": ("gold", "gt", "gts", "ground_truth", "reference_answer", "answer", "target"),
     "key": ("key", "id", "idx", "problem_id", "unique_id", "question_id"),
-    "answer": (
-        *("answers", "extracted_answers", "extracted_answer"),
-        *("preds", "pred", "predictions", "prediction"),
-    ),
+    "answer": ("answers", "extracted_answers", "extracted_answer", "preds", "pred", "predictions", "prediction"),
     "reward": ("rewards", "reward", "correct", "is_correct"),
     "score": ("scores", "score", "pred_score"),
     "quality": ("qualities", "quality"),
@@ -89,6 +66,7 @@ VERL: Names = {
     "step": ("step",),
 }
 _PER_SAMPLE = ("answer", "reward", "score", "quality", "num_tokens", "finish_reason", "logprobs", "confidences")
+_LIGHTEVAL = (("doc", "model_response"), ("__doc__", "__model_response__"))
 
 
 class Part(NamedTuple):
@@ -104,67 +82,62 @@ class Part(NamedTuple):
     is_whole: bool
 
 
-def dialect_of(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any], str], Part] | None:
-    """The reader of rows with these columns; None without a column of completions."""
-    if any(all(column in row for column in pair) for pair in _LIGHTEVAL):
-        return read_lighteval
+def part_of(row: Mapping[str, Any], where: str) -> Part:
+    """The row as ours; ``where`` is the file and line that an error names."""
+    for pair in _LIGHTEVAL:
+        if all(column in row for column in pair):
+            return _read_lighteval(row, where, *pair)
     if {"code", "gt"} <= row.keys():
-        return lambda row, where: read_named(row, where, QWEN)
+        return _read_named(row, where, QWEN)
     if {"input", "output", "score"} <= row.keys():
-        return lambda row, where: read_named(row, where, VERL)
+        return _read_named(row, where, VERL)
     if any(name in row for name in PLAIN["completion"]):
-        return lambda row, where: read_named(row, where, PLAIN)
-    return None
+        return _read_named(row, where, PLAIN)
+    columns = ", ".join(map(str, row))[:120]
+    raise DataError(
+        f"samples: {where}: no column holds completions (columns: {columns}); name it completion, or completions"
+    )
 
 
-def read_named(row: Mapping[str, Any], where: str, names: Names) -> Part:
+def _read_named(row: Mapping[str, Any], where: str, names: Names) -> Part:
     """A row whose columns have the given names."""
     column = {field: next((name for name in known if name in row), known[0]) for field, known in names.items()}
-    cells = Cells(row, where)
+    cells, texts = Cells(row, where), row.get(column["completion"])
     prompt = cells.read(TEXT, column["prompt"])
-    written = row.get(column["completion"])
-    if not isinstance(written, list | str) or (isinstance(written, list) and not written):
+    is_whole = isinstance(texts, list)
+    if (not texts and (is_whole or not isinstance(texts, str))) or not isinstance(texts, list | str):
         cells.fail(column["completion"], "must be a text, or a list of at least one")
-    is_whole = isinstance(written, list)
-    if is_whole:
-        renamed = _per_sample(cells, column, len(written))
-        samples = [sample_of(each, f"{where}, completion {number}") for number, each in enumerate(renamed, 1)]
-    else:
-        samples = [sample_of(_renamed(row, column), where)]
-    key = _key(cells, column.get("key", "key"), prompt)
-    step = row.get(column["step"]) if "step" in column else None
+    key, has_key = _key(cells, column.get("key", "key"), prompt)
+    if row.get(column.get("step", "")) is not None:
+        key = f"{key}@{cells.read(COUNT, column['step'])}"
     return Part(
-        key=key if step is None else f"{key}@{cells.read(COUNT, column['step'])}",
-        has_key=row.get(column.get("key", "key")) not in (None, ""),
+        key=key,
+        has_key=has_key,
         prompt=prompt,
         gold=_gold(cells, column["gold"]),
         level=_level(cells, column["level"]) if "level" in column else 0,
-        samples=samples,
+        samples=[
+            sample_of(each, f"{where}, completion {number}" if is_whole else where)
+            for number, each in enumerate(_sample_rows(cells, column, is_whole), 1)
+        ],
         is_whole=is_whole,
     )
 
 
-def _renamed(row: Mapping[str, Any], column: Mapping[str, str]) -> dict[str, Any]:
-    """The cells of one completion under our names."""
-    cells = {field: row[column[field]] for field in _PER_SAMPLE if column.get(field) in row}
-    return {"completion": row[column["completion"]], **_spelled(cells)}
-
-
-def _per_sample(cells: Cells, column: Mapping[str, str], count: int) -> list[dict[str, Any]]:
-    """The cells of each completion under our names, from columns that hold lists of one length."""
-    present = {field: column[field] for field in _PER_SAMPLE if column.get(field) in cells.row}
-    present = {field: name for field, name in present.items() if cells.row[name] is not None}
-    for name in present.values():
-        values = cells.row[name]
-        if not isinstance(values, list):
-            cells.fail(name, f"must be a list of {count}, one entry per completion")
-        if len(values) != count:
-            cells.fail(name, f"has {len(values)} entries for the {count} completions of {column['completion']}")
-    texts = cells.row[column["completion"]]
-    return [
-        {"completion": texts[i], **_spelled({f: cells.row[name][i] for f, name in present.items()})}
-        for i in range(count)
-    ]
+def _sample_rows(cells: Cells, column: Mapping[str, str], is_whole: bool) -> list[dict[str, Any]]:
+    """The cells of each completion under our names; of a whole problem, from lists of one length."""
+    present = [field for field in _PER_SAMPLE if cells.row.get(column.get(field, "")) is not None]
+    values = {field: cells.row[column[field]] for field in ("completion", *present)}
+    if not is_whole:
+        return [_spelled(values)]
+    count = len(values["completion"])
+    for field in present:
+        if not isinstance(values[field], list):
+            cells.fail(column[field], f"must be a list of {count}, one entry per completion")
+        if len(values[field]) != count:
+            have, completions = len(values[field]), column["completion"]
+            cells.fail(column[field], f"has {have} entries for the {count} completions of {completions}")
+    return [_spelled({field: entries[i] for field, entries in values.items()}) for i in range(count)]
 
 
 def _spelled(cells: dict[str, Any]) -> dict[str, Any]:
@@ -176,54 +149,37 @@ def _spelled(cells: dict[str, Any]) -> dict[str, Any]:
     return cells
 
 
-_LIGHTEVAL = (("doc", "model_response"), ("__doc__", "__model_response__"))
-
-
-def read_lighteval(row: Mapping[str, Any], where: str) -> Part:
-    """A row of lighteval's details."""
-    names = next(pair for pair in _LIGHTEVAL if pair[0] in row)
-    doc, response = (_nested(row, name, where) for name in names)
-    cells = Cells(doc, f"{where}, {names[0]}")
-    prompt = cells.read(TEXT, "query")
-    choices = doc.get("choices")
-    indices = doc.get("gold_index")
+def _read_lighteval(row: Mapping[str, Any], where: str, asked: str, answered: str) -> Part:
+    """A row of lighteval's details, with the names of its two columns."""
+    for name in (asked, answered):
+        if not isinstance(row[name], Mapping):
+            Cells(row, where).fail(name, "must be an object")
+    doc, response = Cells(row[asked], f"{where}, {asked}"), Cells(row[answered], f"{where}, {answered}")
+    prompt = doc.read(TEXT, "query")
+    choices, indices = doc.row.get("choices"), doc.row.get("gold_index")
     indices = indices if isinstance(indices, list) else [indices]
-    if not isinstance(choices, list) or not all(_is_index(i, len(choices)) for i in indices):
-        cells.fail("gold_index", "must be the index of a choice")
-    texts, tokens = response.get("text"), response.get("output_tokens")
-    answered = Cells(response, f"{where}, {names[1]}")
+    if not isinstance(choices, list) or not all(type(i) is int and 0 <= i < len(choices) for i in indices):
+        doc.fail("gold_index", "must be the index of a choice")
+    texts, tokens = response.row.get("text"), response.row.get("output_tokens")
     if not isinstance(texts, list) or not texts:
-        answered.fail("text", "must be a list of at least one completion")
+        response.fail("text", "must be a list of at least one completion")
     counts: list[Any] = [None] * len(texts)
     if isinstance(tokens, list) and len(tokens) == len(texts) and all(isinstance(ids, list) for ids in tokens):
         counts = [len(ids) for ids in tokens]
     samples = [
-        sample_of({"completion": text, "num_tokens": count}, f"{answered.where}, completion {number}")
+        sample_of({"completion": text, "num_tokens": count}, f"{response.where}, completion {number}")
         for number, (text, count) in enumerate(zip(texts, counts, strict=True), 1)
     ]
-    gold = _gold(Cells({"choices": [choices[i] for i in indices]}, cells.where), "choices")
-    has_key = doc.get("id") not in (None, "")
-    return Part(_key(cells, "id", prompt), has_key, prompt, gold, 0, samples, is_whole=True)
+    gold = _gold(Cells({"choices": [choices[i] for i in indices]}, doc.where), "choices")
+    return Part(*_key(doc, "id", prompt), prompt, gold, 0, samples, is_whole=True)
 
 
-def _is_index(value: Any, size: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
-
-
-def _nested(row: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    value = row.get(name)
-    if not isinstance(value, Mapping):
-        Cells(row, where).fail(name, "must be an object")
-    return value
-
-
-def _key(cells: Cells, name: str, prompt: str) -> str:
+def _key(cells: Cells, name: str, prompt: str) -> tuple[str, bool]:
+    """The key, and whether the row has one."""
     value = cells.row.get(name)
     if value is None or value == "":
-        return prompt_key(prompt)
-    if isinstance(value, str):
-        return value
-    return str(cells.read(COUNT, name))
+        return prompt_key(prompt), False
+    return value if isinstance(value, str) else str(cells.read(COUNT, name)), True
 
 
 def prompt_key(prompt: str) -> str:
@@ -271,11 +227,3 @@ def _level(cells: Cells, name: str) -> int:
         digits = re.fullmatch(r"(?:[Ll]evel )?([0-9]{1,3})", value)
         return int(digits[1]) if digits else 0
     return cells.read(COUNT, name) or 0
-
-
-def unreadable(row: Mapping[str, Any], where: str) -> DataError:
-    """The error for a row without a column of completions."""
-    columns = ", ".join(map(str, row))[:120]
-    return DataError(
-        f"samples: {where}: no column holds completions (columns: {columns}); name it completion, or completions"
-    )

@@ -5,13 +5,14 @@ Legend: ``P`` prompts, ``G`` samples per prompt.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from arrol.evaluation.metrics import accuracy_with_interval, pass_at_k
 from arrol.evaluation.problems import Sample, SampledProblem
-from arrol.protocols import Engine, Task
+from arrol.protocols import Engine, Task, Tokenizer
 from arrol.records.schema import EvalRecord
 from arrol.types import Completion, GroupRequest, Prompt, SamplingParams, Verdict
 
@@ -50,13 +51,14 @@ class Amount(NamedTuple):
     samples: int
     """Completions per prompt."""
     seed: int
-    step: int = 0
 
 
-def sample_prompts(engine: Engine, task: Task, tokenizer: Any, params: SamplingParams, amount: Amount) -> list[Written]:
+def sample_prompts(
+    engine: Engine, task: Task, tokenizer: Tokenizer, params: SamplingParams, amount: Amount
+) -> list[Written]:
     """Held-out prompts with verified completions; a completion that failed counts as wrong."""
     prompts = task.eval_prompts(amount.num_prompts)
-    requests = [GroupRequest(amount.step, number, prompt, amount.samples) for number, prompt in enumerate(prompts)]
+    requests = [GroupRequest(0, number, prompt, amount.samples) for number, prompt in enumerate(prompts)]
     groups = engine.generate(requests, params, seed=amount.seed + EVALUATION_SEED)
     written = []
     for prompt, completions in zip(prompts, groups, strict=True):
@@ -69,46 +71,23 @@ def sample_prompts(engine: Engine, task: Task, tokenizer: Any, params: SamplingP
     return written
 
 
-def sample_rewards(
-    engine: Engine,
-    task: Task,
-    tokenizer: Any,
-    params: SamplingParams,
-    *,
-    num_prompts: int,
-    samples: int,
-    seed: int,
-    step: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and completion tokens of held-out prompts, both float64 ``[P, G]``."""
-    written = sample_prompts(engine, task, tokenizer, params, Amount(num_prompts, samples, seed, step))
-    reward_PG = np.array([[verdict.reward for verdict in one.verdicts] for one in written], float)
-    tokens_PG = np.array([[completion.num_tokens for completion in one.completions] for one in written], float)
-    return reward_PG.reshape(-1, samples), tokens_PG.reshape(-1, samples)
+def rewards_and_tokens(written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and completion tokens, both float64 ``[P, G]``."""
+    reward_PG = [[verdict.reward for verdict in one.verdicts] for one in written]
+    tokens_PG = [[completion.num_tokens for completion in one.completions] for one in written]
+    return np.array(reward_PG, float), np.array(tokens_PG, float)
 
 
-def evaluate(
-    engine: Engine,
-    task: Task,
-    tokenizer: Any,
-    params: SamplingParams,
-    *,
-    num_prompts: int,
-    samples: int,
-    seed: int,
-    step: int,
-    segment: int = 0,
-) -> EvalRecord:
-    """One row of the learning curve; prompts and random numbers are the same at every step, so steps are paired."""
-    reward_PG, tokens_PG = sample_rewards(
-        engine, task, tokenizer, params, num_prompts=num_prompts, samples=samples, seed=seed
-    )
+def eval_record(written: Sequence[Written], *, step: int, segment: int = 0) -> EvalRecord:
+    """One row of the learning curve; with the same prompts and seed at every step, steps are paired."""
+    reward_PG, tokens_PG = rewards_and_tokens(written)
     accuracy, low, high = accuracy_with_interval(reward_PG)
+    num_prompts, samples = reward_PG.shape
     metrics = {"eval/completion_tokens/mean": float(tokens_PG.mean())}
     if samples > 1:
         right_P = (reward_PG > 0).sum(1)
         metrics[f"eval/pass_at_{samples}"] = float(pass_at_k(right_P, samples, samples).mean())
     return EvalRecord(
-        step=step, segment=segment, accuracy=accuracy, low=low, high=high, num_prompts=reward_PG.shape[0],
+        step=step, segment=segment, accuracy=accuracy, low=low, high=high, num_prompts=num_prompts,
         samples_per_prompt=samples, metrics=metrics,
     )  # fmt: skip

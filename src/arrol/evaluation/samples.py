@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from arrol.errors import ConfigError, DataError
-from arrol.evaluation.dialects import Part, dialect_of, prompt_key, unreadable
+from arrol.evaluation.dialects import Part, part_of, prompt_key
 from arrol.evaluation.problems import Sample, SampledProblem, problem_of, row_of
 from arrol.records.lines import LineWriter
 from arrol.records.store import portable_path
@@ -67,10 +67,7 @@ def read_samples(path: str | Path, *, group_by: GroupBy | None = None) -> list[S
             problem = problem_of(row, where)
             part = Part(problem.key, True, problem.prompt, problem.answer, problem.level, [*problem.samples], True)
         else:
-            read = dialect_of(row)
-            if read is None:
-                raise unreadable(row, where)
-            part = read(row, where)
+            part = part_of(row, where)
         name = _group_name(part, group_by, where)
         if name in gathered:
             gathered[name].add(part, where)

@@ -3,12 +3,12 @@ r"""Rows of other tools, each as the tool writes it, and what is wrong with brok
 import pytest
 
 from arrol.errors import DataError
-from arrol.evaluation.dialects import dialect_of, gold_text, number_text
+from arrol.evaluation.dialects import gold_text, number_text, part_of
 from arrol.evaluation.problems import Sample
 
 
 def part(row):
-    return dialect_of(row)(row, "'f' line 1")
+    return part_of(row, "'f' line 1")
 
 
 def test_verl():
@@ -97,8 +97,9 @@ def test_numbers_as_answers():
     assert [number_text(n) for n in (27.0, 27, 0.5, -0.0, 10**30)] == ["27", "27", "0.5", "0", str(10**30)]
 
 
-def test_rows_without_completions_belong_to_nobody():
-    assert dialect_of({"prompt": "p", "text": "t"}) is None
+def test_a_row_without_completions_is_refused():
+    with pytest.raises(DataError, match=r"line 1: no column holds completions \(columns: prompt, text\); name it"):
+        part({"prompt": "p", "text": "t"})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from arrol.evaluation.runner import EVALUATION_SEED, evaluate, sample_rewards
+from arrol.evaluation.runner import EVALUATION_SEED, Amount, eval_record, rewards_and_tokens, sample_prompts
 from arrol.types import Completion, FinishReason, Prompt, SamplingParams, Verdict
 
 TOKENIZER = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(str, ids)))
@@ -36,18 +36,19 @@ class Engine:
         return Completion((1,) * g + (p,) if g else (9,), np.zeros(g + 1, np.float32), reason)
 
 
+def sampled(engine, num_prompts, samples, *, seed):
+    return sample_prompts(engine, Task(), TOKENIZER, PARAMS, Amount(num_prompts, samples, seed))
+
+
 def test_rewards_and_lengths_stand_by_prompt_and_sample():
-    reward_PG, tokens_PG = sample_rewards(Engine(), Task(), TOKENIZER, PARAMS, num_prompts=3, samples=3, seed=1)
+    reward_PG, tokens_PG = rewards_and_tokens(sampled(Engine(), 3, 3, seed=1))
     assert reward_PG.tolist() == [[0, 1, 0]] * 3  # the last is right, but was not finished
     assert tokens_PG.tolist() == [[1, 2, 3]] * 3
 
 
 def test_a_row_of_the_learning_curve():
     engine = Engine()
-    records = [
-        evaluate(engine, Task(), TOKENIZER, PARAMS, num_prompts=9, samples=4, seed=1, step=step, segment=2)
-        for step in (0, 7)
-    ]
+    records = [eval_record(sampled(engine, 9, 4, seed=1), step=step, segment=2) for step in (0, 7)]
     assert [record.step for record in records] == [0, 7]
     assert records[0].accuracy == records[1].accuracy == 0.5
     assert records[0].num_prompts == 3  # all there are
@@ -59,5 +60,5 @@ def test_a_row_of_the_learning_curve():
 
 
 def test_one_sample_has_no_pass_at_k():
-    record = evaluate(Engine(), Task(), TOKENIZER, PARAMS, num_prompts=2, samples=1, seed=0, step=1)
+    record = eval_record(sampled(Engine(), 2, 1, seed=0), step=1)
     assert set(record.metrics) == {"eval/completion_tokens/mean"}
