@@ -64,14 +64,6 @@ def _bootstrapped(value_P: np.ndarray, seed: int) -> Metric:
     return Metric(float(value_P.mean()), low, high, value_P.size)
 
 
-def by_level(value_P: ArrayLike, level_P: ArrayLike, seed: int = 0) -> dict[int, Metric]:
-    """:func:`summary` per difficulty level, ascending."""
-    value_P, level_P = np.asarray(value_P, float), np.asarray(level_P)
-    if value_P.shape != level_P.shape:
-        raise DataError(f"level_P of shape {level_P.shape}: {value_P.shape} values; give one level per prompt")
-    return {int(level): summary(value_P[level_P == level], seed) for level in np.unique(level_P)}
-
-
 def avg_at_k(num_right_P: ArrayLike, num_samples_P: ArrayLike) -> np.ndarray:
     """float64 ``[P]``: share of right samples per prompt."""
     right_P, size_P = checked_counts(num_right_P, num_samples_P, [1])
@@ -99,11 +91,6 @@ def best_of_k(score_P: Sequence[ArrayLike], right_P: Sequence[ArrayLike], ks: Se
         shared_N = np.repeat(np.add.reduceat(right_N[order_N].astype(float), start_N) / count_N, count_N)
         value_PK[p] = [shared_N @ _chance_of_top(len(score_N), k) for k in ks]
     return value_PK
-
-
-def coverage_gap(pass_PK: ArrayLike, maj_PK: ArrayLike) -> np.ndarray:
-    """pass@k - maj@k per prompt."""
-    return np.asarray(pass_PK, float) - np.asarray(maj_PK, float)
 
 
 def accuracy_with_interval(reward_PG: np.ndarray) -> tuple[float, float, float]:

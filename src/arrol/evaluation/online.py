@@ -9,14 +9,12 @@ tokens are counted. Every strategy is averaged over the same orderings of the sa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import numpy as np
 
 from arrol.errors import DataError
 from arrol.evaluation.judging import JudgedProblem, ballots_of
-from arrol.evaluation.metrics import paired_difference, summary
-from arrol.evaluation.summary import Row
+from arrol.evaluation.summary import Row, compared
 from arrol.test_time.replay import (
     Evidence,
     ReplayTable,
@@ -87,16 +85,12 @@ def _beside(table: ReplayTable, curve: ReplayTable) -> Row:
     fixed_P = at_tokens(curve.tokens_AP, curve.right_AP, tokens)
     if np.isnan(fixed_P).any():
         raise DataError(f"tokens = {tokens:.0f}: outside the control's curve; report this as a fault of the strategy")
-    ahead = paired_difference(right_P, fixed_P)
     needed_P = at_accuracy(curve.tokens_AP, curve.right_AP, float(right_P.mean()))
     needed = None if np.isnan(needed_P).any() else float(needed_P.mean())
     return {
-        **asdict(summary(right_P)),
+        **compared(right_P, fixed_P),
         "tokens_per_problem": tokens,
         "majority_at_equal_tokens": float(fixed_P.mean()),
-        "ahead": ahead.value,
-        "ahead_low": ahead.low,
-        "ahead_high": ahead.high,
         "majority_tokens_at_equal_accuracy": needed,
         "traces_started": float(table.started_AP[0].mean()),
         "traces_stopped": float(table.stopped_AP[0].mean()),

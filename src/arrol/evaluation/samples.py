@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,47 +60,33 @@ def read_samples(path: str | Path, *, group_by: GroupBy | None = None) -> list[S
     """
     if group_by not in (None, "key", "prompt"):
         raise ConfigError(f"group_by: {group_by!r} is unknown; choose key or prompt")
-    gathered: dict[str, _Gathered] = {}
+    gathered: dict[str, tuple[Part, str]] = {}
     for where, row in _rows(Path(path)):
         if "samples" in row:
             problem = problem_of(row, where)
             part = Part(problem.key, True, problem.prompt, problem.answer, problem.level, [*problem.samples], True)
         else:
             part = part_of(row, where)
-        name = _group_name(part, group_by, where)
-        if name in gathered:
-            gathered[name].add(part, where)
-        else:
-            gathered[name] = _Gathered(part, where, [*part.samples])
+        first, place = gathered.setdefault(_group_name(part, group_by, where), (part, where))
+        if first is not part:
+            _require_one_problem(first, place, part, where)
+            first.samples.extend(part.samples)
     if not gathered:
         raise DataError(f"samples: {_shown(path)!r} is empty; give a file with at least one row")
-    return [group.problem(name) for name, group in gathered.items()]
+    parts = {name: part for name, (part, _) in gathered.items()}
+    return [SampledProblem(key, p.prompt, p.gold, tuple(p.samples), p.level) for key, p in parts.items()]
 
 
-@dataclass
-class _Gathered:
-    """Rows of one problem so far."""
-
-    first: Part
-    where: str
-    samples: list[Sample] = field(default_factory=list)
-
-    def add(self, part: Part, where: str) -> None:
-        key = ascii(part.key)[:60]
-        if part.is_whole or self.first.is_whole:
+def _require_one_problem(first: Part, place: str, part: Part, where: str) -> None:
+    key = ascii(part.key)[:60]
+    if part.is_whole or first.is_whole:
+        raise DataError(f"samples: {where}: key = {key}: also on {place}; give each problem one row and one key")
+    for name, old, new in (("prompt", first.prompt, part.prompt), ("gold answer", first.gold, part.gold)):
+        if old != new:
             raise DataError(
-                f"samples: {where}: key = {key}: also on {self.where}; give each problem one row and one key"
+                f"samples: {where}: {name} = {ascii(new)[:60]} differs from {place} with the same key {key};"
+                " give different problems different keys, or group by prompt"
             )
-        for name, old, new in (("prompt", self.first.prompt, part.prompt), ("gold answer", self.first.gold, part.gold)):
-            if old != new:
-                raise DataError(
-                    f"samples: {where}: {name} = {ascii(new)[:60]} differs from {self.where} with the same key {key};"
-                    " give different problems different keys, or group by prompt"
-                )
-        self.samples += part.samples
-
-    def problem(self, name: str) -> SampledProblem:
-        return SampledProblem(name, self.first.prompt, self.first.gold, tuple(self.samples), self.first.level)
 
 
 def _group_name(part: Part, group_by: GroupBy | None, where: str) -> str:
@@ -117,11 +102,20 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for file in _files(path):
         unit = "row" if file.suffix in (".json", ".parquet") else "line"
         read = {".parquet": _parquet_rows, ".json": _json_rows}.get(file.suffix, _lines)
-        for number, row in read(file):
-            where = f"{_shown(file)!r} {unit} {number}"
-            if not isinstance(row, dict):
-                raise DataError(f"samples: {where} is {_kind(row)}; every {unit} must be an object with named columns")
-            yield where, row
+        shown = repr(_shown(file))
+        try:
+            for number, row in read(file, shown):
+                where = f"{shown} {unit} {number}"
+                if not isinstance(row, dict):
+                    raise DataError(
+                        f"samples: {where} is {_kind(row)}; every {unit} must be an object with named columns"
+                    )
+                yield where, row
+        except OSError as error:
+            reason = error.strerror or str(error).splitlines()[0][:100]
+            raise DataError(
+                f"samples: {shown} cannot be read ({reason}); give a file of samples, or a folder of them"
+            ) from None
 
 
 def _files(path: Path) -> list[Path]:
@@ -133,14 +127,30 @@ def _files(path: Path) -> list[Path]:
     return sorted(files, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", file.name)])
 
 
-def _lines(file: Path) -> Iterator[tuple[int, Any]]:
+def _lines(file: Path, shown: str) -> Iterator[tuple[int, Any]]:
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, _parsed(line, f"{shown} line {number}", is_torn=not line.endswith(b"\n"))
+
+
+def _json_rows(file: Path, shown: str) -> Iterator[tuple[int, Any]]:
+    content = file.read_bytes()
+    rows = _parsed(content, shown, is_torn=False) if content.strip() else []
+    if not isinstance(rows, list):
+        raise DataError(f"samples: {shown} is {_kind(rows)}; give a list of rows, or one row per line as .jsonl")
+    yield from enumerate(rows, 1)
+
+
+def _parquet_rows(file: Path, shown: str) -> Iterator[tuple[int, Any]]:
+    from pyarrow import ArrowException, parquet
+
     try:
-        with open(file, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, _parsed(line, f"{_shown(file)!r} line {number}", is_torn=not line.endswith(b"\n"))
-    except OSError as error:
-        raise _unopened(file, error) from None
+        batches = parquet.ParquetFile(file).iter_batches(batch_size=256)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+    except ArrowException as error:
+        reason = (str(error).splitlines() or ["damaged"])[0][:100]
+        raise DataError(f"samples: {shown} cannot be read ({reason}); write the Parquet file again") from None
 
 
 def _parsed(line: bytes, where: str, *, is_torn: bool) -> Any:
@@ -155,42 +165,6 @@ def _parsed(line: bytes, where: str, *, is_torn: bool) -> Any:
         if is_torn:
             remedy = "the file ends in the middle of it: remove that line, or let the run that wrote it resume"
     raise DataError(f"samples: {where} is not JSON ({reason}); {remedy}")
-
-
-def _json_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise _unopened(file, error) from None
-    rows = _parsed(content, repr(_shown(file)), is_torn=False) if content.strip() else []
-    if not isinstance(rows, list):
-        raise DataError(
-            f"samples: {_shown(file)!r} is {_kind(rows)}; give a list of rows, or one row per line as .jsonl"
-        )
-    yield from enumerate(rows, 1)
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    from pyarrow import ArrowException, parquet
-
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except OSError as error:
-        raise _unopened(file, error) from None
-    except ArrowException as error:
-        reason = (str(error).splitlines() or ["damaged"])[0][:100]
-        raise DataError(f"samples: {_shown(file)!r} cannot be read ({reason}); write the Parquet file again") from None
-
-
-def _unopened(file: Path, error: OSError) -> DataError:
-    reason = error.strerror or str(error).splitlines()[0][:100]
-    return DataError(
-        f"samples: {_shown(file)!r} cannot be read ({reason}); give a file of samples, or a folder of them"
-    )
 
 
 def _kind(value: Any) -> str:

@@ -14,15 +14,7 @@ import numpy as np
 from arrol.errors import ConfigError
 from arrol.evaluation.judging import JudgedProblem, ballots_of
 from arrol.evaluation.majority import SubsetPlan, maj_at_k
-from arrol.evaluation.metrics import (
-    avg_at_k,
-    best_of_k,
-    by_level,
-    coverage_gap,
-    paired_difference,
-    pass_at_k,
-    summary,
-)
+from arrol.evaluation.metrics import avg_at_k, best_of_k, paired_difference, pass_at_k, summary
 from arrol.test_time.confidence import MEASURES
 from arrol.test_time.voting import RULES, Ballots, WeightRule, top_percent, vote_rule
 
@@ -54,17 +46,15 @@ def metric_rows(judged: Sequence[JudgedProblem], ks: Sequence[int]) -> list[Row]
         rows.append({**_row(f"maj@{k}", votes.right_PK[:, column]), "ties": float(votes.tied_PK[:, column].mean())})
         if best_PK is not None:
             rows.append(_row(f"best-of-{k}", best_PK[:, column]))
-        rows.append(_row(f"coverage gap@{k}", coverage_gap(pass_P, votes.right_PK[:, column])))
+        rows.append(_row(f"coverage gap@{k}", pass_P - votes.right_PK[:, column]))
     return rows
 
 
 def level_rows(judged: Sequence[JudgedProblem]) -> list[Row]:
     """Accuracy per difficulty level; empty without two levels."""
-    levels = [one.problem.level for one in judged]
-    if len(set(levels)) < 2:
-        return []
-    found = by_level(avg_at_k(*_counts(judged)), levels)
-    return [{"metric": f"level {level}", **asdict(metric)} for level, metric in found.items()]
+    level_P, right_P = np.array([one.problem.level for one in judged]), avg_at_k(*_counts(judged))
+    levels = np.unique(level_P)
+    return [_row(f"level {level}", right_P[level_P == level]) for level in levels] if len(levels) > 1 else []
 
 
 def facts(judged: Sequence[JudgedProblem]) -> Row:
@@ -90,21 +80,16 @@ def vote_rows(
     for name in names:
         value_PK, tied_K = _vote_values(judged, name, ks, window, plan)
         for column, k in enumerate(ks):
-            value_P = value_PK[:, column]
-            ahead = paired_difference(value_P, base_PK[:, column])
-            rows.append(
-                {
-                    "vote": name,
-                    "k": k,
-                    **asdict(summary(value_P)),
-                    "ahead": ahead.value,
-                    "ahead_low": ahead.low,
-                    "ahead_high": ahead.high,
-                    "ties": tied_K[column],
-                    "tokens_per_problem": None if np.isnan(tokens_P).any() else float(tokens_P.mean() * k),
-                }
-            )
+            beside = compared(value_PK[:, column], base_PK[:, column])
+            tokens = None if np.isnan(tokens_P).any() else float(tokens_P.mean() * k)
+            rows.append({"vote": name, "k": k, **beside, "ties": tied_K[column], "tokens_per_problem": tokens})
     return rows
+
+
+def compared(value_P: np.ndarray, baseline_P: np.ndarray) -> Row:
+    """Mean and interval of a value, and of its paired difference to a baseline."""
+    ahead = paired_difference(value_P, baseline_P)
+    return {**asdict(summary(value_P)), "ahead": ahead.value, "ahead_low": ahead.low, "ahead_high": ahead.high}
 
 
 def possible_votes(judged: Sequence[JudgedProblem]) -> list[str]:

@@ -232,13 +232,13 @@ def replay_table(
         right_M = set(right_classes(traces.ballots.answer_N, right_N).tolist())
         orders = orderings(len(traces.tokens_N), num_orderings, seed=seed, prompt=p)
         for a, strategy in enumerate(strategies):
-            outcomes = [replay(strategy, traces, order) for order in orders]
-            table.right_AP[a, p] = np.mean([outcome.answer in right_M for outcome in outcomes])
-            table.tokens_AP[a, p] = np.mean([outcome.tokens.total for outcome in outcomes])
-            table.tied_AP[a, p] = np.mean([outcome.vote.is_tied for outcome in outcomes])
-            table.steps_AP[a, p] = np.mean([outcome.steps for outcome in outcomes])
-            table.started_AP[a, p] = np.mean([outcome.num_started for outcome in outcomes])
-            table.stopped_AP[a, p] = np.mean([outcome.num_stopped for outcome in outcomes])
+            runs = [replay(strategy, traces, order) for order in orders]
+            facts = [
+                (one.answer in right_M, one.tokens.total, one.vote.is_tied, one.steps, one.num_started, one.num_stopped)
+                for one in runs
+            ]
+            for column_AP, mean in zip(table, np.mean(facts, axis=0), strict=True):
+                column_AP[a, p] = mean
     return table
 
 
@@ -247,30 +247,19 @@ def at_tokens(tokens_AP: np.ndarray, right_AP: np.ndarray, tokens: float) -> np.
 
     The rows are settings of one strategy; NaN for tokens outside their range.
     """
-    return _mixture(tokens_AP.mean(1), right_AP, tokens)
+    return _first_crossing(tokens_AP, tokens_AP.mean(1), tokens, right_AP)
 
 
 def at_accuracy(tokens_AP: np.ndarray, right_AP: np.ndarray, accuracy: float) -> np.ndarray:
     """float64 ``[P]``: tokens per prompt of the cheapest mixture of two neighbouring settings with this accuracy."""
-    cost_A, value_A = tokens_AP.mean(1), right_AP.mean(1)
-    order = np.argsort(cost_A, kind="stable")
-    for low, high in pairwise(order):
-        if min(value_A[low], value_A[high]) <= accuracy <= max(value_A[low], value_A[high]):
-            if value_A[low] == accuracy:
-                return tokens_AP[low].astype(float)
-            part = (accuracy - value_A[low]) / (value_A[high] - value_A[low])
-            return (1 - part) * tokens_AP[low] + part * tokens_AP[high]
-    alone = [a for a in order if value_A[a] == accuracy]
-    return tokens_AP[alone[0]].astype(float) if alone else np.full(tokens_AP.shape[1], np.nan)
+    return _first_crossing(tokens_AP, right_AP.mean(1), accuracy, tokens_AP)
 
 
-def _mixture(place_A: np.ndarray, value_AP: np.ndarray, at: float) -> np.ndarray:
-    order = np.argsort(place_A, kind="stable")
-    place_A, value_AP = place_A[order], value_AP[order]
-    if not place_A[0] <= at <= place_A[-1]:
-        return np.full(value_AP.shape[1], np.nan)
-    high = int(np.searchsorted(place_A, at))
-    if place_A[high] == at:
-        return value_AP[high].astype(float)
-    part = (at - place_A[high - 1]) / (place_A[high] - place_A[high - 1])
-    return (1 - part) * value_AP[high - 1] + part * value_AP[high]
+def _first_crossing(tokens_AP: np.ndarray, path_A: np.ndarray, at: float, value_AP: np.ndarray) -> np.ndarray:
+    """The values where ``path_A`` first is ``at``, along settings of growing cost; NaN where it never is."""
+    order = np.argsort(tokens_AP.mean(1), kind="stable")
+    for low, high in pairwise([order[0], *order]):
+        if min(path_A[low], path_A[high]) <= at <= max(path_A[low], path_A[high]):
+            part = 0.0 if path_A[low] == at else (at - path_A[low]) / (path_A[high] - path_A[low])
+            return (1 - part) * value_AP[low] + part * value_AP[high]
+    return np.full(value_AP.shape[1], np.nan)

@@ -13,8 +13,6 @@ from arrol.evaluation.metrics import (
     accuracy_with_interval,
     avg_at_k,
     best_of_k,
-    by_level,
-    coverage_gap,
     dead_group_frac,
     paired_difference,
     pass_at_k,
@@ -179,16 +177,6 @@ class TestIntervals:
         assert summary(first_P).low < summary(second_P).high
         assert paired_difference(second_P, second_P) == Metric(0.0, 0.0, 0.0, 200)
 
-    def test_levels_are_summaries_of_their_prompts(self):
-        value_P, level_P = np.array([0.1, 0.9, 0.3, 0.2]), np.array([2, 5, 2, 2])
-        levels = by_level(value_P, level_P, seed=1)
-        assert list(levels) == [2, 5]
-        assert levels[2] == summary(value_P[[0, 2, 3]], 1)
-        assert levels[5].value == 0.9
-
-    def test_gap_is_taken_prompt_by_prompt(self):
-        np.testing.assert_allclose(coverage_gap([[1.0, 1.0]], [[0.25, 1.0]]), [[0.75, 0.0]])
-
     @pytest.mark.parametrize("values", [[], [0.5, np.nan], [[0.5]]])
     def test_what_cannot_be_is_refused(self, values):
         with pytest.raises(DataError, match="value_P of shape"):
@@ -197,5 +185,3 @@ class TestIntervals:
     def test_unequal_prompts_are_refused(self):
         with pytest.raises(DataError, match="give both on the same prompts"):
             paired_difference([0.5, 0.5], [0.5])
-        with pytest.raises(DataError, match="one level per prompt"):
-            by_level([0.5, 0.5], [1])
