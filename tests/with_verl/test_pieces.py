@@ -1,4 +1,4 @@
-"""The parts that need verl's classes, without a run: its output, its config, its manager's refusal."""
+"""The parts that need verl's classes, without a run: its agent loop, its config, its manager's refusal."""
 
 import asyncio
 
@@ -8,43 +8,6 @@ import verl_host
 from arrol.engines.vllm.request import parse_args
 
 SUITS = ["actor_rollout_ref.rollout.name=vllm", "+arrol.probe_tokens=12"]
-
-
-@pytest.fixture
-def output():
-    from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
-
-    return AgentLoopOutput(
-        prompt_ids=[1, 2],
-        response_ids=[3, 4],
-        response_mask=[1, 1],
-        response_logprobs=[-0.5, -1.0],
-        num_turns=2,
-        metrics=AgentLoopMetrics(),
-        extra_fields={"global_steps": 1},
-    )
-
-
-def test_an_output_reports_its_reward_and_is_stored_as_before(output):
-    from arrol.integrations.verl.agent_loop import ReportedOutput
-
-    told = []
-    reported = ReportedOutput.of(output, told.append)
-    for each in (output, reported):
-        each.reward_score = 0.25
-        each.extra_fields["reward_extra_info"] = {"acc": 1.0}
-    left, right = output.as_dict(), reported.as_dict()
-    assert told == [0.25]
-    assert left.keys() == right.keys()
-    assert all(str(left[key]) == str(right[key]) for key in left)
-
-
-def test_an_output_without_reward_tells_nothing(output):
-    from arrol.integrations.verl.agent_loop import ReportedOutput
-
-    told = []
-    ReportedOutput.of(output, told.append).as_dict()
-    assert told == []
 
 
 def test_the_helper_reads_the_config_of_verl(tmp_path):
@@ -128,7 +91,7 @@ class Service:
         class Method:
             @staticmethod
             def remote(*arguments, **named):
-                self.told.append((name, *arguments))
+                self.told.append((name, *arguments, *named.values()))
                 answer = asyncio.get_running_loop().create_future()
                 answer.set_result(self.keep)
                 return answer
@@ -199,15 +162,31 @@ LONG = [5, 6, 7, 8, 9, 10, 1]
 ROLLOUT = (3, 5, 2)
 
 
-def test_a_survivor_is_asked_about_once_and_reports_in_the_end(write):
-    output, told, asked = write(LONG, True)
-    assert told == [("probed", ROLLOUT, 0, [-2.0, -0.5, -0.5])]
+def verify(reward):
+    """What verl does with an output after ``run``, in the same task."""
+
+    async def then(output):
+        output.reward_score = reward
+
+    return then
+
+
+def test_a_survivor_asks_once_and_reports_its_reward_when_its_task_is_done(write):
+    output, told, asked = write(LONG, True, then=verify(0.25))
     assert output.response_ids == LONG
+    assert told == [("probed", ROLLOUT, 0, [-2.0, -0.5, -0.5]), ("outcome", ROLLOUT, len(LONG), 0.25, False)]
     assert len({request_id for request_id, _ in asked}) == 1
-    output.reward_score = 1.0
-    output._report = told.append
-    output.as_dict()
-    assert told[-1] == 1.0
+
+
+def test_without_a_reward_the_end_is_reported_all_the_same(write):
+    _, told, _ = write(LONG, True)
+    assert told[-1] == ("outcome", ROLLOUT, len(LONG), None, False)
+
+
+def test_only_the_length_limit_truncates(write):
+    full = ("actor_rollout_ref.rollout.response_length=7",)
+    assert write([5] * 7, True, *full, then=verify(1.0))[1][-1] == ("outcome", ROLLOUT, 7, 1.0, True)
+    assert write(LONG, True, *full, then=verify(1.0))[1][-1] == ("outcome", ROLLOUT, 7, 1.0, False), "a stop token"
 
 
 def test_a_stopped_rollout_is_an_empty_list(write):
@@ -220,7 +199,7 @@ def test_a_stopped_rollout_is_an_empty_list(write):
 def test_a_rollout_that_ends_before_the_probe_tells_its_siblings(write):
     output, told, _ = write([5, 1], True)
     assert output.response_ids == [5, 1]
-    assert told == [("ended", ROLLOUT)]
+    assert told == [("ended", ROLLOUT), ("outcome", ROLLOUT, 2, None, False)]
 
 
 def test_a_rollout_that_raises_is_reported_as_failed(write):
@@ -249,7 +228,7 @@ def test_inside_the_engine_one_call_carries_the_arguments_of_its_group(write):
     way = ("actor_rollout_ref.rollout.name=vllm", "+arrol.way=engine", "+arrol.rule=uniform")
     output, told, asked = write(LONG, None, *way)
     assert output.response_ids == LONG
-    assert told == []
+    assert told == [("outcome", ROLLOUT, len(LONG), None, False)]
     ((request_id, params),) = asked
     request = parse_args(params["extra_args"])
     assert request_id == "arrol-3-5", "siblings find the same server"

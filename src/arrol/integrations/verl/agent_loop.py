@@ -1,21 +1,19 @@
 """verl's single-turn agent loop, with pruning: a pruned rollout returns an empty list of outputs.
 
-verl creates one object per rollout and one task around it. An empty list writes no trajectory, and the group still ends
-as finished. verl computes the reward after ``run`` and stores it through the output's ``as_dict``, where
-:class:`ReportedOutput` reports it to the service. A task that ends in an exception or is cancelled, at whatever place,
-reports the rollout as failed.
+verl creates one object per rollout and one task around it, in which it also computes the reward and stores the
+trajectory. An empty list writes no trajectory, and the group still ends as finished. What the service learns of a
+rollout's end is reported when that task is done: the reward, or that it raised or was cancelled at whatever place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
 import ray
 from omegaconf import OmegaConf
-from pydantic import PrivateAttr
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
@@ -23,25 +21,6 @@ from arrol.engines.vllm.request import pruning_args
 from arrol.integrations.verl.client import InsideEngine, Limits, Pruned, TwoCalls
 from arrol.integrations.verl.options import NAME, VerlOptions, parse_options
 from arrol.integrations.verl.service import ACTOR_NAME, RemoteService, Ticket
-
-
-class ReportedOutput(AgentLoopOutput):
-    """An output that reports its reward when verl stores it."""
-
-    _report: Callable[[float], None] | None = PrivateAttr(None)
-
-    @classmethod
-    def of(cls, output: AgentLoopOutput, report: Callable[[float], None]) -> ReportedOutput:
-        """The same fields, set and unset alike, without copying tensors or images."""
-        fields = {name: getattr(output, name) for name in type(output).model_fields}
-        own = cls.model_construct(output.model_fields_set, **fields)
-        own._report = report
-        return own
-
-    def as_dict(self) -> dict[str, Any]:
-        if self._report is not None and self.reward_score is not None:
-            self._report(float(self.reward_score))
-        return super().as_dict()
 
 
 @register(NAME)
@@ -53,11 +32,12 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         rollout = (ticket["step"], ticket["group"], int(kwargs["session_id"]))
         options = parse_options(cast(Mapping[str, object], OmegaConf.to_container(self.config[NAME], resolve=True)))
         service, limits = service_handle(), Limits(self.response_length, frozenset(ticket["stop_token_ids"]))
-        _report_failure(service, rollout)
+        outputs: list[AgentLoopOutput] = []
+        _report_end(service, rollout, limits, outputs)
         client = self._client(options, ticket, rollout, service, limits)
         self.server_manager, verls = client, self.server_manager
         try:
-            output = cast(AgentLoopOutput, await super().run(sampling_params, **kwargs))
+            outputs.append(await super().run(sampling_params, **kwargs))
         except Pruned as pruned:
             if options.way == "engine":  # in the other way the service decided it
                 service.pruned.remote(rollout, pruned.num_tokens)
@@ -66,12 +46,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
             self.server_manager = verls
         if client.is_awaited:
             service.ended.remote(rollout)
-        size, is_truncated = len(output.response_ids), limits.is_truncated(output.response_ids)
-
-        def report(reward: float) -> None:
-            service.outcome.remote(rollout, size, reward, is_truncated=is_truncated)
-
-        return ReportedOutput.of(output, report)
+        return outputs[0]
 
     def _client(
         self,
@@ -103,12 +78,19 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         )
 
 
-def _report_failure(service: RemoteService, rollout: tuple[int, int, int]) -> None:
-    """Report the rollout as failed if the task that verl runs it in does not end well, reward included."""
+def _report_end(
+    service: RemoteService, rollout: tuple[int, int, int], limits: Limits, outputs: list[AgentLoopOutput]
+) -> None:
+    """Report the output's reward, which verl sets on it, when the task is done; or that the task did not end well."""
 
-    def done(task: asyncio.Task[Any]) -> None:
+    def done(task: asyncio.Task[object]) -> None:
         if task.cancelled() or task.exception() is not None:
             service.failed.remote(rollout)
+            return
+        for output in outputs:
+            token_ids, reward = output.response_ids, output.reward_score
+            is_truncated = limits.is_truncated(token_ids)
+            service.outcome.remote(rollout, len(token_ids), reward, is_truncated=is_truncated)
 
     task = asyncio.current_task()
     assert task is not None

@@ -163,10 +163,13 @@ class PruningService:
         self._controller.finished([RolloutId(*rollout)])
         self._answer(rollout[:2])
 
-    def outcome(self, rollout: tuple[int, int, int], num_tokens: int, reward: float, *, is_truncated: bool) -> None:
-        """Its reward is known; ``is_truncated``: the length limit ended it."""
+    def outcome(
+        self, rollout: tuple[int, int, int], num_tokens: int, reward: float | None, *, is_truncated: bool
+    ) -> None:
+        """It is complete; ``is_truncated``: the length limit ended it. Without a reward nothing is learnt from it."""
         self._controller.finished([RolloutId(*rollout)])
-        self._end(RolloutId(*rollout), FinishReason.LENGTH if is_truncated else FinishReason.STOP, num_tokens, reward)
+        reason = FinishReason.LENGTH if is_truncated else FinishReason.STOP
+        self._end(RolloutId(*rollout), FinishReason.ERROR if reward is None else reason, num_tokens, reward)
 
     def pruned(self, rollout: tuple[int, int, int], num_tokens: int) -> None:
         """vLLM has stopped it; no decision was made here."""

@@ -443,6 +443,25 @@ def test_a_rollout_whose_reward_fails_is_lost_and_nothing_waits_for_it():
     assert (metrics["rollout/finish/error"], metrics["rollout/finish/stop"]) == (1, 1)
 
 
+def test_rollouts_without_a_reward_teach_nothing_and_nothing_waits_for_one():
+    """As with a reward model that judges after the rollouts: they are healthy, and not learnt from."""
+
+    async def main():
+        service = service_of(keep_ratio=0.5)
+        lost = spied(service, "lost")
+        await service.begin(1, [("a", 4)])
+        tasks = await asked(service, 0, 1, 2, 3)
+        kept = [index for index, task in tasks.items() if await task]
+        for index in kept:
+            service.outcome((1, 0, index), 20, None, is_truncated=False)
+        return lost, await asyncio.wait_for(service.settle(), 1)
+
+    lost, metrics = asyncio.run(main())
+    assert lost == set()
+    assert "rollout/success_frac_before" not in metrics
+    assert metrics["tokens/generated"] == 2 * 4 + 2 * 20
+
+
 def test_the_rollouts_of_a_killed_worker_are_lost_when_the_step_is_settled():
     """One ended well before, two wait at the probe, one never arrived."""
 
