@@ -17,7 +17,7 @@ cpu=$("$PYTHON" tests/verl_host.py "$WORK" --platform) # prepares prompts and mo
 cpu="$cpu ray_kwargs.ray_init.num_cpus=32 +ray_kwargs.ray_init.num_gpus=1 +ray_kwargs.ray_init.include_dashboard=False"
 cpu="$cpu +ray_kwargs.ray_init._node_ip_address=127.0.0.2" # loopback; Ray replaces 127.0.0.1 by an outer address
 
-# What you would write for verl alone.
+# Your verl command without pruning.
 verl=(
   algorithm.adv_estimator=grpo
   data.train_files="$WORK/train.parquet" data.val_files="$WORK/val.parquet" data.dataloader_num_workers=0
@@ -30,9 +30,9 @@ verl=(
   trainer.total_training_steps=${STEPS:-4} trainer.val_before_train=False trainer.test_freq=4 trainer.save_freq=4
   trainer.default_local_dir="$WORK/checkpoints"
 )
-# What you add: how to prune ...
+# How to prune ...
 arrol=(+arrol.rule=neyman +arrol.keep_ratio=0.5 +arrol.probe_tokens=12 +arrol.warmup_steps=1)
-# ... and what follows from it, as printed by the helper (it refuses what would go wrong).
+# ... and the settings that follow, printed by the helper. It refuses a command that cannot work.
 derived=$("$PYTHON" -m arrol.integrations.verl "${verl[@]}" "${arrol[@]}" $cpu)
 printf 'derived lines:\n%s\n' "$derived"
 

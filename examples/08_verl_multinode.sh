@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# verl with pruning on several nodes. Every node needs the same environment and the same files; addresses are such that
-# the nodes reach each other. head and join stay in the foreground: interrupt them to end what they started.
+# verl with pruning on several nodes. Every node needs the same environment, the same files and an address that the others
+# can reach. head and join stay in the foreground; interrupt them to stop Ray on their node.
 #
 #     node 0:   bash examples/08_verl_multinode.sh head 10.0.0.1
 #     node 1:   bash examples/08_verl_multinode.sh join 10.0.0.1 10.0.0.2
 #     node 0:   bash examples/08_verl_multinode.sh train 10.0.0.1 trainer.nnodes=2 <your overrides> +arrol.probe_tokens=512
 #
 # More arguments of head and join go to ray start (--num-gpus=8). PORT (6379) is Ray's; PYTHON the environment's.
-# Ray asks everybody for a token: "ray get-auth-token --generate" makes one; give every node the same file, at
+# Ray asks every process for a token: "ray get-auth-token --generate" makes one; give every node the same file, at
 # ~/.ray/auth_token or where RAY_AUTH_TOKEN_PATH points to.
 set -euo pipefail
 verb=${1:?head, join or train} head=${2:?address of node 0}

@@ -69,7 +69,7 @@ class Arm(NamedTuple):
     sizes: dict[str, int] = {}
     environment: dict[str, str] = {}
     after: str = ""
-    """The arm from whose checkpoints it goes on."""
+    """The arm whose checkpoints it continues."""
 
 
 NEVER = "+arrol.rule=never"

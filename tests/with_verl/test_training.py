@@ -21,7 +21,7 @@ def test_with_pruning_off_nothing_differs_from_verl_alone(off, alone):
             assert mine[key] == pytest.approx(theirs[key], **NOISE), key
 
 
-def test_survivors_are_rollouts_of_the_run_that_prunes_nobody(pruned, alone):
+def test_survivors_are_rollouts_of_the_run_without_pruning(pruned, alone):
     assert pruned.rollouts(1) <= alone.rollouts(1)
     assert pruned.rollouts(1).total() == PROMPTS * SURVIVORS
 

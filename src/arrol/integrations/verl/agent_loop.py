@@ -19,7 +19,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 
 from arrol.engines.vllm.request import pruning_args
 from arrol.integrations.verl.client import InsideEngine, Limits, Pruned, TwoCalls
-from arrol.integrations.verl.options import NAME, VerlOptions, parse_options
+from arrol.integrations.verl.options import NAME, parse_options
 from arrol.integrations.verl.service import ACTOR_NAME, RemoteService, Ticket
 
 
@@ -30,34 +30,26 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput | list[AgentLoopOutput]:
         ticket = cast(Ticket, dict(kwargs.pop(NAME)))
         rollout = (ticket["step"], ticket["group"], int(kwargs["session_id"]))
-        options = parse_options(cast(Mapping[str, object], OmegaConf.to_container(self.config[NAME], resolve=True)))
-        service, limits = service_handle(), Limits(self.response_length, frozenset(ticket["stop_token_ids"]))
+        limits = Limits(self.response_length, frozenset(ticket["stop_token_ids"]))
         outputs: list[AgentLoopOutput] = []
-        _report_end(service, rollout, limits, outputs)
-        client = self._client(options, ticket, rollout, service, limits)
+        _report_end(rollout, limits, outputs)
+        client = self._client(ticket, rollout, limits)
         self.server_manager, verls = client, self.server_manager
         try:
             outputs.append(await super().run(sampling_params, **kwargs))
         except Pruned as pruned:
-            if options.way == "engine":  # in the other way the service decided it
-                service.pruned.remote(rollout, pruned.num_tokens)
+            if isinstance(client, InsideEngine):  # in the other way the service decided it
+                service_handle().pruned.remote(rollout, pruned.num_tokens)
             return []
         finally:
             self.server_manager = verls
         if client.is_awaited:
-            service.ended.remote(rollout)
+            service_handle().ended.remote(rollout)
         return outputs[0]
 
-    def _client(
-        self,
-        options: VerlOptions,
-        ticket: Ticket,
-        rollout: tuple[int, int, int],
-        service: RemoteService,
-        limits: Limits,
-    ) -> TwoCalls | InsideEngine:
-        step, group, index = rollout
-        rule = options.host.pruning
+    def _client(self, ticket: Ticket, rollout: tuple[int, int, int], limits: Limits) -> TwoCalls | InsideEngine:
+        options = parse_options(cast(Mapping[str, object], OmegaConf.to_container(self.config[NAME], resolve=True)))
+        rule, (step, group, index) = options.host.pruning, rollout
         if options.way == "engine":
             arguments = pruning_args(
                 group=str(group), size=ticket["size"], step=step, index=index, seed=ticket["seed"],
@@ -67,7 +59,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
             return InsideEngine(self.server_manager, arguments=arguments, limits=limits, sticky_id=sticky_id)
 
         async def ask(probe: int, logprobs: list[float]) -> bool:
-            return bool(await service.probed.remote(rollout, probe, logprobs))
+            return bool(await service_handle().probed.remote(rollout, probe, logprobs))
 
         return TwoCalls(
             self.server_manager,
@@ -78,19 +70,17 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         )
 
 
-def _report_end(
-    service: RemoteService, rollout: tuple[int, int, int], limits: Limits, outputs: list[AgentLoopOutput]
-) -> None:
+def _report_end(rollout: tuple[int, int, int], limits: Limits, outputs: list[AgentLoopOutput]) -> None:
     """Report the output's reward, which verl sets on it, when the task is done; or that the task did not end well."""
 
     def done(task: asyncio.Task[object]) -> None:
         if task.cancelled() or task.exception() is not None:
-            service.failed.remote(rollout)
+            service_handle().failed.remote(rollout)
             return
         for output in outputs:
             token_ids, reward = output.response_ids, output.reward_score
             is_truncated = limits.is_truncated(token_ids)
-            service.outcome.remote(rollout, len(token_ids), reward, is_truncated=is_truncated)
+            service_handle().outcome.remote(rollout, len(token_ids), reward, is_truncated=is_truncated)
 
     task = asyncio.current_task()
     assert task is not None

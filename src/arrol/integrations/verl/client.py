@@ -24,7 +24,7 @@ CONTINUED_PRIORITY = -1
 """vLLM serves lower numbers first: second calls go before first ones (with scheduling_policy=priority)."""
 
 Ask = Callable[[int, list[float]], Awaitable[bool]]
-"""Probe and log-probability statistics in, whether the rollout goes on out."""
+"""Probe and log-probability statistics in, whether the rollout continues out."""
 
 
 class Pruned(Exception):

@@ -11,7 +11,7 @@ from arrol.configs.allocation import PodsAllocation
 from arrol.errors import ConfigError
 from arrol.integrations.verl.batch import DRAWN, EPOCHS, ROLLOUT, Batch, Config, at, dynamic_switches, mini_batches
 from arrol.integrations.verl.options import NAME, VerlOptions, parse_options
-from arrol.integrations.verl.refusals import VLLM, is_on, refuse_unsound
+from arrol.integrations.verl.refusals import VLLM, refuse_unsound
 from arrol.integrations.verl.rules import candidates
 
 MANAGER = f"{ROLLOUT}.agent.agent_loop_manager_class"
@@ -47,12 +47,13 @@ def derived_overrides(config: Config) -> list[str]:
     factor = candidates(options.host.allocation)
     if factor > 1:
         lines += [f"{path}={factor * int(at(config, path, 1))}" for path in (DRAWN, EPOCHS)]
-    lines += [f"{path}=True" for path in dynamic_switches(config, batch) if not is_on(config, path)]
+    for path, value, _ in _needed(config, options, batch):
+        lines.append(f"{'+' if at(config, path) is None else ''}{path}={value}")
     if at(config, CALLBACK) is None:
         lines.append(f"{CALLBACK}={CALLBACK_CLASS}")
     if at(config, f"{SAMPLER}.path") is None and not _is_sampler_taken(config):
         lines += [f"{SAMPLER}.path={SAMPLER_PATH}", f"{SAMPLER}.name={SAMPLER_CLASS}"]
-    return lines + [f"+{path}={value}" for path, value in _engine_settings(options) if at(config, path) != value]
+    return lines
 
 
 def check(config: Config) -> VerlOptions:
@@ -74,12 +75,8 @@ def check(config: Config) -> VerlOptions:
             f"{SAMPLER}.name = {sampler!r}: {NAME}.allocation.rule = 'pods' chooses rows there; set it to "
             f"{SAMPLER_CLASS}, and its path to {SAMPLER_PATH}"
         )
-    for path in dynamic_switches(config, batch):
-        if not is_on(config, path):
-            raise ConfigError(f"{path} = False: static micro-batches need not divide the survivors; set it to True")
-    for path, value in _engine_settings(options):
-        if at(config, path) != value:
-            raise ConfigError(f"{path} = {at(config, path)!r}: way engine needs {value}; set it")
+    for path, value, reason in _needed(config, options, batch):
+        raise ConfigError(f"{path} = {at(config, path)!r}: {reason}; set it to {value}")
     return options
 
 
@@ -90,7 +87,7 @@ def notes(config: Config) -> list[str]:
         found.append(f"{CALLBACK} is yours: call arrol.integrations.verl.HeadSaver.on_save from it to save the head")
     if _is_sampler_taken(config) or at(config, f"{SAMPLER}.name") not in (None, SAMPLER_CLASS):
         found.append("verl's sampler is taken (yours, filter_groups, or a refill): arrol/* metrics are not logged")
-    if is_on(config, f"{OVERLONG}.enable") and (options.has_head or options.has_allocation):
+    if at(config, f"{OVERLONG}.enable") and (options.has_head or options.has_allocation):
         found.append(
             f"{OVERLONG} lowers rewards before they are compared with {NAME}.success_threshold: a right answer near "
             "the length limit may count as wrong"
@@ -100,14 +97,17 @@ def notes(config: Config) -> list[str]:
 
 def _is_sampler_taken(config: Config) -> bool:
     """Group filtering or refills are on, which a custom sampler would replace."""
-    refills = is_on(config, "trainer.v1.sampler.sync_refill_failed_groups")
-    return refills or is_on(config, "algorithm.filter_groups.enable")
+    refills = at(config, "trainer.v1.sampler.sync_refill_failed_groups", False)
+    return bool(refills or at(config, "algorithm.filter_groups.enable", False))
 
 
-def _engine_settings(options: VerlOptions) -> list[tuple[str, str]]:
-    """Path and class of vLLM's parts that way ``engine`` replaces; a rule with a head needs the worker that scores."""
-    if options.way != "engine" or not options.host.pruning.has_probes:
-        return []
-    if not options.has_head:
-        return [(f"{VLLM}.scheduler_cls", CONFIDENCE_SCHEDULER)]
-    return [(f"{VLLM}.scheduler_cls", SCHEDULER), (f"{VLLM}.worker_cls", WORKER)]
+def _needed(config: Config, options: VerlOptions, batch: Batch) -> list[tuple[str, str, str]]:
+    """Path, value and reason of settings that pruning needs and that differ in the config."""
+    reason = "static micro-batches need not divide the survivors"
+    needed = [(path, "True", reason) for path in dynamic_switches(config, batch)]
+    if options.way == "engine" and options.host.pruning.has_probes:
+        reason = "way engine needs arrol's class"
+        needed.append((f"{VLLM}.scheduler_cls", SCHEDULER if options.has_head else CONFIDENCE_SCHEDULER, reason))
+        if options.has_head:
+            needed.append((f"{VLLM}.worker_cls", WORKER, reason))
+    return [(path, value, reason) for path, value, reason in needed if str(at(config, path)) != value]

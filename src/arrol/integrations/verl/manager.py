@@ -100,16 +100,9 @@ def start_service(options: VerlOptions, config: Mapping[str, Any], stop_token_id
     actor = ray.remote(PruningService).options(
         name=ACTOR_NAME, num_cpus=0, max_concurrency=MAX_WAITING, scheduling_strategy=here
     )
+    seed, shape = int(at(config, "actor_rollout_ref.rollout.seed", 0)), StepShape(batch.prompts, batch.group_size)
     try:
-        return cast(
-            RemoteService,
-            actor.remote(
-                options,
-                seed=int(at(config, "actor_rollout_ref.rollout.seed", 0)),
-                shape=StepShape(batch.prompts, batch.group_size),
-                stop_token_ids=stop_token_ids,
-            ),
-        )
+        return cast(RemoteService, actor.remote(options, seed=seed, shape=shape, stop_token_ids=stop_token_ids))
     except ValueError as error:
         raise ConfigError(
             f"ray_kwargs.ray_init.namespace: another run of this Ray namespace owns {ACTOR_NAME} ({error}); "
@@ -120,13 +113,14 @@ def start_service(options: VerlOptions, config: Mapping[str, Any], stop_token_id
 def restore(service: RemoteService, config: DictConfig) -> None:
     """Load the head of the checkpoint that verl resumes from."""
     folder = resumed_folder(config)
-    state = None if folder is None else read_head(folder)
+    if folder is None:
+        return
+    state = read_head(folder)
     if state is not None:
         ray.get(service.load.remote(state))
-    if folder is not None:
-        logger.warning(
-            "arrol: %s in %s", "no head, starting a new one" if state is None else "head loaded", folder.name
-        )
+    logger.warning(
+        "arrol: %s: %s", folder.name, "no head found, starting a new one" if state is None else "head loaded"
+    )
 
 
 def resumed_folder(config: DictConfig) -> Path | None:

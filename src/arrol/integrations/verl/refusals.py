@@ -23,7 +23,7 @@ SERVED_HEAD = "ARROL_ESTIMATOR"
 """Environment variable with the path of a trained head for vLLM's workers."""
 MODEL = "actor_rollout_ref.model"
 
-Refusal = tuple[str, bool, str]
+Refusal = tuple[str, object, str]
 """Path, whether its value is wrong, reason and next step."""
 
 
@@ -37,10 +37,6 @@ def refuse_unsound(config: Config, options: VerlOptions) -> None:
         raise ConfigError(conflict)
 
 
-def is_on(config: Config, path: str, default: bool = False) -> bool:
-    return bool(at(config, path, default))
-
-
 def _of_verl(config: Config, options: VerlOptions) -> list[Refusal]:
     """Settings of verl."""
     agent, mode = f"{ROLLOUT}.agent.default_agent_loop", "trainer.v1.trainer_mode"
@@ -51,30 +47,30 @@ def _of_verl(config: Config, options: VerlOptions) -> list[Refusal]:
     prompt, positions = at(config, f"{ROLLOUT}.prompt_length", 0), max_positions(config)
     response = at(config, f"{ROLLOUT}.response_length", 0)
     return [
-        ("trainer.use_v1", not is_on(config, "trainer.use_v1", True),
+        ("trainer.use_v1", not at(config, "trainer.use_v1", True),
          "the old trainer cannot leave out a rollout; set it to True"),
         (mode, at(config, mode, "sync") != "sync", "only sync is supported; set it to sync"),
         ("algorithm.adv_estimator", at(config, "algorithm.adv_estimator", "grpo") == "remax",
          "remax pairs rollouts by place; use grpo or another one that groups by prompt"),
         (f"{ROLLOUT}.n", int(at(config, f"{ROLLOUT}.n", 1)) < 2,
          "pruning chooses among the rollouts of a prompt; use 4 or more"),
-        ("algorithm.filter_groups.enable", skips and is_on(config, "algorithm.filter_groups.enable"), refills),
+        ("algorithm.filter_groups.enable", skips and at(config, "algorithm.filter_groups.enable"), refills),
         ("trainer.v1.sampler.sync_refill_failed_groups",
-         skips and is_on(config, "trainer.v1.sampler.sync_refill_failed_groups"), refills),
+         skips and at(config, "trainer.v1.sampler.sync_refill_failed_groups"), refills),
         (f"{ROLLOUT}.response_length", 0 < positions < prompt + response,
          f"with prompt_length = {prompt} beyond the model's max_position_embeddings = {positions}; lower one of them"),
         (f"{ROLLOUT}.calculate_log_probs",
-         options.host.pruning.has_probes and not is_on(config, f"{ROLLOUT}.calculate_log_probs", True),
+         options.host.pruning.has_probes and not at(config, f"{ROLLOUT}.calculate_log_probs", True),
          "probes read log-probabilities; set it to True"),
         (agent, at(config, agent, AGENT_LOOP) != AGENT_LOOP, f"only {AGENT_LOOP} can be pruned; leave it out"),
-        (f"{ROLLOUT}.multi_turn.enable", is_on(config, f"{ROLLOUT}.multi_turn.enable"),
+        (f"{ROLLOUT}.multi_turn.enable", at(config, f"{ROLLOUT}.multi_turn.enable"),
          "rollouts of several turns are not pruned; set it to False"),
-        ("reward.reward_model.enable", reads_rewards and is_on(config, "reward.reward_model.enable")
-         and not is_on(config, "reward.reward_model.enable_resource_pool"),
+        ("reward.reward_model.enable", reads_rewards and at(config, "reward.reward_model.enable")
+         and not at(config, "reward.reward_model.enable_resource_pool"),
          "its rewards come after the rollouts, too late for the head; set enable_resource_pool, or use rule uniform "
          "without an allocation rule"),
         (f"{VLLM}.override_generation_config", bool(stop_words),
-         "a rollout that ends at a stop word looks pruned; leave them out"),
+         "a rollout that ends at a stop word would count as pruned; leave them out"),
     ]  # fmt: skip
 
 
@@ -90,7 +86,7 @@ def _of_options(config: Config, options: VerlOptions) -> list[Refusal]:
          f"way engine needs vllm; set it, or leave out {NAME}.way"),
         (f"{NAME}.rule", engine and options.has_head and not served,
          f"way engine trains no head; set {SERVED_HEAD} to a trained one, or use rule uniform or confidence"),
-        (f"{ROLLOUT}.full_determinism", engine and is_on(config, f"{ROLLOUT}.full_determinism"),
+        (f"{ROLLOUT}.full_determinism", engine and at(config, f"{ROLLOUT}.full_determinism"),
          f"in way engine siblings share one request id; set it to False, or leave out {NAME}.way"),
     ]  # fmt: skip
     if isinstance(allocation, KnapsackAllocation):

@@ -171,8 +171,8 @@ def test_labels_from_rewards_with_an_overlong_penalty_are_noted():
         ),
         (
             {"arrol.way": "engine"},
-            "actor_rollout_ref.rollout.engine_kwargs.vllm.scheduler_cls = None: way engine needs "
-            "arrol.engines.vllm.ConfidenceScheduler; set it",
+            "actor_rollout_ref.rollout.engine_kwargs.vllm.scheduler_cls = None: way engine needs arrol's class; set "
+            "it to arrol.engines.vllm.ConfidenceScheduler",
         ),
         *(
             (

@@ -14,7 +14,7 @@ def test_example():
     assert doctest.testmod(options).failed == 0
 
 
-def test_nothing_said_is_our_best_rule_on_logprobs():
+def test_the_default_is_our_best_rule_on_logprobs():
     parsed = parse_options({})
     assert parsed.host.pruning.rule == "neyman"
     assert parsed.host.quality.features == ("logprobs",)
@@ -23,7 +23,7 @@ def test_nothing_said_is_our_best_rule_on_logprobs():
     assert parsed.has_head
 
 
-def test_other_fields_of_the_head_may_be_said():
+def test_other_fields_of_the_head_may_be_set():
     assert parse_options({"quality": {"hidden_size": 32}}).host.quality.features == ("logprobs",)
 
 
@@ -33,7 +33,7 @@ def test_the_deadline_is_in_the_unit_of_its_way():
     assert parse_options({"barrier_timeout": 5}).host.pruning.barrier_timeout == 5
 
 
-def test_never_looks_at_nobody_unless_it_observes():
+def test_never_has_probes_only_where_it_observes():
     assert not parse_options({"rule": "never"}).host.pruning.has_probes
     assert parse_options({"rule": "never", "observe": True}).host.pruning.has_probes
 

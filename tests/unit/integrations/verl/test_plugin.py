@@ -1,4 +1,4 @@
-"""The entry point is light, and speaks up where pip is silent."""
+"""The entry point is light, and warns of a conflict that pip does not report."""
 
 import logging
 import subprocess

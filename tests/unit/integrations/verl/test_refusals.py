@@ -68,7 +68,7 @@ def without_trl(monkeypatch):
         (
             {f"{ROLLOUT}.engine_kwargs.vllm.override_generation_config": {"stop": ["x"]}},
             "actor_rollout_ref.rollout.engine_kwargs.vllm.override_generation_config = {'stop': ['x']}: a rollout that "
-            "ends at a stop word looks pruned; leave them out",
+            "ends at a stop word would count as pruned; leave them out",
         ),
         (
             {"arrol.way": "engine", f"{ROLLOUT}.name": "sglang"},

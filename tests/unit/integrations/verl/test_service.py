@@ -1,4 +1,4 @@
-"""The service: barrier, deadline, learning, state. One event loop, no verl, no Ray, no clock but the test's."""
+"""The service: barrier, deadline, learning, state. One event loop, without verl or Ray; the test is the clock."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ def logprobs_of(index):
 
 
 async def play(service, step, *, sizes=(4, 4), order=None, short=(), broken=(), reward=lambda g, i: i % 2):
-    """All rollouts of a step; returns {(group, index): kept} of those that were asked about."""
+    """All rollouts of a step; returns {(group, index): kept} of the candidates."""
     tickets = await service.begin(step, [(f"prompt-{number}", size) for number, size in enumerate(sizes)])
     ids = [(t["group"], i) for t, size in zip(tickets, sizes, strict=True) for i in range(size)]
     kept = {}
@@ -84,7 +84,7 @@ def test_no_order_of_arrival_changes_a_decision(rule):
 
 
 def test_a_refill_of_a_step_that_was_settled_begins_anew():
-    """Groups are counted from 0 again: the new group 0 is no later wave of the old one."""
+    """Group numbers start at 0 again; the new group 0 is not a later wave of the old one."""
 
     async def main():
         service = service_of(keep_ratio=0.5)
@@ -139,7 +139,7 @@ def test_a_group_is_never_emptied():
     assert asyncio.run(main()) == [2] * 5
 
 
-def test_warm_up_keeps_everybody():
+def test_warm_up_keeps_all():
     async def main():
         service = service_of(warmup_steps=2)
         return [sum((await play(service, step, sizes=(4,))).values()) for step in (1, 2, 3)]
@@ -289,7 +289,7 @@ REWARDS = {
 }
 
 
-def test_prompts_are_passed_over_by_what_was_learnt_and_a_resumed_service_agrees():
+def test_prompts_are_skipped_by_their_history_and_a_resumed_service_agrees():
     """MoPPS: half of the prompts, those nearest to a rate of one half; all rollouts of the batch are asked for."""
 
     async def main():
