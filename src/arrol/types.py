@@ -130,6 +130,10 @@ class ProbeEvent:
     """Mean log-probability of the sampled tokens so far, at most 0."""
 
 
+LEAST_SURVIVAL = 1e-9
+"""Recorded for a rollout that is stopped with certainty, since survival is above 0."""
+
+
 @dataclass(frozen=True)
 class PruningDecision:
     """One decision about one candidate at one probe."""

@@ -34,14 +34,12 @@ from arrol.pruning.draws import PRUNING_STREAM, bernoulli, systematic
 from arrol.pruning.survival import RULES, Candidates, conditional_survival, lift_to_floor
 from arrol.pruning.waves import GroupState, Waiting, Wave
 from arrol.quality.scoring import scores_and_qualities
-from arrol.types import ProbeEvent, PruningDecision, Reason, RolloutId, State
+from arrol.types import LEAST_SURVIVAL, ProbeEvent, PruningDecision, Reason, RolloutId, State
 
 RECENT_SIZE = 1024
 """Candidates remembered per probe as the population behind buffer-level constants."""
 MIN_RECENT = 32
 """With fewer remembered, a draw without siblings is uniform."""
-LEAST_SURVIVAL = 1e-9
-"""Survival recorded where a rule stops with certainty (``confidence``, ``extremes``), so that it stays above 0."""
 QUALITY, CONFIDENCE, HISTORY, PREVIOUS = range(4)
 """Columns of the buffer: quality, mean log-probability, the prompt's success rate (NaN where unknown), survival before
 the probe."""

@@ -26,12 +26,20 @@ from arrol.protocols import Controller, Estimator
 from arrol.quality.scoring import scores_and_qualities
 from arrol.test_time.strategies import Outcome, Session, Strategy
 from arrol.test_time.voting import Ballots
-from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, Prompt, PruningDecision, Reason, RolloutId
+from arrol.types import (
+    LEAST_SURVIVAL,
+    Completion,
+    FinishReason,
+    GroupRequest,
+    ProbeEvent,
+    Prompt,
+    PruningDecision,
+    Reason,
+    RolloutId,
+)
 
 STEP = 0
 """Of every request: evaluation is step 0."""
-LEAST_SURVIVAL = 1e-9
-"""Recorded for stopped rollouts, since survival is above 0 by definition."""
 
 
 class Ballot(NamedTuple):
@@ -59,13 +67,13 @@ class LiveSessions(Controller):
     ) -> None:
         """``read`` is called once for each completion that may vote.
 
-        A strategy that stops rollouts needs ``estimator`` and ``probe_tokens``. The last ``min_kept`` rollouts of a
+        A strategy with a threshold needs ``estimator`` and ``probe_tokens``. The last ``min_kept`` rollouts of a
         prompt are not stopped; a replay has no such floor, so compare with 0.
         """
-        if strategy.has_threshold and (estimator is None or not probe_tokens):
+        if (estimator is None) == bool(probe_tokens) or (strategy.has_threshold and not probe_tokens):
             raise ConfigError(
-                f"estimator = {estimator}, probe_tokens = {list(probe_tokens)}: this strategy stops rollouts by their "
-                "quality at probes; give both"
+                f"probe_tokens = {list(probe_tokens)}: give them together with an estimator; a strategy with a "
+                "threshold needs both"
             )
         if list(probe_tokens) != sorted({*probe_tokens}) or any(length < 1 for length in probe_tokens):
             raise ConfigError(f"probe_tokens = {list(probe_tokens)}: give ascending completion lengths from 1")

@@ -9,11 +9,21 @@ import pytest
 
 from arrol.engines.scripted import ScriptedEngine
 from arrol.errors import ConfigError
-from arrol.test_time.live import LEAST_SURVIVAL, Ballot, LiveSessions
+from arrol.test_time.live import Ballot, LiveSessions
 from arrol.test_time.replay import Traces, probe_evidence, replay
 from arrol.test_time.strategies import Strategy, early_consensus, fixed_traces, head_stop
 from arrol.test_time.voting import Ballots
-from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, Prompt, Reason, RolloutId, SamplingParams
+from arrol.types import (
+    LEAST_SURVIVAL,
+    Completion,
+    FinishReason,
+    GroupRequest,
+    ProbeEvent,
+    Prompt,
+    Reason,
+    RolloutId,
+    SamplingParams,
+)
 
 PROBES = (4, 8)
 
@@ -211,13 +221,21 @@ class TestAsController:
 @pytest.mark.parametrize("probes", [(8, 4), (0, 4), (4, 4)])
 def test_probes_ascend(probes):
     with pytest.raises(ConfigError, match=r"probe_tokens = .*: give ascending completion lengths from 1"):
-        LiveSessions(fixed_traces(1), [], lambda i, c: Ballot(0), probe_tokens=probes)
+        LiveSessions(fixed_traces(1), [], lambda i, c: Ballot(0), estimator=Plain(), probe_tokens=probes)
 
 
-@pytest.mark.parametrize("given", [{}, {"estimator": Plain()}, {"probe_tokens": (4,)}])
-def test_stops_need_an_estimator_and_probes(given):
-    with pytest.raises(ConfigError, match=r"estimator = .*, probe_tokens = .*: this strategy stops rollouts"):
-        LiveSessions(head_stop(2, stop_quality=0.5), [PROMPT], lambda i, c: Ballot(0), **given)
+@pytest.mark.parametrize(
+    ("strategy", "given"),
+    [
+        (head_stop(2, stop_quality=0.5), {}),
+        (fixed_traces(2), {"estimator": Plain()}),
+        (fixed_traces(2), {"probe_tokens": (4,)}),
+    ],
+)
+def test_estimator_and_probes_belong_together(strategy, given):
+    message = r"probe_tokens = .*: give them together with an estimator; a strategy with a threshold needs both"
+    with pytest.raises(ConfigError, match=message):
+        LiveSessions(strategy, [PROMPT], lambda i, c: Ballot(0), **given)
 
 
 def test_the_public_double_drives_it():
