@@ -93,6 +93,7 @@ SCENARIOS = {
 
 SAME_NUMBER = "verl keeps the same number of rollouts of every prompt, those that ended before the probe included"
 DIFFERENCES: dict[tuple[str, str], str] = {
+    ("trl", "a_late_wave"): "TRL asks for rewards when the rollout function has returned, so no wave can follow",
     ("verl", "a_late_wave"): "verl asks for all rollouts of a prompt at once",
     ("verl", "one_probe"): SAME_NUMBER,
     ("verl", "two_probes"): SAME_NUMBER,
@@ -243,9 +244,9 @@ def requests_of(scenario: Scenario, step: int) -> list[GroupRequest]:
     ]
 
 
-def played(scenario: Scenario, *, whole_group: bool = False, interrupted: bool | None = None) -> list[Step]:
-    """The steps of a scenario on the embedded engine."""
-    engine = EmbeddedEngine(small_model(), EngineConfig(max_rows=scenario.rows), LAYOUT)
+def engine_of(scenario: Scenario, model: Any = None) -> EmbeddedEngine:
+    """The embedded engine of a scenario, with its rows and its failing token."""
+    engine = EmbeddedEngine(model or small_model(), EngineConfig(max_rows=scenario.rows), LAYOUT)
     if scenario.failing_token is not None:
         feed = engine.step
 
@@ -254,7 +255,12 @@ def played(scenario: Scenario, *, whole_group: bool = False, interrupted: bool |
             return torch.where((token_S == scenario.failing_token)[:, None], torch.nan, hidden_SD)
 
         engine.step = step_with_errors  # type: ignore[method-assign]
-    pruning, steps = scenario.host.pruning, []
+    return engine
+
+
+def played(scenario: Scenario, *, whole_group: bool = False, interrupted: bool | None = None) -> list[Step]:
+    """The steps of a scenario on the embedded engine."""
+    engine, pruning, steps = engine_of(scenario), scenario.host.pruning, list[Step]()
     controller = PruningController(pruning, Judge(), seed=SEED, whole_group=whole_group)
     for step in range(1, scenario.steps + 1):
         if step > 1 and (scenario.resumed if interrupted is None else interrupted):
