@@ -106,5 +106,7 @@ def max_positions(config: Config) -> int:
         return 0
     model = json.loads(file.read_text("utf-8")) | at(config, f"{MODEL}.override_config", {})
     text = model.get("text_config") or model
+    longest = text.get("max_position_embeddings", 0)
     scaling = text.get("rope_scaling") or text.get("rope_parameters") or {}
-    return int(text.get("max_position_embeddings", 0) * max(1, scaling.get("factor") or 1))
+    original = scaling.get("original_max_position_embeddings", longest)
+    return max(longest, int(original * (scaling.get("factor") or 1)))

@@ -210,19 +210,18 @@ class PruningService:
         return dict(self._learnt)
 
     def _learn(self, groups: list[RolloutGroup], totals: list[np.ndarray]) -> None:
-        allocation, metrics = self._allocation, {}
-        if allocation is not None:
-            if self.has_selection():
-                lessons = allocation.lessons(groups, totals, self._memory.step)
-                self._trains = {
-                    rollout.rollout_id: not left_out
-                    for group, lesson in zip(groups, lessons, strict=True)
-                    for rollout, left_out in zip(group.rollouts, lesson.left_out_G, strict=True)
-                }
-            allocation.learn(groups)
-            metrics = allocation.metrics()
-        metrics |= self._memory.learn(groups) | self._memory.ledger.metrics()
-        metrics |= self._memory.history.metrics() | {"quality/version": float(self._memory.estimator.version)}
+        if self._allocation is not None and self.has_selection():
+            lessons = self._allocation.lessons(groups, totals, self._memory.step)
+            self._trains = {
+                rollout.rollout_id: not left_out
+                for group, lesson in zip(groups, lessons, strict=True)
+                for rollout, left_out in zip(group.rollouts, lesson.left_out_G, strict=True)
+            }
+        metrics = self._memory.learn(groups) | self._memory.ledger.metrics() | self._memory.history.metrics()
+        metrics["quality/version"] = float(self._memory.estimator.version)
+        if self._allocation is not None:
+            self._allocation.learn(groups)
+            metrics |= self._allocation.metrics()
         self._learnt = {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def has_selection(self) -> bool:

@@ -164,6 +164,7 @@ def test_prompt_and_response_must_fit_the_positions_of_the_model(tmp_path):
         ({"text_config": {"max_position_embeddings": 64}}, 64),
         ({"max_position_embeddings": 64, "rope_scaling": None}, 64),
         ({"max_position_embeddings": 64, "rope_scaling": {"type": "yarn", "factor": 4.0}}, 256),
+        ({"max_position_embeddings": 64, "rope_scaling": {"factor": 8, "original_max_position_embeddings": 8}}, 64),
         ({"max_position_embeddings": 64, "rope_parameters": {"rope_type": "default"}}, 64),
         ({}, 0),
     ],
