@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from arrol.errors import DataError
 from arrol.evaluation.cells import (
@@ -81,8 +81,8 @@ _SAMPLE = TypeAdapter(Sample)
 _SAMPLE_FIELDS = tuple(field.name for field in fields(Sample))
 _SAMPLE_ROWS = TypeAdapter[list[dict[str, Any]]](
     Annotated[
-        Annotated[list[dict[str, Any]], Field(min_length=1)],
-        needs("must be a list of one object or more, each with a completion"),
+        list[dict[str, Any]],
+        needs("must be a list of one object or more, each with a completion", lambda value: value or None),
     ]
 )
 
