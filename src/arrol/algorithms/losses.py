@@ -8,6 +8,8 @@ For rollout i and token t, with ratio r = exp(policy - behaviour) and advantage 
 * behaviour: the sampler's log-probabilities; with an importance cap, the learner's own from before the step's first
   update, and then c = min(exp(learner before - sampler), cap) corrects for an engine that differs (truncated importance
   sampling). Else c = 1.
+* every log-ratio is clamped to +-MAX_LOG_RATIO; a token with a log-probability that is not finite adds nothing to the
+  loss, is counted, and stays in the denominators.
 * k3(x) = exp(x) - x - 1, never negative (Schulman's third estimator).
 * denominator: sequence_mean, rollouts times the completion's own length (GRPO); token_mean, all tokens (DAPO);
   constant, rollouts times the length limit (Dr. GRPO). It is handed in for the whole batch, so the split into
@@ -23,6 +25,9 @@ from dataclasses import dataclass
 import torch
 
 from arrol.configs.method import AlgorithmConfig
+
+MAX_LOG_RATIO = 20.0
+"""Bound on the magnitude of a log-ratio: exp(20) is about 5e8."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +67,38 @@ def policy_loss(
     assert inputs.advantage_R.shape == inputs.weight_R.shape == policy_RT.shape[:1], (
         "one advantage and weight per rollout"
     )
-    behaviour_RT, correction_RT = inputs.sampler_logprobs_RT, torch.ones_like(mask_RT)
-    if inputs.learner_logprobs_RT is not None and config.importance_cap > 0:
-        behaviour_RT = inputs.learner_logprobs_RT
-        gap_RT = (behaviour_RT - inputs.sampler_logprobs_RT) * mask_RT
-        correction_RT = gap_RT.exp().clamp(max=config.importance_cap)
-    ratio_RT = ((policy_RT - behaviour_RT) * mask_RT).exp()
+    learner_RT = inputs.learner_logprobs_RT if config.importance_cap > 0 else None
+    reference_RT = inputs.reference_logprobs_RT if config.kl_coef > 0 else None
+    sampler_RT, length_R = inputs.sampler_logprobs_RT, mask_RT.sum(1)
+    read = [x_RT for x_RT in (policy_RT, sampler_RT, learner_RT, reference_RT) if x_RT is not None]
+    mask_RT = mask_RT * torch.stack([x_RT.isfinite() for x_RT in read]).all(0)
+
+    def log_ratio(upper_RT: torch.Tensor, lower_RT: torch.Tensor) -> torch.Tensor:
+        gap_RT = torch.where(mask_RT > 0, upper_RT - lower_RT, 0.0)
+        return gap_RT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+    behaviour_RT, correction_RT = sampler_RT, torch.ones_like(mask_RT)
+    if learner_RT is not None:
+        behaviour_RT = learner_RT
+        correction_RT = log_ratio(learner_RT, sampler_RT).exp().clamp(max=config.importance_cap)
+    ratio_RT = log_ratio(policy_RT, behaviour_RT).exp()
     advantage_R1 = inputs.advantage_R[:, None]
     clipped_RT = ratio_RT.clamp(1 - config.clip_ratio_low, 1 + config.clip_ratio_high)
     token_loss_RT = -torch.minimum(ratio_RT * advantage_R1, clipped_RT * advantage_R1)
     sums = {
-        "tokens": mask_RT.sum(),
+        "tokens": length_R.sum(),
+        "nonfinite": length_R.sum() - mask_RT.sum(),
         "clip": (((ratio_RT * advantage_R1) > (clipped_RT * advantage_R1)) * mask_RT).sum(),
         "ratio": (ratio_RT * mask_RT).sum(),
         "correction": (correction_RT * mask_RT).sum(),
     }
-    if inputs.reference_logprobs_RT is not None and config.kl_coef > 0:
-        gap_RT = (inputs.reference_logprobs_RT - policy_RT) * mask_RT
+    if reference_RT is not None:
+        gap_RT = log_ratio(reference_RT, policy_RT)
         k3_RT = gap_RT.exp() - gap_RT - 1
         token_loss_RT = token_loss_RT + config.kl_coef * k3_RT
         sums["kl"] = (k3_RT * mask_RT).sum()
     weighted_R = inputs.weight_R * (token_loss_RT * correction_RT * mask_RT).sum(1)
-    loss = aggregate(weighted_R, mask_RT.sum(1), config.aggregation, denominator)
+    loss = aggregate(weighted_R, length_R, config.aggregation, denominator)
     return loss, {name: value.detach() for name, value in sums.items()}
 
 

@@ -21,11 +21,13 @@ from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, 
 from arrol.reports.tables import comparison_rows
 from arrol.training.checkpoint import load_state, newest_checkpoint, require_same_config
 from arrol.training.learner import Learner
-from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
+from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device, stop_token_ids
 from arrol.training.sinks import TerminalSink, build_sinks, require_services
 from arrol.training.trainer import FREE_FIELDS, Parts, Trainer
 
 EXIT_STOPPED = 130
+PROMPTS_CHECKED = 1000
+"""First prompts of training whose length is checked before it begins."""
 """A signal ended the run; it was saved and goes on with --resume."""
 PATH_FIELDS = frozenset({"model", "task.source", "task.eval_source", "task.demonstrations"})
 """Written into records relative to the working directory, so they may differ between two records of one run."""
@@ -124,7 +126,10 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
 
 def _parts(config: RunConfig, model: Any, tokenizer: Any, reference: Any) -> Parts:
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
-    task.eval_prompts(config.evaluation.num_prompts)  # an empty or too small source is an error now, not after an hour
+    prompts = task.eval_prompts(config.evaluation.num_prompts)  # too small a source is an error now, not after an hour
+    first = min(PROMPTS_CHECKED, config.training.steps * config.training.prompts_per_step)
+    prompts += [task.train_prompt(position) for position in range(first)]
+    require_positions(model.config, prompts, config.sampling.max_completion_tokens)
     estimator = assembly.build_estimator(config, model)
     engine = assembly.build_engine(config, model, estimator)
     stops = stop_token_ids(model, tokenizer)

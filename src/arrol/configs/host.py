@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
 from arrol.configs.base import StrictModel, nearest_key, validate
-from arrol.configs.method import RULE_FIELDS, PruningConfig, QualityConfig
+from arrol.configs.method import RULE_FIELDS, PruningConfig, QualityConfig, require_weights
 from arrol.errors import ConfigError
 
 DEFAULT_RULE = "neyman"
@@ -42,6 +42,7 @@ class HostConfig(StrictModel):
     def _weighted(self) -> Self:
         if self.algorithm == "mc_grpo" and self.correction != "plain":
             raise ValueError(f"correction = {self.correction!r}: mc_grpo's median has no weighted form; set 'plain'")
+        require_weights(self.pruning, self.correction, "correction")
         return self
 
 

@@ -6,7 +6,7 @@ The preset ``paper`` (``configs/paper-*.toml``) spells out arXiv 2603.24840 lite
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -71,6 +71,23 @@ class PruningBase(StrictModel):
     barrier_timeout: float = Field(64, gt=0)
     """How many decode steps a candidate waits for its siblings before it is drawn alone, above 0."""
 
+    has_floor: ClassVar[bool] = True
+    """Every candidate survives with at least min_survival."""
+
+    @property
+    def max_keep(self) -> float:
+        """Largest survival that the rule gives to all candidates."""
+        return 1.0
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.has_floor and not self.min_survival <= self.keep_ratio <= self.max_keep:
+            raise ValueError(
+                f"pruning.keep_ratio = {self.keep_ratio:g}: outside [min_survival, max_survival] = "
+                f"[{self.min_survival:g}, {self.max_keep:g}], so it cannot be met; move it inside, or move the bound"
+            )
+        return self
+
     @model_validator(mode="after")
     def _probes(self) -> Self:
         probes, ratios = self.probe_tokens, self.probe_keep_ratios
@@ -98,8 +115,9 @@ class PruningBase(StrictModel):
 
 
 class NeverRule(PruningBase):
-    """Control: nobody is stopped, and by default nobody is scored."""
+    """Control: all rollouts are kept, and by default none is scored."""
 
+    has_floor: ClassVar[bool] = False
     rule: Literal["never"] = "never"
     observe: bool = False
     """Score the candidates all the same, to judge the head on an unpruned run."""
@@ -110,7 +128,7 @@ class NeverRule(PruningBase):
 
 
 class UniformRule(PruningBase):
-    """Control: everybody survives with the same probability."""
+    """Control: every candidate survives with the same probability."""
 
     rule: Literal["uniform"] = "uniform"
 
@@ -118,6 +136,7 @@ class UniformRule(PruningBase):
 class OracleRule(PruningBase):
     """Control: everything is generated, then the outcome decides. Nothing is saved."""
 
+    has_floor: ClassVar[bool] = False
     rule: Literal["oracle"] = "oracle"
     target_positive_ratio: float = Field(0.5, ge=0, le=1)
     """Wanted share of right rollouts among survivors, in [0, 1]."""
@@ -132,37 +151,49 @@ class ConfidenceRule(PruningBase):
 
 
 class ExtremesRule(PruningBase):
-    """Warning example: the highest and lowest qualities, with certainty."""
+    """Warning example: the highest and lowest qualities of a group, with certainty."""
 
+    has_floor: ClassVar[bool] = False
     rule: Literal["extremes"] = "extremes"
 
+    @model_validator(mode="after")
+    def _ranked(self) -> Self:
+        if self.draw != "systematic":
+            raise ValueError(f"pruning.draw = {self.draw!r}: extremes ranks siblings, so set 'systematic'")
+        return self
 
-class PaperRule(PruningBase):
+
+class LinearRule(PruningBase):
+    """What rules have in common whose survival is linear in the quality."""
+
+    max_survival: float = Field(0.9, gt=0, le=1)
+    """Largest survival, in (0, 1]."""
+    target_positive_ratio: float = Field(0.5, ge=0, le=1)
+    """Wanted share of right rollouts among survivors, in [0, 1]."""
+
+    @property
+    def max_keep(self) -> float:
+        return self.max_survival
+
+
+class PaperRule(LinearRule):
     """arXiv 2603.24840 as printed; its target cancels when nothing is clipped."""
 
     rule: Literal["paper"] = "paper"
     draw: Literal["systematic", "bernoulli"] = "bernoulli"
     """systematic: exact count among siblings; bernoulli: independent, as in the paper."""
-    max_survival: float = Field(0.9, gt=0, le=1)
-    """Largest survival, in (0, 1]."""
     balance_strength: float = 0.5
     """Slope of survival in (target - quality)."""
-    target_positive_ratio: float = Field(0.5, ge=0, le=1)
-    """Wanted share of right rollouts among survivors, in [0, 1]."""
 
 
-class BalancedRule(PruningBase):
+class BalancedRule(LinearRule):
     """Linear like ``paper``, with the slope that does reach the target."""
 
     rule: Literal["balanced"] = "balanced"
     scope: Literal["group", "buffer"] = "group"
     """Moments of quality taken from the group (shrunk to the buffer) or from the buffer alone."""
-    max_survival: float = Field(0.9, gt=0, le=1)
-    """Largest survival, in (0, 1]."""
     max_balance_strength: float = Field(1.0, gt=0)
     """Limit of the slope's magnitude, above 0."""
-    target_positive_ratio: float = Field(0.5, ge=0, le=1)
-    """Wanted share of right rollouts among survivors, in [0, 1]."""
     shrinkage: float = Field(4.0, ge=0)
     """Pseudo-rollouts by which group moments are pulled to the buffer's, 0 or more."""
 
@@ -184,6 +215,16 @@ PruningConfig = Annotated[
 ]
 RULE_FIELDS = frozenset(name for rule in get_args(get_args(PruningConfig)[0]) for name in rule.model_fields)
 """Every field that some rule has, for hosts that take them as flat keys."""
+
+
+def require_weights(pruning: PruningBase, correction: str, field: str) -> None:
+    """ValueError where a correction by 1/survival meets a rule that stops with certainty."""
+    is_mixed = isinstance(pruning, ConfidenceRule) and pruning.mix > 0
+    if correction != "plain" and isinstance(pruning, (ExtremesRule, ConfidenceRule)) and not is_mixed:
+        raise ValueError(
+            f"{field} = {correction!r}: rule {pruning.rule!r} stops with certainty, so no weights exist; "
+            "set it to 'plain'" + (" or pruning.mix above 0" if pruning.rule == "confidence" else "")
+        )
 
 
 class AlgorithmBase(StrictModel):

@@ -250,13 +250,16 @@ class RunConfig(StrictModel):
     @model_validator(mode="after")
     def _engine_can(self) -> Self:
         engine, sampling = self.engine, self.sampling
-        if not isinstance(engine, VllmEngineConfig):
-            return self
-        if engine.quantization is not None and not self.algorithm.importance_cap:
+        field, value = "dtype", str(engine.dtype)
+        if isinstance(engine, VllmEngineConfig) and engine.quantization is not None:
+            field, value = "quantization", engine.quantization
+        if value != "float32" and not self.algorithm.importance_cap:
             raise ValueError(
-                f"engine.quantization = {engine.quantization!r}: samples from another policy than the learner's; "
+                f"engine.{field} = {value!r}: samples from another policy than the learner's; "
                 "set algorithm.importance_cap, for example to 2.0"
             )
+        if not isinstance(engine, VllmEngineConfig):
+            return self
         if engine.quantization is not None and engine.dtype == "float32":
             raise ValueError(
                 f"engine.dtype = {engine.dtype!r}: vLLM quantises models of 16 bits only; set it to 'bfloat16'"
@@ -279,13 +282,19 @@ class RunConfig(StrictModel):
                 f"allocation.rule = {self.allocation.rule!r}: pruning.rule 'oracle' chooses by outcome too; "
                 "set one of them to 'uniform'"
             )
+        uses_belief = self.allocation.posterior.used_for in ("advantage", "both")
+        if isinstance(self.algorithm, method.DapoConfig) and self.algorithm.overlong_buffer_tokens and uses_belief:
+            raise ValueError(
+                f"algorithm.overlong_buffer_tokens = {self.algorithm.overlong_buffer_tokens}: the posterior is of a "
+                "success rate, which knows no penalty; set it to 0, or allocation.posterior.used_for to 'allocation'"
+            )
         if isinstance(self.algorithm, method.McGrpoConfig):
             if isinstance(self.allocation, UniformAllocation) and training.group_size % 2 == 0:
                 raise ValueError(
                     f"training.group_size = {training.group_size}: mc_grpo leaves the median rollout out, so ask for "
                     f"one more, {training.group_size + 1}"
                 )
-            if self.allocation.posterior.used_for in ("advantage", "both"):
+            if uses_belief:
                 raise ValueError(
                     f"allocation.posterior.used_for = {self.allocation.posterior.used_for!r}: mc_grpo has a baseline "
                     "of its own; set it to 'allocation' or 'nothing'"
@@ -309,16 +318,16 @@ class RunConfig(StrictModel):
                 f"{field} = {first}: too small for the floor; keep_ratio {pruning.keep_ratio} leaves "
                 f"{pruning.keep_ratio * first:g} of a group, fewer than pruning.min_survivors = {pruning.min_survivors}"
             )
-        weighted = self.algorithm.correction != "plain"
-        certain = isinstance(pruning, method.ExtremesRule) or (
-            isinstance(pruning, method.ConfidenceRule) and pruning.mix == 0
-        )
-        if weighted and certain:
-            raise ValueError(
-                f"algorithm.correction = {self.algorithm.correction!r}: rule {pruning.rule!r} stops with certainty, "
-                "so no weights exist; set it to 'plain'"
-                + (" or pruning.mix above 0" if pruning.rule == "confidence" else "")
-            )
+        method.require_weights(pruning, self.algorithm.correction, "algorithm.correction")
+        if self.algorithm.correction != "plain" and isinstance(pruning, method.OracleRule):
+            kept = round(pruning.keep_ratio * size)
+            right = round(pruning.target_positive_ratio * kept)
+            if not 0 < right < kept:
+                raise ValueError(
+                    f"pruning.target_positive_ratio = {pruning.target_positive_ratio:g}: keeps {right} right of {kept} "
+                    "rollouts, so one outcome is left out with certainty and no weights exist; move it towards 0.5, or "
+                    "set algorithm.correction = 'plain'"
+                )
         return self
 
 

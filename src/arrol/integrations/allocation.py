@@ -58,8 +58,8 @@ class HostAllocation:
     def lessons(self, groups: Sequence[RolloutGroup], totals: Sequence[np.ndarray], step: int) -> list[Lesson]:
         """See :meth:`Allocator.lessons`; the rollouts carry labels of 0 or 1, ``totals`` the rewards that train."""
         if uses_belief(self._config):
-            for total_G in totals:
-                self._require_outcomes(total_G)
+            for group, total_G in zip(groups, totals, strict=True):
+                self._require_outcomes(total_G, group.rewards_G)
         self._allocator.account.clear()
         return self._allocator.lessons(groups, totals, step=step)
 
@@ -113,8 +113,10 @@ class HostAllocation:
                 skipped.pop()
         return sorted(int(prompt.text) for prompt in drawn)
 
-    def _require_outcomes(self, total_G: np.ndarray) -> None:
-        graded = total_G[~np.isnan(total_G) & ~np.isin(total_G, (0.0, 1.0))]
+    def _require_outcomes(self, total_G: np.ndarray, label_G: np.ndarray) -> None:
+        """A penalty that takes a right rollout's reward to 0 counts as a graded reward."""
+        is_outcome_G = np.isin(total_G, (0.0, 1.0)) & (np.isnan(label_G) | (total_G == label_G))
+        graded = total_G[~np.isnan(total_G) & ~is_outcome_G]
         if len(graded):
             raise ConfigError(
                 f"allocation.posterior.used_for = {self._config.posterior.used_for!r}: a rollout got reward "

@@ -78,17 +78,10 @@ class Learner:
         return self._metrics(sums, norms)
 
     def _signal(self, group: RolloutGroup, lesson: Lesson) -> GroupSignal:
-        reward_G, algorithm = group.rewards_G, self._algorithm
-        if isinstance(algorithm, DapoConfig) and algorithm.overlong_buffer_tokens:
-            limit = self._config.sampling.max_completion_tokens
-            tokens_G = np.array([r.completion.num_tokens for r in group.rollouts])
-            reward_G = reward_G - overlong_penalty(
-                tokens_G, limit, algorithm.overlong_buffer_tokens, algorithm.overlong_penalty
-            )
         return lesson_signal(
-            Observed(reward_G, group.survival_G, group.quality_G),
+            Observed(trained_rewards(group, self._config), group.survival_G, group.quality_G),
             lesson,
-            algorithm,
+            self._algorithm,
             posterior=self._config.allocation.posterior,
             exact_count=self._config.pruning.draw == "systematic",
         )
@@ -131,7 +124,8 @@ class Learner:
         assert entropy_N is not None
         gap_N = (logprob_N.detach() - microbatch.sampler_logprobs_RC[microbatch.loss_mask_RC.bool()]).abs()
         sums.update({name: float(value) for name, value in tokens.items()})
-        sums.update({"loss": float(loss.detach()), "entropy": float(entropy_N.sum()), "mismatch": float(gap_N.sum())})
+        mismatch, entropy = float(gap_N[gap_N.isfinite()].sum()), float(entropy_N.nansum())
+        sums.update({"loss": float(loss.detach()), "entropy": entropy, "mismatch": mismatch})
 
     def _frozen_logprobs(self, examples: list[Example], sums: Counter[str]) -> _Frozen:
         """Log-probabilities that all epochs and minibatches share, computed before the first of them moves the
@@ -173,6 +167,7 @@ class Learner:
             "loss/ratio/mean": sums["ratio"] / tokens,
             "loss/entropy": sums["entropy"] / tokens,
             "loss/sampler_mismatch": sums["mismatch"] / tokens,
+            "loss/nonfinite_tokens": float(sums["nonfinite"]),
             "train/learning_rate": float(self.guard.optimizer.param_groups[0]["lr"]),
             "train/skipped_updates": float(self.guard.num_skipped),
             "tokens/trained": float(sums["tokens"]),
@@ -183,6 +178,20 @@ class Learner:
         if self._uses_reference:
             metrics["loss/kl"] = sums["kl"] / tokens
         return metrics
+
+
+def trained_rewards(group: RolloutGroup, config: RunConfig) -> np.ndarray:
+    """float64 ``[G]``: the rewards that train, the overlong penalty taken off; NaN where a rollout did not survive.
+
+    Rules that choose by the size of a reward (``pods``, ``cppo``) read these in every host.
+    """
+    algorithm = config.algorithm
+    if not isinstance(algorithm, DapoConfig):
+        return group.rewards_G
+    tokens_G = np.array([rollout.completion.num_tokens for rollout in group.rollouts])
+    return group.rewards_G - overlong_penalty(
+        tokens_G, config.sampling.max_completion_tokens, algorithm.overlong_buffer_tokens, algorithm.overlong_penalty
+    )
 
 
 def _rows(scored: dict[RolloutId, torch.Tensor], microbatch: Microbatch) -> torch.Tensor:

@@ -5,6 +5,7 @@ Legend: ``R`` rollouts, ``T`` completion positions, ``N`` selected tokens, ``D``
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from arrol.errors import ConfigError, ModelError
+from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
 """Logits held at a time (tokens times vocabulary), so that a large vocabulary does not fill the memory: with several
@@ -70,6 +72,26 @@ def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     extra = [named] if isinstance(named, int) else list(named or [])
     return tuple(sorted({int(tokenizer.eos_token_id), *map(int, extra)}))
+
+
+def max_positions(config: Any) -> int | None:
+    """Longest sequence that a model's config allows, rope scaling included; None where it names no limit."""
+    longest = getattr(config, "max_position_embeddings", None)
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if longest is None or scaling.get("rope_type", "default") == "default":
+        return longest
+    original = scaling.get("original_max_position_embeddings") or longest
+    return max(int(longest), int(original * (scaling.get("factor") or 1.0)))
+
+
+def require_positions(config: Any, prompts: Iterable[Prompt], max_completion_tokens: int) -> None:
+    """ConfigError where the longest of the prompts and a completion of full length exceed :func:`max_positions`."""
+    longest, limit = max((len(prompt.token_ids) for prompt in prompts), default=0), max_positions(config)
+    if limit is not None and longest + max_completion_tokens > limit:
+        raise ConfigError(
+            f"sampling.max_completion_tokens = {max_completion_tokens}: with a prompt of {longest} tokens it exceeds "
+            f"the {limit} positions of the model (max_position_embeddings); lower it to {max(limit - longest, 0)}"
+        )
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from arrol.training.checkpoint import (
     require_same_config,
     save_checkpoint,
 )
-from arrol.training.learner import Learner
+from arrol.training.learner import Learner, trained_rewards
 from arrol.types import (
     Completion,
     FinishReason,
@@ -141,7 +141,7 @@ class Trainer:
         if isinstance(self.config.pruning, OracleRule):
             self._drop_by_outcome(groups)
         clock.lap("time/estimate_s")
-        lessons = self.parts.allocator.lessons(groups)
+        lessons = self.parts.allocator.lessons(groups, [trained_rewards(group, self.config) for group in groups])
         learnt = self.parts.learner.update(groups, self.step, lessons)
         clock.lap("time/learn_s")
         metrics |= learnt | survivor_metrics(groups) | self.parts.allocator.metrics()
@@ -226,9 +226,10 @@ class Trainer:
                 for row, probability, keep in zip(rows, survival, kept, strict=True):
                     rollout = finished[row]
                     rollout.dropped = not keep
-                    rollout.decision = PruningDecision(
-                        rollout.rollout_id, 0, bool(keep), max(float(probability), 1e-9), Reason.OUTCOME
-                    )
+                    judged = rollout.decision or PruningDecision(rollout.rollout_id, 0, True, 1.0, Reason.OUTCOME)
+                    rollout.decision = replace(
+                        judged, keep=bool(keep), survival=max(float(probability), 1e-9), reason=Reason.OUTCOME
+                    )  # score, quality and version stay the head's: the baseline and the records read them
 
     def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
         """What was sampled, before anything is dropped or learnt."""

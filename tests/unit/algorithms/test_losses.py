@@ -49,6 +49,40 @@ def test_nothing_behind_the_mask_matters_not_even_an_overflow():
     assert (gradient(replace(dirty, **extra), config)[1, 2:] == 0).all()
 
 
+@pytest.mark.parametrize("where", ["policy_logprobs_RT", "sampler_logprobs_RT", "learner_logprobs_RT"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_token_that_is_not_finite_costs_itself_alone(where, value):
+    config = GrpoConfig(importance_cap=2.0, aggregation="token_mean")
+    columns = {
+        name: torch.full((1, 3), -1.0) for name in ("policy_logprobs_RT", "sampler_logprobs_RT", "learner_logprobs_RT")
+    }
+    columns["policy_logprobs_RT"].requires_grad_()
+    bad = {**columns, where: columns[where].detach().clone()}
+    bad[where][0, 1] = value
+    leaf = bad["policy_logprobs_RT"].requires_grad_()
+    one = torch.ones(1)
+    inputs = LossInputs(loss_mask_RT=torch.ones(1, 3), advantage_R=one, weight_R=one, **bad)
+    loss, sums = policy_loss(inputs, config, Denominator(1.0, 3.0, 3))
+    loss.backward()
+    assert loss.item() == pytest.approx(-2 / 3)  # two of three tokens, and three in the denominator
+    torch.testing.assert_close(leaf.grad, torch.tensor([[-1 / 3, 0.0, -1 / 3]]))
+    assert (float(sums["nonfinite"]), float(sums["tokens"])) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_a_log_ratio_that_would_overflow_is_bounded(kl_coef):
+    config, one = GrpoConfig(importance_cap=2.0, kl_coef=kl_coef, aggregation="token_mean"), torch.ones(1)
+    policy = torch.tensor([[0.0, -200.0]], requires_grad=True)
+    far = torch.tensor([[-200.0, 0.0]])
+    inputs = LossInputs(policy, far, torch.ones(1, 2), -one, one, far, far)
+    loss, sums = policy_loss(inputs, config, Denominator(1.0, 2.0, 2))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(policy.grad).all()
+    assert all(torch.isfinite(value) for value in sums.values())
+    assert float(sums["nonfinite"]) == 0.0
+
+
 def test_clipped_tokens_have_no_gradient():
     inputs = batch()
     policy = inputs.sampler_logprobs_RT + torch.tensor([[0.5, -0.5, 0.5, -0.5], [0.5, -0.5, 0, 0]])

@@ -42,6 +42,9 @@ def test_nested_quality_and_one_probe_as_a_number():
         ({"quality": {"hidden": 3}}, ["quality.hidden = 3", "'hidden_size'"]),
         ({"correction": "best"}, ["correction = 'best'"]),
         ({"estimator": "ipw"}, ["estimator = 'ipw'", "unknown key", "'correction'"]),
+        ({"rule": "extremes", "draw": "bernoulli", "correction": "plain"}, ["draw = 'bernoulli': extremes ranks"]),
+        ({"rule": "confidence"}, ["correction = 'doubly_robust': rule 'confidence' stops with certainty"]),
+        ({"rule": "uniform", "keep_ratio": 0.05}, ["keep_ratio = 0.05: outside [min_survival, max_survival]"]),
         (
             {"algorithm": "mc_grpo", "correction": "ipw"},
             ["correction = 'ipw': mc_grpo's median has no weighted form; set 'plain'"],

@@ -135,6 +135,38 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         ),
         (["--task.max_ops", "1"], "task.max_ops = 1: at least min_ops = 2"),
         (
+            ["--pruning", "oracle", "--pruning.probe_tokens", "[8]", "--pruning.target_positive_ratio", "1"],
+            "pruning.target_positive_ratio = 1: keeps 4 right of 4 rollouts, so one outcome is left out with certainty "
+            "and no weights exist; move it towards 0.5, or set algorithm.correction = 'plain'",
+        ),
+        (
+            ["--pruning", "extremes", "--pruning.draw", "bernoulli"],
+            "pruning.draw = 'bernoulli': extremes ranks siblings, so set 'systematic'",
+        ),
+        (
+            ["--pruning", "paper", "--pruning.keep_ratio", "0.95"],
+            "pruning.keep_ratio = 0.95: outside [min_survival, max_survival] = [0.2, 0.9], so it cannot be met; move "
+            "it inside, or move the bound",
+        ),
+        (
+            ["--pruning", "neyman", "--pruning.keep_ratio", "0.05"],
+            "pruning.keep_ratio = 0.05: outside [min_survival, max_survival] = [0.2, 1], so it cannot be met; move it "
+            "inside, or move the bound",
+        ),
+        (
+            ["--engine.dtype", "bfloat16"],
+            "engine.dtype = 'bfloat16': samples from another policy than the learner's; set algorithm.importance_cap, "
+            "for example to 2.0",
+        ),
+        (
+            [
+                *("--algorithm", "dapo", "--algorithm.overlong_buffer_tokens", "8"),
+                *("--allocation.rule", "uniform", "--allocation.posterior.used_for", "advantage"),
+            ],
+            "algorithm.overlong_buffer_tokens = 8: the posterior is of a success rate, which knows no penalty; set it "
+            "to 0, or allocation.posterior.used_for to 'allocation'",
+        ),
+        (
             ["--algorithm", "grpo", "--algorithm.estimator", "ipw"],
             "algorithm.estimator = 'ipw': unknown key; the nearest known one is 'correction'",
         ),

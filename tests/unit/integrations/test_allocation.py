@@ -51,6 +51,13 @@ def test_the_belief_is_of_earlier_visits_and_this_one():
     assert lesson.selection.is_whole
 
 
+def test_a_right_answer_whose_reward_a_penalty_took_to_0_is_no_outcome():
+    """At the limit the whole penalty is due: read as a failure, it would make its whole group one."""
+    allocation = allocation_of({"posterior": {"used_for": "advantage"}})
+    with pytest.raises(ConfigError, match="used_for = 'advantage': a rollout got reward 0"):
+        allocation.lessons([group(np.ones(6))], [np.array([0.0, 1, 1, 1, 1, 1])], 1)
+
+
 def test_rows_without_a_reward_are_neither_judged_nor_counted():
     totals = np.array([1.0, 0.0, np.nan, 1.0, 0.0, np.nan])
     allocation = allocation_of("dapo")

@@ -282,7 +282,7 @@ def test_paying_for_anothers_floor_leaves_the_product_above_its_own():
 @pytest.mark.parametrize("rule", ["uniform", "confidence", "extremes", "balanced", "neyman"])
 @pytest.mark.parametrize("early", [0, 1, 3])
 def test_a_share_of_the_group_counts_who_ended_early(rule, early):
-    config = parse_host({"rule": rule, **NOW, "probe_tokens": 16, "draw": "systematic"}).pruning
+    config = parse_host({"rule": rule, **NOW, "probe_tokens": 16, "draw": "systematic", "correction": "plain"}).pruning
     controller = PruningController(config, GivenQuality(), seed=3, whole_group=True)
     rng = np.random.default_rng(early)
     for step in (1, 2):

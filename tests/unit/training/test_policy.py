@@ -1,10 +1,20 @@
 """Loading refuses what cannot be used, in one line."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from arrol.errors import ConfigError, ModelError
-from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
+from arrol.training.policy import (
+    load_policy,
+    load_tokenizer,
+    max_positions,
+    require_positions,
+    resolve_device,
+    stop_token_ids,
+)
+from arrol.types import Prompt
 
 CPU = torch.device("cpu")
 
@@ -38,3 +48,41 @@ def test_a_missing_folder_names_the_field_and_the_next_step(tmp_path):
 def test_a_device_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="device = 'gpu'"):
         resolve_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"max_position_embeddings": 512}, 512),
+        ({"max_position_embeddings": 512, "rope_parameters": {"rope_type": "default"}}, 512),
+        ({"max_position_embeddings": 100, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}, 400),
+        (
+            {
+                "max_position_embeddings": 40,
+                "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+            },
+            128,
+        ),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+            },
+            131072,
+        ),
+        ({}, None),
+    ],
+)
+def test_positions_know_rope_scaling(config, limit):
+    assert max_positions(SimpleNamespace(**config)) == limit
+
+
+def test_prompt_and_completion_must_fit_the_positions():
+    config, prompts = SimpleNamespace(max_position_embeddings=20), [Prompt("a", (1,) * 8, "a", "1")]
+    require_positions(config, prompts, 12)
+    with pytest.raises(ConfigError) as error:
+        require_positions(config, prompts, 13)
+    assert str(error.value) == (
+        "sampling.max_completion_tokens = 13: with a prompt of 8 tokens it exceeds the 20 positions of the model "
+        "(max_position_embeddings); lower it to 12"
+    )

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from arrol.algorithms.allocation.selection import SELECTION_STREAM, pods
 from arrol.assembly import build_allocator
 from arrol.configs.run import RunConfig
 from arrol.engines.scripted import ScriptedEngine
 from arrol.errors import CheckpointError, NonFiniteError
 from arrol.pruning.controller import PruningController
 from arrol.records.schema import EvalRecord
-from arrol.records.store import load_run
+from arrol.records.store import load_run, read_records
 from arrol.training import trainer as module
 from arrol.training.trainer import Parts, Trainer
 from arrol.types import Prompt, SamplingParams, Verdict
@@ -129,8 +130,6 @@ def build(folder, *, segment=0, **changes):
 
 def rows(folder):
     """The records, behind a row that opens the run."""
-    from arrol.records.store import read_records
-
     kinds = {"step": [], "eval": [], "end": []}
     for record in read_records(folder / "records.jsonl"):
         kinds[record.kind].append(record)
@@ -178,8 +177,6 @@ def test_phases_add_up_to_the_step(tmp_path, saved):
 
 
 def test_rollouts_are_written_one_row_each(tmp_path, saved):
-    from arrol.records.store import read_records
-
     build(tmp_path, segment=3).run()
     written = read_records(tmp_path / "rollouts.jsonl")
     assert len(written) == 4 * 2 * 4
@@ -200,7 +197,24 @@ def test_the_outcome_decides_under_the_oracle(tmp_path, saved):
         assert sorted(kept) == [0.0, 1.0]  # half of the group, half of it right
         assert all(rollout.reward is not None for rollout in group.rollouts)
         assert all(rollout.decision.reason == "outcome" for rollout in group.rollouts)
+        assert (group.quality_G == 0.5).all()  # the head's own judgement stays, or doubly_robust would be ipw
+    second_step = [row for row in read_records(tmp_path / "rollouts.jsonl") if row.step == 2]
+    assert {(row.score, row.quality, row.survival) for row in second_step} == {(0.5, 0.5, 0.5)}
     assert rows(tmp_path)["step"][1].metrics["tokens/saved"] == 0
+
+
+def test_a_rule_that_reads_the_size_of_a_reward_reads_the_one_that_trains(tmp_path, saved):
+    trainer = build(
+        tmp_path,
+        pruning={"rule": "never"},
+        algorithm={"name": "dapo", "overlong_buffer_tokens": 8, "overlong_penalty": 1.0},
+        allocation={"rule": "pods", "train_size": 2},
+    )
+    trainer.run()
+    for number, lesson in enumerate(trainer.parts.learner.lessons[0]):
+        shaped = np.array([0.0, 1.0, 0.0, 1.0]) - np.array([3, 4, 5, 6]) / 8
+        wanted = pods(shaped, 2, [trainer.config.seed, SELECTION_STREAM, 1, number]).train_G
+        assert lesson.selection.train_G.tolist() == wanted.tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -280,8 +294,6 @@ def test_the_step_of_a_run_is_what_its_folder_says(tmp_path, saved):
 
 def test_rollouts_are_rescued_rejected_and_written_with_their_reason(tmp_path, saved):
     """One prompt has its first success at the fourth rollout, the other has none; the budget is 8."""
-    from arrol.records.store import read_records
-
     allocation = {"rule": "aero", "explore_size": 2, "rescue_step": 2}
     trainer = build(
         tmp_path,
