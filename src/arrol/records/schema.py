@@ -22,10 +22,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from arrol.errors import DataError
 
@@ -183,16 +186,13 @@ RECORD_TYPES: dict[str, type[Record]] = {
 }
 
 
-_ADDED: dict[str, frozenset[str]] = {"rollout": frozenset({"dropped"})}
-"""Fields that rows of the first version lack; they read as their defaults."""
+_ADDED: dict[str, dict[str, Any]] = {"rollout": {"dropped": ""}}
+"""Fields that rows of the first version lack, and what they read as."""
 
 
 def encode(record: Record) -> dict[str, Any]:
     """The row of a record: JSON values only, ``kind`` first, numbers that are not finite as None."""
-    row: dict[str, Any] = {"kind": record.kind}
-    for name, _ in _readers(record.kind):
-        row[name] = _plain(getattr(record, name))
-    return row
+    return {"kind": record.kind, **{name: _plain(value) for name, value in vars(record).items()}}
 
 
 def decode(row: Mapping[str, Any]) -> Record:
@@ -203,31 +203,32 @@ def decode(row: Mapping[str, Any]) -> Record:
     record_type = RECORD_TYPES.get(kind) if isinstance(kind, str) else None
     if record_type is None:
         raise DataError(f"kind = {_shown(kind)}: unknown record; known are {', '.join(RECORD_TYPES)}")
-    known = _readers(record_type.kind)
-    added = _ADDED.get(record_type.kind, frozenset())
-    if len(row) != len(known) + 1 or any(name not in row for name, _ in known):
-        _refuse_names(row, kind, [name for name, _ in known], added)
-    values = {}
-    for name, read in known:
-        if name in added and name not in row:
-            continue
-        try:
-            values[name] = read(row[name])
-        except TypeError:
-            wanted = record_type.__annotations__[name]
-            raise DataError(f"{kind}.{name} = {_shown(row[name])}: not of type {wanted}; mend that row") from None
+    adapter, floats, tables = _reader(record_type.kind)
+    try:
+        values = vars(adapter.validate_python(row))
+    except ValidationError as error:
+        raise DataError(_explained(row, record_type.kind, error.errors(include_url=False)[0])) from None
+    del values["kind"]
+    for name in floats:
+        if values[name] is None:
+            values[name] = math.nan
+    for name in tables:
+        table = values[name]
+        if None in table.values():
+            values[name] = {key: math.nan if value is None else value for key, value in table.items()}
     return record_type(**values)
 
 
-def _refuse_names(row: Mapping[str, Any], kind: str | None, known: list[str], added: frozenset[str]) -> None:
-    for name in known:
-        if name not in row and name not in added:
-            raise DataError(f"{kind}.{name}: missing field; the file was written by another version or damaged")
-    for name in row:
-        if name not in known and name != "kind":
-            nearest = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else "; the file was written by another version"
-            raise DataError(f"{kind}.{_shown(name)}: unknown field{hint}")
+def _explained(row: Mapping[str, Any], kind: str, error: ErrorDetails) -> str:
+    name = error["loc"][0]
+    if error["type"] == "missing":
+        return f"{kind}.{name}: missing field; the file was written by another version or damaged"
+    if error["type"] in ("extra_forbidden", "invalid_key"):
+        nearest = difflib.get_close_matches(str(name), [item.name for item in fields(RECORD_TYPES[kind])], 1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "; the file was written by another version"
+        return f"{kind}.{_shown(name)}: unknown field{hint}"
+    wanted = RECORD_TYPES[kind].__annotations__[str(name)]
+    return f"{kind}.{name} = {_shown(row[str(name)])}: not of type {wanted}; mend that row"
 
 
 def _plain(value: Any) -> Any:
@@ -250,56 +251,16 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _readers(kind: str) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-    """Name and reader of each field of a kind, in order."""
-    record_type = RECORD_TYPES[kind]
-    hints = get_type_hints(record_type)
-    return tuple((item.name, _READERS[str(hints[item.name])]) for item in fields(record_type))
-
-
-def _read_float(value: Any) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError
-    return float(value)
-
-
-def _read_int(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    return value
-
-
-def _read_str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _read_bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _read_dict(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    str(str): _read_str,
-    str(int): _read_int,
-    str(float): _read_float,
-    str(bool): _read_bool,
-    "int | None": lambda value: None if value is None else _read_int(value),
-    "float | None": lambda value: None if value is None else _read_float(value),
-    "dict[str, float]": lambda value: {key: _read_float(item) for key, item in _read_dict(value).items()},
-    "dict[str, str]": lambda value: {key: _read_str(item) for key, item in _read_dict(value).items()},
-    "dict[str, typing.Any]": _read_dict,
-}
+def _reader(kind: str) -> tuple[TypeAdapter[BaseModel], tuple[str, ...], tuple[str, ...]]:
+    """What checks a row of a kind, and its fields of type float and of type ``dict[str, float]``, where null is NaN."""
+    hints, shape = get_type_hints(RECORD_TYPES[kind]), dict[str, Any]()
+    names = [item.name for item in fields(RECORD_TYPES[kind])]
+    for name in names:
+        read = {float: float | None, dict[str, float]: dict[str, float | None]}.get(hints[name], hints[name])
+        shape[name] = (read, _ADDED.get(kind, {}).get(name, ...))
+    model = create_model(kind, __config__=ConfigDict(strict=True, extra="forbid"), kind=(str, ...), **shape)
+    floats, tables = ([name for name in names if hints[name] == of] for of in (float, dict[str, float]))
+    return TypeAdapter(model), tuple(floats), tuple(tables)
 
 
 def _shown(value: object) -> str:
