@@ -123,7 +123,7 @@ def test_zero_advantages_are_left_out_at_no_loss(make_model, name, monkeypatch):
     model, groups = make_model(), groups_of(make_model(), stopped=False)
     for rollout in groups[1].rollouts:
         rollout.reward, rollout.decision = 1.0, None
-    algorithm = {"grpo": GrpoConfig(), "dr_grpo": DrGrpoConfig(), "dapo": DapoConfig()}[name]
+    algorithm = {"grpo": GrpoConfig, "dr_grpo": DrGrpoConfig, "dapo": DapoConfig}[name](thinning=0)
     without, metrics = gradient_of(model, groups, config_of(algorithm))
     dead = sum(r.completion.num_tokens for r in groups[1].rollouts)
     survivors = sum(r.completion.num_tokens for g in groups for r in g.survivors)
@@ -134,6 +134,38 @@ def test_zero_advantages_are_left_out_at_no_loss(make_model, name, monkeypatch):
     with_zeros, metrics = gradient_of(model, groups, config_of(algorithm))
     assert metrics["tokens/trained"] == survivors
     torch.testing.assert_close(with_zeros, without, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "dapo"])
+def test_a_rollout_left_out_by_the_lottery_changes_no_denominator(make_model, name, monkeypatch):
+    """Half of the rows at twice their weight, and the other half: their mean is the gradient of all rows."""
+    model, groups = make_model(), groups_of(make_model())
+    config = config_of(ALGORITHMS[name].model_copy(update={"thinning": 0.0}))
+    whole, all_rows = gradient_of(model, groups, config)
+    halves, trained = [], []
+    for kept in (0, 1):
+        factors = lambda c, ids, *_, kept=kept, **__: np.array([2.0 * (i.index % 2 == kept) for i in ids])  # noqa: E731
+        monkeypatch.setattr("arrol.training.learner.thinned", factors)
+        gradient, metrics = gradient_of(model, groups, config)
+        halves.append(gradient)
+        trained.append(metrics["tokens/trained"])
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole, atol=2e-6, rtol=1e-4)
+    assert sum(trained) == all_rows["tokens/trained"]
+
+
+def test_the_lottery_acts_where_rollouts_were_pruned_and_nothing_else_needs_every_row(make_model, monkeypatch):
+    model, shares = make_model(), []
+    monkeypatch.setattr(
+        "arrol.training.learner.thinned",
+        lambda c, ids, share, *, seed: shares.append(share) or np.ones(len(ids)),
+    )
+    pruned, plain = groups_of(model), groups_of(model, stopped=False)
+    for rollout in (r for group in plain for r in group.rollouts):
+        rollout.decision = None
+    gradient_of(model, pruned, config_of())
+    gradient_of(model, plain, config_of())
+    gradient_of(model, pruned, config_of(DrGrpoConfig(kl_coef=0.1)), reference=make_model(seed=1))
+    assert shares == [0.5, 0.0, 0.0]
 
 
 def _no_reference(self, examples, sums):

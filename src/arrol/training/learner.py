@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from arrol.algorithms.allocation.selection import whole
 from arrol.algorithms.dapo import overlong_penalty
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.losses import Denominator, LossInputs, policy_loss
+from arrol.algorithms.thinning import thinned
 from arrol.configs.method import AlgorithmConfig, DapoConfig
 from arrol.configs.run import RunConfig
 from arrol.engines.embedded.decoder import flat_decoder
@@ -64,6 +65,7 @@ class Learner:
             group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=self._uses_reference)
             for group, signal in zip(groups, signals, strict=True)
         ]
+        examples = self._thinned(examples)
         sums: Counter[str] = Counter()
         norms: list[float] = []
         training = self._config.training
@@ -76,6 +78,19 @@ class Learner:
                 denominator = batch_denominator([groups[i] for i in part], [signals[i] for i in part], limit)
                 norms.append(self._minibatch([e for i in part for e in examples[i]], denominator, frozen, sums, done))
         return self._metrics(sums, norms)
+
+    def _thinned(self, examples: list[list[Example]]) -> list[list[Example]]:
+        """Per group, the examples that cost an update; the weights of the small ones among them are raised.
+
+        Without pruned rollouts the step is that of the plain algorithm; a KL term would need every row.
+        """
+        rows = [example for part in examples for example in part]
+        is_pruned = any(example.rollout.survival < 1 for example in rows)
+        share = self._algorithm.thinning if is_pruned and not self._uses_reference else 0.0
+        contribution_R = np.array([example.advantage * example.weight for example in rows])
+        factors = iter(thinned(contribution_R, [e.rollout.rollout_id for e in rows], share, seed=self._config.seed))
+        scaled = [[replace(e, weight=e.weight * float(next(factors))) for e in part] for part in examples]
+        return [[example for example in part if example.weight] for part in scaled]
 
     def _signal(self, group: RolloutGroup, lesson: Lesson) -> GroupSignal:
         return lesson_signal(
