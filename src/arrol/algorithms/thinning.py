@@ -1,6 +1,6 @@
-"""Lottery after the reward and before the update: rollouts that teach next to nothing rarely cost an update. Numpy only.
+"""Lottery after the reward, before the update: rollouts that teach next to nothing rarely cost an update. Pure numpy.
 
-    pi_i = min(1, |A_i w_i| / (share * rms)),   rms over the rollouts of the step that would train
+    pi_i = min(1, |A_i w_i| / (share * rms)),   rms over the rollouts of the step that may train
 
 A rollout with advantage A and weight w trains with probability pi, and its weight is then divided by pi. Given the
 rewards of the step, the expected gradient is that of training on all of them; denominators stay those of all of them.
