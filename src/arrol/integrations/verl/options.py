@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from arrol.configs.host import HostConfig, parse_host
-from arrol.configs.method import BalancedRule, NeymanRule, OracleRule, PaperRule
+from arrol.configs.method import BalancedRule, NeymanRule
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts
-from arrol.integrations.verl.rules import refuse_impossible
+from arrol.integrations.verl.rules import refuse, refuse_impossible
 
 Way = Literal["two_calls", "engine"]
 BARRIER_TIMEOUT_S = 600
@@ -76,29 +76,21 @@ def parse_options(values: Mapping[str, object]) -> VerlOptions:
 
 def _refuse(host: HostConfig) -> None:
     """ConfigError for settings that work in other hosts and not inside verl."""
-    rule = host.pruning
-    if host.correction != "plain":
-        raise ConfigError(
-            f"correction = {host.correction!r}: verl computes advantages from uid and reward, without 1/survival; "
-            "use plain, or train with arrol or TRL"
-        )
-    if host.algorithm != "grpo":
-        raise ConfigError(f"algorithm = {host.algorithm!r}: verl computes advantages itself; leave it out")
-    if host.quality.features != ("logprobs",):
-        raise ConfigError(
-            f"quality.features = {list(host.quality.features)}: verl's servers return no hidden states; leave it out"
-        )
-    if isinstance(rule, OracleRule):
-        raise ConfigError("rule = 'oracle': verl has no place to decide after rewards; use another rule")
-    varying = "the number of survivors would vary and verl would train on padding; use"
-    if isinstance(rule, PaperRule):
-        raise ConfigError(f"rule = 'paper': {varying} another rule")
-    if rule.draw != "systematic":
-        raise ConfigError(f"draw = {rule.draw!r}: {varying} systematic")
-    if isinstance(rule, (BalancedRule, NeymanRule)) and rule.scope != "group":
-        raise ConfigError(f"scope = {rule.scope!r}: {varying} group")
-    if rule.has_probes and rule.min_survivors < 2:
-        raise ConfigError(
-            f"min_survivors = {rule.min_survivors}: verl gives a lone survivor its raw reward as advantage; use at "
-            "least 2"
-        )
+    rule, features = host.pruning, host.quality.features
+    scope = rule.scope if isinstance(rule, (BalancedRule, NeymanRule)) else "group"
+    varies = "the number of survivors would vary and verl would train on padding; use"
+    refuse(
+        [
+            ("correction", host.correction, host.correction != "plain",
+             "verl computes advantages from uid and reward, without 1/survival; use plain, or train with arrol or TRL"),
+            ("algorithm", host.algorithm, host.algorithm != "grpo", "verl computes advantages itself; leave it out"),
+            ("quality.features", list(features), features != ("logprobs",),
+             "verl's servers return no hidden states; leave it out"),
+            ("rule", rule.rule, rule.rule == "oracle", "verl has no place to decide after rewards; use another rule"),
+            ("rule", rule.rule, rule.rule == "paper", f"{varies} another rule"),
+            ("draw", rule.draw, rule.draw != "systematic", f"{varies} systematic"),
+            ("scope", scope, scope != "group", f"{varies} group"),
+            ("min_survivors", rule.min_survivors, rule.has_probes and rule.min_survivors < 2,
+             "verl gives a lone survivor its raw reward as advantage; use at least 2"),
+        ]
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from arrol.errors import ConfigError
 from arrol.integrations.verl.batch import ROLLOUT, Config, at
 from arrol.integrations.verl.options import NAME, VerlOptions
 from arrol.integrations.verl.plugin import trl_conflict
-from arrol.integrations.verl.rules import candidates
+from arrol.integrations.verl.rules import candidates, refuse
 
 AGENT_LOOP = "single_turn_agent"
 """The only agent loop of verl that can be pruned."""
@@ -23,22 +23,18 @@ SERVED_HEAD = "ARROL_ESTIMATOR"
 """Environment variable with the path of a trained head for vLLM's workers."""
 MODEL = "actor_rollout_ref.model"
 
-Refusal = tuple[str, object, str]
-"""Path, whether its value is wrong, reason and next step."""
-
 
 def refuse_unsound(config: Config, options: VerlOptions) -> None:
     """ConfigError for the first setting that would go wrong in a pruned run."""
-    for path, is_wrong, advice in [*_of_verl(config, options), *_of_options(config, options)]:
-        if is_wrong:
-            raise ConfigError(f"{path} = {at(config, path)!r}: {advice}")
+    refused = [*_of_verl(config, options), *_of_options(config, options)]
+    refuse((path, at(config, path), is_wrong, advice) for path, is_wrong, advice in refused)
     conflict = trl_conflict()
     if conflict:
         raise ConfigError(conflict)
 
 
-def _of_verl(config: Config, options: VerlOptions) -> list[Refusal]:
-    """Settings of verl."""
+def _of_verl(config: Config, options: VerlOptions) -> list[tuple[str, object, str]]:
+    """Path, whether its value is wrong, reason and next step: of settings of verl."""
     agent, mode = f"{ROLLOUT}.agent.default_agent_loop", "trainer.v1.trainer_mode"
     stop_words = {"stop", "stop_token_ids"} & set(at(config, f"{VLLM}.override_generation_config", {}))
     reads_rewards = options.has_head or options.has_allocation
@@ -74,8 +70,8 @@ def _of_verl(config: Config, options: VerlOptions) -> list[Refusal]:
     ]  # fmt: skip
 
 
-def _of_options(config: Config, options: VerlOptions) -> list[Refusal]:
-    """Options that do not fit verl's settings."""
+def _of_options(config: Config, options: VerlOptions) -> list[tuple[str, object, str]]:
+    """The same of options that do not fit verl's settings."""
     pruning, allocation, engine = options.host.pruning, options.host.allocation, options.way == "engine"
     limit, size = at(config, f"{ROLLOUT}.response_length", 0), int(at(config, f"{ROLLOUT}.n", 1))
     served = os.environ.get(SERVED_HEAD) or at(config, f"ray_kwargs.ray_init.runtime_env.env_vars.{SERVED_HEAD}")

@@ -7,11 +7,15 @@ mini-batches, so the number of rows that train must be the same in every step.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from arrol.configs.allocation import AllocationConfig, GresoAllocation, MoppsAllocation, PodsAllocation
 from arrol.configs.host import HostConfig
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts, refuse_unused, uses_belief
 
+Refusal = tuple[str, object, object, str]
+"""Field, its value, whether that is wrong, reason and next step."""
 USED = {
     "uniform": frozenset[str](),
     "mopps": frozenset({"candidates", "target_rate"}),
@@ -42,31 +46,30 @@ def train_size(config: AllocationConfig, survivors: int) -> int:
 
 def refuse_impossible(host: HostConfig, way: str) -> None:
     """ConfigError for an allocation rule, or a field of one, that has no effect or does harm inside verl."""
-    config = host.allocation
+    config, rule = host.allocation, host.pruning.rule
     refuse_unused(config, USED, REASONS, "verl")
-    if uses_belief(config):
-        raise ConfigError(
-            f"allocation.posterior.used_for = {config.posterior.used_for!r}: verl computes advantages itself; "
-            "leave it out, or train with arrol or TRL"
-        )
-    name, factor = _draws(config)
-    if name and (factor < 2 or factor != int(factor)):
-        raise ConfigError(
-            f"allocation.{name} = {factor:g}: it multiplies data.train_batch_size; use a whole number, at least 2"
-        )
-    if config.rule == "knapsack" and host.pruning.rule != "never":
-        raise ConfigError(
-            f"rule = {host.pruning.rule!r}: groups of allocation.rule = 'knapsack' differ in size, and "
-            f"{_VARIES}; set rule = 'never'"
-        )
-    if not config.count_truncated and not isinstance(config, PodsAllocation):
-        raise ConfigError(
-            f"allocation.count_truncated = False: {_VARIES}; leave it out, or use allocation.rule = 'pods'"
-        )
-    if acts(config) and way == "engine":
-        raise ConfigError(
-            "way = 'engine': survival is unknown there, and allocation rules learn from it; use two_calls"
-        )
+    used_for, (name, factor) = config.posterior.used_for, _draws(config)
+    refuse(
+        [
+            ("allocation.posterior.used_for", used_for, uses_belief(config),
+             "verl computes advantages itself; leave it out, or train with arrol or TRL"),
+            (f"allocation.{name}", factor, name and (factor < 2 or factor != int(factor)),
+             "it multiplies data.train_batch_size; use a whole number, at least 2"),
+            ("rule", rule, config.rule == "knapsack" and rule != "never",
+             f"groups of allocation.rule = 'knapsack' differ in size, and {_VARIES}; set rule = 'never'"),
+            ("allocation.count_truncated", False, not config.count_truncated and not isinstance(config, PodsAllocation),
+             f"{_VARIES}; leave it out, or use allocation.rule = 'pods'"),
+            ("way", way, acts(config) and way == "engine",
+             "survival is unknown there, and allocation rules learn from it; use two_calls"),
+        ]
+    )  # fmt: skip
+
+
+def refuse(refusals: Iterable[Refusal]) -> None:
+    """ConfigError for the first setting that is wrong."""
+    for field, value, is_wrong, advice in refusals:
+        if is_wrong:
+            raise ConfigError(f"{field} = {value!r}: {advice}")
 
 
 def _draws(config: AllocationConfig) -> tuple[str, float]:
