@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,7 +144,7 @@ def stop_token_ids(config: DictConfig) -> list[int]:
     return sorted({int(token_id) for token_id in found if token_id is not None})
 
 
-def prompt_key(messages: Any) -> str:
+def prompt_key(messages: Iterable[object]) -> str:
     """Stable name of a prompt across epochs and restarts; what is no text (images) counts by its description."""
     text = json.dumps(messages if isinstance(messages, list) else list(messages), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from arrol.errors import ConfigError
 from arrol.integrations.verl.batch import ROLLOUT, Config, at
 from arrol.integrations.verl.options import NAME, VerlOptions
 from arrol.integrations.verl.plugin import trl_conflict
-from arrol.integrations.verl.rules import candidates, refuse
+from arrol.integrations.verl.rules import Refusal, candidates, refuse
 
 AGENT_LOOP = "single_turn_agent"
 """The only agent loop of verl that can be pruned."""
@@ -26,15 +26,15 @@ MODEL = "actor_rollout_ref.model"
 
 def refuse_unsound(config: Config, options: VerlOptions) -> None:
     """ConfigError for the first setting that would go wrong in a pruned run."""
-    refused = [*_of_verl(config, options), *_of_options(config, options)]
-    refuse((path, at(config, path), is_wrong, advice) for path, is_wrong, advice in refused)
+    refuse((path, at(config, path), is_wrong, advice) for path, is_wrong, advice in _of_verl(config, options))
+    refuse(_of_options(config, options))
     conflict = trl_conflict()
     if conflict:
         raise ConfigError(conflict)
 
 
 def _of_verl(config: Config, options: VerlOptions) -> list[tuple[str, object, str]]:
-    """Path, whether its value is wrong, reason and next step: of settings of verl."""
+    """Settings of verl: path, whether its value is wrong, reason and next step."""
     agent, mode = f"{ROLLOUT}.agent.default_agent_loop", "trainer.v1.trainer_mode"
     stop_words = {"stop", "stop_token_ids"} & set(at(config, f"{VLLM}.override_generation_config", {}))
     reads_rewards = options.has_head or options.has_allocation
@@ -70,26 +70,27 @@ def _of_verl(config: Config, options: VerlOptions) -> list[tuple[str, object, st
     ]  # fmt: skip
 
 
-def _of_options(config: Config, options: VerlOptions) -> list[tuple[str, object, str]]:
-    """The same of options that do not fit verl's settings."""
+def _of_options(config: Config, options: VerlOptions) -> list[Refusal]:
+    """Options that do not fit verl's settings."""
     pruning, allocation, engine = options.host.pruning, options.host.allocation, options.way == "engine"
     limit, size = at(config, f"{ROLLOUT}.response_length", 0), int(at(config, f"{ROLLOUT}.n", 1))
     served = os.environ.get(SERVED_HEAD) or at(config, f"ray_kwargs.ray_init.runtime_env.env_vars.{SERVED_HEAD}")
-    refused = [
-        (f"{NAME}.probe_tokens", pruning.has_probes and 0 < limit <= pruning.probe_tokens[-1],
+    server, is_determined = at(config, f"{ROLLOUT}.name"), at(config, f"{ROLLOUT}.full_determinism", False)
+    refused: list[Refusal] = [
+        (f"{NAME}.probe_tokens", pruning.probe_tokens[-1], pruning.has_probes and 0 < limit <= pruning.probe_tokens[-1],
          f"must be below {ROLLOUT}.response_length = {limit}; lower it"),
-        (f"{ROLLOUT}.name", engine and at(config, f"{ROLLOUT}.name") != "vllm",
+        (f"{ROLLOUT}.name", server, engine and server != "vllm",
          f"way engine needs vllm; set it, or leave out {NAME}.way"),
-        (f"{NAME}.rule", engine and options.has_head and not served,
+        (f"{NAME}.rule", pruning.rule, engine and options.has_head and not served,
          f"way engine trains no head; set {SERVED_HEAD} to a trained one, or use rule uniform or confidence"),
-        (f"{ROLLOUT}.full_determinism", engine and at(config, f"{ROLLOUT}.full_determinism"),
+        (f"{ROLLOUT}.full_determinism", is_determined, engine and is_determined,
          f"in way engine siblings share one request id; set it to False, or leave out {NAME}.way"),
     ]  # fmt: skip
     if isinstance(allocation, KnapsackAllocation):
-        node = f"{NAME}.allocation"
+        node, least, most = f"{NAME}.allocation", allocation.least, allocation.max_group
         refused += [
-            (f"{node}.least", allocation.least > size, f"more than {ROLLOUT}.n = {size}; lower it"),
-            (f"{node}.max_group", 0 < allocation.max_group < size, f"less than {ROLLOUT}.n = {size}; raise it"),
+            (f"{node}.least", least, least > size, f"more than {ROLLOUT}.n = {size}; lower it"),
+            (f"{node}.max_group", most, 0 < most < size, f"less than {ROLLOUT}.n = {size}; raise it"),
         ]
     return refused
 

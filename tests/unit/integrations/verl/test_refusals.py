@@ -44,6 +44,10 @@ def without_trl(monkeypatch):
             "arrol.probe_tokens = 512: must be below actor_rollout_ref.rollout.response_length = 512; lower it",
         ),
         (
+            {"arrol": {"rule": "uniform"}, f"{ROLLOUT}.response_length": 256},
+            "arrol.probe_tokens = 512: must be below actor_rollout_ref.rollout.response_length = 256; lower it",
+        ),
+        (
             {f"{ROLLOUT}.calculate_log_probs": False},
             "actor_rollout_ref.rollout.calculate_log_probs = False: probes read log-probabilities; set it to True",
         ),
