@@ -175,6 +175,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
         ([own(prompt=3)], "prompt = 3 must be a text"),
         ([own(answer=4)], "answer = 4 must be a text"),
         ([own(level=-1)], "level = -1 must be a whole number from 0"),
+        ([own(level=2**53)], "level = 9007199254740992 must be a whole number from 0"),
         ([own(level=10**30)], "level = .* must be a whole number from 0"),
         ([own(level=10**400)], "level = an integer of more than 60 digits must be a whole number from 0"),
         ([own(level="3")], "level = '3' must be a whole number from 0"),
