@@ -338,16 +338,17 @@ def assert_same(host: str, name: str, found: Outcome, wanted: Outcome, *, decisi
     if decisions:
         assert found.decisions.keys() == wanted.decisions.keys()
         for rollout_id, decision in wanted.decisions.items():
-            assert _told(found.decisions[rollout_id]) == _told(decision), rollout_id
+            mine = found.decisions[rollout_id]
+            assert (mine.probe, mine.keep, mine.reason) == (decision.probe, decision.keep, decision.reason), rollout_id
+            assert _numbers(mine) == _approximately(_numbers(decision)), rollout_id
     for mine, theirs in zip(found.metrics, wanted.metrics, strict=bool(found.metrics)):
         assert mine == _approximately(theirs)
     for mine, theirs in zip(found.lessons, wanted.lessons, strict=bool(found.lessons)):
         assert mine == _approximately(theirs)
 
 
-def _told(decision: PruningDecision) -> tuple[Any, ...]:
-    numbers = (decision.survival, decision.score, decision.quality)
-    return (decision.probe, decision.keep, decision.reason, *(round(number, 9) for number in numbers))
+def _numbers(decision: PruningDecision) -> dict[str, float]:
+    return {"survival": decision.survival, "score": decision.score, "quality": decision.quality}
 
 
 def _approximately(values: dict[Any, float]) -> Any:

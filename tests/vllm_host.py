@@ -195,7 +195,7 @@ class SchedulerLoop:
     ``depth`` steps are in flight; scores come ``lead`` tokens early, as they may where drafts are verified.
     """
 
-    def __init__(self, config, scheduler_class, *, blocks=256, depth=2, lead=0, snapshot=None, score=None):
+    def __init__(self, config, scheduler_class, *, blocks=256, depth=2, lead=0, snapshot=None, score=None, token=None):
         from vllm.utils.hashing import sha256
         from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -211,6 +211,7 @@ class SchedulerLoop:
         self.scheduler = scheduler_class(config, cache, StructuredOutputManager(config), block_size=32)
         self.depth, self.lead, self.tables = depth, lead, None
         self.score = score or (lambda request_id, length: 0.0)
+        self.token = token or (lambda request_id, index: 1)
         if snapshot is not None:
             self.tables = snapshot.tables()
         self.inflight = deque()
@@ -296,7 +297,7 @@ class SchedulerLoop:
         ids = list(plan.num_scheduled_tokens)
         output = ModelRunnerOutput(
             req_ids=ids, req_id_to_index={request_id: row for row, request_id in enumerate(ids)},
-            sampled_token_ids=[[1] if request_id in sampling else [] for request_id in ids],
+            sampled_token_ids=[[self.token(i, self.tokens(i))] if i in sampling else [] for i in ids],
             logprobs=LogprobsLists(
                 np.ones((len(ids), 1), int), np.array([[self.score(i, None)] for i in ids]), np.ones(len(ids), int)
             ) if ids else None,

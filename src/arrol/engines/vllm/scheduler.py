@@ -89,11 +89,11 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
         if not len(self.book) and not self._notices:
             return super().update_from_output(plan, result)
         self.book.probed(scored)
-        self.book.tick()
         late = self._stop(self.book.take_stops())
         outputs = super().update_from_output(plan, result)
         self._note_ends(outputs)
         self.book.probed(self._scored_after(outputs))
+        self.book.tick()  # last, as in the embedded engine: an end may complete a barrier before its deadline
         self._stop([*late, *self.book.take_stops()], is_late=True)
         for client, output in self._notices:
             answer = outputs.setdefault(client, compat.EngineCoreOutputs())
