@@ -100,8 +100,7 @@ class Host:
             assert self.decisions.setdefault((name, decision.probe), decision) is decision
             assert decision.keep == (name not in self.stopped)
             assert 0 < decision.survival <= 1
-            if not book.pruning(name).first:  # a wave of an unknown group is translated
-                assert decision.rollout_id == book.rollout_id(name)
+            assert decision.rollout_id == book.rollout_id(name)
         for group, count in Counter(self.group_of[name][0] for name in self.stopped).items():
             waves = {p.first: p for g, p in self.group_of.values() if g == group}
             assert sum(p.size for p in waves.values()) - count >= waves[0].rule.min_survivors

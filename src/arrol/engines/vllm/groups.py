@@ -7,8 +7,7 @@ The only owner of this state; vLLM's requests come, are preempted, end and are a
 * the groups of a batch are opened together, with the first request of the batch;
 * siblings do not wait for a request that left; an aborted or failed one is lost: it does not count for the floor;
 * a probe reported twice (after a preemption) counts once: the controller's promise;
-* a later wave joins its group where the controller still knows it; else it is a group of its own, and its rollouts keep
-  their ids;
+* a later wave joins its group; earlier rollouts of a group that is not known are lost: they do not count for the floor;
 * each pair of rule and seed has a controller of its own.
 """
 
@@ -29,8 +28,6 @@ IDLE_TICKS = 4096
 """Steps after which an incomplete group without a running request is forgotten."""
 MAX_CONTROLLERS = 64
 """Pairs of rule and seed at a time; each keeps its own buffers."""
-FIRST_WAVE_NUMBERS = 2**40
-"""Group numbers below belong to groups, those above to later waves of unknown groups."""
 
 
 @dataclass
@@ -69,15 +66,15 @@ class _GroupName(NamedTuple):
 
 @dataclass(eq=False)
 class _RequestGroup:
+    """A group, or a later wave of one."""
+
     name: _GroupName
     owner: _OpenController
     key: tuple[int, int]
     """(step, number), as the controller knows it."""
     size: int
-    first: int
-    """Index of its first rollout, as the controller knows it."""
     taken: set[int] = field(default_factory=set)
-    """Rollout indices whose requests have come."""
+    """Indices in the wave whose requests have come."""
     running: set[str] = field(default_factory=set)
     idle_since: int = 0
 
@@ -86,7 +83,6 @@ class _RequestGroup:
 class _RunningRequest:
     group: _RequestGroup
     rollout_id: RolloutId
-    """As the controller knows it."""
     pruning: PruningRequest
     stop: PruningDecision | None = None
     """The decision to stop it; the controller may forget its group before the request has left."""
@@ -122,12 +118,7 @@ class GroupBook:
         return self._requests[request_id].pruning
 
     def rollout_id(self, request_id: str) -> RolloutId:
-        """As the trainer knows it: indices of a later wave continue those of its group."""
-        request = self._requests[request_id]
-        (step, group, index), pruning = request.rollout_id, request.pruning
-        if request.group.first == pruning.first:
-            return request.rollout_id
-        return RolloutId(step, group if pruning.number is None else pruning.number, pruning.first + index)
+        return self._requests[request_id].rollout_id
 
     def add(self, request_id: str, pruning: PruningRequest) -> None:
         """A request came; ConfigError when it contradicts its group."""
@@ -146,7 +137,7 @@ class GroupBook:
             raise ConfigError(f"arrol_index = {index}: taken in group {pruning.group!r}; give each rollout its own")
         group.taken.add(index)
         group.running.add(request_id)
-        rollout_id = RolloutId(*group.key, group.first + index)
+        rollout_id = RolloutId(*group.key, name.first + index)
         self._requests[request_id] = _RunningRequest(group, rollout_id, pruning)
         group.owner.request_of[rollout_id] = request_id
 
@@ -211,21 +202,24 @@ class GroupBook:
         if announced is not None and not announced.taken:
             del owner.keys[announced.key]
             return self._begin(name, announced.key, pruning)
-        if pruning.first and pruning.step is not None and pruning.number is not None:
-            key = pruning.step, pruning.number
-            if owner.controller.size(*key) == pruning.first:
-                return self._begin(name, key, pruning, first=pruning.first)
-        return self._begin(name, self._key(owner, pruning, _number(pruning)), pruning)
+        if name.first and name.step is not None and pruning.number is not None:
+            key = name.step, pruning.number
+            if owner.controller.size(*key) == name.first:
+                return self._begin(name, key, pruning, joins=True)
+        return self._begin(name, self._key(owner, pruning, pruning.number), pruning)
 
     def _begin(
-        self, name: _GroupName, key: tuple[int, int], pruning: PruningRequest, *, first: int = 0
+        self, name: _GroupName, key: tuple[int, int], pruning: PruningRequest, *, joins: bool = False
     ) -> _RequestGroup:
         owner = self._owner(pruning)
         owner.keys[key] += 1
-        if not first:
+        if not joins:
             owner.controller.close(*key)  # a reused name starts a new group, not a wave of the old one
+            if name.first:
+                owner.controller.open(*key, name.first)
+                owner.controller.lost([RolloutId(*key, index) for index in range(name.first)])
         owner.controller.open(*key, pruning.size, pruning.success_rate)
-        group = self._groups[name] = _RequestGroup(name, owner, key, pruning.size, first, idle_since=self._now)
+        group = self._groups[name] = _RequestGroup(name, owner, key, pruning.size, idle_since=self._now)
         return group
 
     def _key(self, owner: _OpenController, pruning: PruningRequest, number: int | None) -> tuple[int, int]:
@@ -261,7 +255,7 @@ class GroupBook:
         owner, key, missing = group.owner, group.key, set(range(group.size)) - group.taken
         owner.keys[key] -= 1
         if owner.keys[key]:  # another wave is open
-            self._stop(owner, owner.controller.lost([RolloutId(*key, group.first + index) for index in missing]))
+            self._stop(owner, owner.controller.lost([RolloutId(*key, group.name.first + index) for index in missing]))
             return
         del owner.keys[key]
         if group.name.step is None or missing:  # complete groups of a step are forgotten when the next step begins
@@ -273,11 +267,3 @@ class GroupBook:
             if request_id is not None:
                 self._requests[request_id].stop = owner.controller.decision(rollout_id)
                 self._stops.append(request_id)
-
-
-def _number(pruning: PruningRequest) -> int | None:
-    """The number that keys the draws: the group's own, or for a later wave one that depends on wave and group alone."""
-    number = pruning.number
-    if not pruning.first or number is None:
-        return number
-    return pruning.first * FIRST_WAVE_NUMBERS + number if number < FIRST_WAVE_NUMBERS else None

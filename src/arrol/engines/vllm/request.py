@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from arrol.configs.base import StrictModel, nearest_key, validate
 from arrol.configs.method import RULE_FIELDS, NeymanRule, OracleRule, PruningConfig
@@ -39,6 +39,8 @@ DEFAULT_RULE = "uniform"
 class PruningRequest(StrictModel):
     """Pruning arguments of a request: each field is the key ``arrol_<field>``, and so is each field of the rule."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # servers pass numbers on
+
     group: str = Field(min_length=1)
     """Name of the group: rollouts that share it are siblings. Use a new one for every group."""
     size: int = Field(ge=1)
@@ -53,7 +55,7 @@ class PruningRequest(StrictModel):
     """Groups of the step, named 0, 1, ...; needed by rules with scope 'batch'."""
     seed: int = Field(0, ge=0)
     """Seed of the draws."""
-    first: int = Field(0, ge=0, le=2**20)
+    first: int = Field(0, ge=0, le=2**16)
     """Rollouts of the group that were requested before this wave; ``size`` and ``index`` count within the wave."""
     later: bool = False
     """The batch has begun before this request: it does not announce the batch's other groups."""

@@ -499,7 +499,7 @@ def test_an_incomplete_wave_is_forgotten_and_does_not_hold_its_group(monkeypatch
 def test_a_wave_has_draws_of_its_own_however_many_groups_there_are():
     fates = set()
     for others in (0, 5):
-        book = book_of(*((f"{i}", asked(step=30, group=str(i), size=1)) for i in range(others)))
+        book = book_of(*((f"{i}", asked(step=30, group=str(i + 1), size=1)) for i in range(others)))
         for name, pruning in wave("w", 4, step=30, group="0"):
             book.add(name, pruning)
         book.probed(scored(f"w{letter}" for letter in "abcd"))
