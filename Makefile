@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
+.PHONY: help setup demo test check docs format bench report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -42,6 +42,14 @@ check: setup  ## format, lint, types, import law, sizes, spelling
 	@$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/contract
 	@$(BIN)/codespell src tests docs examples benchmarks configs README.md CONTRIBUTING.md CHANGELOG.md
+
+docs: $(VENV)/.docs-ready  ## the pages and an API reference as HTML in build/docs; a dead link or anchor fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
+
+$(VENV)/.docs-ready: $(VENV)/.ready requirements-docs.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-docs.lock
+	@touch $@
 
 vllm-env: $(VLLM_VENV)/.ready  ## virtual environment of the vLLM tests, 3 GB
 

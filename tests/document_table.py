@@ -1,0 +1,122 @@
+"""Where every code block and command of README and docs runs; ``tests/docs`` refuses one that is not here.
+
+``main`` runs in ``tests/docs``, a host's in ``tests/with_HOST/test_documents.py``; ``test`` names the file that runs it
+already, and a word of it; ``nowhere`` says why it cannot run here.
+"""
+
+from documents import Row
+
+SMALL = "--training.steps 2 --training.group_size 4 --evaluation.num_prompts 4 --sampling.max_completion_tokens 24"
+SMALL += " --training.prompts_per_step 2 --pruning.warmup_steps 0"
+DATA = ('docs/quickstart.md: {"prompt": "53*3-73+12=", "answer": "98"}',)
+DATA += ('docs/quickstart.md: {"prompt": "12*4-9=", "answer": "39"}',)
+IMPORT = "from arrol.integrations.trl import GRPOConfig, GRPOTrainer  # was: from trl import GRPOConfig, GRPOTrainer"
+MODEL = ('"Qwen/Qwen3-1.7B"', "model_folder")
+TRL_PYTHON, VLLM_PYTHON = "OMP_NUM_THREADS=1 .venv-trl/bin/python", ".venv-vllm/bin/python"
+ONE_STEP = "--steps 1"
+YAML = "configs/trl-arithmetic.yaml"
+WRITE_DATA = ".venv-trl/bin/python examples/06_trl.py --write-data runs/arithmetic-data"
+EVAL = (
+    "arrol eval configs/arithmetic.toml --evaluation.samples_per_prompt 16 --evaluation.num_prompts 100 --confidences"
+)
+TRAIN_VLLM = ".venv-vllm/bin/arrol train configs/arithmetic-vllm.toml"
+EXPORT = ".venv-vllm/bin/arrol export runs/arithmetic-vllm --to served --head-size 64"
+CLASSES = "--scheduler-cls arrol.engines.vllm.PruningScheduler --worker-cls arrol.engines.vllm.PruningWorker"
+WEIGHTS = """--weight-transfer-config '{"backend": "nccl"}' --logprobs-mode processed_logprobs"""
+SERVE = "ARROL_ESTIMATOR=served/estimator.safetensors .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server"
+SERVE += f" --model served/policy --dtype float32 --enforce-eager --host 127.0.0.1 --port 8000 {CLASSES}"
+NODES = "tests/with_verl/test_nodes.py: 08_verl_multinode.sh"
+CI = "a target of .ci/run"
+SETUP = "sets an environment up; make test-HOST of .ci/run does the same"
+INSTALL = "installs a package; the pinned environments of make have it"
+GPU = "sends weights by NCCL, which needs a GPU; the flags run without it in tests/with_trl/test_vllm.py"
+DRAWING = "a drawing"
+MINUTES = "computes for many minutes; its parts run in the tests of its host"
+
+TABLE = {
+    # README, CONTRIBUTING, benchmarks
+    "make demo": Row(
+        "main",
+        run="arrol compare configs/demo.toml --run.training.steps 1 --run.training.prompts_per_step 2"
+        " --run.training.group_size 4 --run.evaluation.num_prompts 4 --run.sampling.max_completion_tokens 24",
+    ),
+    "make test": Row("nowhere", why=CI),
+    "make check": Row("nowhere", why=CI),
+    "make docs": Row("nowhere", why=CI),
+    "make test-vllm": Row("nowhere", why=CI),
+    "make test-trl": Row("nowhere", why=CI),
+    "make test-verl": Row("nowhere", why=CI),
+    "make trl-env": Row("nowhere", why=SETUP),
+    "make vllm-env": Row("nowhere", why=SETUP),
+    "make verl-env": Row("nowhere", why=SETUP),
+    f"README.md: {IMPORT}": Row("trl", swaps=(MODEL, ('"out", ', '"runs/out", use_cpu=True, bf16=False, '))),
+    "OMP_NUM_THREADS=1 python benchmarks/generation.py": Row(
+        "test", why="tests/integration/test_benchmarks.py: generation"
+    ),
+    "OMP_NUM_THREADS=1 python benchmarks/pruning.py": Row("test", why="tests/integration/test_benchmarks.py: pruning"),
+    "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_step.py": Row("trl", run="+ --smoke --out runs/step.jsonl"),
+    "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_arms.py": Row("nowhere", why=MINUTES),
+    ".venv-verl/bin/python benchmarks/verl_arms.py --out results/verl": Row("nowhere", why=MINUTES),
+    "OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py": Row("nowhere", why=MINUTES),
+    # docs/quickstart.md
+    DATA[0]: Row("main", save="data/train.jsonl"),
+    DATA[1]: Row("main", save="data/test.jsonl"),
+    "docs/quickstart.md: import os": Row("trl", after=DATA, swaps=(("max_steps=8", "max_steps=1"),)),
+    'docs/quickstart.md: name = "mine"': Row("main", save="mine.toml"),
+    "arrol info mine.toml": Row("main", after=('docs/quickstart.md: name = "mine"',)),
+    "arrol train mine.toml": Row(
+        "main",
+        run=f"+ {SMALL}",
+        after=('docs/quickstart.md: name = "mine"', *DATA),
+    ),
+    "arrol report runs/mine": Row("main", after=("arrol train mine.toml",)),
+    "docs/quickstart.md: from arrol.tasks.dataset import DatasetTask": Row("main", after=DATA),
+    "docs/settings.md: [allocation]": Row("main", save="allocation.toml"),
+    ".venv/bin/python examples/01_rules_by_hand.py": Row("main"),
+    ".venv/bin/python examples/02_own_loop.py 20": Row("main", run="python examples/02_own_loop.py 1"),
+    # docs/algorithms, docs/test_time.md, docs/tour.md
+    "docs/algorithms/allocation.md: [allocation]": Row("main", save="allocation.toml"),
+    EVAL: Row("main", run="+ --evaluation.num_prompts 6"),
+    "arrol vote --samples runs/arithmetic/samples.jsonl --window 16": Row("main", after=(EVAL,)),
+    "docs/tour.md: cli > reports | integrations > training | evaluation > assembly > engines > pruning | algorithms |"
+    " tasks | test_time": Row("nowhere", why=DRAWING),
+    # docs/trl.md
+    "pip install 'arrol[trl]'": Row("nowhere", why=INSTALL),
+    f"docs/trl.md: {IMPORT}": Row("trl"),
+    f"{TRL_PYTHON} examples/06_trl.py": Row("trl", run=f"+ {ONE_STEP}"),
+    f"{TRL_PYTHON} examples/06_trl.py --rule never": Row("trl", run=f"+ {ONE_STEP}"),
+    WRITE_DATA: Row("trl"),
+    f".venv-trl/bin/arrol grpo --config {YAML}": Row(
+        "trl", run="+ --max_steps 1 --max_completion_length 24 --report_to none", after=(WRITE_DATA,)
+    ),
+    f".venv-trl/bin/accelerate launch --module arrol.cli.main grpo --config {YAML}": Row(
+        "test", why="tests/with_trl/test_cli.py: accelerate"
+    ),
+    f"VLLM_SERVER_DEV_MODE=1 vllm serve MODEL {WEIGHTS} {CLASSES}": Row("nowhere", why=GPU),
+    "docs/trl.md: import trl": Row(
+        "trl", swaps=(MODEL, ('"out", ', '"runs/parts", use_cpu=True, bf16=False, '), ("2048", "512"))
+    ),
+    # docs/vllm.md
+    TRAIN_VLLM: Row("vllm", run=f"+ {SMALL} --training.group_size 8 --training.prompts_per_step 4"),
+    EXPORT: Row("vllm", after=(TRAIN_VLLM,)),
+    f"{VLLM_PYTHON} examples/03_vllm_offline.py served": Row("vllm", after=(EXPORT,)),
+    "docs/vllm.md: from vllm import LLM, SamplingParams": Row("vllm", after=(EXPORT,)),
+    f"{VLLM_PYTHON} examples/04_vllm_async.py served/policy": Row("vllm", after=(EXPORT,)),
+    SERVE: Row("vllm", after=(EXPORT,)),
+    f"{VLLM_PYTHON} examples/05_vllm_serve.py http://127.0.0.1:8000/v1": Row("vllm", after=(SERVE,)),
+    # docs/verl.md
+    'pip install "arrol[verl]"': Row("nowhere", why=INSTALL),
+    "bash examples/07_verl_quickstart.sh": Row("verl", run="bash examples/07_verl_quickstart.sh"),
+    "args=( data.train_files=... actor_rollout_ref.rollout.n=8 ... +arrol.rule=neyman +arrol.keep_ratio=0.5"
+    " +arrol.probe_tokens=512 )": Row("nowhere", why="dots stand for the user's command"),
+    'derived=$(python -m arrol.integrations.verl "${args[@]}")': Row("verl"),
+    'python -m verl.trainer.main_ppo "${args[@]}" $derived': Row("test", why="tests/verl_host.py: main_ppo"),
+    "docs/verl.md: +actor_rollout_ref.rollout.agent.agent_loop_manager_class=arrol.integrations.verl.AgentLoopManager": Row(
+        "verl"
+    ),
+    "docs/verl.md: driver                                  agent-loop workers                         servers (vLLM,"
+    " SGLang, ...)": Row("nowhere", why=DRAWING),
+    "bash examples/08_verl_multinode.sh head 10.0.0.1": Row("test", why=NODES),
+    "bash examples/08_verl_multinode.sh join 10.0.0.1 10.0.0.2": Row("test", why=NODES),
+    'bash examples/08_verl_multinode.sh train 10.0.0.1 trainer.nnodes=2 "${args[@]}"': Row("test", why=NODES),
+}
