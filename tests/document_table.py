@@ -25,6 +25,7 @@ CLASSES = "--scheduler-cls arrol.engines.vllm.PruningScheduler --worker-cls arro
 WEIGHTS = """--weight-transfer-config '{"backend": "nccl"}' --logprobs-mode processed_logprobs"""
 SERVE = "ARROL_ESTIMATOR=served/estimator.safetensors .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server"
 SERVE += f" --model served/policy --dtype float32 --enforce-eager --host 127.0.0.1 --port 8000 {CLASSES}"
+MANAGER = "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=arrol.integrations.verl.AgentLoopManager"
 NODES = "tests/with_verl/test_nodes.py: 08_verl_multinode.sh"
 CI = "a target of .ci/run"
 SETUP = "sets an environment up; make test-HOST of .ci/run does the same"
@@ -76,7 +77,7 @@ TABLE = {
     ".venv/bin/python examples/02_own_loop.py 20": Row("main", run="python examples/02_own_loop.py 1"),
     # docs/algorithms, docs/test_time.md, docs/tour.md
     "docs/algorithms/allocation.md: [allocation]": Row("main", save="allocation.toml"),
-    EVAL: Row("main", run="+ --evaluation.num_prompts 6"),
+    EVAL: Row("main", run=EVAL.replace("num_prompts 100", "num_prompts 6")),
     "arrol vote --samples runs/arithmetic/samples.jsonl --window 16": Row("main", after=(EVAL,)),
     "docs/tour.md: cli > reports | integrations > training | evaluation > assembly > engines > pruning | algorithms |"
     " tasks | test_time": Row("nowhere", why=DRAWING),
@@ -97,7 +98,7 @@ TABLE = {
         "trl", swaps=(MODEL, ('"out", ', '"runs/parts", use_cpu=True, bf16=False, '), ("2048", "512"))
     ),
     # docs/vllm.md
-    TRAIN_VLLM: Row("vllm", run=f"+ {SMALL} --training.group_size 8 --training.prompts_per_step 4"),
+    TRAIN_VLLM: Row("vllm", run=f"+ {SMALL}"),
     EXPORT: Row("vllm", after=(TRAIN_VLLM,)),
     f"{VLLM_PYTHON} examples/03_vllm_offline.py served": Row("vllm", after=(EXPORT,)),
     "docs/vllm.md: from vllm import LLM, SamplingParams": Row("vllm", after=(EXPORT,)),
@@ -111,9 +112,7 @@ TABLE = {
     " +arrol.probe_tokens=512 )": Row("nowhere", why="dots stand for the user's command"),
     'derived=$(python -m arrol.integrations.verl "${args[@]}")': Row("verl"),
     'python -m verl.trainer.main_ppo "${args[@]}" $derived': Row("test", why="tests/verl_host.py: main_ppo"),
-    "docs/verl.md: +actor_rollout_ref.rollout.agent.agent_loop_manager_class=arrol.integrations.verl.AgentLoopManager": Row(
-        "verl"
-    ),
+    f"docs/verl.md: {MANAGER}": Row("verl"),
     "docs/verl.md: driver                                  agent-loop workers                         servers (vLLM,"
     " SGLang, ...)": Row("nowhere", why=DRAWING),
     "bash examples/08_verl_multinode.sh head 10.0.0.1": Row("test", why=NODES),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "arrol"
@@ -22,6 +23,7 @@ class Refusal:
     text: str
 
 
+@cache
 def refusals() -> list[Refusal]:
     """All of them; messages without words of their own, which pass another's on, are left out."""
     found = [refusal for path in sorted(SOURCE.rglob("*.py")) for refusal in refusals_of(path)]
