@@ -63,6 +63,8 @@ class World:
     """Whether it is right -> the verifier's number."""
     requests: list = field(default_factory=list)
     """In the order in which they were made."""
+    num_late: int = 0
+    """Ends after which nothing was observed."""
 
     def rollout(self, request, rollout_id):
         right, length, kept, failed = np.random.default_rng([self.seed, 9, *rollout_id]).random(4)
@@ -88,9 +90,12 @@ class World:
             new = self._note(allocator.observe(ended))
         return allocator.groups()
 
-    def events(self, allocator, source, step=1, *, clock, rows=12):
-        """Rollouts end one by one at random times, free rows are taken at once; groups of the step."""
-        running, waiting = [], []
+    def events(self, allocator, source, step=1, *, clock, rows=12, late=False):
+        """Rollouts end one by one at random times, free rows are taken at once; groups of the step.
+
+        With ``late`` the allocator observes them only when it says that their outcomes are due.
+        """
+        running, waiting, unseen = [], [], []
         new, now = self._note(allocator.begin(step, source)), 0.0
         while True:
             waiting += [(request, i) for request in new for i in request.rollout_ids]
@@ -98,9 +103,15 @@ class World:
                 request, rollout_id = waiting.pop(0)
                 heapq.heappush(running, (now + clock.exponential(), rollout_id, request))
             if not running:
+                assert not allocator.observe(unseen)
                 return allocator.groups()
             now, rollout_id, request = heapq.heappop(running)
-            ended = [self.rollout(request, rollout_id)]
+            unseen.append(self.rollout(request, rollout_id))
+            if late and not allocator.is_due([one.rollout_id for one in unseen]):
+                self.num_late += 1
+                new = []
+                continue
+            ended, unseen = unseen, []
             new = self._note(allocator.observe(ended), running=[i for _, i, _ in running] + [i for _, i in waiting])
 
     def _note(self, requests, running=()):

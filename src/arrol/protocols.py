@@ -129,6 +129,10 @@ class Verifier(Protocol):
     def verify(self, text: str, answer: str) -> Verdict: ...
 
 
+PendingVerdict = Callable[[], Verdict]
+"""Waits for a verdict that was submitted."""
+
+
 class Task(Protocol):
     """A seeded source of prompts with a verifier.
 
@@ -141,6 +145,9 @@ class Task(Protocol):
     def train_prompt(self, position: int) -> Prompt: ...
     def eval_prompts(self, count: int) -> list[Prompt]: ...
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict: ...
+
+    def submit(self, prompt: Prompt, completion_text: str) -> PendingVerdict:
+        """Start a verdict, so that it runs beside generation; a cheap one may be given at once."""
 
     def close(self) -> None:
         """End the worker processes of its verifier."""

@@ -56,7 +56,7 @@ def situations(draw):
     return config, size, dict(zip(NAMES, rates, strict=True)).get, options
 
 
-def run(situation, *, steps=3, restart_after=0, shuffle=None, clock=None):
+def run(situation, *, steps=3, restart_after=0, shuffle=None, clock=None, late=False):
     """Requests, lessons and memory of several steps; a restart in between goes through save and load."""
     config, size, rate, options = situation
     world, source = World(rate, **options), prompts_from(NAMES)
@@ -71,7 +71,7 @@ def run(situation, *, steps=3, restart_after=0, shuffle=None, clock=None):
         if clock is None:
             groups = world.rounds(allocator, source, step, shuffle=shuffle)
         else:
-            groups = world.events(allocator, source, step, clock=clock)
+            groups = world.events(allocator, source, step, clock=clock, late=late)
         lessons += [
             (tuple(lesson.selection.train_G), tuple(lesson.selection.factor_G), lesson.belief, lesson.left_out_G)
             for lesson in allocator.lessons(groups)
@@ -117,6 +117,14 @@ def test_waves_are_contiguous_and_no_prompt_is_asked_while_its_rollouts_run(situ
         if config.rule == "aero":
             assert sum(sizes.values()) <= size * NUM_PROMPTS
             assert max(sizes.values()) <= 2 * size
+
+
+@settings(max_examples=80, deadline=None)
+@given(situations(), st.integers(0, 99))
+def test_outcomes_observed_only_when_due_make_the_same_requests_at_the_same_time(situation, seed):
+    """The order of ends follows from when each rollout started, so a late request would change all that follow."""
+    at_once, when_due = (run(situation, clock=np.random.default_rng(seed), late=late) for late in (False, True))
+    assert when_due == at_once
 
 
 @SETTINGS

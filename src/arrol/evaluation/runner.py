@@ -60,15 +60,17 @@ def sample_prompts(
     prompts = task.eval_prompts(amount.num_prompts)
     requests = [GroupRequest(0, number, prompt, amount.samples) for number, prompt in enumerate(prompts)]
     groups = engine.generate(requests, params, seed=amount.seed + EVALUATION_SEED)
-    written = []
+    started = []
     for prompt, completions in zip(prompts, groups, strict=True):
         texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
-        verdicts = [
-            task.verify(prompt, text) if completion.finish_reason.survived else Verdict(0.0, None)
+        pending = [
+            task.submit(prompt, text) if completion.finish_reason.survived else lambda: Verdict(0.0, None)
             for completion, text in zip(completions, texts, strict=True)
         ]
-        written.append(Written(prompt, completions, texts, verdicts))
-    return written
+        started.append((prompt, completions, texts, pending))
+    return [
+        Written(prompt, done, texts, [verdict() for verdict in pending]) for prompt, done, texts, pending in started
+    ]
 
 
 def rewards_and_tokens(written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from typing import ClassVar, Generic, TypeVar
 import numpy as np
 
 from arrol.errors import ConfigError, ModelError
-from arrol.protocols import Tokenizer, Verifier
+from arrol.protocols import PendingVerdict, Tokenizer, Verifier
 from arrol.types import Prompt, Verdict
 
 HELD_OUT_ONE_IN = 16
@@ -161,6 +161,10 @@ class SyntheticTask(ABC, Generic[P]):
 
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
         return self.verifier.verify(completion_text, prompt.answer)
+
+    def submit(self, prompt: Prompt, completion_text: str) -> PendingVerdict:
+        verdict = self.verify(prompt, completion_text)
+        return lambda: verdict
 
     def close(self) -> None:
         """Nothing to release: its verifier runs in this process."""

@@ -19,17 +19,20 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from arrol.errors import ConfigError, DataError, ModelError
-from arrol.protocols import Tokenizer, Verifier
+from arrol.protocols import PendingVerdict, Tokenizer, Verifier
 from arrol.tasks.base import TEMPLATES, EpochOrder, is_held_out, require_seed
 from arrol.tasks.columns import Columns, Row
 from arrol.tasks.presets import preset_of
 from arrol.tasks.sources import SplitMissing, has_splits
 from arrol.types import Prompt, Verdict
 from arrol.verifiers.integer import IntegerVerifier, parse_integer
+from arrol.verifiers.pool import VerifierPool, usable_cores
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 MARKS = ("####", "\\boxed{", "Answer:")
 """What may announce a final integer in a completion."""
+MAX_WORKERS = 8
+"""Processes of a symbolic verifier; each holds about 150 MB."""
 
 
 class DatasetTask:
@@ -67,6 +70,7 @@ class DatasetTask:
         else:
             self.train_rows, self.eval_rows = [], _eval_rows(columns, eval_source or source, source, eval_split)
         self.verifier = _verifier(verifier, [*self.train_rows, *self.eval_rows], time_limit_s)
+        self._pool = VerifierPool(self.verifier, num_workers=min(usable_cores(), MAX_WORKERS))
         self.order = EpochOrder(self.seed, len(self.train_rows))
 
     def train_prompt(self, position: int) -> Prompt:
@@ -83,10 +87,12 @@ class DatasetTask:
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
         return self.verifier.verify(completion_text, prompt.answer)
 
+    def submit(self, prompt: Prompt, completion_text: str) -> PendingVerdict:
+        return self._pool.submit(completion_text, prompt.answer)
+
     def close(self) -> None:
-        """End the verifier's worker process, if it has one."""
-        if isinstance(self.verifier, SymbolicVerifier):
-            self.verifier.close()
+        """End the verifier's worker processes, if it has any."""
+        self._pool.close()
 
     def _prompt(self, row: Row) -> Prompt:
         if self.template.startswith("chat"):

@@ -37,6 +37,7 @@ from arrol.training.checkpoint import (
     save_checkpoint,
 )
 from arrol.training.learner import Learner, trained_rewards
+from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
     Completion,
     FinishReason,
@@ -175,39 +176,28 @@ class Trainer:
         }
 
     def _sample(self, clock: _Clock) -> list[RolloutGroup]:
-        """What the allocator asks for, written and verified; rules of several waves hear of outcomes as they come."""
-        allocator, engine = self.parts.allocator, self.parts.engine
+        """Generated and verified rollouts of all requests of the allocator; verdicts run beside generation."""
+        parts, allocator = self.parts, self.parts.allocator
         requests = allocator.begin(self.step, self._next_prompt)
+        verdicts = VerdictQueue(parts.task, parts.tokenizer, parts.controller, allocator)
 
-        def more(written: Sequence[tuple[RolloutId, Completion]]) -> list[GroupRequest]:
+        def more(ended: Sequence[tuple[RolloutId, Completion]]) -> list[GroupRequest]:
             clock.lap("time/generate_s")
-            rollouts = [self._verified(rollout_id, completion) for rollout_id, completion in written]
+            verdicts.add(ended)
+            new = verdicts.requests()
             clock.lap("time/verify_s")
-            return allocator.observe(rollouts)
+            return new
 
-        engine.sync_weights()
-        streams = None if allocator.rule.is_single_wave else more
-        completions = engine.generate(
-            requests, self.parts.sampling, seed=self.config.seed, controller=self.parts.controller, more=streams
-        )
+        parts.engine.sync_weights()
+        parts.engine.generate(requests, parts.sampling, seed=self.config.seed, controller=parts.controller, more=more)
         clock.lap("time/generate_s")
-        if streams is None:
-            ids = [rollout_id for request in requests for rollout_id in request.rollout_ids]
-            more(list(zip(ids, [c for part in completions for c in part], strict=True)))
+        verdicts.observe()
+        clock.lap("time/verify_s")
         return allocator.groups()
 
     def _next_prompt(self) -> Prompt:
         self._position += 1
         return self.parts.task.train_prompt(self._position - 1)
-
-    def _verified(self, rollout_id: RolloutId, completion: Completion) -> Rollout:
-        """Survivors only: a stopped rollout has no answer to judge."""
-        rollout = Rollout(rollout_id, completion, self.parts.controller.decision(rollout_id))
-        if rollout.survived:
-            text = self.parts.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-            verdict = self.parts.task.verify(self.parts.allocator.prompt(rollout_id.group), text)
-            rollout.reward, rollout.answer = verdict.reward, verdict.answer
-        return rollout
 
     def _drop_by_outcome(self, groups: Sequence[RolloutGroup]) -> None:
         """Control ``oracle``: everything was generated, now the outcome decides what is trained on."""

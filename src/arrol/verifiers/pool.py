@@ -1,30 +1,31 @@
-"""Many answers at once: several workers for algebra, this process for everything else.
+"""Many verdicts at once: several worker processes for algebra, this process for every other verifier.
 
-Order is kept, and the verdicts are those of the single verifier. An answer that hangs kills the worker it hung in and
-costs that answer alone; the other workers go on meanwhile. More workers than cores would let honest answers run out of
-time, so by default there is one for each core this process may use.
+Verdicts come in the order of the questions and equal those of the single verifier. An answer that hangs kills its
+worker and costs that answer alone. More workers than cores would let good answers run out of time, so by default there
+is one for each core that this process may use.
 
 Sample: ``with VerifierPool(SymbolicVerifier()) as pool: verdicts = pool.verify_all([(text, gold), ...])``.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from types import TracebackType
 from typing import Self, TypeVar
 
 from arrol.errors import ConfigError
-from arrol.protocols import Verifier
+from arrol.protocols import PendingVerdict, Verifier
 from arrol.types import Verdict
 from arrol.verifiers.equivalence import AnswerClasses, answer_classes
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 BLOCK = 32
-"""Answers that a worker takes at a time, and after which progress is told."""
+"""Answers that a worker takes at a time; progress is reported after each block."""
 
 Progress = Callable[[int, int], None]
 """Called with (done, total), from the caller's thread."""
@@ -44,10 +45,21 @@ class VerifierPool:
         self._copies: list[SymbolicVerifier] = []
         if isinstance(verifier, SymbolicVerifier):
             self._copies = [verifier.copy() for _ in range((num_workers or usable_cores()) - 1)]
+        self._idle: queue.LifoQueue[Verifier] = queue.LifoQueue()  # the same few workers while few are needed
+        for one in (*self._copies, verifier):
+            self._idle.put(one)
+        self._threads: ThreadPoolExecutor | None = None
 
     @property
     def num_workers(self) -> int:
         return 1 + len(self._copies)
+
+    def submit(self, text: str, answer: str) -> PendingVerdict:
+        """Start a verdict; calling the result waits for it. A verifier without a worker gives it at once."""
+        if isinstance(self.verifier, SymbolicVerifier):
+            return self._executor().submit(self._lend, lambda verifier: verifier.verify(text, answer)).result
+        verdict = self.verifier.verify(text, answer)
+        return lambda: verdict
 
     def verify_all(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[Verdict]:
         """Verdicts of (text, gold answer) pairs, in their order."""
@@ -56,7 +68,7 @@ class VerifierPool:
     def classes_of_all(
         self, problems: Sequence[Sequence[str | None]], progress: Progress | None = None
     ) -> list[AnswerClasses]:
-        """Classes of equal answers of each problem; algebra is asked only where the verifier is symbolic."""
+        """Classes of equal answers of each problem; without a symbolic verifier only spellings are compared."""
 
         def classes(verifier: Verifier, answers: Sequence[str | None]) -> AnswerClasses:
             return answer_classes(answers, verifier if isinstance(verifier, SymbolicVerifier) else None)
@@ -64,12 +76,15 @@ class VerifierPool:
         return self._run(classes, problems, progress)
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the workers that live now, for whoever wants to watch them."""
+        """Process ids of the workers that live now."""
         verifiers = [v for v in (self.verifier, *self._copies) if isinstance(v, SymbolicVerifier)]
         return [pid for pid in (verifier.worker_pid for verifier in verifiers) if pid is not None]
 
     def close(self) -> None:
-        """End the workers; a later call starts others."""
+        """End the workers and what they are at; a later call starts others."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
         for verifier in (self.verifier, *self._copies):
             if isinstance(verifier, SymbolicVerifier):
                 verifier.close()
@@ -86,35 +101,38 @@ class VerifierPool:
         self, call: Callable[[Verifier, Item], Result], items: Sequence[Item], progress: Progress | None
     ) -> list[Result]:
         size = max(1, min(BLOCK, len(items) // (4 * self.num_workers)))
-        blocks = [items[start : start + size] for start in range(0, len(items), size)]
-        results: list[list[Result]] = [[] for _ in blocks]
-        idle: queue.SimpleQueue[Verifier] = queue.SimpleQueue()
-        for verifier in (self.verifier, *self._copies):
-            idle.put(verifier)
         stop = threading.Event()
 
-        def run_block(number: int) -> int:
-            verifier = idle.get()
-            try:
-                for item in blocks[number]:
-                    if stop.is_set():
-                        break
-                    results[number].append(call(verifier, item))
-            finally:
-                idle.put(verifier)
-            return len(results[number])
+        def run_block(block: Sequence[Item], verifier: Verifier) -> list[Result]:
+            return [call(verifier, item) for item in block if not stop.is_set()]
 
-        executor = ThreadPoolExecutor(self.num_workers)
+        blocks = (items[start : start + size] for start in range(0, len(items), size))
+        futures = [self._executor().submit(self._lend, functools.partial(run_block, block)) for block in blocks]
         try:
             done = 0
-            for future in as_completed([executor.submit(run_block, number) for number in range(len(blocks))]):
-                done += future.result()
+            for future in as_completed(futures):
+                done += len(future.result())
                 if progress is not None:
                     progress(done, len(items))
         finally:  # after an error or Ctrl-C the workers end with the answer they are at
             stop.set()
-            executor.shutdown(cancel_futures=True)
-        return [result for block in results for result in block]
+            for future in futures:
+                future.cancel()
+            wait(futures)
+        return [result for future in futures for result in future.result()]
+
+    def _lend(self, call: Callable[[Verifier], Result]) -> Result:
+        """Call with a verifier that no other thread uses."""
+        verifier = self._idle.get()
+        try:
+            return call(verifier)
+        finally:
+            self._idle.put(verifier)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self.num_workers, "verifier")
+        return self._threads
 
 
 def usable_cores() -> int:

@@ -20,6 +20,9 @@ class Task:
     def verify(self, prompt, text):
         return Verdict(float(text.endswith(prompt.answer)), text)
 
+    def submit(self, prompt, text):
+        return lambda: self.verify(prompt, text)
+
 
 class Engine:
     """Rollout g of prompt p writes p times g; the last one of each prompt cannot be finished."""

@@ -336,3 +336,13 @@ def test_amc23_answers_are_integers(tokenizer, tmp_path):
 
 def test_the_module_needs_no_hub_package_to_load():
     assert "datasets" not in vars(dataset)
+
+
+def test_verdicts_may_run_beside_generation(tokenizer, folder):
+    task = make(tokenizer, folder)
+    prompt = task.eval_prompts(1)[0]
+    assert task.submit(prompt, "it is\n#### 2000")() == task.verify(prompt, "it is\n#### 2000")
+    symbolic = make(tokenizer, folder, verifier="symbolic")
+    assert symbolic.submit(prompt, "it is \\boxed{2000}")().reward == 1.0
+    assert symbolic._pool.num_workers >= 1
+    symbolic.close()

@@ -34,6 +34,9 @@ class Task:
     def verify(self, prompt, text):
         return Verdict(float(text.endswith("7")), text[-1:])
 
+    def submit(self, prompt, text):
+        return lambda: self.verify(prompt, text)
+
 
 class Estimator:
     """Quality is the feature."""

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from arrol.errors import ConfigError, DataError
+from arrol.types import Verdict
 from arrol.verifiers.integer import IntegerVerifier
 from arrol.verifiers.pool import BLOCK, VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
@@ -42,6 +43,53 @@ def test_a_hang_costs_that_answer_alone():
         verdicts = pool.verify_all(pairs)
     assert [v.timed_out for v in verdicts] == [n == 7 for n in range(20)]
     assert [v.reward for v in verdicts] == [float(n != 7) for n in range(20)]
+
+
+def test_submitted_verdicts_run_in_other_threads_and_wait_for_nothing_but_themselves():
+    started, release = threading.Semaphore(0), threading.Event()
+
+    class Slow(SymbolicVerifier):
+        def verify(self, text, answer):
+            started.release()
+            assert threading.current_thread() is not threading.main_thread()
+            assert text != "slow" or release.wait(60)
+            if text == "bad":
+                raise DataError("answer: 'x' is not an integer")
+            return Verdict(float(text == answer), text)
+
+    with VerifierPool(Slow(), num_workers=2) as pool:
+        slow = pool.submit("slow", "slow")
+        others = [pool.submit(str(n), "3") for n in range(6)]
+        bad = pool.submit("bad", "")
+        assert all(started.acquire(timeout=60) for _ in range(8)), "the other worker goes on"
+        assert [verdict().reward for verdict in others] == [0, 0, 0, 1, 0, 0]
+        release.set()
+        assert slow() == Verdict(1.0, "slow")
+        with pytest.raises(DataError, match="not an integer"):
+            bad()
+
+
+def test_a_verdict_that_needs_no_worker_is_given_in_this_thread():
+    threads = []
+
+    class Cheap(IntegerVerifier):
+        def verify(self, text, answer):
+            threads.append(threading.current_thread())
+            return super().verify(text, answer)
+
+    pool = VerifierPool(Cheap())
+    pending = pool.submit("#### 7", "7")
+    assert threads == [threading.main_thread()]
+    assert pending().reward == 1.0
+    assert len(threads) == 1
+
+
+def test_a_closed_pool_starts_again():
+    pool = VerifierPool(SymbolicVerifier(), num_workers=1)
+    for _ in range(2):
+        assert pool.submit(r"\boxed{x+1}", "1+x")().reward == 1.0
+        pool.close()
+        assert pool.worker_pids() == []
 
 
 def test_classes_of_many_problems():

@@ -63,13 +63,18 @@ def next_waves(tally: Tally, config: AeroAllocation, shape: StepShape) -> np.nda
     # What prompts without success may still ask for, those that are being explored included.
     reserved = int(room_P[hopeless_P].sum()) - int(rescue_N.sum())
     spare = left - int(rescue_N.sum()) - reserved
-    wanted = [Stratum.LOW, *([Stratum.HIGH] if config.top_up_easy else [])]
-    full = min(shape.group_size, limit)
-    open_P = idle_P & (tally.asked_P < full)
-    others = np.concatenate([np.flatnonzero(open_P & (stratum_P == stratum)) for stratum in wanted])
-    others_N = full - tally.asked_P[others]
+    others = top_ups(tally, config, shape)
+    others_N = min(shape.group_size, limit) - tally.asked_P[others]
     fitting = np.cumsum(others_N) <= spare
     return np.stack([np.concatenate([rescue, others[fitting]]), np.concatenate([rescue_N, others_N[fitting]])])
+
+
+def top_ups(tally: Tally, config: AeroAllocation, shape: StepShape) -> np.ndarray:
+    """Idle prompts with a success, low before high, that want rollouts which no rescue may still claim."""
+    stratum_P = strata(tally.right_P, tally.verified_P)
+    open_P = tally.is_idle_P & (tally.asked_P < min(shape.group_size, max_group(config, shape)))
+    wanted = [Stratum.LOW, *([Stratum.HIGH] if config.top_up_easy else [])]
+    return np.concatenate([np.flatnonzero(open_P & (stratum_P == stratum)) for stratum in wanted])
 
 
 def rollout_budget(config: AeroAllocation, shape: StepShape) -> int:
@@ -111,6 +116,9 @@ class Aero(AllocationRule[AeroAllocation]):
 
     def next_waves(self, tally: Tally) -> np.ndarray:
         return next_waves(tally, self.config, self.shape)
+
+    def waits_for_running(self, tally: Tally) -> bool:
+        return len(top_ups(tally, self.config, self.shape)) > 0
 
     def may_prune(self, tally: Tally) -> np.ndarray:
         return (strata(tally.right_P, tally.verified_P) != Stratum.RESCUE) | self.config.prune_rescue

@@ -36,7 +36,7 @@ from arrol.algorithms.posterior import Belief, prior_belief
 from arrol.configs.allocation import AllocationBase, AllocationConfig
 from arrol.errors import ConfigError
 from arrol.quality.buffer import PromptHistory, outcome_counts
-from arrol.types import FinishReason, GroupRequest, Prompt, Rollout, RolloutGroup, State
+from arrol.types import FinishReason, GroupRequest, Prompt, Rollout, RolloutGroup, RolloutId, State
 
 RULES: dict[str, type[AllocationRule[Any]]] = {
     "uniform": Uniform,
@@ -128,6 +128,17 @@ class Allocator:
         requests = [self._ask(int(p), int(size), prune=bool(prunes_P[p])) for p, size in waves.T]
         wanted = self.rule.wanted_prompts(self.tally())
         return [request for request in requests if request] + self._draw(wanted)
+
+    def is_due(self, ended: Sequence[RolloutId]) -> bool:
+        """True when the outcomes of these rollouts may lead to a request; until then they may be observed later.
+
+        Rules act when all rollouts of a prompt have ended; under a token budget every end frees tokens.
+        """
+        if self.rule.is_single_wave:
+            return False
+        count = Counter(rollout_id.group for rollout_id in ended)
+        completes = any(self._open[g].ended + n == self._open[g].asked for g, n in count.items())
+        return completes or bool(self._config.token_budget) or self.rule.waits_for_running(self.tally())
 
     def prompt(self, group: int) -> Prompt:
         """What a group of this step was asked."""

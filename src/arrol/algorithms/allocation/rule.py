@@ -119,6 +119,10 @@ class AllocationRule(Generic[Config]):
         """bool ``[P]``: whether rollouts of a later wave may be stopped."""
         return np.ones(len(tally.asked_P), bool)
 
+    def waits_for_running(self, tally: Tally) -> bool:
+        """An outcome of a prompt whose rollouts still run may lead to a request for another prompt."""
+        return False
+
     def wanted_prompts(self, tally: Tally) -> int:
         """How many prompts more to draw now."""
         return 0

@@ -22,6 +22,7 @@ from arrol.configs.allocation import (
     first_wave,
 )
 from arrol.errors import ConfigError
+from arrol.types import RolloutId
 from rollouts import LONGEST, World, allocator_for, group_of, prompts_from, rollout
 
 NAMES = "abcdef"
@@ -48,6 +49,29 @@ def play(config, *, rate=RATES, num_prompts=4, group_size=6, rounds=True, seed=0
     else:
         groups = played.events(allocator, source, clock=np.random.default_rng(seed))
     return allocator, groups, allocator.lessons(groups), played.requests
+
+
+@pytest.mark.parametrize("rule", sorted(ALLOCATIONS))
+def test_outcomes_may_wait_until_a_rule_can_act_on_them(rule):
+    """Ends without a verdict, so that verification runs beside generation; under a token budget every end counts."""
+    for budget, may_wait in ((0, True), (2000, RULES[rule].is_single_wave)):
+        allocator, world = allocator_for(config_of(rule, token_budget=budget), 4, 6), World(RATES)
+        world.events(allocator, prompts_from(NAMES), clock=np.random.default_rng(0), late=True)
+        assert (world.num_late > 0) is may_wait
+
+
+def test_a_success_is_due_when_it_frees_what_a_rescue_could_have_claimed():
+    """Prompt 0 is solved and wants two more; prompt 1 could claim all four that are left until its first success."""
+    config = AeroAllocation(explore_size=2, max_group=8, top_up_easy=True)
+    allocator = allocator_for(config, 2, 4)
+    allocator.begin(1, prompts_from(NAMES))
+    assert not allocator.is_due([RolloutId(1, 0, 0), RolloutId(1, 1, 0)]), "nothing is idle"
+    assert allocator.is_due([RolloutId(1, 0, 0), RolloutId(1, 0, 1)])
+    assert allocator.observe([rollout(0, 1.0), rollout(1, 1.0)]) == []
+    assert allocator.is_due([RolloutId(1, 1, 0)])
+    (request,) = allocator.observe([rollout(0, 1.0, group=1)])
+    assert (request.group, request.first, request.size) == (0, 2, 2)
+    assert not allocator.is_due([])
 
 
 def test_docstring_example():

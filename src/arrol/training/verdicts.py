@@ -1,0 +1,49 @@
+"""Verdicts beside generation: ended rollouts in, verified rollouts out in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arrol.algorithms.allocation.allocator import Allocator
+from arrol.protocols import Controller, PendingVerdict, Task, Tokenizer
+from arrol.types import Completion, GroupRequest, Rollout, RolloutId
+
+
+class VerdictQueue:
+    """Rollouts of one step between their end and the allocator.
+
+    The allocator observes them when their outcomes may lead to a request (:meth:`Allocator.is_due`) and at the end of
+    the step. Both depend on tokens only, so the time a verdict takes changes no request.
+    """
+
+    def __init__(self, task: Task, tokenizer: Tokenizer, controller: Controller, allocator: Allocator) -> None:
+        self._task, self._tokenizer, self._controller, self._allocator = task, tokenizer, controller, allocator
+        self._waiting: list[tuple[RolloutId, Completion, PendingVerdict | None]] = []
+
+    def add(self, ended: Sequence[tuple[RolloutId, Completion]]) -> None:
+        """Start their verdicts; a stopped or failed rollout has no answer to verify."""
+        for rollout_id, completion in ended:
+            pending = None
+            if completion.finish_reason.survived:
+                text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+                pending = self._task.submit(self._allocator.prompt(rollout_id.group), text)
+            self._waiting.append((rollout_id, completion, pending))
+
+    def requests(self) -> list[GroupRequest]:
+        """What the allocator asks for in view of them; nothing, without waiting, while it can ask for nothing."""
+        is_due = self._allocator.is_due([rollout_id for rollout_id, *_ in self._waiting])
+        return self.observe() if is_due else []
+
+    def observe(self) -> list[GroupRequest]:
+        """Wait for all verdicts; what the allocator asks for."""
+        if not self._waiting:
+            return []
+        waiting, self._waiting = self._waiting, []
+        rollouts = []
+        for rollout_id, completion, pending in waiting:
+            rollout = Rollout(rollout_id, completion, self._controller.decision(rollout_id))
+            if pending is not None:
+                verdict = pending()
+                rollout.reward, rollout.answer = verdict.reward, verdict.answer
+            rollouts.append(rollout)
+        return self._allocator.observe(rollouts)
