@@ -134,7 +134,7 @@ def worker_of(llm):
 
 
 def step_without_requests(llm):
-    """The step that an engine in a process of its own makes by itself, to tell the worker who has left."""
+    """The step that an engine in a process of its own makes by itself, to tell the worker which requests ended."""
     core = llm.llm_engine.engine_core.engine_core
     assert core.scheduler.has_requests()
     core.step_fn()
@@ -273,7 +273,7 @@ class SchedulerLoop:
                     self.wasted += sum(p.num_scheduled_tokens.get(output.request_id, 0) for p, _ in self.inflight)
 
     def run(self):
-        """Until everybody is answered."""
+        """Until all requests are answered."""
         while self.inflight or self.scheduler.has_requests() or self.scheduler._notices:
             self.step()
         return self

@@ -1,4 +1,4 @@
-"""Speculative decoding by n-grams: drafts are rejected at probes and around them, and nobody notices."""
+"""Speculative decoding by n-grams: drafts are rejected at probes and around them, without effect on scores."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""``vllm.LLM``: what the head reads is what Hugging Face computes, and who is stopped comes back as promised."""
+"""``vllm.LLM``: what the head reads is what Hugging Face computes, and stopped requests come back as promised."""
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_a_new_head_judges_from_the_next_request_on_and_signs_with_its_version(l
     snapshot = snapshot_of(*PROBES, seed=5, version=9)
     try:
         assert llm.collective_rpc("arrol_set_estimator", args=(snapshot.to_bytes(),)) == [9]
-        generate(llm, PROMPTS[:1], [params(3)])  # nobody is watched in the step that brings the new tables
+        generate(llm, PROMPTS[:1], [params(3)])  # no request is watched in the step that brings the new tables
         (answer,) = generate(llm, PROMPTS[:1], groups(4)[:1])
     finally:
         llm.collective_rpc("arrol_set_estimator", args=(snapshot_of(*PROBES).to_bytes(),))
@@ -163,7 +163,7 @@ def test_a_structured_answer_stays_structured_beside_the_pruned(llm):
     assert 1 <= sum(map(is_pruned, free.outputs)) <= SIZE // 2
 
 
-def test_the_worker_remembers_nobody_who_has_left(llm):
+def test_the_worker_forgets_ended_requests(llm):
     generate(llm, PROMPTS, groups(7))
     taken_features(llm)
     step_without_requests(llm)

@@ -15,7 +15,7 @@ PROMPTS = [list(range(60, 100)), list(range(40, 45))]
 class Loudspeaker:
     """Makes every rank score, not only the one that is heard."""
 
-    def everybody_scores(self):
+    def all_ranks_score(self):
         compat.is_output_rank = lambda worker: True
 
 
@@ -52,7 +52,7 @@ def test_features_equal_hugging_face_and_the_stopped_have_the_probed_tokens(llm,
 
 
 def test_the_ranks_agree(llm):
-    llm.collective_rpc("everybody_scores")
+    llm.collective_rpc("all_ranks_score")
     answers_of(llm, 2)
     first, second = llm.collective_rpc("arrol_take_features")
     assert len(first["index"]) == len(PROMPTS) * SIZE

@@ -14,7 +14,7 @@ CLAIMS = [
     test_llm.test_the_stopped_have_as_many_tokens_as_the_probe_and_the_others_all,
     test_llm.test_pruning_changes_no_token_of_a_survivor_nor_of_the_stopped,
     test_llm.test_a_new_head_judges_from_the_next_request_on_and_signs_with_its_version,
-    test_llm.test_the_worker_remembers_nobody_who_has_left,
+    test_llm.test_the_worker_forgets_ended_requests,
     test_scarce_memory.test_a_preempted_request_is_scored_once_and_as_if_nothing_had_happened,
     test_scarce_memory.test_a_sibling_that_never_comes_is_waited_for_until_the_deadline,
 ]

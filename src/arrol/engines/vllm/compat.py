@@ -20,9 +20,11 @@ try:
     import vllm
     from vllm.platforms import current_platform
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
-    from vllm.v1.outputs import AsyncModelRunnerOutput
-    from vllm.v1.request import RequestStatus
+    from vllm.v1.engine import EngineCoreOutput as EngineCoreOutput
+    from vllm.v1.engine import EngineCoreOutputs as EngineCoreOutputs
+    from vllm.v1.engine import FinishReason as FinishReason
+    from vllm.v1.outputs import AsyncModelRunnerOutput as AsyncModelRunnerOutput
+    from vllm.v1.request import RequestStatus as RequestStatus
 except ImportError as error:
     raise MissingExtraError(
         f"engine = 'vllm': vLLM could not be loaded ({error}); install arrol[vllm], or use the embedded engine"
@@ -31,24 +33,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.request import Request
-
-__all__ = [
-    "AsyncModelRunnerOutput",
-    "AsyncScheduler",
-    "EngineCoreOutput",
-    "EngineCoreOutputs",
-    "FinishReason",
-    "PlatformWorker",
-    "RequestStatus",
-    "StepRows",
-    "is_output_rank",
-    "is_streamed",
-    "known_head_sizes",
-    "require_scheduler",
-    "require_supported",
-    "require_worker",
-    "step_rows",
-]
 
 SUPPORTED = (0, 22), (0, 34)
 """First supported release and first unsupported one."""

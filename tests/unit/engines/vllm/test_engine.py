@@ -151,7 +151,7 @@ def test_the_stopped_keep_the_tokens_up_to_the_probe_and_the_others_all_of_their
     assert FinishReason.PRUNED in reasons
 
 
-def test_warmup_and_observation_stop_nobody_and_show_features(engine):
+def test_warmup_and_observation_stop_no_rollout_and_show_features(engine):
     for rule in (NeymanRule(probe_tokens=(6,), warmup_steps=1), NeverRule(probe_tokens=(6,), observe=True)):
         controller = RemoteController(rule, seed=0)
         groups = engine.generate(requests_of(), PARAMS, seed=7, controller=controller)

@@ -210,7 +210,7 @@ def test_the_stopped_leave_and_the_group_is_forgotten():
 
 def test_leaving_twice_or_without_having_come_is_nothing():
     book = book_of(*four())
-    book.ended(["a", "a", "nobody"])
+    book.ended(["a", "a", "unknown"])
     book.ended(["a"])
     assert len(book) == 3
 
@@ -228,7 +228,7 @@ def test_after_the_deadline_those_who_wait_are_drawn_alone():
     assert stops == [name for name in "abc" if not book.decision(name).keep]
 
 
-def test_independent_draws_wait_for_nobody():
+def test_independent_draws_wait_for_no_sibling():
     book = book_of(*four(draw="bernoulli", min_survivors=0))
     for name in "abcd":
         book.probed(scored(name))
@@ -287,7 +287,7 @@ def test_a_group_whose_siblings_never_come_is_forgotten(monkeypatch, step):
     book = book_of(*four(step=step)[:3])
     for _ in range(20):
         book.tick()
-    assert book.num_groups == 1, "somebody is running"
+    assert book.num_groups == 1, "a request of it is running"
     book.ended("abc")
     for _ in range(7):
         book.tick()
@@ -309,7 +309,7 @@ def test_a_complete_group_of_a_step_is_forgotten_with_its_step():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_batch_waits_for_groups_that_have_not_come_and_is_drawn_as_one(seed):
-    """In any order of arrival: the same draws as those of a controller that is shown everybody at once."""
+    """In any order of arrival: the same draws as those of a controller that gets all candidates at once."""
     rng, rates = np.random.default_rng(seed), [0.05, 0.5, None]
     rule, quality = {**BATCH, "seed": seed}, rng.random((3, 4))
     direct = PruningController(asked(**rule, group=0).rule, GivenQuality(), seed=seed)
@@ -373,13 +373,13 @@ def test_a_decision_is_there_until_its_request_has_left():
     assert (decision.rollout_id, decision.quality, decision.version) == (book.rollout_id("a"), 0.25, 3)
     book.ended("a")
     assert book.decision("a") is None
-    assert book.decision("nobody") is None
+    assert book.decision("unknown") is None
 
 
 def test_scores_of_strangers_and_of_other_lengths_are_ignored():
     book = book_of(*four())
     book.ended("d")
-    book.probed(scored(["nobody", "d"]) + scored("abc", probe=9))
+    book.probed(scored(["unknown", "d"]) + scored("abc", probe=9))
     assert decided(book, "abc") == []
     book.probed(scored("abc"))
     assert decided(book, "abc") == ["a", "b", "c"]
@@ -532,7 +532,7 @@ def test_a_name_of_a_step_that_is_used_again_begins_anew():
 
 
 def test_a_batch_that_has_begun_does_not_begin_again_for_a_later_wave_or_group():
-    """All of the batch have gone: announced anew, those that come later would wait for nobody."""
+    """All groups of the batch have ended: announced again, they would hold up the later requests."""
     book = book_of(*(pair for g in range(3) for pair in four(str(g), **BATCH, group=g)))
     book.ended(list(book.request_ids))
     late = [*wave("w", 4, **BATCH, group=1), *four("n", **BATCH, group=7, later=True)]

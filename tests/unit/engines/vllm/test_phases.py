@@ -82,7 +82,7 @@ def test_the_pieces_of_a_survivor_make_one_completion():
         np.testing.assert_allclose(completion.features_at[4], [first.sum(), first.min(), first.mean()], rtol=1e-6)
 
 
-def test_who_ends_before_the_probe_is_no_candidate():
+def test_a_rollout_that_ends_before_the_probe_is_no_candidate():
     controller, llm = controller_of(), FakeLlm()
     groups = TwoPhaseSampler(llm, LAYOUT).generate(requests_of(3, 4), PARAMS, seed=0, controller=controller)
     assert all(c.finish_reason is FinishReason.STOP and not c.features_at for group in groups for c in group)
@@ -101,7 +101,7 @@ def test_hidden_states_are_refused():
         TwoPhaseSampler(FakeLlm(), FeatureLayout(("last_hidden",), 8))
 
 
-def test_whom_the_end_of_a_sibling_condemns_is_stopped_too():
+def test_a_rollout_stopped_by_the_end_of_a_sibling_is_pruned():
     class Late:
         probe_tokens = (4,)
 
@@ -119,7 +119,7 @@ def test_whom_the_end_of_a_sibling_condemns_is_stopped_too():
     assert reasons == [[FinishReason.STOP] * 4, [FinishReason.LENGTH] * 3 + [FinishReason.PRUNED]]
 
 
-def test_what_is_asked_for_besides_is_a_round_of_its_own():
+def test_requests_that_more_adds_are_a_round_of_their_own():
     llm, controller, told = FakeLlm(), controller_of(), []
     (request,) = requests_of(8)
 

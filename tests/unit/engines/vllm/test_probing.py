@@ -285,7 +285,7 @@ def test_slots_grow_while_others_are_half_way():
 def test_forgetting_is_harmless_when_it_is_repeated_or_unfounded():
     reader, rollout = ProbeReader(snapshot_of()), Rollout("a")
     play(reader, rollout, range(3))
-    reader.forget({"a", "nobody"})
+    reader.forget({"a", "unknown"})
     reader.forget(["a"])
     assert_scores(play(reader, rollout, range(10)), [rollout])
 
@@ -329,7 +329,7 @@ def test_features_are_kept_for_those_who_ask_and_taken_once():
     assert reader.take_kept() == {}
 
 
-def test_features_that_nobody_takes_are_bounded_and_the_oldest_go_first(monkeypatch):
+def test_features_that_are_not_fetched_are_bounded_and_the_oldest_go_first(monkeypatch):
     monkeypatch.setattr(probing, "MAX_KEPT", 3)
     reader = ProbeReader(snapshot_of())
     for number in range(5):

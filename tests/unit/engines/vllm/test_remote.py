@@ -34,7 +34,7 @@ def test_a_rule_over_the_batch_says_how_many_groups_there_are():
     assert parse_args(controller.arguments(REQUESTS[0], 0, num_groups=2)).batch_groups == 2
 
 
-def test_nothing_is_asked_when_nobody_is_looked_at():
+def test_without_probes_there_are_no_arguments():
     controller = RemoteController(NeverRule(probe_tokens=(8,)), seed=0)
     assert controller.probe_tokens == ()
     assert controller.arguments(REQUESTS[0], 0, num_groups=2) == {}

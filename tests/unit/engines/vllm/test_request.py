@@ -52,7 +52,7 @@ def test_requests_and_groups_load_neither_torch_nor_vllm(module):
 @pytest.mark.parametrize("rule", RULES)
 def test_arguments_of_every_rule_come_back(rule, own):
     fields = RULES[rule]
-    parsed = parse_args(json.loads(json.dumps({"somebody_elses": [1], **args(rule=rule, **fields, **own)})))
+    parsed = parse_args(json.loads(json.dumps({"other_key": [1], **args(rule=rule, **fields, **own)})))
     assert parsed.rule.rule == rule
     assert {name: getattr(parsed.rule, name) for name in fields} == fields
     assert {name: getattr(parsed, name) for name in own} == own

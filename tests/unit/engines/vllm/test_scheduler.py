@@ -84,7 +84,7 @@ def test_memory_of_the_stopped_is_free_at_once(make_loop):
     assert before > after == also_before > also_after
 
 
-def test_tables_that_arrive_while_nobody_is_watched_are_not_lost(make_loop):
+def test_tables_that_arrive_while_no_request_is_watched_are_not_lost(make_loop):
     loop = make_loop()
     loop.add("plain0", 3)
     loop.run()
@@ -92,7 +92,7 @@ def test_tables_that_arrive_while_nobody_is_watched_are_not_lost(make_loop):
     assert len(loop.run().pruned()) == 2
 
 
-def test_before_the_first_head_everybody_is_kept(make_loop):
+def test_before_the_first_head_all_are_kept(make_loop):
     loop = make_loop(snapshot=None)
     loop.add_group("g", 4, TOTAL, probe_tokens=PROBE, report=True)
     loop.run()
@@ -123,7 +123,7 @@ def test_only_the_asked_are_watched_and_only_until_their_last_probe(make_loop):
     assert [plan["g.0"].start for plan in watched if plan] == [-10, *range(PROBE)]
 
 
-def test_a_rule_that_never_stops_anybody_costs_nothing(make_loop):
+def test_a_rule_without_probes_watches_no_request(make_loop):
     loop = make_loop()
     loop.add_group("g", 2, TOTAL, rule="never")
     assert len(loop.scheduler.book) == 0
@@ -161,8 +161,8 @@ def test_a_request_is_stopped_while_it_is_preempted(make_loop):
 
 
 @pytest.mark.parametrize("known", range(PROBE - 4, PROBE + 2))
-def test_tokens_thrown_away_by_a_reset_of_the_cache_judge_nobody(make_loop, known):
-    """What was under way is sampled anew, so a score of it would be the score of a token that nobody gets."""
+def test_tokens_thrown_away_by_a_reset_of_the_cache_are_not_judged(make_loop, known):
+    """Tokens under way are sampled again, so their scores would belong to tokens that no client gets."""
     loop = make_loop()
     loop.add_group("g", 4, TOTAL, probe_tokens=PROBE, barrier_timeout=10)
     while loop.tokens("g.0") < known:
@@ -266,7 +266,7 @@ def test_a_request_that_makes_no_sense_is_refused_and_the_others_go_on(make_loop
     assert_nothing_is_left(loop)
 
 
-def test_a_refusal_is_delivered_when_nobody_else_is_there(make_loop):
+def test_a_refusal_is_delivered_when_no_other_request_runs(make_loop):
     loop = make_loop()
     loop.add("bad0", TOTAL, pruning={"arrol_group": "g"})
     assert loop.scheduler.has_requests()
@@ -372,7 +372,7 @@ def test_settings_under_which_decisions_would_be_wrong_end_the_start(config):
 
 
 @pytest.mark.parametrize("total", [PROBE, TOTAL])
-def test_whoever_is_stopped_in_the_step_that_accepts_the_probed_token_keeps_it(make_loop, total):
+def test_a_request_stopped_in_the_step_that_accepts_the_probed_token_keeps_it(make_loop, total):
     """So it is with drafts. One that ends in that very step has lost its lottery all the same: it is no survivor."""
     loop = make_loop(lead=1)
     loop.add_group("g", 4, total, probe_tokens=PROBE)

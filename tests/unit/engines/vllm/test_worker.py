@@ -117,7 +117,7 @@ def test_a_buffer_that_is_used_again_before_the_answer_comes_does_no_harm(worker
     np.testing.assert_allclose(features[[0, HIDDEN]], [2.0, 1.0])
 
 
-def test_a_step_in_which_nobody_is_watched_is_left_alone(worker):
+def test_a_step_without_watched_requests_is_left_alone(worker):
     worker.answer = Promise(answer_of("r"))
     worker.execute_model(plan_of({"r": 1}))
     assert worker.sample_tokens(None) is worker.answer
@@ -148,7 +148,7 @@ def test_a_head_that_reads_something_else_starts_anew_and_answers_under_way_keep
     worker.arrol_set_estimator(snapshot_of(PROBE, features=("last_hidden",)).to_bytes())
     assert scores_of(under_way.get_output()) == [("r", PROBE)]
     (late,) = feed(worker, 2, answer_of("q"), request="q").arrol_scores.scored
-    assert np.isnan(late.score), "its first tokens were not seen by this head, so nobody judges it"
+    assert np.isnan(late.score), "its first tokens were not seen by this head, so it is not judged"
     worker.arrol_set_estimator(snapshot_of(PROBE).to_bytes())
     feed(worker, 3, answer_of("q"), request="q")
 
