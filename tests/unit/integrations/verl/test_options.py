@@ -122,15 +122,27 @@ def test_truncated_rollouts_may_be_left_out_where_rows_are_selected():
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "message"),
     [
-        {"rule": "extremes", "draw": "bernoulli"},
+        (
+            {"rule": "extremes", "draw": "bernoulli"},
+            "draw = 'bernoulli': extremes ranks siblings, so set 'systematic'",
+        ),
+        *(
+            (
+                {"rule": rule, "keep_ratio": keep_ratio},
+                f"keep_ratio = {keep_ratio}: outside [min_survival, max_survival] = [0.1, {most}], so it cannot be "
+                "met; move it inside, or move the bound",
+            )
+            for rule, keep_ratio, most in (("balanced", 0.95, 0.9), ("uniform", 0.05, 1))
+        ),
     ],
     ids=str,
 )
-def test_what_every_host_refuses_is_refused_here(values):
-    with pytest.raises(ConfigError):
+def test_what_every_host_refuses_is_refused_here(values, message):
+    with pytest.raises(ConfigError) as error:
         parse_options(values)
+    assert str(error.value) == f"arrol.{message}"
 
 
 @pytest.mark.parametrize(
