@@ -1,4 +1,4 @@
-"""Generation without pruning: the embedded engine beside ``model.generate``, in one process, in turn.
+"""Generation without pruning: the embedded engine and ``model.generate``, in one process, in turn.
 
 Both sample at temperature 1 from the same weights and write every token of the shape. ``generate`` gets left-padded
 copies of each prompt, one per rollout, as trainers call it, and no stop token, so it checks none. It returns tokens

@@ -2,8 +2,8 @@
 
 * Arms run in turn within each repeat, the first one rotating, so that a slow minute of the machine hits all of them;
   ratios are taken within a repeat and then summarised.
-* A row holds median, 20th and 80th percentile of wall time, and the median of processor time beside it: on a busy
-  machine they part.
+* A row holds median, 20th and 80th percentile of wall time, and the median of processor time; on a busy
+  machine the two differ.
 * A limit is what the machine allows: floating-point operations at the rate of a matrix product of the very shape, or
   bytes at the rate of a copy, whichever takes longer. Both rates are measured in the same run.
 """
@@ -108,7 +108,7 @@ def measure_rates(shape: Shape, rows: int, *, seconds: float = 0.5) -> Rates:
 
 
 def _fast(call: Callable[[], object], seconds: float) -> float:
-    """20th percentile of the time of a call: what the machine can do when nobody disturbs it."""
+    """20th percentile of the time of a call: what the machine can do undisturbed."""
     call()
     times: list[float] = []
     while len(times) < 5 or sum(times) < seconds:

@@ -2,9 +2,9 @@
 
 Arms, in turn on the same prompts and weights:
 
-* ``never``     nothing is stopped, nothing is looked at
-* ``scripted``  every second rollout is stopped at the probe, at no cost of deciding
-* ``uniform``   the real controller and estimator: features, head scoring, an exact lottery, after the step a refit
+* ``never``     no probe
+* ``scripted``  every second rollout is stopped at the probe, without a controller
+* ``uniform``   the real controller and estimator: features, head scoring, an exact-count draw, after the step a refit
 
 Bounds: generation by tokens generated, the learner by tokens (prompt and completion) of the survivors, the step by its
 two phases, each shrunk by its bound. The head's refit, with a full buffer, stands in a row of its own and is part of
@@ -143,7 +143,7 @@ def build_arms(shape: Shape, probe: int, buffer_size: int) -> dict[str, Arm]:
 
 
 def records(arms: dict[str, Arm], samples: dict[str, Samples], config: dict[str, Any]) -> list[BenchRecord]:
-    """Seconds of every arm and phase, then speed-ups beside their bounds."""
+    """Seconds of every arm and phase, then speed-ups with their bounds."""
     rows: list[BenchRecord] = []
     base, full = samples["never"], arms["never"].counts
     for name, mine in samples.items():

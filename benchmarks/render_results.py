@@ -35,7 +35,7 @@ COST_NOTE = (
     "Accuracy when a run had spent that share of what {first}'s run of its seed spent in all, and how far ahead of"
     " {first} it was there (95% interval, t over seeds). Ended: so many runs had spent less in all and count with their"
     " last accuracy; as far as both went, none has. To {first}'s final accuracy: cost at which the mean curve first"
-    " reaches it, beside {first}'s total (range: any one seed left out)."
+    " reaches it, relative to {first}'s total (range: any one seed left out)."
 )
 
 
@@ -127,7 +127,7 @@ def cost_table(name: str) -> str:
 
 
 def cost_lines(name: str, arms: tuple[str, ...]) -> str:
-    """Some arms beside the first one, for the first page."""
+    """Some arms of a study at equal compute, for README."""
     runs, source = study(name)
     first = next(iter(runs_by_arm(runs)))
     points = {point.arm: point for point in equal_cost(runs, "flops_E", [None])}
@@ -163,7 +163,7 @@ def percent(share: float, sign: str = "") -> str:
 
 
 def bench_table(name: str) -> str:
-    """Speed of each variant beside its rival and its limit."""
+    """Speed of each variant, with its rival and limit."""
     records = read_records(ROOT / "results" / f"{name}.jsonl")
     lines = [["variant", "median", "20-80 %", "unit", "ratio", "to", "limit", "repeats"]]
     for r in (r for r in records if isinstance(r, BenchRecord)):
@@ -202,7 +202,7 @@ def vote_table(name: str) -> str:
 
 
 def online_table(name: str) -> str:
-    """Online strategies: accuracy, tokens, and the majority of as many tokens beside it."""
+    """Online strategies: accuracy, tokens, and the majority of as many tokens."""
     found, _ = votes_of(name)
     heads = ["strategy", "accuracy", "tokens per problem", "ahead of the majority at equal tokens"]
     lines = [[*heads, "tokens of the majority at equal accuracy, median", "traces stopped"]]

@@ -140,7 +140,7 @@ def build_config(shape: Shape, **sections: Any) -> RunConfig:
 
 
 def reward_half(groups: Sequence[RolloutGroup], generator: np.random.Generator) -> None:
-    """A random half of each group's survivors is right, so that no advantage is 0 and the learner skips nobody."""
+    """A random half of each group's survivors is right, so that no advantage is 0 and the learner skips no rollout."""
     for group in groups:
         survivors: list[Rollout] = group.survivors
         right = generator.permutation(len(survivors)) < len(survivors) / 2

@@ -3,8 +3,8 @@
 Arms, each a run of its own with a learning curve on held-out prompts, in the format of ``arrol compare``:
 
 * ``trl``          TRL's trainer and generation, nothing of ours
-* ``never``        control: our trainer, decode loop and head, nobody stopped
-* ``uniform``      control: everybody survives with the same probability
+* ``never``        control: our trainer, decode loop and head, no rollout stopped
+* ``uniform``      control: every candidate has the same survival
 * ``neyman``       our best rule, doubly robust
 * ``plain``        the same rule under TRL's own advantages of the survivors (correction ``plain``)
 * ``small_group``  control: TRL alone with as few rollouts as survive

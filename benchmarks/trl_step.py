@@ -1,4 +1,4 @@
-"""A whole training step without pruning: TRL's GRPOTrainer beside arrol's engine and learner, in one process, in turn.
+"""A whole training step without pruning: TRL's GRPOTrainer and arrol's engine and learner, in one process, in turn.
 
 Both generate the same number of tokens from the same prompts with equal models, decode them to text, give a random half
 of each group reward 1, and take one AdamW step in float32 with Dr. GRPO's loss and no KL term. Made equal on purpose:

@@ -45,7 +45,7 @@ SETS = {"gsm8k": ("train", "test"), "svamp": ("test",), "amc23": ("test",)}
 OVERTIME_S = 2.0
 """A verdict that takes so much longer than its limit has hung; the start of a worker is not part of it."""
 SAMPLE_S = 0.05
-"""Seconds between two looks at a worker's memory."""
+"""Seconds between two readings of a worker's memory."""
 
 
 def main() -> None:
@@ -180,14 +180,14 @@ class Watched(SymbolicVerifier):
         started = time.monotonic()
         try:
             verdict = super().verify(text, answer)
-        except Exception as error:  # what the fuzz looks for
+        except Exception as error:  # the crash that the fuzz counts
             return Verdict(reward=-1.0, answer=f"{type(error).__name__}: {error}"[:200])
         seconds = time.monotonic() - started
         return Verdict(verdict.reward, f"{seconds:.3f}", verdict.timed_out)
 
 
 def fuzz_records(args: argparse.Namespace) -> list[BenchRecord]:
-    """Part 4, from the blocks that are done and those that are left."""
+    """Part 4, from the finished blocks and the ones left."""
     done = fuzz(args)
     total: Counter[str] = Counter()
     for line in done:

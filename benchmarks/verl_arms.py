@@ -1,4 +1,4 @@
-"""verl alone beside verl with pruning: same model, prompts, seeds and steps, with every control of the method.
+"""verl with pruning, compared with verl alone: same model, prompts, seeds and steps, with every control of the method.
 
 Arms: ``verl`` (nothing of ours), ``small_group`` (nothing of ours, as few rollouts as survive), ``uniform`` and
 ``neyman`` (half of each group stopped at the probe; the correction is ``plain``, verl's own advantages of survivors).
@@ -6,7 +6,7 @@ Each arm and seed is a run of unmodified ``python -m verl.trainer.main_ppo`` on 
 ``OUT/ARM-SEED/records.jsonl``: a ``RunRecord``, a ``StepRecord`` per step and an ``EvalRecord`` per validation.
 
 What its times say: the server of the CPU platform decodes one request at a time, so ``time/generate_s`` grows with the
-tokens; verl looks for finished groups every 2 s, so it comes in steps of 2 s. Compare tokens and accuracy here, and
+tokens; verl polls for finished groups every 2 s, so it comes in steps of 2 s. Compare tokens and accuracy here, and
 times on a GPU.
 
     make verl-env

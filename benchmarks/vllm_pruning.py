@@ -5,13 +5,13 @@ turns. Every request writes all its tokens unless it is stopped. Arms:
 
 * ``plain``      vLLM without our classes
 * ``idle``       our classes, requests that ask for nothing
-* ``scored``     every request is looked at (last hidden state, its running mean, log-probabilities) and kept
+* ``scored``     every request is scored (last hidden state, its running mean, log-probabilities) and kept
 * ``last``       the same with a head that reads the last hidden state alone
-* ``half``       rule ``uniform`` stops half of each group at the probe, beside ``all``, where requests ask for nothing
+* ``half``       rule ``uniform`` stops half of each group at the probe; in its rival ``all`` no request asks for it
 
 The cost of scoring is small, so those arms run often, on a quarter of the groups; ``half`` and ``all`` run on all.
 The bound of ``half`` is the ratio of tokens that have to be fed, prompts included unless they are cached. Freed rows
-are taken by requests that wait, in sixteen waves, so that the end, when nobody waits and rows stay empty, weighs
+are taken by requests that wait, in sixteen waves, so that the end, when no request waits and rows stay empty, weighs
 little. Needs the environment of ``make vllm-env``.
 
     OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py [--repeats N] [--out FILE]
@@ -156,14 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plain, ours = build_engine(folder, flags), build_engine(folder, flags, **CLASSES)
     everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags).to_bytes()
     last = snapshot_of(("last_hidden",), flags).to_bytes()
-    looks = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
+    observe = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
     stops = {"rule": "uniform", "keep_ratio": 0.5, "probe_tokens": flags.probe}
     few = max(1, flags.groups // 4)
     costs = {
         "plain": Arm(plain, flags, {}, groups=few),
         "idle": Arm(ours, flags, {}, everything, few),
-        "scored": Arm(ours, flags, looks, everything, few),
-        "last": Arm(ours, flags, looks, last, few),
+        "scored": Arm(ours, flags, observe, everything, few),
+        "last": Arm(ours, flags, observe, last, few),
     }
     gains = {"all": Arm(ours, flags, {}, everything), "half": Arm(ours, flags, stops, everything)}
     usage = ours.llm_engine.engine_core.engine_core.scheduler.kv_usage

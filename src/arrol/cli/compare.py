@@ -1,13 +1,12 @@
-"""``arrol compare``: the same prompts and seeds under several rules, then one table and one report."""
+"""``arrol compare``: several arms on the same prompts and seeds, then one table and one report."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 
-from arrol.cli.tables import print_rows
+from arrol.cli.tables import show_rows
 from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, train_one
 from arrol.configs.run import CompareConfig, RunConfig, arm_config
 from arrol.errors import DataError
@@ -16,11 +15,11 @@ from arrol.reports.page import write_report
 
 
 def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
-    """Seeds outside, arms inside, so that a drifting machine speed touches all arms alike. Finished runs are not
-    repeated."""
+    """Train every arm of a seed before the next seed, so that a drift of the machine's speed meets all arms alike.
+    Finished runs are not repeated."""
     console = Console(stderr=as_json, markup=False, highlight=False)
     plan = [(arm.name, arm_config(compare, arm, seed)) for seed in compare.seeds for arm in compare.arms]
-    for _, config in plan:  # refuse before the first run, not between two
+    for _, config in plan:  # refuse before the first run
         previous_record(config, resume=resume)
     for arm, config in plan:
         if _is_finished(config):
@@ -32,16 +31,13 @@ def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
             return EXIT_STOPPED
     folders = [run_folder(config) for _, config in plan]
     report = write_report(folders, Path(plan[0][1].out_dir) / "report")
-    if as_json:
-        print(json.dumps(report.rows, indent=1))
-    else:
-        print_rows(console, compare.name, report.rows)
+    show_rows(console, compare.name, report.rows, as_json=as_json)
     console.print(f"report: {report.markdown} and {report.html}", soft_wrap=True)
     return 0
 
 
 def _is_finished(config: RunConfig) -> bool:
-    """A run of this config lies there whole; its config was compared before."""
+    """Whether the config's folder holds a finished run, which ``previous_record`` found to have this config."""
     try:
         end = load_run(run_folder(config)).end
     except DataError:  # nothing there, or killed before its first row

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from arrol.configs.base import validate
 from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
-from arrol.errors import CheckpointError, ConfigError
+from arrol.errors import ConfigError
 from arrol.evaluation.judging import JudgedProblem, disagreements, judged, verifier_for
 from arrol.evaluation.problems import SampledProblem
 from arrol.evaluation.samples import read_samples, write_samples
@@ -27,7 +27,7 @@ SAMPLES_FILE = "samples.jsonl"
 def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
     console = Console(stderr=options.json, markup=False, highlight=False)
     if options.samples:
-        _refuse_beside_samples(options, flags)
+        _refuse_with_samples(options, flags)
         problems = read_samples(options.samples, group_by=options.group_by)
     else:
         problems = sampled(options, flags, console)
@@ -43,15 +43,15 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def judge(problems: Sequence[SampledProblem], console: Console) -> list[JudgedProblem]:
-    """Verdicts where a file has none, and classes of equal answers, with a bar for those who wait."""
+    """Problems with verdicts and classes of equal answers; a bar shows the progress."""
     with VerifierPool(verifier_for(problems)) as pool, Progress(console=console, transient=True) as progress:
         task = progress.add_task("judging", total=None)
         return judged(problems, pool, lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def sampled(options: argparse.Namespace, flags: Sequence[str], console: Console) -> list[SampledProblem]:
-    """Completions of the model of a config or a run, judged, read again where votes want it, and kept in a file."""
-    from arrol.cli import sampling  # torch and transformers: only where a model is asked
+    """Judged completions of the model of a config or a run, also written to a samples file."""
+    from arrol.cli import sampling  # loads torch and transformers
 
     config, policy, state = _source(options.source, flags)
     path = Path(options.out) if options.out else Path(config.out_dir) / config.name / SAMPLES_FILE
@@ -66,7 +66,7 @@ def sampled(options: argparse.Namespace, flags: Sequence[str], console: Console)
 
 
 def parsed_ks(text: str | None) -> list[int]:
-    """``1,4,16``; empty for None."""
+    """Ascending ks of ``1,4,16``; empty for None."""
     if text is None:
         return []
     try:
@@ -92,11 +92,11 @@ def print_metrics(console: Console, rows: Sequence[Row]) -> None:
 
 
 def print_facts(console: Console, found: Sequence[JudgedProblem]) -> None:
-    told = facts(found)
-    tokens = told["tokens_per_sample"]
+    counts = facts(found)
+    tokens = counts["tokens_per_sample"]
     length = "" if tokens is None else f", {tokens:.1f} tokens each"
     console.print(
-        f"{told['problems']} problems, {told['samples']} samples{length}; {100 * told['unreadable_frac']:.1f} % "
+        f"{counts['problems']} problems, {counts['samples']} samples{length}; {100 * counts['unreadable_frac']:.1f} % "
         "without a readable answer. Intervals: bootstrap over problems.",
         soft_wrap=True,
     )
@@ -107,18 +107,15 @@ def print_facts(console: Console, found: Sequence[JudgedProblem]) -> None:
 
 
 def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, dict[str, Any] | None]:
-    """The config, where its policy lies, and the state of the run where there is one."""
+    """The config, the folder or name of its policy, and the state of the run, None without a run."""
     if source is None:
         raise ConfigError("eval: nothing to score; give a CONFIG, the folder of a run, or --samples FILE")
     if not Path(source).is_dir():
         config = load_run(source, flags)
         return config, config.model, None
-    from arrol.training.checkpoint import load_state, newest_checkpoint
+    from arrol.cli.sampling import newest_state
 
-    checkpoint = newest_checkpoint(Path(source) / "checkpoints")
-    if checkpoint is None:
-        raise CheckpointError(f"run = {source!r}: holds no checkpoint; give the folder of a run that arrol train made")
-    state = load_state(checkpoint)
+    checkpoint, state = newest_state(source)
     values = override(RunConfig, state["config"], flags)
     folder = Path(source).resolve()
     config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
@@ -136,7 +133,7 @@ def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, d
     return config, str(checkpoint / "policy"), state
 
 
-def _refuse_beside_samples(options: argparse.Namespace, flags: Sequence[str]) -> None:
+def _refuse_with_samples(options: argparse.Namespace, flags: Sequence[str]) -> None:
     given = {"CONFIG": options.source, "--estimator": options.estimator, "--out": options.out}
     given["--confidences"] = options.confidences or None
     for name, value in given.items():

@@ -11,25 +11,23 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from arrol import assembly
+from arrol.cli.sampling import newest_state
 from arrol.configs.base import validate
 from arrol.configs.run import RunConfig
 from arrol.engines.vllm.padding import head_size_of, padded_config, padded_weights
-from arrol.errors import CheckpointError, ConfigError
-from arrol.training.checkpoint import load_state, newest_checkpoint, save_policy
+from arrol.errors import ConfigError
+from arrol.training.checkpoint import save_policy
 from arrol.training.policy import load_policy, load_tokenizer
 
 POLICY_FOLDER, ESTIMATOR_FILE = "policy", "estimator.safetensors"
-"""Apart: loaders take every safetensors file beside a config for weights."""
+"""Apart, since loaders read every safetensors file in the folder of a config as weights."""
 
 
 def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> int:
-    checkpoint = newest_checkpoint(Path(run) / "checkpoints")
-    if checkpoint is None:
-        raise CheckpointError(f"run = {run!r}: holds no checkpoint; give the folder of a run that arrol train made")
+    checkpoint, state = newest_state(run)
     target = Path(to)
     if target.exists() and any(target.iterdir()):
         raise ConfigError(f"--to = {to!r}: exists and is not empty; name a new folder")
-    state = load_state(checkpoint)
     config = validate(RunConfig, state["config"])
     source = checkpoint / "policy"
     policy = load_policy(str(source), torch.device("cpu"))
@@ -57,7 +55,7 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
 
 
 def widened(policy: Any, head_size: int) -> Any:
-    """The same function with heads of ``head_size``."""
+    """A model of the same function with attention heads of ``head_size``."""
     wide = AutoModelForCausalLM.from_config(padded_config(policy.config, head_size), dtype=torch.float32)
     wide.load_state_dict(dict(padded_weights(policy.state_dict().items(), policy.config, head_size)))
     wide.generation_config = policy.generation_config

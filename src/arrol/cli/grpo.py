@@ -1,4 +1,4 @@
-"""``arrol grpo``: what ``trl grpo`` does, with our trainer; TRL's parser and keys, plus ours; ``accelerate`` too."""
+"""``arrol grpo``: ``trl grpo`` with our trainer: TRL's parser and keys, plus ours; works under ``accelerate``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_grpo(flags: Sequence[str]) -> int:
 
 
 def reward_function(name: str) -> Callable[..., Any]:
-    """One of TRL's by its name, or any by its dotted path; the working directory is searched too."""
+    """A reward function of TRL by its name, or any by its dotted path, which may start in the working directory."""
     import trl.rewards
 
     if "." not in name:
@@ -66,7 +66,7 @@ def reward_function(name: str) -> Callable[..., Any]:
 
 
 def _model_arguments(model: Any, args: Any) -> dict[str, Any]:
-    """How to load the policy, from TRL's ModelConfig."""
+    """Arguments for loading the policy, from TRL's ModelConfig."""
     from trl import get_quantization_config
 
     arguments = {
@@ -80,7 +80,7 @@ def _model_arguments(model: Any, args: Any) -> dict[str, Any]:
 
 
 def _dataset(script: Any, mixture: Any) -> Any:
-    """A name, a local folder, or TRL's mixture of several."""
+    """The dataset of a name, a local folder, or TRL's mixture."""
     from datasets import load_dataset
     from trl import get_dataset
 

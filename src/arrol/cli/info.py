@@ -1,4 +1,4 @@
-"""``arrol info``: what runs here, or what a config resolves to."""
+"""``arrol info``: versions and device, or a resolved config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arrol.records.store import provenance
 
 
 def run_info(path: str | None, *, as_json: bool) -> int:
-    """Without a config: versions, commit, device. With one: every field, defaults included, and its meaning."""
+    """Print versions, commit and device; or, of a config, every field with its meaning."""
     config = None if path is None else _resolve(path)
     if as_json:
         print(json.dumps(_facts() if config is None else config.model_dump(mode="json"), indent=1))
@@ -34,7 +34,7 @@ def _facts() -> dict[str, Any]:
 
 
 def _resolve(path: str) -> StrictModel:
-    """The kind of config is told by its keys: arms, or what only a warm start has, else a run."""
+    """The config of a file: a comparison when it has arms, a warm start when it has keys of one, else a run."""
     values = read_toml(path)
     if "arms" in values:
         return load_compare(path)

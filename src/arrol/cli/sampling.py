@@ -1,9 +1,10 @@
-"""A model's completions of held-out prompts, with what votes want to know of them."""
+"""Completions of held-out prompts, with the scores and confidences that votes use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,19 +12,28 @@ from rich.console import Console
 
 from arrol import assembly
 from arrol.configs.run import RunConfig
-from arrol.errors import ConfigError
+from arrol.errors import CheckpointError, ConfigError
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.evaluation.reading import CompletionStatistics, read_completions
 from arrol.evaluation.runner import Amount, Written, sample_prompts
 from arrol.quality.features import END
 from arrol.quality.snapshot import EstimatorSnapshot
+from arrol.training.checkpoint import load_state, newest_checkpoint
 from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
+
+
+def newest_state(run: str) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a run's folder, and its state."""
+    checkpoint = newest_checkpoint(Path(run) / "checkpoints")
+    if checkpoint is None:
+        raise CheckpointError(f"run = {run!r}: holds no checkpoint; give the folder of a run that arrol train made")
+    return checkpoint, load_state(checkpoint)
 
 
 def snapshot_of(
     path: str | None, config: RunConfig, policy: str, state: Mapping[str, Any] | None
 ) -> EstimatorSnapshot | None:
-    """The estimator of a file that ``arrol export`` wrote, else that of the run; None where there is neither."""
+    """The estimator of a file that ``arrol export`` wrote, else that of the run; None without either."""
     if path is not None:
         return EstimatorSnapshot.read(path)
     if state is None or not state["estimator"]["version"]:

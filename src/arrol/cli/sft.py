@@ -1,4 +1,4 @@
-"""``arrol sft``: make or tune a base model, with the record of how it was made beside it.
+"""``arrol sft``: make or tune a base model, and record how it was made.
 
 The result is ``OUT/NAME/model``, a plain ``save_pretrained`` folder, and ``OUT/NAME/records.jsonl``.
 """
@@ -31,7 +31,7 @@ from arrol.training.sinks import TerminalSink
 from arrol.types import SamplingParams
 
 JUDGED_SAMPLES = 16
-"""Completions per held-out prompt when the result is judged: enough for groups of 8 and 16."""
+"""Completions per held-out prompt of the last evaluation: enough for groups of 8 and 16."""
 
 
 class _Parts(NamedTuple):
@@ -58,7 +58,7 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
     )
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
-    task.eval_prompts(config.eval_prompts)  # too few problems to judge by is an error now, not after the training
+    task.eval_prompts(config.eval_prompts)  # too few problems are an error now, not after the training
     for is_first in (True, False):
         demonstration(0, is_first)  # an unknown solver is an error now, before anything is written
     folder.mkdir(parents=True)
@@ -70,7 +70,7 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
 
 
 def _own(task: Any, config: SftConfig) -> Demonstration:
-    """The task's solvers in the mixture of the phase; the first solver is the exact one."""
+    """Demonstrations of the task's solvers, in the mixture of the phase; the first solver is the exact one."""
     first = config.pretrain_mixture or {task.solvers[0]: 1.0}
     then = config.mixture or None
     return lambda position, is_first: task.demonstration(position, first if is_first else then)
@@ -102,7 +102,7 @@ def _train(config: SftConfig, parts: _Parts, folder: Path, console: Console) -> 
 
 
 def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any) -> EvalRecord:
-    """The saved model on held-out prompts: success, its spread over prompts, and dead groups."""
+    """Evaluation of the saved model: success on held-out prompts, its spread, and dead groups."""
     params = SamplingParams(config.max_completion_tokens, stop_token_ids=stop_token_ids(model, tokenizer))
     engine, amount = EmbeddedEngine(model, EngineConfig()), Amount(config.eval_prompts, JUDGED_SAMPLES, config.seed)
     reward_PG, tokens_PG = rewards_and_tokens(sample_prompts(engine, task, tokenizer, params, amount))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Sequence
 
@@ -26,9 +27,17 @@ def print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
             console.print(note)
 
 
+def show_rows(console: Console, title: str, rows: Sequence[Row], *, as_json: bool) -> None:
+    """The rows as JSON on stdout, or as a table."""
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print_rows(console, title, rows)
+
+
 def print_columns(console: Console, title: str, labels: Sequence[str], columns: Sequence[Sequence[str]]) -> None:
-    """Columns side by side beside their labels, the first line being the headings; when they are wider than the
-    console, in blocks that each begin with the labels."""
+    """Print columns side by side; the first cell of each is its heading. Where the console is too narrow, they stand in
+    blocks, each with all labels."""
     first = [textwrap.fill(label, LABEL_WIDTH) for label in labels]
     waiting = [
         [cell if len(cell) <= CELL_WIDTH else textwrap.fill(cell, CELL_WIDTH) for cell in column] for column in columns

@@ -1,9 +1,7 @@
-"""``arrol train``: from a config to a finished run folder. ``train_one`` is the whole recipe; ``compare`` calls it per
-arm."""
+"""``arrol train``: one run of a config. ``arrol compare`` calls ``train_one`` for each arm and seed."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ import torch
 from rich.console import Console
 
 from arrol import assembly
-from arrol.cli.tables import print_rows
+from arrol.cli.tables import show_rows
 from arrol.configs.run import RunConfig
 from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
@@ -34,7 +32,7 @@ PATH_FIELDS = frozenset({"model", "task.source", "task.eval_source", "task.demon
 
 
 class Ended(NamedTuple):
-    """How ``train_one`` ended, and whether a signal asked for it (perhaps during the last step)."""
+    """How ``train_one`` ended, and whether a signal asked it to stop, which may come during the last step."""
 
     end: EndRecord
     stop_requested: bool
@@ -45,10 +43,7 @@ def run_train(config: RunConfig, *, resume: bool, as_json: bool) -> int:
     end = train_one(config, arm=config.name, resume=resume, console=console).end
     folder = run_folder(config)
     rows = comparison_rows([load_run(folder)])
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print_rows(console, config.name, rows)
+    show_rows(console, config.name, rows, as_json=as_json)
     console.print(f"{end.outcome} at step {end.step}; records, rollouts and checkpoints: {folder}", soft_wrap=True)
     return 0 if end.outcome == "finished" else EXIT_STOPPED
 
@@ -58,7 +53,7 @@ def run_folder(config: RunConfig) -> Path:
 
 
 def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) -> Ended:
-    """Build, resume if asked, train. Nothing on disk changes before everything that can be checked has been."""
+    """Build, resume if asked, train. Everything is checked before anything on disk changes."""
     torch.set_num_threads(config.num_threads)
     device, folder = resolve_device(config.device), run_folder(config)
     require_services(config.report_to)
@@ -95,8 +90,8 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
 
 
 def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:
-    """The newest opening row of the run that lies in the config's folder, None when there is none; CheckpointError when
-    it may not be gone on with: not asked to, or another config."""
+    """Newest ``RunRecord`` in the config's folder, None when there is none; CheckpointError when the run may not be
+    resumed: ``resume`` is False, or its config differs."""
     folder = run_folder(config)
     exists = (folder / RECORDS_FILE).exists()
     if exists and not resume:
@@ -117,7 +112,7 @@ def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:
 
 
 def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
-    """The checkpoint to go on from; None for a run that was killed before its first: it starts over."""
+    """The checkpoint to resume from; None for a run that was killed before its first, which starts over."""
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint:
         require_same_config(load_state(checkpoint)["config"], config.model_dump(mode="json"), FREE_FIELDS)

@@ -219,7 +219,7 @@ class RunConfig(StrictModel):
     num_threads: int = Field(1, ge=1)
     """CPU threads of torch, at least 1; part of what makes a run repeatable."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Metric services besides the records: tensorboard, wandb, trackio."""
+    """Metric services, in addition to the records: tensorboard, wandb, trackio."""
     task: TaskConfig
     """What is asked."""
     sampling: SamplingConfig = SamplingConfig()

@@ -1,4 +1,4 @@
-"""Append-only files of lines: every line but the last is always whole, whatever crash or full disk comes between."""
+"""Append-only files of lines: after a crash or a full disk every line but the last is whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows a run leaves behind: flat, one JSON object per line, tagged by ``kind``.
+"""Rows of a run's records: flat, one JSON object per line, tagged by ``kind``.
 
 Conventions:
 
@@ -6,7 +6,7 @@ Conventions:
 * ``segment`` counts the processes that wrote a run: 0 for the first, one more after each resume.
 * A ``float`` that is not finite is written as ``null`` and read as NaN; ``None`` is for fields that may be absent.
 * Metric keys are paths with the unit last (``docs/metrics.md``). ``time/step_s`` is a training step without evaluation,
-  ``time/eval_s`` stands beside it.
+  ``time/eval_s`` is recorded apart.
 
 Decoding is strict: an unknown kind, a missing field, an unknown field or a wrong type is a ``DataError`` naming it.
 
@@ -35,14 +35,14 @@ from arrol.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """Who made the rows that follow, from what, with what."""
+    """Provenance of the rows that follow: command, commit, versions, device, config."""
 
     kind: ClassVar[str] = "run"
     run_id: str
     """The same in every segment of a run."""
     name: str
     arm: str
-    """What is compared: runs of one arm differ in their seed only."""
+    """Name in a comparison: runs of one arm differ only in their seed."""
     seed: int
     command: str
     """``arrol ...``, without paths of the machine."""
@@ -64,7 +64,7 @@ class RunRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What one training step measured."""
+    """Metrics of one training step."""
 
     kind: ClassVar[str] = "step"
     step: int
@@ -113,14 +113,14 @@ class RolloutRecord:
     reason: str
     """Of the last decision; empty for a rollout that was never a candidate."""
     keep: bool
-    """It was trained on, as far as its advantage was not 0."""
+    """It was trained on, unless its advantage was 0."""
     dropped: str = ""
     """Why it was left out of training although it was verified; empty when it was not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EndRecord:
-    """How a segment ended; its absence means that it was killed, or still runs."""
+    """How a segment ended; a segment without one was killed or still runs."""
 
     kind: ClassVar[str] = "end"
     step: int
@@ -136,13 +136,13 @@ class EndRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class VoteRecord:
-    """One way to choose an answer; a ``RunRecord`` in the same file says where and when."""
+    """Accuracy of one vote or strategy; the ``RunRecord`` of the file says where and when."""
 
     kind: ClassVar[str] = "vote"
     vote: str
     """Name of a vote, or of an online strategy."""
     k: int
-    """Samples of a problem that vote; 0 for a strategy that decides that itself."""
+    """Samples of a problem that vote; 0 for an online strategy, which chooses their number."""
     accuracy: float
     low: float
     """Lower end of its 95% interval over problems."""
@@ -150,7 +150,7 @@ class VoteRecord:
     num_problems: int
     tokens_per_problem: float
     ahead: float
-    """Accuracy minus the majority's: of the same samples, or (k = 0) of as many tokens."""
+    """Accuracy minus that of the majority of the same samples, or, for k = 0, of as many tokens."""
     ahead_low: float
     ahead_high: float
     metrics: dict[str, float] = field(default_factory=dict)
@@ -158,7 +158,7 @@ class VoteRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRecord:
-    """One speed measurement beside its rival and its limit; a ``RunRecord`` in the same file says where and when."""
+    """One speed measurement with its rival and limit; the ``RunRecord`` of the file says where and when."""
 
     kind: ClassVar[str] = "bench"
     benchmark: str
@@ -172,7 +172,7 @@ class BenchRecord:
     """Variant that ``ratio`` divides by; empty when none."""
     ratio: float = math.nan
     limit: float = math.nan
-    """What the arithmetic, the bytes or the token counts allow, in ``unit``."""
+    """Bound by arithmetic, bytes or token counts, in ``unit``."""
     gap: float = math.nan
     """``median`` over ``limit``."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -232,7 +232,7 @@ def _explained(row: Mapping[str, Any], kind: str, error: ErrorDetails) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Nested JSON values of a field; numpy scalars become plain numbers, tuples become lists."""
+    """JSON value of a field: numpy scalars become plain numbers, tuples lists."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, str):
@@ -252,7 +252,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _reader(kind: str) -> tuple[TypeAdapter[BaseModel], tuple[str, ...], tuple[str, ...]]:
-    """What checks a row of a kind, and its fields of type float and of type ``dict[str, float]``, where null is NaN."""
+    """Adapter for the rows of a kind, and the fields of type float and ``dict[str, float]``, where null means NaN."""
     hints, shape = get_type_hints(RECORD_TYPES[kind]), dict[str, Any]()
     names = [item.name for item in fields(RECORD_TYPES[kind])]
     for name in names:

@@ -1,4 +1,4 @@
-"""What learns, on disk: JSON values in ``NAME.json``, arrays in ``NAME.safetensors``. No pickle.
+"""Learned state on disk: JSON values in ``NAME.json``, arrays in ``NAME.safetensors``. No pickle.
 
 >>> import tempfile, numpy as np
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -23,7 +23,7 @@ ARRAY_TAG = "__array__"
 
 
 def write_state(folder: Path, name: str, state: State) -> None:
-    """Two files in ``folder``; OSError or SafetensorError when the disk refuses."""
+    """Write two files in ``folder``; OSError or SafetensorError when the disk refuses."""
     arrays: dict[str, np.ndarray] = {}
     tree = _split(state, "", arrays)
     save_file(arrays, folder / f"{name}.safetensors")

@@ -1,4 +1,4 @@
-"""Where records live: provenance, an append-only JSONL writer, a reader that survives crashes and resumes.
+"""Records on disk: provenance, an append-only JSONL writer, a reader that handles crashes and resumes.
 
 Layout::
 
@@ -6,7 +6,7 @@ Layout::
     RUN/rollouts.jsonl       rollout rows
     COMPARISON/<arm>-seed<k>/records.jsonl
 
-What a crash leaves:
+After a crash:
 
 1. A torn last line. The reader leaves it out; the next writer completes it with a newline when it is a whole object
    and cuts it off otherwise, so every line but the last is always whole.
@@ -54,7 +54,7 @@ ROLLOUTS_FILE = "rollouts.jsonl"
 
 @dataclass(frozen=True)
 class Run:
-    """A run as read back: one row per step, whatever crashes lay between."""
+    """A run as read back: one row per step, also after crashes and resumes."""
 
     run: RunRecord
     """Of the newest segment; ``started_at`` of the first."""
@@ -68,7 +68,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where numbers come from, apart from the config."""
+    """Command, seeds, commit, versions and device of a run."""
 
     command: str
     seeds: tuple[int, ...]
@@ -106,7 +106,7 @@ class Provenance:
 
 
 def provenance(command: Sequence[str], seeds: Sequence[int] = (), *, gpu: str = "") -> Provenance:
-    """What runs here. ``command`` is ``sys.argv``; ``gpu`` is the device's name, since nothing here loads torch."""
+    """Provenance of this process. ``command`` is ``sys.argv``; ``gpu`` is the device's name; no torch is loaded."""
     commit, dirty = _commit()
     versions = {name: _version(name) for name in ("arrol", "torch", "transformers", "numpy")}
     versions["python"] = platform.python_version()
@@ -114,7 +114,7 @@ def provenance(command: Sequence[str], seeds: Sequence[int] = (), *, gpu: str = 
 
 
 def portable_command(command: Sequence[str]) -> str:
-    """``sys.argv`` as a person would type it: ``arrol ...``, or ``python FILE ...`` for a script of its own."""
+    """``sys.argv`` as typed: ``arrol ...``, or ``python FILE ...`` for another script."""
     words = [str(word) for word in command]
     program = Path(words[0]).name if words else "arrol"
     is_script = program.endswith(".py") and program not in ("main.py", "__main__.py")
@@ -178,12 +178,12 @@ def _is_record(line: bytes) -> bool:
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """The rows of a file that still count, in the order written; a torn last line is left out."""
+    """Current rows of a file, in the order written; a torn last line is left out."""
     return current_records(list(_decoded_lines(Path(path))))
 
 
 def current_records(records: Sequence[Record]) -> list[Record]:
-    """The records without what a later segment computed again (point 2 above)."""
+    """The records without the rows that a later segment computed again (point 2 above)."""
     resumed_at = _resume_steps(records)
     limits: dict[int, float] = {}
     for segment in {getattr(record, "segment", 0) for record in records}:
@@ -200,7 +200,7 @@ def current_records(records: Sequence[Record]) -> list[Record]:
 
 
 def load_run(path: str | Path) -> Run:
-    """A run folder, or the records file in it, as one object."""
+    """The run of a folder, or of the records file in it."""
     folder = Path(path).parent if Path(path).name == RECORDS_FILE else Path(path)
     records = list(_decoded_lines(folder / RECORDS_FILE))
     if (folder / ROLLOUTS_FILE).is_file():
@@ -265,7 +265,7 @@ def _decoded_lines(path: Path) -> Iterator[Record]:
 
 
 def _resume_steps(records: Sequence[Record]) -> dict[int, int]:
-    """Segment after the first -> the step it continued from, as declared or else from its first row."""
+    """Segment after the first -> the step it continued from: as recorded, else from its first row."""
     steps: dict[int, int] = {}
     kind = StepRecord if any(isinstance(record, StepRecord) for record in records) else RolloutRecord
     for record in records:

@@ -1,14 +1,14 @@
-"""Arms at equal cost: what each has learnt by the time it has spent what the first arm spent.
+"""Arms at equal cost: the accuracy of each arm when it has spent as much as the first arm.
 
 How each number is made:
 
 1. Every seed is a pair with its own budget: a share of what the first arm's run of that seed had cost at its last
    evaluation. Accuracies there are interpolated linearly between evaluations.
 2. A run that ended earlier counts with its last accuracy, which may understate that arm; rows say how many did. Nothing
-   is extrapolated, and what an arm learnt beyond the budget does not count.
+   is extrapolated, and accuracy beyond the budget does not count.
 3. Cost to the first arm's final accuracy: first crossing of the curve averaged over seeds, as a share of the first
-   arm's mean total. A curve that overshoots crosses early, so the first arm has a row of its own, below 1 where its
-   own curve did. How far one seed decides is shown by leaving out each in turn.
+   arm's mean total. A curve that overshoots crosses early, so the first arm has a row too, below 1 where its own curve
+   did. The range leaves out each seed in turn.
 
 Legend: ``E`` evaluations of a run.
 """

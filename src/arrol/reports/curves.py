@@ -1,7 +1,7 @@
-"""Runs to arrays: the numbers that tables print and pictures draw.
+"""Arrays of a run's metrics, for tables and plots.
 
 1. Time is training without evaluation.
-2. What concerns the rule or the head leaves the warm-up steps out, unless a run never got beyond them.
+2. Numbers of the rule and the head leave the warm-up steps out, unless the run ended within them.
 
 Legend: ``T`` steps, ``E`` evaluations of a run, ``R`` runs of an arm, ``N`` rollouts.
 """
@@ -19,8 +19,10 @@ from arrol.records.store import Run
 from arrol.stats import wilson_interval
 
 BASELINES = ("trl", "verl", "grpo", "never")
-"""Names of the arm that others are compared with: a host alone, or what is not pruned."""
+"""Names of the arm that others are compared with: a host alone, or an unpruned arm."""
 PHASES = ("generate", "verify", "estimate", "learn", "other")
+CERTAIN_REASONS = ("", "warmup", "rule_never", "no_score", "rescue", "outcome")
+"""Reasons of decisions without a draw."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,14 @@ def step_metric(key: str) -> Callable[[StepRecord], float]:
 
 
 def warmup_steps(run: Run) -> int:
-    """Steps in which the run's rule keeps all, 0 where its config does not say."""
+    """Warm-up steps of the run's rule, 0 where its config does not say."""
     pruning = run.run.config.get("pruning")
     steps = pruning.get("warmup_steps", 0) if isinstance(pruning, Mapping) else 0
     return steps if isinstance(steps, int) else 0
 
 
 def after_warmup(run: Run) -> list[StepRecord]:
-    """Steps in which the rule was at work; all of them when the run never got beyond its warm-up."""
+    """Steps after the warm-up; all steps when the run ended within it."""
     warmup = warmup_steps(run)
     return [step for step in run.steps if step.step > warmup] or list(run.steps)
 
@@ -126,7 +128,7 @@ def cost_to_target(cost_E: np.ndarray, accuracy_E: np.ndarray, target: float) ->
 
 
 def cost_until(run: Run, cost: Callable[[StepRecord], float], steps_E: np.ndarray) -> np.ndarray:
-    """Summed cost of the steps up to each of ``steps_E``; NaN throughout when no step knows its cost."""
+    """Summed cost of the steps up to each of ``steps_E``; NaN everywhere when no step recorded it."""
     costs = np.array([cost(step) for step in run.steps], float)
     if not costs.size or np.isnan(costs).all():
         return np.full(steps_E.shape, math.nan)
@@ -236,12 +238,5 @@ def phase_means(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def was_at_risk(row: RolloutRecord) -> bool:
-    """The lottery (or its floor) decided about this rollout."""
-    return math.isfinite(row.survival) and row.reason not in (
-        "",
-        "warmup",
-        "rule_never",
-        "no_score",
-        "rescue",
-        "outcome",
-    )
+    """The draw, or the floor of survivors, decided about this rollout."""
+    return math.isfinite(row.survival) and row.reason not in CERTAIN_REASONS

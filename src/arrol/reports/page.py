@@ -1,7 +1,7 @@
-"""The report of one run or of a comparison: Markdown, PNG pictures, and one HTML page that needs nothing else.
+"""The report of one run or of a comparison: Markdown, PNG plots, and one self-contained HTML page.
 
-Everything that came from data (names, configs, commands, devices) is escaped, and the page's own policy forbids scripts
-and requests, so a report can be opened and mailed whatever a run was called.
+Names, configs, commands and devices are escaped, and the page's own policy forbids scripts and requests, so no
+name of a run can put code into a report.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import base64
 import html
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from arrol.errors import DataError
-from arrol.records.store import Run, find_runs, load_run, portable_path
+from arrol.records.store import Run, find_runs, load_run
 from arrol.reports.curves import runs_by_arm
-from arrol.reports.plots import Plot, draw_plots
+from arrol.reports.plots import Plot, draw_plots, write_whole
 from arrol.reports.tables import (
     ABSENT,
     Row,
@@ -54,7 +53,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True)
 class Report:
-    """Where a report was written, and the rows of its table."""
+    """Files of a report, and the rows of its table."""
 
     markdown: Path
     html: Path
@@ -72,19 +71,23 @@ def write_report(paths: Iterable[str | Path], out_dir: str | Path, *, target: fl
     out_dir, rows = Path(out_dir), comparison_rows(runs, target)
     plots = draw_plots(runs, out_dir / "plots")
     warnings, title = report_warnings(runs), report_title(runs)
-    markdown = _write(out_dir / "report.md", markdown_report(title, runs, rows, plots, warnings))
-    page = _write(out_dir / "report.html", html_report(title, runs, rows, plots, warnings))
-    return Report(markdown, page, tuple(plot.path for plot in plots), rows)
+    markdown = markdown_report(title, runs, rows, plots, warnings)
+    page = html_report(title, runs, rows, plots, warnings)
+    files = [
+        write_whole(out_dir / name, partial(Path.write_text, data=text, encoding="utf-8"))
+        for name, text in (("report.md", markdown), ("report.html", page))
+    ]
+    return Report(files[0], files[1], tuple(plot.path for plot in plots), rows)
 
 
 def report_title(runs: Sequence[Run]) -> str:
-    """The arms that are compared."""
+    """Title that names the arms."""
     arms = list(runs_by_arm(runs))
     return f"arrol: {arms[0]}" if len(arms) == 1 else f"arrol: {arms[0]} against {', '.join(arms[1:])}"
 
 
 def report_warnings(runs: Sequence[Run]) -> list[str]:
-    """What makes the numbers weaker than they look."""
+    """Sentences about what weakens the comparison: commits, devices, lengths, runs without an end."""
     found = []
     if len({run.run.commit for run in runs}) > 1:
         found.append("The runs come from different commits: differences may be those of the code.")
@@ -103,14 +106,14 @@ def report_warnings(runs: Sequence[Run]) -> list[str]:
 
 
 def run_label(run: Run) -> str:
-    """Arm and seed."""
+    """Arm and seed in words."""
     return f"{run.run.arm}, seed {run.run.seed}"
 
 
 def markdown_report(
     title: str, runs: Sequence[Run], rows: Sequence[Row], plots: Sequence[Plot], warnings: Sequence[str]
 ) -> str:
-    """Table, notes, pictures by relative path, provenance."""
+    """Markdown of tables, notes, plots by relative path, provenance and configs."""
     parts = [f"# {escape_markdown(title)}\n", markdown_tables(rows)]
     notes = [f"**{escape_markdown(text)}**" for text in warnings]
     notes += [escape_markdown(note) for note in comparison_notes(rows)]
@@ -127,7 +130,7 @@ def markdown_report(
 def html_report(
     title: str, runs: Sequence[Run], rows: Sequence[Row], plots: Sequence[Plot], warnings: Sequence[str]
 ) -> str:
-    """The same on one self-contained page: pictures as base64, no script, no request."""
+    """HTML of the same on one page: plots as base64, no script, no request."""
     shown = display_rows(rows)
     heads = list(shown[0]) if shown else []
     items = "".join(f'<li class="warn">{html.escape(text)}</li>' for text in warnings)
@@ -186,16 +189,3 @@ def _html_table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str 
 def _image(plot: Plot) -> str:
     data = base64.b64encode(plot.path.read_bytes()).decode("ascii")
     return f'<img alt="{html.escape(plot.title)}" src="data:image/png;base64,{data}">'
-
-
-def _write(path: Path, text: str) -> Path:
-    """Written beside and moved into place, so a reader never meets half a report."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        shown = portable_path(str(path))
-        raise DataError(f"out = {shown!r}: cannot be written ({error.strerror}); choose another folder") from None
-    return path

@@ -1,7 +1,7 @@
-"""Runs to pictures: one PNG per question, 1200 pixels wide.
+"""Plots of runs: one PNG per question, 1200 pixels wide.
 
 Lines are means over seeds, bands reach from the lowest to the highest seed.
-Matplotlib is imported inside the functions and used without pyplot, so no global state, backend included, is touched.
+Matplotlib is imported inside the functions and used without pyplot, so its global state does not change.
 
 Legend: ``T`` steps, ``R`` runs of an arm, ``B`` bins.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from arrol.reports.curves import (
     smoothed,
     was_at_risk,
 )
-from arrol.reports.looks import ArmStyle, arm_styles
+from arrol.reports.styles import ArmStyle, arm_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ PHASE_COLOURS = ("#08519c", "#4292c6", "#fdae6b", "#a63603", "#bdbdbd")
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture on disk, with what it shows."""
+    """A plot on disk and its title."""
 
     name: str
     title: str
@@ -71,7 +72,7 @@ class Plot:
 
 
 def draw_plots(runs: Sequence[Run], out_dir: str | Path) -> list[Plot]:
-    """Draw every picture the runs have data for; the others are left out."""
+    """Draw every plot that the runs have data for."""
     import matplotlib as mpl
 
     arms, drawn = runs_by_arm(runs), []
@@ -81,7 +82,8 @@ def draw_plots(runs: Sequence[Run], out_dir: str | Path) -> list[Plot]:
             if figure is None:
                 continue
             figure.suptitle(title)
-            drawn.append(Plot(name, title, _save(figure, Path(out_dir) / f"{name}.png")))
+            save = partial(figure.savefig, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
+            drawn.append(Plot(name, title, write_whole(Path(out_dir) / f"{name}.png", save)))
     return drawn
 
 
@@ -92,7 +94,7 @@ def accuracy(arms: Arms) -> Figure | None:
 
 
 def accuracy_compute(arms: Arms) -> Figure | None:
-    """Accuracy on held-out prompts against all that a run computes; only arms that recorded it."""
+    """Accuracy on held-out prompts against the FLOPs of the run, for the arms that recorded them."""
     points = {arm: found for arm, runs in arms.items() if (found := mean_evals(runs, ["flops_E"])) is not None}
     curves = {arm: (flops, values_RE) for arm, (_, flops, values_RE) in points.items() if not np.isnan(flops).any()}
     if not curves:
@@ -108,7 +110,7 @@ def accuracy_compute(arms: Arms) -> Figure | None:
 
 
 def dead_groups(arms: Arms) -> Figure | None:
-    """Share of the groups that teach nothing, per step."""
+    """Share of dead groups (all right or all wrong), per step."""
     found = _per_step(arms, "rollout/dead_group_frac", smooth=True)
     if found is None:
         return None
@@ -139,7 +141,7 @@ def kept_share(arms: Arms) -> Figure | None:
 
 
 def success_before_after(arms: Arms) -> Figure | None:
-    """Success share of all rollouts started beside that of the survivors, one panel per arm where they differ."""
+    """Success share of all rollouts and of the survivors, one panel per arm where they differ."""
     keys = ("rollout/success_frac_before", "rollout/success_frac_after")
     pairs = {arm: [aligned(runs, key) for key in keys] for arm, runs in arms.items()}
     shown = [
@@ -152,8 +154,8 @@ def success_before_after(arms: Arms) -> Figure | None:
     figure, panels = _arm_panels(len(shown))
     styles = arm_styles(arms)
     for axes, arm in zip(panels, shown, strict=True):
-        looks = (("all started (weighted)", "--", "#808080"), ("survivors", "-", styles[arm].colour))
-        for found, (label, line, colour) in zip(pairs[arm], looks, strict=True):
+        lines = (("all started (weighted)", "--", "#808080"), ("survivors", "-", styles[arm].colour))
+        for found, (label, line, colour) in zip(pairs[arm], lines, strict=True):
             assert found is not None
             _line(axes, styles[arm]._replace(colour=colour, line=line, label=label), *found, smooth=True, marker=False)
         axes.set(title=styles[arm].label, xlabel="training step", ylabel="share right", ylim=(0, 1))
@@ -162,7 +164,7 @@ def success_before_after(arms: Arms) -> Figure | None:
 
 
 def reliability(arms: Arms) -> Figure | None:
-    """Predicted quality against the share that ended right, verified rollouts weighted by 1/survival."""
+    """Predicted quality against the share of right rollouts, verified rollouts weighted by 1/survival."""
     tables = {arm: rows for arm, runs in arms.items() if (rows := reliability_table(runs))}
     if not tables:
         return None
@@ -249,7 +251,7 @@ FIGURES: dict[str, tuple[str, Callable[[Arms], Figure | None]]] = {
 
 
 def _three_axes(arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel: str, *, with_markers: bool) -> Figure:
-    """One panel per currency: steps, seconds, tokens."""
+    """Three panels: against steps, seconds and tokens."""
     figure, panels = _panels(1, 3, 3.6)
     styles = arm_styles(arms)
     tokens = max((float(np.nanmax(curve[2], initial=0)) for curve in curves.values()), default=0)
@@ -271,13 +273,12 @@ def _three_axes(arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel
 
 
 def _per_step(arms: Arms, key: str, *, smooth: bool) -> tuple[Figure, Axes, dict[str, ArmStyle]] | None:
-    """One panel with a metric of every step, and the looks of the arms that have it; None when none has."""
+    """One panel with a metric of every step, and the styles of the arms that have it; None when none has."""
     series = {arm: found for arm, runs in arms.items() if (found := aligned(runs, key)) is not None}
     if not series:
         return None
     figure, (axes,) = _panels(1, 1, 3.8)
-    looks = arm_styles(arms)
-    styles = {arm: looks[arm] for arm in series}
+    styles = {arm: style for arm, style in arm_styles(arms).items() if arm in series}
     for arm, (steps_T, values_RT) in series.items():
         _line(axes, styles[arm], steps_T, values_RT, smooth=smooth, marker=False)
     axes.set(xlabel="training step")
@@ -337,12 +338,12 @@ def _legend(figure: Figure, styles: Sequence[ArmStyle], *, markers: bool = True)
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """Written beside and moved into place, so a report never shows half a picture."""
-    part = path.with_suffix(".png.part")
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """``write`` a part file and move it into place, so a reader never finds half a file."""
+    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
+        write(part)
         os.replace(part, path)
     except OSError as error:
         shown = portable_path(str(path))

@@ -1,4 +1,4 @@
-"""Runs to tables: what pruning saved and what it did to accuracy, one row per arm beside the controls.
+"""Tables of a comparison: accuracy and cost, one row per arm.
 
 How each number is made:
 
@@ -74,7 +74,7 @@ def comparison_rows(runs: Sequence[Run], target: float | None = None) -> list[Ro
 
 
 def default_target(baseline: Sequence[Run]) -> float | None:
-    """Accuracy 90% of the way from the arm's start to its final one; None unless it has both and has learnt."""
+    """Accuracy 90% of the way from the arm's start to its final one; None where it did not rise."""
     start, final = _mean(map(start_accuracy, baseline)), _mean(map(final_accuracy, baseline))
     if start is None or final is None or final <= start:
         return None
@@ -82,17 +82,17 @@ def default_target(baseline: Sequence[Run]) -> float | None:
 
 
 def start_accuracy(run: Run) -> float:
-    """Before training; NaN when that was not evaluated."""
+    """Accuracy before training; NaN when it was not evaluated."""
     return run.evals[0].accuracy if run.evals and run.evals[0].step == 0 else math.nan
 
 
 def final_accuracy(run: Run) -> float:
-    """At the last evaluation after training began; NaN when there was none."""
+    """Accuracy at the last evaluation after step 0; NaN when there was none."""
     return run.evals[-1].accuracy if run.evals and run.evals[-1].step > 0 else math.nan
 
 
 def speedup(baseline: Sequence[Run], members: Sequence[Run]) -> float | None:
-    """Training time of the baseline over that of the arm, over the steps that all of these runs have."""
+    """Training time of the baseline over that of the arm, over the steps that all these runs have."""
     return cost_ratio(baseline, members, step_seconds)
 
 
@@ -339,7 +339,7 @@ def flops_text(value: float | None) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, on one line: no markup, no HTML, no cell borders."""
+    """One line that Markdown shows as it stands: no markup, no HTML, no cell borders."""
     for plain, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(plain, safe)
     for mark in "\\`*[]|":

@@ -1,7 +1,4 @@
-"""How an arm looks: the same colour, line and marker in every picture.
-
-Okabe and Ito's palette, safe for colour-blind readers; the unpruned arm is dark grey.
-"""
+"""Colour, line and marker of each arm, the same in every plot: Okabe and Ito's palette for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ MARKERS = "osD^vPX<>"
 
 
 class ArmStyle(NamedTuple):
-    """How an arm looks, everywhere."""
+    """Label, colour, line and marker of one arm."""
 
     label: str
     colour: str
@@ -33,7 +30,7 @@ class ArmStyle(NamedTuple):
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
-    """Colour, line and marker of each arm; the first is the baseline."""
+    """Style of each arm; the first is the baseline, in dark grey."""
     names = list(arms)
     taken = {KNOWN_COLOURS[name] for name in names[1:] if name in KNOWN_COLOURS}
     free = [colour for colour in COLOURS if colour not in taken] or list(COLOURS)
@@ -51,7 +48,7 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
 
 
 def plain_label(text: str) -> str:
-    """A name from the data as matplotlib can show it: no mathematics, no missing glyphs, not hidden, not endless."""
+    """A name as matplotlib can show it: no mathematics, no missing glyphs, no first underscore, 32 characters."""
     shown = "".join(char if char.isprintable() and ord(char) < 0x250 else "?" for char in text)
     shown = (shown if len(shown) <= 32 else shown[:29] + "...").replace("$", r"\$")
     return " " + shown if shown.startswith("_") or not shown else shown

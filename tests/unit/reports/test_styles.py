@@ -1,11 +1,11 @@
-"""Arms keep their looks and can be told apart."""
+"""Arms keep their style and differ in it."""
 
 import pytest
 
-from arrol.reports.looks import GREY, arm_styles, plain_label
+from arrol.reports.styles import GREY, arm_styles, plain_label
 
 
-def test_a_named_rule_has_its_colour_whoever_stands_beside_it():
+def test_a_named_rule_has_its_colour_in_any_company():
     few, many = arm_styles(["grpo", "neyman"]), arm_styles(["grpo", "uniform", "custom", "neyman", "oracle"])
     assert few["neyman"].colour == many["neyman"].colour
     assert few["grpo"].colour == many["grpo"].colour == GREY
