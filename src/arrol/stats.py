@@ -101,17 +101,6 @@ def bisect_increasing(f: Callable[[float], float], low: float, high: float, tol:
     return high
 
 
-def percentile_summary(values: ArrayLike) -> dict[str, float]:
-    """``mean, min, p20, median, p80, max`` of the values that are numbers; all NaN when there are none."""
-    values_N = np.asarray(values, float).ravel()
-    values_N = values_N[~np.isnan(values_N)]
-    names = ("mean", "min", "p20", "median", "p80", "max")
-    if values_N.size == 0:
-        return dict.fromkeys(names, math.nan)
-    quantiles = np.quantile(values_N, [0.0, 0.2, 0.5, 0.8, 1.0])
-    return dict(zip(names, [float(values_N.mean()), *map(float, quantiles)], strict=True))
-
-
 def student_t_quantile(prob: float, dof: float) -> float:
     """The ``t`` with ``P(T <= t) = prob`` for ``dof`` degrees of freedom; accurate to about 1e-10, relative."""
     if not (0 < prob < 1 and dof > 0):

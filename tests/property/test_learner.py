@@ -79,7 +79,7 @@ def gradient_of(model, groups, config, *, reference=None):
     model.zero_grad(set_to_none=True)
     learner = Learner(model, config, reference=reference)
     caught = []
-    learner.guard.step = lambda *_: caught.append(_flat_gradient(model)) or 0.0
+    learner.guard.step = lambda *_, **__: caught.append(_flat_gradient(model)) or 0.0
     metrics = learner.update(groups, 1)
     return sum(caught), metrics
 
@@ -200,6 +200,17 @@ def test_a_batch_without_signal_leaves_the_weights_alone(make_model):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert metrics["tokens/trained"] == 0
     assert metrics["loss/grad_norm"] == 0
+
+
+def test_one_token_that_is_not_finite_does_not_cost_the_step(make_model):
+    model = make_model()
+    groups = groups_of(model)
+    rollout = next(r for group in groups for r in group.survivors if len(set(group.rewards_G)) > 1)
+    rollout.completion.sampler_logprobs_T[0] = np.nan
+    metrics = Learner(model, config_of()).update(groups, 1)
+    assert metrics["loss/nonfinite_tokens"] == 1
+    assert metrics["train/skipped_updates"] == 0
+    assert all(np.isfinite(value) for value in metrics.values())
 
 
 def test_steps_that_are_not_finite_are_skipped_counted_and_end_the_run(make_model):

@@ -124,8 +124,8 @@ def test_each_kept_one_stands_for_a_plain_number_of_survivors_not_a_weighted_one
     def weighted(choice, keep):
         wrong = np.array(keep) & (REWARD == 0)
         kept = choice.train_G & wrong
-        stands_for = (kept / SURVIVAL).sum() if weigh_kept else kept.sum()
-        factor_G = np.where(kept, (wrong / SURVIVAL).sum() / max(stands_for, 1), 1.0)
+        effective_rollouts = (kept / SURVIVAL).sum() if weigh_kept else kept.sum()
+        factor_G = np.where(kept, (wrong / SURVIVAL).sum() / max(effective_rollouts, 1), 1.0)
         return replace(choice, factor_G=factor_G)
 
     config = DrGrpoConfig(correction="ipw")

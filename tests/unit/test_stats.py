@@ -11,7 +11,6 @@ from arrol.stats import (
     bootstrap_interval,
     incomplete_beta,
     mean_interval,
-    percentile_summary,
     student_t_quantile,
     wilson_interval,
 )
@@ -178,12 +177,3 @@ class TestBisection:
     def test_bad_bounds(self):
         with pytest.raises(ValueError, match="low = 1"):
             bisect_increasing(lambda x: x, 1, 0)
-
-
-def test_percentile_summary_by_hand():
-    summary = percentile_summary([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, float("nan"), 10])
-    assert summary == {"mean": 5.0, "min": 0.0, "p20": 2.0, "median": 5.0, "p80": 8.0, "max": 10.0}
-
-
-def test_percentile_summary_of_nothing():
-    assert all(math.isnan(value) for value in percentile_summary([]).values())

@@ -115,8 +115,8 @@ def reference(host, loss_type, formula):
     for number, group in enumerate(host.pruned.batch.groups):
         reward = group.rewards_G
         key = [SETTINGS["seed"], SELECTION_STREAM, host.pruned.memory.step, number]
-        advantage, weight, stands_for = formula(reward, key)
-        counted += stands_for
+        advantage, weight, effective_rollouts = formula(reward, key)
+        counted += effective_rollouts
         trained += int((weight > 0).sum())
         for rollout, *each in zip(group.rollouts, advantage, weight, strict=True):
             signal.setdefault(row_key(group.prompt.token_ids, rollout.completion.token_ids, pad), []).append(each)

@@ -37,18 +37,18 @@ FLOAT_NOISE = 1e-12
 
 
 class GroupSignal(NamedTuple):
-    """What a group teaches."""
+    """Advantages and weights of one group."""
 
     advantage_G: np.ndarray
     """float64 ``[G]``; 0 for rollouts that did not survive."""
     weight_G: np.ndarray
     """float64 ``[G]``; 1/survival (or 1 for ``plain``), 0 for rollouts that did not survive."""
     baseline: float
-    """Estimated success rate of the group, not leaving anyone out."""
+    """Estimated success rate of the group, from all its rollouts."""
     spread: float
     """Estimated standard deviation of the group's rewards."""
-    stands_for: float = 0.0
-    """Rollouts that the weighted ones stand for: the group's part of a denominator that counts rollouts."""
+    effective_rollouts: float = 0.0
+    """Contribution to a denominator that counts rollouts."""
 
 
 def group_signal(
@@ -70,7 +70,7 @@ def group_signal(
     kept_G = ~np.isnan(reward_G)
     if not kept_G.any():
         nothing_G = np.zeros(len(reward_G))
-        return GroupSignal(nothing_G, nothing_G, float("nan"), float("nan"), stand_for(nothing_G, config))
+        return GroupSignal(nothing_G, nothing_G, float("nan"), float("nan"), effective_rollouts(nothing_G, config))
     if config.correction == "plain":
         return _plain(reward_G, kept_G, normalize_by_std)
     weight_G = np.where(kept_G, 1.0 / survival_G, 0.0)
@@ -97,11 +97,13 @@ def group_signal(
     spread = _spread(filled_G, kept_G, weight_G, baseline)
     if normalize_by_std:
         advantage_G = advantage_G / (spread + EPSILON)
-    return GroupSignal(np.where(kept_G, advantage_G, 0.0), weight_G, baseline, spread, stand_for(weight_G, config))
+    return GroupSignal(
+        np.where(kept_G, advantage_G, 0.0), weight_G, baseline, spread, effective_rollouts(weight_G, config)
+    )
 
 
-def stand_for(weight_G: np.ndarray, config: AlgorithmBase) -> float:
-    """Rollouts started; their weighted count where the correction is normalised by itself, or plain."""
+def effective_rollouts(weight_G: np.ndarray, config: AlgorithmBase) -> float:
+    """Rollouts started; the sum of the weights under ``plain`` and ``self_normalized``."""
     weighted = config.correction == "plain" or config.self_normalized
     return float(weight_G.sum()) if weighted else float(len(weight_G))
 

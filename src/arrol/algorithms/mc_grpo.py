@@ -9,7 +9,7 @@ Deviation: the median of |r - median| is 0 as soon as a majority agrees, always 
 divides by 1e-3 and multiplies by group over minority. We divide by the mean of |r - median| there, the minority's
 share, which is that multiplier without the thousand.
 
-An even group (some were stopped) has its median between two rollouts; nobody is left out. Legend: ``G`` rollouts.
+An even group (some were stopped) has its median between two rollouts; none is left out. Legend: ``G`` rollouts.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arrol.algorithms.advantages import EPSILON, GroupSignal, stand_for
+from arrol.algorithms.advantages import EPSILON, GroupSignal, effective_rollouts
 from arrol.configs.allocation import PosteriorConfig
 from arrol.configs.method import AlgorithmBase
 from arrol.quality.buffer import PromptHistory
@@ -76,4 +76,4 @@ def posterior_signal(
         advantage_G = np.maximum(advantage_G, -posterior.max_dead_zone_advantage)
     plain = config.correction == "plain"
     weight_G = np.where(kept_G, 1.0 if plain else 1.0 / survival_G, 0.0)
-    return GroupSignal(advantage_G, weight_G, belief.mean, spread, stand_for(weight_G, config))
+    return GroupSignal(advantage_G, weight_G, belief.mean, spread, effective_rollouts(weight_G, config))

@@ -140,7 +140,7 @@ class PilotCommitAllocation(DapoAllocation):
     highest: float = Field(0.75, ge=0, le=1)
     """Largest success rate of the pilot to commit, in [0, 1]."""
     evict: bool = True
-    """Never ask again what a whole pilot, nobody stopped, got all right."""
+    """Never ask again a prompt whose pilot had no stopped rollout and was all right."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

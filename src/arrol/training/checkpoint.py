@@ -47,7 +47,7 @@ def save_checkpoint(
         save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
         write_state(partial, "state", state)
         _flush(partial)
-        if final.exists():  # a damaged one that nobody resumed from
+        if final.exists():  # a damaged one, from which no run was resumed
             _delete(final)
         os.replace(partial, final)
         _flush_folder(folder)

@@ -32,7 +32,7 @@ MINIBATCH_STREAM = 3
 
 @dataclass(frozen=True)
 class _Frozen:
-    """Log-probabilities ``[T]`` per rollout that no update of this step changes; empty where nobody asks."""
+    """Log-probabilities ``[T]`` per rollout that no update of this step changes; empty where they are not used."""
 
     learner: dict[RolloutId, torch.Tensor]
     """The learner's own from before the update."""
@@ -115,9 +115,11 @@ class Learner:
         """One optimiser step; returns the gradient's norm."""
         if not examples:
             return 0.0
+        finite = sums["tokens"] - sums["nonfinite"]
         for microbatch in pack(examples, self._config.training.microbatch_tokens, self._device):
             self._backward(microbatch, denominator, frozen, sums)
-        return self.guard.step(done, self._total_updates)
+        has_signal = sums["tokens"] - sums["nonfinite"] > finite
+        return self.guard.step(done, self._total_updates, has_signal=has_signal)
 
     def _backward(self, microbatch: Microbatch, denominator: Denominator, frozen: _Frozen, sums: Counter[str]) -> None:
         logprob_N, entropy_N = self._token_logprobs(self.model, microbatch, with_entropy=True)

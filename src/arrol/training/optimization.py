@@ -39,11 +39,13 @@ class GuardedOptimizer:
         self.bad_in_a_row = 0
         self.num_skipped = 0
 
-    def step(self, step: int, steps: int) -> float:
-        """One update at the rate of 0-based ``step``; returns the gradient's norm before clipping. Gradients are
-        cleared.
+    def step(self, step: int, steps: int, *, has_signal: bool = True) -> float:
+        """One update at the rate of 0-based ``step``; clears the gradients and returns their norm before clipping.
+
+        ``has_signal=False``: the loss dropped every token, which counts as a gradient that is not finite.
         """
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self._config.max_grad_norm))
+        norm = norm if has_signal else math.nan
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self._config, step, steps)

@@ -62,14 +62,6 @@ class Microbatch:
         return torch.zeros_like(self.sampler_logprobs_RC).masked_scatter(self.loss_mask_RC.bool(), values_N)
 
 
-@dataclass(frozen=True)
-class Minibatch:
-    """One optimiser step."""
-
-    microbatches: tuple[Microbatch, ...]
-    denominator: Denominator
-
-
 def group_examples(
     group: RolloutGroup, advantage_G: np.ndarray, weight_G: np.ndarray, *, keep_zero: bool
 ) -> list[Example]:
@@ -87,7 +79,7 @@ def batch_denominator(
     """Sizes of an optimiser step over these groups; dead and stopped rollouts count where their signal says so."""
     lengths = [np.array([r.completion.num_tokens if r.survived else 0 for r in group.rollouts]) for group in groups]
     tokens = sum(float((s.weight_G * length_G).sum()) for s, length_G in zip(signals, lengths, strict=True))
-    rollouts = sum(signal.stands_for for signal in signals)
+    rollouts = sum(signal.effective_rollouts for signal in signals)
     return Denominator(max(rollouts, 1.0), max(tokens, 1.0), max_completion_tokens)
 
 

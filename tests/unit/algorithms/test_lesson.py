@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arrol.algorithms.advantages import group_signal
-from arrol.algorithms.allocation.selection import Selection, cppo, nobody, pods, rejected, whole
+from arrol.algorithms.allocation.selection import Selection, cppo, empty, pods, rejected, whole
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.mc_grpo import median_signal
 from arrol.algorithms.posterior import Belief
@@ -30,7 +30,7 @@ def test_a_whole_group_has_the_signal_of_its_correction(kind, correction):
     plain = group_signal(REWARD, SURVIVAL, QUALITY, config, normalize_by_std=config.normalize_by_std)
     np.testing.assert_array_equal(found.advantage_G, plain.advantage_G)
     np.testing.assert_array_equal(found.weight_G, plain.weight_G)
-    assert found.stands_for == plain.stands_for
+    assert found.effective_rollouts == plain.effective_rollouts
 
 
 def test_a_belief_comes_before_the_rewards_of_the_group():
@@ -53,12 +53,12 @@ def test_pods_is_grpo_on_its_subset_and_cppo_keeps_the_advantages_of_the_group()
     assert np.flatnonzero(choice.train_G).tolist() == [0, 1, 4, 5]
     found = signal(Lesson(choice), config, **options)
     assert found.advantage_G == pytest.approx([-0.5, -0.4, 0, 0, 0.4, 0.5])
-    assert found.stands_for == 4
+    assert found.effective_rollouts == 4
     choice = cppo(reward, 4, [0])
     found, mean = signal(Lesson(choice), config, **options), reward.mean()
     assert found.advantage_G == pytest.approx(np.where(choice.train_G, reward - mean, 0))
     assert abs(found.advantage_G.sum()) > 0.01  # not re-normalised
-    assert found.stands_for == 4
+    assert found.effective_rollouts == 4
 
 
 @pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
@@ -69,14 +69,14 @@ def test_a_subset_of_survivors_has_a_mean_within_its_rewards(correction):
     found = signal(Lesson(choice), config, reward, np.full(4, 0.5), np.full(4, 0.5))
     assert found.baseline == pytest.approx(2 / 3)
     assert found.advantage_G == pytest.approx([1 / 3, 1 / 3, -2 / 3, 0])
-    assert found.stands_for == 6
+    assert found.effective_rollouts == 6
 
 
 def test_a_dropped_group_costs_nothing():
-    found = signal(Lesson(nobody(6, "uniform"), Belief(1, 1)), DrGrpoConfig())
+    found = signal(Lesson(empty(6, "uniform"), Belief(1, 1)), DrGrpoConfig())
     assert not found.advantage_G.any()
     assert not found.weight_G.any()
-    assert found.stands_for == 0
+    assert found.effective_rollouts == 0
 
 
 def test_an_ignored_rollout_leaves_the_group_as_it_would_be_without_it():
@@ -88,7 +88,7 @@ def test_an_ignored_rollout_leaves_the_group_as_it_would_be_without_it():
         np.testing.assert_array_equal(found.advantage_G[rest], without.advantage_G)
         np.testing.assert_array_equal(found.weight_G[rest], without.weight_G)
         assert found.weight_G[3] == found.advantage_G[3] == 0
-        assert found.stands_for == without.stands_for
+        assert found.effective_rollouts == without.effective_rollouts
 
 
 def test_everybody_who_is_left_out_has_one_reason():
@@ -99,7 +99,7 @@ def test_everybody_who_is_left_out_has_one_reason():
     assert reasons[5] == "truncated"
     assert sorted(reasons) == ["", "", "", "rejected", "rejected", "truncated"]
     assert Lesson(whole(2)).left_out_G == ["", ""]
-    assert Lesson(nobody(2, "uniform")).left_out_G == ["uniform", "uniform"]
+    assert Lesson(empty(2, "uniform")).left_out_G == ["uniform", "uniform"]
 
 
 @pytest.mark.parametrize("config", [GrpoConfig(), DrGrpoConfig(correction="ipw"), McGrpoConfig()])

@@ -12,7 +12,7 @@ def test_an_odd_group_by_hand():
     assert (found.baseline, found.spread) == (3, 1)
     assert found.advantage_G == pytest.approx([-2, -1, 0, 1, 4], rel=1e-5)
     assert found.weight_G.tolist() == [1, 1, 0, 1, 1]
-    assert found.stands_for == 4
+    assert found.effective_rollouts == 4
     assert median_signal(np.array([1.0, 2, 3, 4, 7]), normalize_by_std=False).advantage_G.tolist() == [-2, -1, 0, 1, 4]
 
 
@@ -20,7 +20,7 @@ def test_in_an_even_group_nobody_is_left_out():
     found = median_signal(np.array([1.0, 2, 4, 7]), normalize_by_std=False)
     assert found.advantage_G.tolist() == [-2, -1, 1, 4]
     assert found.weight_G.tolist() == [1, 1, 1, 1]
-    assert found.stands_for == 4
+    assert found.effective_rollouts == 4
 
 
 @pytest.mark.parametrize(("right", "size", "advantage"), [(2, 9, 4.5), (1, 3, 3), (1, 17, 17)])
@@ -56,5 +56,5 @@ def test_only_survivors_have_a_median():
     assert found.weight_G.tolist() == [0, 1, 1, 0, 0]
     nothing = median_signal(np.full(3, np.nan), normalize_by_std=True)
     assert not nothing.weight_G.any()
-    assert nothing.stands_for == 0
+    assert nothing.effective_rollouts == 0
     assert np.isnan(nothing.baseline)

@@ -72,7 +72,7 @@ def test_a_mixed_group_by_hand():
     assert found.advantage_G == pytest.approx(np.array([0.6, -0.4, -0.4]) / (np.sqrt(6) / 5 + EPSILON))
     assert (found.baseline, found.spread) == (pytest.approx(0.4), pytest.approx(np.sqrt(6) / 5))
     assert found.weight_G.tolist() == [1, 1, 1]
-    assert found.stands_for == 3
+    assert found.effective_rollouts == 3
 
 
 @pytest.mark.parametrize(("reward", "limited"), [([0, 0], -0.25), ([0, 1], -1.0), ([1, 1], 0.577)])
@@ -94,18 +94,18 @@ def test_stopped_rollouts_teach_nothing_and_survivors_weigh_what_the_estimator_s
     weighted = signal(reward, survival=survival, algorithm=DrGrpoConfig())
     assert weighted.weight_G.tolist() == [2, 0, 1]
     assert weighted.advantage_G[1] == 0
-    assert weighted.stands_for == 3
-    assert signal(reward, survival=survival, algorithm=DrGrpoConfig(self_normalized=True)).stands_for == 3
+    assert weighted.effective_rollouts == 3
+    assert signal(reward, survival=survival, algorithm=DrGrpoConfig(self_normalized=True)).effective_rollouts == 3
     plain = signal(reward, survival=survival, algorithm=DrGrpoConfig(correction="plain"))
     assert plain.weight_G.tolist() == [1, 0, 1]
-    assert plain.stands_for == 2
+    assert plain.effective_rollouts == 2
 
 
 def test_a_group_without_outcomes_has_no_signal():
     found = signal([np.nan, np.nan])
     assert found.advantage_G.tolist() == found.weight_G.tolist() == [0, 0]
     empty = signal([])
-    assert len(empty.advantage_G) == empty.stands_for == 0
+    assert len(empty.advantage_G) == empty.effective_rollouts == 0
 
 
 def test_earlier_visits_count_less_each_time():

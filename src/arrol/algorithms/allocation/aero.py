@@ -10,10 +10,10 @@ Sourced: the skeleton. Ours, each a switch or a line in ``docs/algorithms/alloca
 
 1. Order of spending: rescues first, fewest waves and then highest posterior mean first; then low, then high prompts
    (``top_up_easy``). These wait while prompts that may still need a rescue could claim what is left of the budget.
-2. Waves are per prompt: nobody waits for the exploration of others, so freed rows never idle for want of a verdict.
+2. Waves are per prompt: a prompt does not wait for the exploration of others, so freed rows are used at once.
 3. A rescued prompt is put in a stratum again by its new u.
-4. A prompt that stays uniform: with the posterior advantage ``explore_size`` of its rollouts train and stand for the
-   others; without, none.
+4. A prompt that stays uniform: with the posterior advantage ``explore_size`` of its rollouts train, with the weight of
+   all; without, none.
 
 Rescue is inverse sampling: s/n of a rescued prompt is too large, the posterior is not. Legend: ``P`` prompts, ``N``
 waves.
@@ -27,12 +27,12 @@ from enum import IntEnum
 import numpy as np
 
 from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, StepShape, Tally
-from arrol.algorithms.allocation.selection import Selection, nobody, rejected, whole
+from arrol.algorithms.allocation.selection import Selection, empty, rejected, whole
 from arrol.configs.allocation import AeroAllocation
 
 
 class Stratum(IntEnum):
-    """What a prompt is taken for."""
+    """Kind of a prompt by its counts."""
 
     RESCUE = 0
     LOW = 1
@@ -47,8 +47,8 @@ def strata(right_P: np.ndarray, verified_P: np.ndarray) -> np.ndarray:
 
 def next_waves(tally: Tally, config: AeroAllocation, shape: StepShape) -> np.ndarray:
     """int ``[2, N]``: prompts and sizes, the most urgent first, within ``rollout_budget`` and ``max_group``."""
-    left = rollout_budget(config, shape) - int(tally.asked_P.sum())
-    limit = max_group(config, shape)
+    left = (config.rollout_budget or shape.num_rollouts) - int(tally.asked_P.sum())
+    limit = config.max_group or shape.group_size
     stratum_P, idle_P = strata(tally.right_P, tally.verified_P), tally.is_idle_P
     room_P = np.maximum(limit - tally.asked_P, 0)
     hopeless_P = stratum_P == Stratum.RESCUE
@@ -60,7 +60,7 @@ def next_waves(tally: Tally, config: AeroAllocation, shape: StepShape) -> np.nda
     rescue_N = np.minimum(config.rescue_step, room_P[rescue])
     rescue_N = np.clip(left - (np.cumsum(rescue_N) - rescue_N), 0, rescue_N)  # the last one takes what is left
     rescue, rescue_N = rescue[rescue_N > 0], rescue_N[rescue_N > 0]
-    # What prompts without success may still ask for, those that are being explored included.
+    # What prompts without success may still ask for, also while they are being explored.
     reserved = int(room_P[hopeless_P].sum()) - int(rescue_N.sum())
     spare = left - int(rescue_N.sum()) - reserved
     others = top_ups(tally, config, shape)
@@ -72,19 +72,9 @@ def next_waves(tally: Tally, config: AeroAllocation, shape: StepShape) -> np.nda
 def top_ups(tally: Tally, config: AeroAllocation, shape: StepShape) -> np.ndarray:
     """Idle prompts with a success, low before high, that want rollouts which no rescue may still claim."""
     stratum_P = strata(tally.right_P, tally.verified_P)
-    open_P = tally.is_idle_P & (tally.asked_P < min(shape.group_size, max_group(config, shape)))
+    open_P = tally.is_idle_P & (tally.asked_P < min(shape.group_size, (config.max_group or shape.group_size)))
     wanted = [Stratum.LOW, *([Stratum.HIGH] if config.top_up_easy else [])]
     return np.concatenate([np.flatnonzero(open_P & (stratum_P == stratum)) for stratum in wanted])
-
-
-def rollout_budget(config: AeroAllocation, shape: StepShape) -> int:
-    """Rollouts of a step at most."""
-    return config.rollout_budget or shape.group_size * shape.num_prompts
-
-
-def max_group(config: AeroAllocation, shape: StepShape) -> int:
-    """Rollouts of a prompt at most."""
-    return config.max_group or shape.group_size
 
 
 def select(outcomes: Outcomes, config: AeroAllocation, key: Sequence[int]) -> Selection:
@@ -93,7 +83,7 @@ def select(outcomes: Outcomes, config: AeroAllocation, key: Sequence[int]) -> Se
     num_right, num_wrong = int(right_G.sum()), int(wrong_G.sum())
     if outcomes.is_uniform:
         if config.posterior.used_for not in ("advantage", "both"):
-            return nobody(len(right_G), "uniform")
+            return empty(len(right_G), "uniform")
         return rejected(np.zeros(len(right_G), bool), right_G | wrong_G, config.explore_size, "corrected", key)
     stratum = int(strata(np.array([num_right]), np.array([num_right + num_wrong]))[0])
     if stratum == Stratum.LOW:

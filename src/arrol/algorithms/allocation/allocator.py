@@ -27,10 +27,10 @@ import numpy as np
 
 from arrol.algorithms.allocation.aero import Aero
 from arrol.algorithms.allocation.prompts import DRAW_STREAM, DynamicSampling, Greso, Mopps
-from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, Source, StepShape, Tally, Uniform
+from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, SingleWave, Source, StepShape, Tally
 from arrol.algorithms.allocation.selection import SELECTION_STREAM
 from arrol.algorithms.allocation.sizes import Knapsack, PilotCommit, ReinforceAda
-from arrol.algorithms.allocation.subsets import Cppo, Pods
+from arrol.algorithms.allocation.subsets import Subset
 from arrol.algorithms.lesson import Lesson
 from arrol.algorithms.posterior import Belief, prior_belief
 from arrol.configs.allocation import AllocationBase, AllocationConfig
@@ -39,15 +39,15 @@ from arrol.quality.buffer import PromptHistory, outcome_counts
 from arrol.types import FinishReason, GroupRequest, Prompt, Rollout, RolloutGroup, RolloutId, State
 
 RULES: dict[str, type[AllocationRule[Any]]] = {
-    "uniform": Uniform,
+    "uniform": SingleWave,
     "aero": Aero,
     "dapo": DynamicSampling,
     "greso": Greso,
     "reinforce_ada": ReinforceAda,
     "pilot_commit": PilotCommit,
     "knapsack": Knapsack,
-    "pods": Pods,
-    "cppo": Cppo,
+    "pods": Subset,
+    "cppo": Subset,
     "mopps": Mopps,
 }
 

@@ -20,8 +20,8 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from arrol.algorithms.allocation.rule import AllocationRule, Believe, Outcomes, Source, StepShape, Tally
-from arrol.algorithms.allocation.selection import Selection, nobody, whole
+from arrol.algorithms.allocation.rule import AllocationRule, Believe, Outcomes, Source, StepShape, Tally, first_accepted
+from arrol.algorithms.allocation.selection import Selection, empty, whole
 from arrol.algorithms.posterior import Belief
 from arrol.configs.allocation import DapoAllocation, GresoAllocation, MoppsAllocation
 from arrol.errors import ConfigError
@@ -32,12 +32,10 @@ DRAW_STREAM = 5
 """Second word of the key of every choice of prompts."""
 LEAST_REPEAT, LOWEST_REPEAT, HIGHEST_REPEAT, EASY_SHARE = 0.01, 0.05, 0.95, 1 / 3
 """GRESO's constants: least chance of a visit, range of what adapts, share of the uniform target that is all-right."""
-MAX_SKIPS = 1000
-"""Prompts passed over in a row before one is asked all the same: a finite pool may be all solved."""
 
 
 class DynamicSampling(AllocationRule[Dapo]):
-    """DAPO's."""
+    """DAPO's dynamic sampling."""
 
     def wanted_prompts(self, tally: Tally) -> int:
         useful = int(self._is_useful(tally).sum())
@@ -53,7 +51,7 @@ class DynamicSampling(AllocationRule[Dapo]):
 
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
         count = len(outcomes.reward_G)
-        return nobody(count, "uniform") if outcomes.is_uniform else whole(count)
+        return empty(count, "uniform") if outcomes.is_uniform else whole(count)
 
     def _is_useful(self, tally: Tally) -> np.ndarray:
         """bool ``[P]``: counts as one of the groups that a step wants."""
@@ -70,7 +68,7 @@ def repeat_probability(repeat: float, visits: int) -> float:
 
 
 class Greso(DynamicSampling[GresoAllocation]):
-    """GRESO's skipping before DAPO's sampling."""
+    """GRESO: prompts are skipped, then sampled as by DAPO."""
 
     def __init__(self, config: GresoAllocation, shape: StepShape) -> None:
         super().__init__(config, shape)
@@ -80,23 +78,22 @@ class Greso(DynamicSampling[GresoAllocation]):
         self._skipped = 0
 
     def draw(self, count: int, source: Source, believe: Believe, key: Sequence[int]) -> list[Prompt]:
-        rng, prompts = np.random.default_rng(list(key)), []
-        for _ in range(count):
-            for _ in range(MAX_SKIPS):
-                prompt = source()
-                kind, visits = self._streaks.get(prompt.key, ("easy", 0))
-                if rng.random() < repeat_probability(self._repeat[kind], visits):
-                    break
-                self._skipped += 1
-            prompts.append(prompt)
-        return prompts
+        rng = np.random.default_rng(list(key))
+
+        def accepts(prompt: Prompt) -> bool:
+            kind, visits = self._streaks.get(prompt.key, ("easy", 0))
+            is_asked = bool(rng.random() < repeat_probability(self._repeat[kind], visits))
+            self._skipped += not is_asked
+            return is_asked
+
+        return [first_accepted(source, accepts) for _ in range(count)]
 
     def learn(self, keys: Sequence[str], tally: Tally) -> None:
         solved_P = (tally.verified_P > 0) & (tally.right_P == tally.verified_P)
         failed_P = (tally.verified_P > 0) & (tally.right_P == 0)
         for number, name in enumerate(keys):
             if not tally.verified_P[number]:
-                continue  # nothing was learnt of it
+                continue
             kind = "easy" if solved_P[number] else "hard" if failed_P[number] else ""
             before, visits = self._streaks.pop(name, (kind, 0))
             if kind:

@@ -1,4 +1,4 @@
-"""The interface of every allocation rule, and GRPO's: observe counts, say what to sample next and what to train on.
+"""The interface of every allocation rule: counts in; prompts, waves and the rollouts that train out.
 
 A step in words: the rule draws prompts and gives each a first wave of rollouts; whenever rollouts of a prompt have all
 ended, it may ask for another wave of that prompt or for more prompts; when nothing runs and nothing is asked, it says
@@ -18,13 +18,15 @@ import numpy as np
 
 from arrol.algorithms.allocation.selection import Selection, whole
 from arrol.algorithms.posterior import Belief
-from arrol.configs.allocation import AllocationBase, UniformAllocation
+from arrol.configs.allocation import AllocationBase
 from arrol.types import Prompt, State
 
 Source = Callable[[], Prompt]
 """The next prompt of the data."""
 Believe = Callable[[str], Belief]
 """Key of a prompt -> what earlier visits say of it."""
+MAX_SKIPS = 1000
+"""Prompts skipped in a row before one is asked all the same: all prompts of a finite pool may be solved."""
 NO_WAVES = np.zeros((2, 0), np.int64)
 Config = TypeVar("Config", bound=AllocationBase)
 
@@ -34,6 +36,10 @@ class StepShape(NamedTuple):
 
     num_prompts: int
     group_size: int
+
+    @property
+    def num_rollouts(self) -> int:
+        return self.num_prompts * self.group_size
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,22 @@ class Outcomes:
         return not (self.right_G.any() and self.wrong_G.any())
 
 
+def first_accepted(source: Source, accepts: Callable[[Prompt], bool]) -> Prompt:
+    """The next prompt that is accepted; the last one where MAX_SKIPS in a row are not."""
+    for _ in range(MAX_SKIPS):
+        prompt = source()
+        if accepts(prompt):
+            break
+    return prompt
+
+
 class AllocationRule(Generic[Config]):
-    """Uniform: every prompt once, ``group_size`` rollouts, all train. Other rules change what they must."""
+    """Every prompt once, ``group_size`` rollouts, all train. Subclasses override what differs."""
 
     needs_binary = True
     """Rewards must be 0 or 1."""
     is_single_wave = False
-    """Nothing is asked after the first wave, so outcomes may be judged when all have ended."""
+    """No wave follows the first, so outcomes may be judged when all rollouts have ended."""
 
     def __init__(self, config: Config, shape: StepShape) -> None:
         self.config, self.shape = config, shape
@@ -135,7 +150,7 @@ class AllocationRule(Generic[Config]):
         """The step is over; prompts by key."""
 
     def strata(self, right_P: np.ndarray, verified_P: np.ndarray) -> dict[str, int]:
-        """Prompts by what the rule takes them for, for the log."""
+        """Number of prompts per stratum, for the log."""
         return {}
 
     def save(self) -> State:
@@ -149,8 +164,8 @@ class AllocationRule(Generic[Config]):
         return {}
 
 
-class Uniform(AllocationRule[UniformAllocation]):
-    """GRPO's."""
+class SingleWave(AllocationRule[Config]):
+    """Uniform as it stands (GRPO): whole groups in one wave, graded rewards allowed."""
 
     needs_binary = False
     is_single_wave = True

@@ -1,4 +1,4 @@
-"""After generation: which verified rollouts of a group train, and for how many each of them stands. Pure numpy.
+"""Which verified rollouts of a group train, and with which factor on their weight. Pure numpy.
 
 * ``pods``      arXiv 2504.13818: the subset of largest reward variance, which is always the i highest and m - i lowest;
                 with 0/1 rewards the most balanced one. Advantages are computed on the subset.
@@ -7,7 +7,7 @@
 * ``balanced``  half right, half wrong as far as there are (Reinforce-Ada, arXiv 2510.04996); advantages from all.
 * ``rejected``  AERO (arXiv 2602.14338): all of the rarer kind, ``ratio`` times as many of the other. Baselines:
                 ``kept`` (kept rollouts; another objective), ``all`` (every verified one), ``corrected`` (the same, and
-                each of the m kept of x stands for x / m, which is unbiased for the full group's gradient).
+                each of the m kept of x has weight x / m, which is unbiased for the full group's gradient).
 
 Ties and random choices are broken by a keyed permutation, never by order of arrival. Legend: ``G`` rollouts of a group.
 """
@@ -33,31 +33,31 @@ class Selection:
     train_G: np.ndarray
     """bool ``[G]``."""
     factor_G: np.ndarray
-    """float64 ``[G]``: verified rollouts that each trained one stands for."""
+    """float64 ``[G]``: factor on the weight of each rollout that trains."""
     baseline: Literal["all", "kept"] = "all"
     """Mean and spread from every verified rollout, or from those that train."""
     is_whole: bool = False
-    """The trained ones stand for the whole group, not only for themselves."""
+    """The weights add up to the whole group, so its effective rollouts stay."""
     reason: str = ""
-    """Why the others are left out; empty when nobody is."""
+    """Why the others do not train; empty when all train."""
 
 
 def whole(count: int) -> Selection:
-    """Everybody trains."""
+    """All rollouts train."""
     return Selection(np.ones(count, bool), np.ones(count), is_whole=True)
 
 
-def nobody(count: int, reason: str) -> Selection:
-    """The group is dropped."""
+def empty(count: int, reason: str) -> Selection:
+    """No rollout trains; ``reason`` is logged."""
     return Selection(np.zeros(count, bool), np.ones(count), reason=reason)
 
 
 def selected(signal: GroupSignal, selection: Selection) -> GroupSignal:
-    """The signal of a whole group, cut down to what trains."""
+    """The signal of a group with advantages and weights of 0 for rollouts that do not train."""
     advantage_G = np.where(selection.train_G, signal.advantage_G, 0.0)
     weight_G = np.where(selection.train_G, signal.weight_G * selection.factor_G, 0.0)
-    stands_for = signal.stands_for if selection.is_whole else float(weight_G.sum())
-    return signal._replace(advantage_G=advantage_G, weight_G=weight_G, stands_for=stands_for)
+    effective_rollouts = signal.effective_rollouts if selection.is_whole else float(weight_G.sum())
+    return signal._replace(advantage_G=advantage_G, weight_G=weight_G, effective_rollouts=effective_rollouts)
 
 
 def pods(reward_G: np.ndarray, train_size: int, key: Sequence[int]) -> Selection:

@@ -2,7 +2,7 @@
 
 * ``reinforce_ada``  arXiv 2510.04996. Rounds of ``round_size`` until the exit condition or ``max_rounds``; of each
                      prompt at most ``keep_size`` train, as balanced as they can be; mean and spread from all.
-* ``pilot_commit``   arXiv 2605.26606. ``pilot_size`` for everyone, ``commit_size`` more where lowest <= rate <= highest
+* ``pilot_commit``   arXiv 2605.26606. ``pilot_size`` for all, ``commit_size`` more where lowest <= rate <= highest
                      (16 + 48, 0.125, 0.75 there); the others do not train and other prompts are drawn for them;
                      prompts with a perfect pilot are evicted. Deviation: prompts are replaced one by one.
 * ``knapsack``       arXiv 2509.25849. N rollouts at rate p are worth (1 - p^N - (1-p)^N) p (1-p)^2. Each further one is
@@ -20,9 +20,9 @@ from typing import cast
 
 import numpy as np
 
-from arrol.algorithms.allocation.prompts import MAX_SKIPS, DynamicSampling
-from arrol.algorithms.allocation.rule import AllocationRule, Believe, Outcomes, Source, StepShape, Tally
-from arrol.algorithms.allocation.selection import Selection, balanced, nobody, whole
+from arrol.algorithms.allocation.prompts import DynamicSampling
+from arrol.algorithms.allocation.rule import AllocationRule, Believe, Outcomes, Source, StepShape, Tally, first_accepted
+from arrol.algorithms.allocation.selection import Selection, balanced, empty, whole
 from arrol.algorithms.posterior import Belief
 from arrol.configs.allocation import KnapsackAllocation, PilotCommitAllocation, ReinforceAdaAllocation
 from arrol.types import Prompt, State
@@ -64,14 +64,7 @@ class PilotCommit(DynamicSampling[PilotCommitAllocation]):
         return self.config.pilot_size
 
     def draw(self, count: int, source: Source, believe: Believe, key: Sequence[int]) -> list[Prompt]:
-        prompts = []
-        for _ in range(count):
-            for _ in range(MAX_SKIPS):
-                prompt = source()
-                if prompt.key not in self._evicted:
-                    break
-            prompts.append(prompt)
-        return prompts
+        return [first_accepted(source, lambda prompt: prompt.key not in self._evicted) for _ in range(count)]
 
     def next_waves(self, tally: Tally) -> np.ndarray:
         prompts = np.flatnonzero(tally.is_idle_P & (tally.waves_P == 1) & self._is_promising(tally))
@@ -81,7 +74,7 @@ class PilotCommit(DynamicSampling[PilotCommitAllocation]):
         count, right, wrong = len(outcomes.reward_G), int(outcomes.right_G.sum()), int(outcomes.wrong_G.sum())
         if count > self.config.pilot_size:
             return whole(count)
-        return nobody(count, "too_easy" if right > self.config.highest * (right + wrong) else "deferred")
+        return empty(count, "too_easy" if right > self.config.highest * (right + wrong) else "deferred")
 
     def learn(self, keys: Sequence[str], tally: Tally) -> None:
         if self.config.evict:
@@ -122,7 +115,7 @@ class Knapsack(AllocationRule[KnapsackAllocation]):
         config, shape = self.config, self.shape
         return knapsack_sizes(
             np.array([belief.mean for belief in belief_P]),
-            config.rollout_budget or shape.group_size * shape.num_prompts,
+            config.rollout_budget or shape.num_rollouts,
             least=config.least,
             most=config.max_group or 4 * shape.group_size,
         )
@@ -142,7 +135,7 @@ def knapsack_sizes(rate_P: np.ndarray, budget: int, *, least: int, most: int) ->
     counts_N = np.arange(least, most)
     gain_PN = rollouts_value(rate_P[:, None], counts_N + 1) - rollouts_value(rate_P[:, None], counts_N)
     gain_PN = np.minimum.accumulate(gain_PN, axis=1)  # rounding must not undo that each further one is worth less
-    # A tie goes to the smaller size, then to the earlier prompt: sizes stay contiguous and nobody is favoured.
+    # A tie goes to the smaller size, then to the earlier prompt: sizes stay contiguous.
     order = np.lexsort(
         (np.repeat(np.arange(len(rate_P)), len(counts_N)), np.tile(counts_N, len(rate_P)), -gain_PN.ravel())
     )

@@ -115,7 +115,7 @@ def own_advantages(
         if scale != "none" and not has_spread and not np.isnan(signal.spread):
             group_spread = _sample_spread(signal.spread, _baseline_size(seen, lesson, rows, config))
             advantage_G /= (batch_spread if scale == "batch" else group_spread) + TRL_EPSILON
-        found.append(GroupAdvantages(advantage_G, weight_G, signal.stands_for + float(silent_G.sum())))
+        found.append(GroupAdvantages(advantage_G, weight_G, signal.effective_rollouts + float(silent_G.sum())))
     return found
 
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from arrol.algorithms.allocation.aero import Aero, Stratum, max_group, next_waves, rollout_budget, select, strata
+from arrol.algorithms.allocation.aero import Aero, Stratum, next_waves, select, strata
 from arrol.algorithms.allocation.rule import Outcomes, StepShape, Tally
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.posterior import Belief
@@ -37,9 +37,11 @@ def test_the_stratum_of_every_count_up_to_sixteen():
 
 
 def test_the_budget_and_the_ceiling_follow_the_group_unless_they_are_set():
-    assert (rollout_budget(aero(), SHAPE), max_group(aero(), SHAPE)) == (32, 8)
-    config = aero(rollout_budget=20, max_group=7)
-    assert (rollout_budget(config, SHAPE), max_group(config, SHAPE)) == (20, 7)
+    tally = tally_of([0, 4, 4, 4], [4] * 4)
+    assert waves(tally, max_group=0, rescue_step=99) == {0: 4}
+    assert waves(tally, max_group=7, rescue_step=99) == {0: 3}
+    assert waves(tally, rescue_step=99) == {0: 12}
+    assert waves(tally, rescue_step=99, rollout_budget=20) == {0: 4}
 
 
 def test_prompts_without_success_come_first_and_the_others_wait_for_what_they_may_claim():
@@ -151,13 +153,13 @@ def test_kept_advantages_are_those_of_the_kept_rate_and_corrected_ones_those_of_
     trained = found.advantage_G[choice.train_G]
     assert trained[:right] == pytest.approx(np.sqrt(ratio), rel=1e-4)
     assert trained[right:] == pytest.approx(-1 / np.sqrt(ratio), rel=1e-4)
-    assert found.stands_for == right * (1 + ratio)
-    for baseline, stands_for in (("all", right * (1 + ratio)), ("corrected", 16)):
+    assert found.effective_rollouts == right * (1 + ratio)
+    for baseline, effective_rollouts in (("all", right * (1 + ratio)), ("corrected", 16)):
         found, choice = signal(right, wrong, baseline, ratio)
         trained = found.advantage_G[choice.train_G]
         assert trained[:right] == pytest.approx(np.sqrt(7), rel=1e-4)
         assert trained[right:] == pytest.approx(-1 / np.sqrt(7), rel=1e-4)
-        assert found.stands_for == found.weight_G.sum() == stands_for
+        assert found.effective_rollouts == found.weight_G.sum() == effective_rollouts
 
 
 def sample(rate_P, config, shape, rng):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arrol.algorithms.allocation.rule import Outcomes, StepShape, Uniform
+from arrol.algorithms.allocation.rule import Outcomes, SingleWave, StepShape
 from arrol.algorithms.posterior import Belief
 from arrol.configs.allocation import UniformAllocation
 from rollouts import prompts_from, tally_of
@@ -26,7 +26,7 @@ def test_a_group_is_uniform_unless_both_outcomes_occur(reward, uniform):
 
 
 def test_uniform_asks_everybody_once_and_trains_on_all():
-    rule = Uniform(UniformAllocation(), StepShape(3, 5))
+    rule = SingleWave(UniformAllocation(), StepShape(3, 5))
     assert [p.key for p in rule.draw(3, prompts_from("abcd"), None, [0])] == ["a", "b", "c"]
     assert rule.first_waves([Belief(1, 1)] * 3).tolist() == [5, 5, 5]
     tally = tally_of([0, 5, 2], [5, 5, 5])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arrol.algorithms.advantages import GroupSignal
-from arrol.algorithms.allocation.selection import balanced, cppo, nobody, pods, rejected, selected, whole
+from arrol.algorithms.allocation.selection import balanced, cppo, empty, pods, rejected, selected, whole
 
 KEY = [1, 4, 1, 0]
 
@@ -19,23 +19,23 @@ def test_whole_groups_stand_for_themselves_and_dropped_ones_for_nobody():
     signal = GroupSignal(np.array([1.0, -1, 0]), np.array([2.0, 1, 0]), 0.5, 0.5, 3.0)
     kept = selected(signal, whole(3))
     assert kept.advantage_G.tolist() == [1, -1, 0]
-    assert (kept.weight_G.tolist(), kept.stands_for) == ([2, 1, 0], 3)
-    dropped = selected(signal, nobody(3, "uniform"))
+    assert (kept.weight_G.tolist(), kept.effective_rollouts) == ([2, 1, 0], 3)
+    dropped = selected(signal, empty(3, "uniform"))
     assert not dropped.weight_G.any()
     assert not dropped.advantage_G.any()
-    assert dropped.stands_for == 0
+    assert dropped.effective_rollouts == 0
 
 
 def test_a_part_stands_for_itself_unless_it_stands_for_the_whole():
     signal = GroupSignal(np.array([3.0, -1, -1, -1]), np.array([1.0, 1, 1, 2]), 0.25, 0.4, 4.0)
     right, wrong = mask([0], 4), mask([1, 2, 3], 4)
-    for baseline, factor, stands_for in (("corrected", 3, 4), ("all", 1, None), ("kept", 1, None)):
+    for baseline, factor, effective_rollouts in (("corrected", 3, 4), ("all", 1, None), ("kept", 1, None)):
         choice = rejected(right, wrong, 1, baseline, KEY)
         (row,) = np.flatnonzero(choice.train_G & wrong)
         part = selected(signal, choice)
         assert part.weight_G[[0, row]].tolist() == [1, factor * signal.weight_G[row]]
         assert (part.advantage_G != 0).tolist() == choice.train_G.tolist()
-        assert part.stands_for == (stands_for or part.weight_G.sum())
+        assert part.effective_rollouts == (effective_rollouts or part.weight_G.sum())
 
 
 @pytest.mark.parametrize(("wrong", "keep", "kept"), [(5, 2, 2), (2, 5, 2), (0, 3, 0), (4, 4, 4)])

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from arrol.algorithms.allocation.selection import Selection, cppo, nobody, pods, rejected, whole
+from arrol.algorithms.allocation.selection import Selection, cppo, empty, pods, rejected, whole
 from arrol.algorithms.lesson import Lesson
 from arrol.algorithms.posterior import Belief
 from arrol.configs.host import parse_host
@@ -98,7 +98,7 @@ SILENT = np.full(5, np.nan)
 @pytest.mark.parametrize(
     "options", [*({"correction": name} for name in ("plain", "ipw", "doubly_robust")), {"algorithm": "mc_grpo"}]
 )
-@pytest.mark.parametrize("selection", [whole(5), pods(SILENT, 4, [0]), cppo(SILENT, 2, [0]), nobody(5, "uniform")])
+@pytest.mark.parametrize("selection", [whole(5), pods(SILENT, 4, [0]), cppo(SILENT, 2, [0]), empty(5, "uniform")])
 @pytest.mark.parametrize("keep", [[0] * 5, [1, 0, 0, 1, 1], [1] * 5])
 def test_a_group_without_any_reward_teaches_nothing(keep, selection, options, scale):
     """All stopped, or the reward functions returned None for every survivor of the prompt."""
@@ -211,7 +211,7 @@ def test_kept_rejection_is_trls_of_the_kept():
 
 
 def test_a_dropped_group_counts_nowhere():
-    signal = one(nobody(5, "uniform"), np.ones(5))
+    signal = one(empty(5, "uniform"), np.ones(5))
     assert signal.effective_rollouts == 0.0
     np.testing.assert_array_equal(signal.weight_G, 0.0)
     np.testing.assert_array_equal(signal.advantage_G, 0.0)
