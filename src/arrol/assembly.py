@@ -1,7 +1,4 @@
-"""A resolved config to objects; the only place that branches on a tag.
-
-Torch is loaded by what is built here, not by importing this module's callers' configs.
-"""
+"""Builds the objects of a run from its config; the only module that branches on a config's tag."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ def build_layout(config: RunConfig, model: Any) -> FeatureLayout:
 def build_engine(
     config: RunConfig, model: Any, estimator: QualityEstimator | None = None
 ) -> EmbeddedEngine | VllmEngine:
-    """The engine of the config; vLLM scores for itself, so it is given the estimator."""
+    """The engine of the config; vLLM computes scores itself, so it needs the estimator."""
     if isinstance(config.engine, EngineConfig):
         layout = build_layout(config, model)
         return EmbeddedEngine(model, config.engine, layout, shows_ends=config.quality.judge_ends)
@@ -76,14 +73,14 @@ def build_estimator(config: RunConfig, model: Any) -> QualityEstimator:
 
 
 def build_controller(config: RunConfig, estimator: QualityEstimator) -> PruningController | RemoteController:
-    """What decides; with vLLM, what keeps the decisions that its scheduler makes."""
+    """The controller; with vLLM, one that keeps the decisions of its scheduler."""
     if isinstance(config.engine, VllmEngineConfig):
         return RemoteController(config.pruning, seed=config.seed)
     return PruningController(config.pruning, estimator, seed=config.seed)
 
 
 def build_allocator(config: RunConfig) -> Allocator:
-    """Who decides how many rollouts a prompt gets."""
+    """The allocator: rollouts per prompt, and which of them train."""
     return Allocator(
         config.allocation,
         StepShape(config.training.prompts_per_step, config.training.group_size),
@@ -95,7 +92,7 @@ def build_allocator(config: RunConfig) -> Allocator:
 def build_sampling(
     config: RunConfig, stop_token_ids: tuple[int, ...], *, temperature: float | None = None
 ) -> SamplingParams:
-    """Training's sampling, or evaluation's when a temperature is given (then without top-k and top-p)."""
+    """Sampling of training; with a temperature, of evaluation (without top-k and top-p)."""
     sampling = config.sampling
     if temperature is not None:
         return SamplingParams(sampling.max_completion_tokens, temperature, stop_token_ids=stop_token_ids)

@@ -6,9 +6,8 @@ Sample, level 3: the prompt ``47+85-19*3=`` has the answer 39. Solutions in the 
     result   47+85=32;32-19=13;13*3=39;#39                                  one result for each step: may slip
     merged   47+85-19=13;13*3=39;#39                                        two steps in one: slips more often
 
-Solvers start in one style and may change it on the way, so a solution's fate is partly visible in its first characters
-and partly decided later. A slip is more likely where the step is hard (carry, borrow, product), which spreads success
-over prompts of one level. A result after a slip is used in all later steps, as a writer would.
+Solvers start in one style and may change it, so the first characters predict success in part. A slip is more likely at
+a hard step (carry, borrow, product), which spreads success over prompts of one level. Later steps use a wrong result.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MODULUS = 100
 MARK = "#"
 MAX_LEVEL = 8
 SLIPS = (-10, 10, -1, 1)
-"""How far a wrong result lies from the right one: a carry forgotten or invented, or one off."""
+"""Errors of a wrong result: a carry forgotten or invented, or one off."""
 EASY, HARD, PRODUCT = 0.3, 1.0, 1.5
 """Factors on a solver's slip rate: no carry, with carry or borrow, product."""
 
@@ -130,7 +129,7 @@ def hardness(value: int, step: Step) -> float:
 
 
 def _digits(value: int, step: Step) -> tuple[str, int]:
-    """A step on paper: ones, then tens with what is carried; a digit that is too small gets a 1 in front."""
+    """A step digit by digit: ones, then tens with the carry; a digit that is too small gets a 1 in front."""
     tens, ones = divmod(value, 10)
     operator, operand = step
     if operator == "*":
@@ -157,7 +156,7 @@ def _digits(value: int, step: Step) -> tuple[str, int]:
 
 
 def _results(value: int, steps: tuple[Step, ...], slip_frac: float, rng: np.random.Generator) -> tuple[str, int]:
-    """One or two steps in the head; every one of them may slip."""
+    """One or two steps without digits; each may slip."""
     text = f"{value:02d}" + "".join(f"{step.operator}{step.operand}" for step in steps)
     for step in steps:
         slips = rng.random() < slip_frac * hardness(value, step)

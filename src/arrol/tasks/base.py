@@ -1,9 +1,8 @@
 """Seeded, resumable sources of prompts.
 
-What is asked is a pure function of (seed, stream, position): the data position of a run is one integer, and a restart
-asks the same questions. A finite pool is asked again in every epoch, in an order that (seed, epoch) alone decides.
-Training and evaluation never meet: a hash of the problem, the same for every seed, says
-on which side it lies. Warm-start demonstrations come from the training side.
+A prompt is a pure function of (seed, stream, position), so the data position of a run is one integer. A finite pool
+comes in an order keyed by (seed, epoch). A hash of the problem, the same for every seed, assigns it to training or to
+evaluation. Warm-start demonstrations come from the training side.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from arrol.protocols import PendingVerdict, Tokenizer, Verifier
 from arrol.types import Prompt, Verdict
 
 HELD_OUT_ONE_IN = 16
-"""One problem in so many is kept for evaluation."""
+"""One problem in 16 is kept for evaluation."""
 MAX_DRAWS = 2_000
 """Draws before a source of problems counts as exhausted."""
 
@@ -35,7 +34,7 @@ TEMPLATES = {
     "chat": "{question}",
     "chat-boxed": "{question}\n" + BOXED_INSTRUCTION,
 }
-"""Named prompts. Those that begin with ``chat`` become one user message for the tokenizer's own chat template."""
+"""Named prompts; a name that begins with ``chat`` makes one user message for the tokenizer's chat template."""
 
 
 class Stream(IntEnum):
@@ -48,12 +47,12 @@ class Stream(IntEnum):
 
 
 def rng_at(seed: int, stream: Stream, position: int) -> np.random.Generator:
-    """The random numbers of one position; nothing drawn elsewhere changes them."""
+    """The generator of one position."""
     return np.random.default_rng((seed, int(stream), position))
 
 
 class EpochOrder:
-    """Every index below ``count`` once per epoch, in an order keyed by (seed, epoch); keeps the current order only."""
+    """Every index below ``count`` once per epoch, in an order keyed by (seed, epoch)."""
 
     def __init__(self, seed: int, count: int) -> None:
         self.seed = seed
@@ -61,7 +60,7 @@ class EpochOrder:
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
     def index_at(self, position: int) -> int:
-        """The index asked for at a data position."""
+        """The index at a data position."""
         epoch, place = divmod(position, self.count)
         if self._order[0] != epoch:
             self._order = (epoch, rng_at(self.seed, Stream.SHUFFLE, epoch).permutation(self.count))
@@ -69,7 +68,7 @@ class EpochOrder:
 
 
 def is_held_out(key: str) -> bool:
-    """True for problems that only evaluation may ask; depends on the problem alone, not on a seed."""
+    """True for problems of evaluation; depends on the problem alone, not on a seed."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % HELD_OUT_ONE_IN == 0
 
@@ -86,7 +85,7 @@ class Problem:
     """A question before it is tokenized."""
 
     key: str
-    """Equal for problems that are the same question; decides train or evaluation."""
+    """Equal for equal questions; assigns the problem to training or evaluation."""
     text: str
     answer: str
     level: int
@@ -96,11 +95,10 @@ P = TypeVar("P", bound=Problem)
 
 
 class SyntheticTask(ABC, Generic[P]):
-    """Problems made on the spot, with worked solutions by solvers of different reliability.
+    """Generated problems, with worked solutions by solvers of different reliability.
 
-    A subclass draws a problem of a level and writes a solver's solution; streams, the split, mixtures, the pool and
-    tokens are settled here. With ``num_problems`` above 0 training asks the first so many of the endless stream, epoch
-    after epoch; a problem that the stream repeats is then in the pool twice.
+    A subclass draws a problem of a level and writes a solver's solution. With ``num_problems`` above 0 training repeats
+    the first problems of the endless stream; a problem that the stream repeats is in the pool twice.
     """
 
     name: ClassVar[str]
@@ -128,7 +126,7 @@ class SyntheticTask(ABC, Generic[P]):
 
     @abstractmethod
     def solution(self, problem: P, solver: str, rng: np.random.Generator) -> str:
-        """What one solver writes, final answer included, end-of-text excluded."""
+        """The text of one solver, with the final answer, without end-of-text."""
 
     def train_prompt(self, position: int) -> Prompt:
         number = position if self.pool is None else self.pool.index_at(position)
@@ -196,7 +194,7 @@ class SyntheticTask(ABC, Generic[P]):
         return list(mixture), np.array([weight / total for weight in mixture.values()])
 
     def _require_spelling(self) -> None:
-        """Refuse a tokenizer that would silently turn the task's characters into an unknown token."""
+        """Refuse a tokenizer without one of the task's characters."""
         spelled = self.tokenizer.decode(self.tokenizer.encode(self.alphabet, add_special_tokens=False))
         missing = sorted(set(self.alphabet) - set(spelled) - {" "})
         if missing:

@@ -6,9 +6,9 @@ How many?`` with the gold answer ``3``.
 1. A column may be dotted (``reward_model.ground_truth``), and columns joined by ``+`` are one question; a part that is
    null or blank is left out.
 2. A question may be a list of chat messages.
-3. A list of gold answers means all of them in any order, unless the row's ``is_multiple_answer`` is false: then any one
-   of them. A single text of a row whose ``is_multiple_answer`` is true is split at its commas (``verifiers/gold.py``).
-4. Units, tolerances and choices in columns of their own are not read: an answer is right with or without its unit.
+3. A list of gold answers means all of them in any order, or any one of them when ``is_multiple_answer`` is false. A
+   single text with a true ``is_multiple_answer`` is split at its commas (``verifiers/gold.py``).
+4. Columns of units, tolerances and choices are not read: an answer is right with or without its unit.
 5. ``level`` is a number or ``Level 3``; anything else is level 0.
 """
 
@@ -46,14 +46,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns to read and how the answer is written; None means the preset's or the usual one."""
+    """Columns to read and the format of the answer; None means the preset's or the usual one."""
 
     prompt: str | None = None
     answer: str | None = None
     answer_format: str | None = None
 
     def read(self, source: str, split: str, *, deduplicate: bool = False) -> list[Row]:
-        """The rows of a split in file order; of equal questions only the first where that is asked for."""
+        """The rows of a split in file order; ``deduplicate`` keeps the first of equal questions."""
         rows: dict[object, Row] = {}
         columns = None
         for number, record in enumerate(records(source, split), 1):

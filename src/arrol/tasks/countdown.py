@@ -5,7 +5,7 @@ intermediate results, then the expression::
 
     3+7=10*5=50;5*7=35-3=32;3*5=15+7=22;#3*5+7
 
-Every attempt chains the numbers from left to right, and stays within 1 .. 99; the verifier accepts any expression.
+An attempt joins the numbers from left to right within 1 .. 99; the verifier accepts any expression.
 
 Solvers::
 
@@ -14,8 +14,7 @@ Solvers::
     wishful    the same, but may write the target behind a miss and believe it       fails late, by a false result
     guessing   no attempt, hands in a chain at once                                  short, seldom right
 
-How the right chain is found is the demonstrator's secret (it made the problem); the policy must learn which attempts
-come near, and to go on until one fits.
+The demonstrator knows the right chain, since it made the problem; the policy must learn to search for it.
 """
 
 from __future__ import annotations
@@ -139,11 +138,11 @@ class CountdownTask(SyntheticTask[Countdown]):
             chain = Chain(order, "".join(self.operators[i] for i in chosen))
             if results_of(chain):
                 return chain
-        return Chain(order, "+" * (len(numbers) - 1))  # a sum always fits: the constructor has seen to it
+        return Chain(order, "+" * (len(numbers) - 1))  # a sum always fits: the constructor checks it
 
 
 def results_of(chain: Chain) -> list[int]:
-    """Every intermediate result and the last; empty when one is no integer within 1 .. MAX_VALUE."""
+    """All results in order; empty when one is no integer within 1 .. MAX_VALUE."""
     value, results = chain.numbers[0], []
     for operator, number in zip(chain.operators, chain.numbers[1:], strict=True):
         if operator == "/" and value % number:
@@ -167,7 +166,7 @@ def expression_of(chain: Chain) -> str:
 
 
 def _attempt_text(chain: Chain, results: list[int]) -> str:
-    """``3*5=15+7=22;``, with the results its writer believes in."""
+    """``3*5=15+7=22;``, with the results as written."""
     steps = zip(chain.operators, chain.numbers[1:], results, strict=True)
     return f"{chain.numbers[0]}{''.join(f'{operator}{number}={result}' for operator, number, result in steps)};"
 

@@ -3,12 +3,12 @@ r"""Prompts and gold answers from JSONL, JSON, Parquet, a folder or a hub name.
 Sample: the GSM8K row ``{"question": "Natalia sold clips ...", "answer": "Natalia sold 48/2 ...\n#### 72"}`` becomes a
 prompt with the answer ``72`` and the worked solution beside it.
 
-Where rows come from: a path that exists, else a data set by its usual name (``presets.py``), else a hub name
-(``owner/name`` or ``owner/name:subset``). ``columns.py`` says how a row is read.
+A source is a path that exists, else a data set by its usual name (``presets.py``), else a hub name (``owner/name`` or
+``owner/name:subset``). ``columns.py`` reads its rows.
 
-What is evaluated: ``eval_source``, else ``eval_split`` of the training source, else, where there is no such split, the
-rows that :func:`~arrol.tasks.base.is_held_out` sets aside. Rows that are evaluated are never trained on. With an empty
-``split`` nothing is trained on, and every row of ``eval_split`` (or of a set that has one split only) is evaluated.
+Evaluation rows come from ``eval_source``, else from ``eval_split`` of the training source, else from the rows that
+:func:`~arrol.tasks.base.is_held_out` sets aside; they are never trained on. With an empty ``split`` nothing is trained
+on, and every row of ``eval_split`` (or of the only split) is evaluated.
 
 Training visits every row once per epoch in an order drawn from (seed, epoch), so a position is enough to resume.
 """
@@ -30,13 +30,13 @@ from arrol.verifiers.pool import VerifierPool, usable_cores
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 MARKS = ("####", "\\boxed{", "Answer:")
-"""What may announce a final integer in a completion."""
+"""Texts before a final integer in a completion."""
 MAX_WORKERS = 8
 """Processes of a symbolic verifier; each holds about 150 MB."""
 
 
 class DatasetTask:
-    """A data set with a verifier; every argument that is None takes the preset's value, or the usual one."""
+    """A data set with a verifier; None means the preset's value, or the usual one."""
 
     name: ClassVar[str] = "dataset"
 
@@ -140,7 +140,7 @@ def _eval_rows(columns: Columns, eval_source: str, source: str, eval_split: str)
 
 
 def _verifier(choice: str | None, rows: Sequence[Row], time_limit_s: float) -> Verifier:
-    """The verifier asked for; when none is, integer if every gold answer is one."""
+    """The verifier of the config; without a choice, integer if every gold answer is one."""
     if choice not in (None, "integer", "symbolic"):
         raise ConfigError(f"verifier: {choice!r} is unknown; choose integer or symbolic")
     other = next((row.answer for row in rows if parse_integer(row.answer) is None), None)

@@ -1,4 +1,4 @@
-"""Data sets by the names people use, and where their columns are.
+"""Data sets by their usual names, and their columns.
 
 Case, ``-``, ``_``, blanks and apostrophes do not matter: ``MATH-500``, ``math_500`` and ``math500`` are one. A path of
 the same name goes first. ``docs/data.md`` has the table for readers.
@@ -20,7 +20,7 @@ class Preset(NamedTuple):
     answer_column: str = "answer"
     answer_format: str = "plain"
     only_split: str | None = None
-    """The split that is read whatever split is asked for; None when it has train and test."""
+    """The only split there is; None when it has train and test."""
     deduplicate: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: a file, a folder, a preset or a hub name; JSONL, JSON and Parquet."""
+"""Rows of a file, a folder, a preset or a hub name; JSONL, JSON and Parquet."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class SplitMissing(DataError):
 
 
 def has_splits(source: str) -> bool:
-    """May the source hold a split for evaluation beside the one for training?"""
+    """True when the source may have a split for evaluation."""
     preset = preset_of(source)
     return not Path(source).is_file() and not (preset and preset.only_split)
 
 
 def records(source: str, split: str) -> Iterable[dict[str, Any]]:
-    """The rows of a split; of a single file all rows, whatever the split."""
+    """The rows of a split; a single file is one split of any name."""
     path = Path(source)
     if path.is_file():
         return _file_records(path)

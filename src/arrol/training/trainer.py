@@ -1,7 +1,7 @@
 """The loop, read from top to bottom: sample, verify, estimate, learn, record. One process.
 
-A run is its folder: records, rollouts, checkpoints. Everything random is keyed by (seed, step, ...), everything that
-learns is saved, so a run that was killed and resumed writes the same metrics as one that was not, bit for bit on a CPU.
+A run is its folder: records, rollouts, checkpoints. Randomness is keyed by (seed, step, ...) and everything that learns
+is saved, so a killed and resumed run writes the same metrics as an uninterrupted one, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ from arrol.types import (
 FREE_FIELDS = frozenset(
     {"out_dir", "report_to", "device", "training.steps", "training.checkpoint_every", "training.keep_checkpoints"}
 )
-"""What may differ between a checkpoint's config and the run that resumes it."""
+"""Fields that a resuming run may change."""
 
 
 @dataclass
 class Parts:
-    """What assembly hands to the trainer."""
+    """The objects that a trainer needs."""
 
     model: Any
     tokenizer: Any
@@ -84,7 +84,7 @@ class Trainer:
         self.ledger = Ledger(sum(weight.numel() for weight in parts.model.parameters()))
         self.step = 0
         self.stop_requested = False
-        """A signal asked for the end; set while ``run`` works."""
+        """Set by a signal: end after this step."""
         self._position = 0
         self._records: RecordWriter
         self._rollouts: RecordWriter
@@ -103,7 +103,7 @@ class Trainer:
         self.step, self._position = state["step"], state["position"]
 
     def run(self) -> EndRecord:
-        """All steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run in order."""
+        """Run the steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run."""
         with ExitStack() as closing:
             for sink in self.parts.sinks:
                 closing.callback(sink.close)
@@ -222,7 +222,7 @@ class Trainer:
                     )  # score, quality and version stay the head's: the baseline and the records read them
 
     def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
-        """What was sampled, before anything is dropped or learnt."""
+        """Metrics of the sampled groups, before the oracle drops any."""
         return {**sampling_metrics(groups), **self.ledger.generated(groups)}
 
     def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
@@ -275,7 +275,7 @@ class _Clock:
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """The time since the last lap belongs to this phase."""
+        """Add the time since the last lap to this phase."""
         now = time.monotonic()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self.laps["time/step_s"] += now - self._last

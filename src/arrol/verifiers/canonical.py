@@ -16,9 +16,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 MAX_DIGITS = 100
-"""Longer numbers are no plain numbers: nobody asks for them, and int() of a long text takes quadratic time."""
+"""Longer numbers are not plain: int() of a long text takes quadratic time."""
 NEAR_DECIMALS = 6
-"""Numbers that agree to so many decimals are near: algebra decides whether 0.333333 was meant for 1/3."""
+"""Numbers that agree to this many decimals are near: algebra decides whether 0.333333 means 1/3."""
 
 _WHOLE = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,)[0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"(?P<whole>{_WHOLE})?(?:\.(?P<part>[0-9]+))?", re.ASCII)
@@ -36,7 +36,7 @@ _COMMA = re.compile(r" *, *(?![0-9]{3}(?![0-9]))")  # "1, 234" is two numbers an
 
 
 class Key(NamedTuple):
-    """What two spellings of one answer have in common; equal keys are equal answers."""
+    """Spellings with equal keys are equal answers."""
 
     kind: str
     """``number``, ``letter`` or ``text``."""
@@ -88,7 +88,7 @@ def canonical_text(text: str) -> str:
 
 
 def are_near(first: Fraction, second: Fraction) -> bool:
-    """Different numbers that rounding may have parted."""
+    """True for different numbers that may be roundings of one."""
     return first != second and round(first, NEAR_DECIMALS) == round(second, NEAR_DECIMALS)
 
 

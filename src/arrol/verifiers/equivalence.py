@@ -2,17 +2,16 @@ r"""Answers of one problem, sorted into classes of equals: what a vote counts.
 
 Sample: ``0.5, \frac{1}{2}, None, 27.0, 1/2, 27`` are the classes ``0, 0, -1, 1, 0, 1``.
 
-1. An answer that is absent, blank, too long or nested too deep cannot be read: class -1.
-2. Spellings with the same key (``canonical.py``) are one class at once: plain numbers, choice letters, equal texts.
-3. What is left is compared symbolically, the most frequent spelling first, with the first spelling of each class there
-   is. A class is joined once and for ever, so the classes are transitive by construction, even though the comparison is
-   not (0.333333 and 1/3 are the same to it, and so are 1/3 and 0.3333333, but exactly they are three numbers).
-4. Most comparisons need no algebra: a letter is no number, and two numbers that are clearly apart are different. What
-   a formula is worth is asked once for each spelling, not for each pair.
+1. An answer that is absent, blank, too long or nested too deep is unreadable: class -1.
+2. Spellings with the same key (``canonical.py``) are one class: plain numbers, choice letters, equal texts.
+3. Other spellings are compared symbolically, the most frequent first, with the first spelling of each class. An answer
+   joins one class, so classes are transitive although the comparison is not (it equates 1/3 with 0.333333 and with
+   0.3333333).
+4. Most comparisons need no algebra: a letter is no number, and numbers that are clearly apart differ. The value of a
+   formula is computed once per spelling, not per pair.
 
-Bounds: at most :data:`MAX_QUESTIONS` questions and :data:`BUDGET_S` seconds for a problem; what is left then stays a
-class of its own, and ``complete`` is False. A spelling whose value, or whose comparison with 0, costs the worker its
-life is never asked about again.
+Bounds: at most :data:`MAX_QUESTIONS` questions and :data:`BUDGET_S` seconds for a problem; further spellings are then
+classes of their own, and ``complete`` is False. A spelling that killed the worker is never compared again.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ _APART, _APART_FRAC = 1e-4, 1e-9
 
 
 class Algebra(Protocol):
-    """What is asked; :class:`~arrol.verifiers.symbolic.SymbolicVerifier`, each within its time limit."""
+    """Symbolic comparisons within a time limit, as :class:`~arrol.verifiers.symbolic.SymbolicVerifier` makes them."""
 
     def same(self, found: str, answer: str) -> Verdict: ...
     def value(self, answer: str) -> Value: ...
 
 
 class AnswerClasses(NamedTuple):
-    """Which answers are one."""
+    """Classes of equal answers."""
 
     ids_N: list[int]
     """Class of each answer, numbered from 0 in order of first appearance; -1 where nothing can be read."""
@@ -65,7 +64,7 @@ def answer_classes(
     max_questions: int = MAX_QUESTIONS,
     budget_s: float = BUDGET_S,
 ) -> AnswerClasses:
-    """Classes of the answers of one problem; without algebra only the spellings are looked at."""
+    """Classes of the answers of one problem; without algebra only spellings are compared."""
     keys = [_key(answer) for answer in answers]
     spellings: dict[Key, str] = {}
     for key, answer in zip(keys, answers, strict=True):
@@ -93,7 +92,7 @@ def _key(answer: str | None) -> Key | None:
 
 
 class _Search:
-    """Questions within their bounds, and the spellings that are not worth another one."""
+    """Counts questions against their bounds and remembers spellings that killed the worker."""
 
     def __init__(
         self, algebra: Algebra | None, spellings: Mapping[Key, str], max_questions: int, deadline: float
@@ -128,7 +127,7 @@ class _Search:
         return False
 
     def _are_apart(self, key: Key, other: Key) -> bool:
-        """Different without a comparison (point 4)."""
+        """True when they differ without a comparison (point 4)."""
         if isinstance(key.value, Fraction) and isinstance(other.value, Fraction):
             return not are_near(key.value, other.value)
         if "text" not in (key.kind, other.kind):

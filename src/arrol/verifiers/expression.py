@@ -4,9 +4,9 @@ Sample: the gold answer ``"3 5 7 = 22"`` is reached by ``3+7=10;3*5=15;#3*5+7``,
 ``#7+5+5+5`` (numbers that were not given) or by ``#22``. As in the usual form of the game for language models each
 number must be used exactly once; with ``use_all=False`` at most once, as on television.
 
-Nothing is ever evaluated by Python: a tokenizer and a recursive-descent parser know ``+ - * /``, parentheses and ASCII
-integers, and compute with exact fractions. Length, depth and number size are bounded, and the numbers are compared
-before anything is computed, so ``9**9**9**9`` is wrong at once. A sign in front of a number is not part of the game.
+A tokenizer and a recursive-descent parser read ``+ - * /``, parentheses and ASCII integers and compute with exact
+fractions; Python evaluates nothing. Length, depth and number size are bounded, and the numbers are compared first, so
+``9**9**9**9`` is wrong at once. Signed numbers are refused.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 MAX_PARTS = 16
-"""More parts than that are compared as one list only."""
+"""Longer lists are compared as one text."""
 
 _OPENING, _CLOSING = "([{", ")]}"
 _SEPARATOR = re.compile(
@@ -23,7 +23,7 @@ _KINDS = ("all_of", "any_of")
 
 
 class Gold(NamedTuple):
-    """What an answer is compared with."""
+    """A gold answer, read."""
 
     parts: tuple[str, ...]
     need_all: bool
@@ -78,7 +78,7 @@ def split_parts(text: str) -> list[str]:
 
 
 def can_be_paired(found: Sequence[str], golds: Sequence[str], same: Callable[[str, str], bool]) -> bool:
-    """Is there a one-to-one pairing of members that are the same? Every pair is compared at most once."""
+    """True when a one-to-one pairing of equal members exists; every pair is compared at most once."""
     if len(found) != len(golds) or len(found) > MAX_PARTS:
         return False
     known: dict[tuple[int, int], bool] = {}

@@ -4,14 +4,13 @@ Sample: ``"... so she has 3 * 4 = <<3*4=12>>12 left.\n#### 1,012.00"`` holds the
 
 Rules, in this order:
 
-1. The last mark decides (``####`` unless told otherwise); the number stands right behind it, on the same line. A mark
-   without a number means no answer: the writer said where the answer is, so nothing else is searched.
-2. Without any mark the last number of the text decides, unless ``require_mark``.
+1. The number behind the last mark (default ``####``), on the same line. A mark without a number means no answer.
+2. Without any mark, the last number of the text, unless ``require_mark``.
 3. A number is ASCII digits with an optional sign, ``$``, thousands separators in their right places and a fraction of
-   zeros. Anything else that looks like one (``1,23``, ``4.5``, ``5M``, ``3/4``, ``2^5``, ``5\sqrt{2}``, digits of
-   another script) is not an integer: no answer, and no second guess from earlier in the text.
+   zeros. Any other number (``1,23``, ``4.5``, ``5M``, ``3/4``, ``2^5``, ``5\sqrt{2}``, digits of another script) means
+   no answer; nothing earlier in the text is tried.
 
-Work is bounded: one backward search for each mark, then at most :data:`WINDOW_CHARS` characters are looked at.
+Work is bounded: one backward search for each mark, then at most :data:`WINDOW_CHARS` characters are read.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from arrol.errors import ConfigError, DataError
 from arrol.types import Verdict
 
 MAX_DIGITS = 100
-"""Longer numbers are refused: no task asks for them, and int() of a long text takes quadratic time."""
+"""Longer numbers are refused: int() of a long text takes quadratic time."""
 WINDOW_CHARS = 2_000
-"""Characters looked at behind a mark, or at the end of a text without one."""
+"""Characters read behind a mark, or at the end of a text without one."""
 
 _NUMBER = re.compile(r"(?P<sign>[-+]?)(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.0+)?")
 _SIGN = r"(?:(?<![\w)\]}.])[-+\u2212])?"

@@ -2,16 +2,16 @@ r"""Mathematical answers, compared by math-verify in a process of its own.
 
 Sample: ``"... so \boxed{\frac{3}{4}}"`` is right for the gold answer ``0.75``.
 
-Where the answer stands: the last ``\boxed{...}``, else the line behind the last mark (``####``, ``Answer:``), else the
+The answer of a text is the last ``\boxed{...}``, else the line behind the last mark (``####``, ``Answer:``), else the
 last expression of the text's tail. An answer that is found and cannot be read is wrong; nothing earlier is tried.
 
-What a text can cost: it is searched backward for a box and the marks, at most :data:`MAX_CHARS` of it reach the worker,
-brackets are nested at most :data:`MAX_DEPTH` deep, and the worker is killed at ``time_limit_s``; the next verdict
-starts a new one. All members of a gold answer of several parts (``gold.py``) share one time limit.
+The cost of a text is bounded: at most :data:`MAX_CHARS` of it reach the worker, brackets nest at most
+:data:`MAX_DEPTH` deep, and the worker is killed at ``time_limit_s``; the next verdict starts a new one. All parts of a
+gold answer (``gold.py``) share one time limit.
 
-What needs no worker: the very spelling of the gold answer, two choice letters, two plain numbers (``canonical.py``)
-that are equal or not even near, and a question that was answered lately. A question that cost the worker its life is
-asked once more, since the machine may have been busy, and then never again. Beyond math-verify, ``1\,000`` is 1000.
+The worker is not asked about the spelling of the gold answer, two choice letters, two plain numbers (``canonical.py``)
+that are equal or not near, and recent questions. A question that killed the worker is asked once more, since the
+machine may have been busy, and then never again. Beyond math-verify, ``1\,000`` is 1000.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_REMEMBERED = 4096
 
 
 class Found(NamedTuple):
-    """What looks like the answer in a text."""
+    """A candidate answer in a text."""
 
     text: str
     boxed: bool
@@ -53,12 +53,12 @@ class Found(NamedTuple):
 
 
 class Value(NamedTuple):
-    """What a number is worth."""
+    """The value of an answer."""
 
     number: complex | None
-    """None when the answer is not one finite number, or nobody knows."""
+    """None when the answer is not one finite number, or its value is unknown."""
     has_failed: bool = False
-    """True when finding out cost the worker its life."""
+    """True when the computation killed the worker."""
 
 
 def boxed_content(text: str) -> str | None:
@@ -77,7 +77,7 @@ def boxed_content(text: str) -> str | None:
 
 
 def final_expression(text: str, marks: Sequence[str] = DEFAULT_MARKS) -> Found | None:
-    """Where the answer stands, by the rules above."""
+    """The answer of a text by the rules above; None when there is none."""
     if "\\boxed{" in text:
         inside = boxed_content(text)
         return Found(inside, boxed=True) if inside else None
@@ -92,7 +92,7 @@ def final_expression(text: str, marks: Sequence[str] = DEFAULT_MARKS) -> Found |
 
 
 def is_deep(text: str) -> bool:
-    """True when brackets are nested deeper than any honest answer needs."""
+    """True when brackets nest deeper than :data:`MAX_DEPTH`."""
     depth = deepest = 0
     for character in text:
         depth += (character in "{[(") - (character in "}])")
@@ -141,14 +141,14 @@ class SymbolicVerifier:
         return Verdict(reward=0.0, answer=None) if found is None else self._verdict(found, answer)
 
     def same(self, found: str, answer: str) -> Verdict:
-        """The verdict about an answer that was extracted already."""
+        """The verdict on an answer that is extracted already."""
         found = found.strip()
         if not found or len(found) > MAX_CHARS:
             return Verdict(reward=0.0, answer=None)
         return self._verdict(Found(found, boxed=True), answer)
 
     def value(self, answer: str) -> Value:
-        """The number that an answer is, if it is one; a percentage is three numbers to algebra and so none here."""
+        """The value of an answer that is one number; a percentage has none, since math-verify reads it as three."""
         if len(answer) > MAX_CHARS or is_deep(answer) or _has_foreign_digit(answer) or "%" in answer:
             return Value(None)
         with self._lock:
@@ -196,7 +196,7 @@ class SymbolicVerifier:
         return Verdict(reward=float(right), answer=found.text, timed_out=timed_out and not right)
 
     def _compared(self, found: Found, gold: str, deadline: float) -> Verdict:
-        """One answer and one part of the gold, by the cheapest way that decides."""
+        """One answer and one part of the gold: by spelling, memory or the worker."""
         decided = _decided(found.text, gold) if found.boxed else None
         if decided is not None:
             return Verdict(reward=float(decided), answer=found.text)
@@ -213,7 +213,7 @@ class SymbolicVerifier:
         return self._remembered[question]
 
     def _asked(self, found: Found, gold: str, time_limit_s: float) -> tuple[Verdict, bool]:
-        """The worker's verdict, and whether it lived to give one."""
+        """The worker's verdict, and whether the worker survived."""
         reply = self._reply({"gold": gold, "found": found.text, "boxed": found.boxed}, time_limit_s)
         if reply is None:
             return Verdict(reward=0.0, answer=found.text if found.boxed else None, timed_out=self._timed_out), False
@@ -221,7 +221,7 @@ class SymbolicVerifier:
         return Verdict(reward=float(reply["right"] is True), answer=None if spelled is None else str(spelled)), True
 
     def _reply(self, question: dict[str, object], time_limit_s: float) -> dict[str, object] | None:
-        """What the worker says; None when it had to be killed or died, and is gone."""
+        """The worker's reply; None when it was killed or died."""
         if self._worker is None:
             self._worker = _Worker(self.time_limit_s)
         reply = self._worker.ask(question, time_limit_s)
@@ -233,7 +233,7 @@ class SymbolicVerifier:
 
 
 def _decided(found: str, gold: str) -> bool | None:
-    """Are two answers the same, where their spelling tells; None when algebra must."""
+    """Whether two answers are the same by their spelling; None when algebra must decide."""
     one, other = answer_key(found), answer_key(gold)
     if one == other:
         return True
@@ -252,7 +252,7 @@ class _Worker:
     """One process that runs ``worker.py``, and its two pipes."""
 
     def __init__(self, time_limit_s: float) -> None:
-        # By path, so that it starts whatever the parent's import path is; -P keeps our module names out of its way.
+        # By path, independent of the parent's import path; -P keeps our module names out of its way.
         command = [sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("worker.py")), str(time_limit_s)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0

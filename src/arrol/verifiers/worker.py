@@ -6,7 +6,7 @@ One JSON line in, one JSON line out::
     {"value_of": "\\frac{1}{2}"}                             ->   {"value": [0.5, 0.0]}
 
 The first line out is ``{"ready": true}``, or ``{"missing": "..."}`` when math-verify cannot be imported. The parent
-kills this process at the time limit; should the parent be gone, an alarm does, and so no orphan computes for ever.
+kills this process at the time limit; when the parent is gone, an alarm ends it.
 """
 
 import cmath
@@ -17,9 +17,9 @@ import sys
 from functools import lru_cache
 
 MEMORY_BYTES = 2**30
-"""Address space; an expression that wants more is wrong."""
+"""Limit of the address space; an expression that needs more is wrong."""
 GRACE_S = 1.0
-"""How long after the parent's time limit the alarm goes off."""
+"""Seconds between the parent's time limit and the alarm."""
 
 
 def limit_memory() -> None:
@@ -34,7 +34,7 @@ def limit_memory() -> None:
 
 @lru_cache(maxsize=1024)
 def parse_gold(gold: str) -> list:
-    """What the gold answer means; the same prompt is verified many times."""
+    """The parsed gold answer, cached: a prompt is verified many times."""
     from math_verify import parse
 
     return parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
@@ -70,8 +70,8 @@ def serve(time_limit_s: float) -> None:
             question = json.loads(line)
             reply = value_of(question["value_of"]) if "value_of" in question else compare(**question)
         except Exception as error:
-            # The only broad catch of the project: the text is hostile, and sympy and its parsers raise whatever they
-            # like (RecursionError, MemoryError, TypeError, AttributeError ...). Each of them means: not the answer.
+            # The only broad catch of the project: on hostile text sympy and its parsers raise errors of every kind
+            # (RecursionError, MemoryError, TypeError, AttributeError ...). Each means: not the answer.
             reply = {"right": False, "answer": None, "error": type(error).__name__}
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,15 +1,11 @@
-"""The layers of a Llama or Qwen3 on one flat row of tokens; who attends to whom is the caller's.
+"""The layers of a Llama or Qwen3 on a flat list of tokens ``[N]``; the caller supplies the attention.
 
-transformers' own forward pass works on rectangles: a row per sequence, padding where rows end early, and the same
-attention for everyone. On a CPU and with a small model that is costly twice. A decode step of 256 rows spends a tenth
-of its time between the operations, and the learner computes each prompt once per sibling. Here tokens are ``[N]``,
-whatever rows they belong to; linear maps, norms and rotary position act on tokens, and ``attend`` is called once per
-layer with the layer's queries, keys and values.
+The forward pass of transformers works on padded rectangles. On a CPU with a small model this costs a tenth of a decode
+step of 256 rows, and the learner computes each prompt once per sibling. Here linear maps, norms and rotary position act
+on tokens, and ``attend`` is called once per layer with its queries, keys and values.
 
-The modules are the model's own, so adapters and biases stay in force; only norms, rotary position and the gate are
-written out. ``flat_decoder`` returns None unless the model is one of two classes, in float32, on a CPU, without hooks,
-and its own forward pass agrees on a short text; the caller then uses that forward pass. Legend: ``N`` tokens, ``D``
-hidden size, ``H`` query heads, ``J`` key-value heads, ``K`` head size.
+The linear maps are the model's own modules, so adapters and biases stay in force. Legend: ``N`` tokens, ``D`` hidden
+size, ``H`` query heads, ``J`` key-value heads, ``K`` head size.
 """
 
 from __future__ import annotations
@@ -23,21 +19,21 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from arrol.engines.embedded.support import attention_kinds
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Layer, queries ``[N, H, K]``, keys and values ``[N, J, K]`` -> what each token sees, ``[N, H, K]``."""
+"""Layer, queries ``[N, H, K]``, keys and values ``[N, J, K]`` -> attention output ``[N, H, K]``."""
 
 CLASSES = ("LlamaModel", "Qwen3Model")
 SAMPLE_TOKENS = 8
 TOLERANCE = 1e-3
-"""Of the largest hidden state of the sample; float noise is a thousandth of that."""
+"""Largest difference, as a share of the largest hidden state; float noise is a thousandth of it."""
 
 
 class FlatDecoder:
-    """See the module; build it with :func:`flat_decoder`."""
+    """Built by :func:`flat_decoder`."""
 
     def __init__(self, base: Any) -> None:
         self._base = base
         self.scaling = float(base.layers[0].self_attn.scaling)
-        """Of the scores, for whoever attends."""
+        """Factor of the attention scores."""
 
     def __call__(self, ids_N: torch.Tensor, positions_N: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Hidden states ``[N, D]`` after the final norm."""
@@ -53,7 +49,7 @@ class FlatDecoder:
 
 
 def flat_decoder(model: Any) -> FlatDecoder | None:
-    """None where the model's own forward pass has to do."""
+    """None unless the model is a plain Llama or Qwen3 in float32 on a CPU and both forward passes agree."""
     base = getattr(model, "base_model", model)
     weights = list(base.parameters())
     plain = (
@@ -80,7 +76,7 @@ def causal(scaling: float) -> Attend:
 
 
 def _agrees(base: Any) -> bool:
-    """On a short text, with the forward pass of the model itself."""
+    """The flat forward pass gives the hidden states of the model's own on a short text."""
     was_training = base.training
     base.eval()
     try:
@@ -124,7 +120,7 @@ def _normed(values: torch.Tensor, weight: torch.Tensor, epsilon: float) -> tuple
 
 
 class _RmsNorm(torch.autograd.Function):
-    """``weight * x / rms(x)`` over the last dimension, in half the passes over memory of the composed one."""
+    """``weight * x / rms(x)`` over the last dimension, with half the memory traffic of separate operations."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -144,7 +140,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _Turn(torch.autograd.Function):
-    """Rotary position: halves of a head turned against each other; the gradient is turned back."""
+    """Rotary position embedding; the gradient is rotated back."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,11 @@
 """Temperature, top-k, top-p, and one random stream per rollout.
 
-A token is drawn by inverting the cumulative distribution at one uniform number. Rollout r uses the numbers of a
-generator keyed by (seed, r) only, the n-th for its n-th token, so that stopping a sibling, refilling a row or
-restarting a run changes nothing. Only float noise can: another batch size may choose another matrix kernel, and a
-probability that moves by 1e-7 flips a token whose uniform number lies within 1e-7 of a boundary.
+A token is drawn by inverting the cumulative distribution at a uniform number. Token n of rollout r uses number n of a
+generator keyed by (seed, r), so stopping a sibling, refilling a row or restarting a run changes no token, except by
+float noise: another batch size may use another matrix kernel, and a token flips when its number lies on a boundary.
 
-Top-k comes before top-p, which looks at what top-k left, renormalised: the order of transformers and vLLM.
-Log-probabilities are those of the tempered distribution before top-k and top-p, which is what the learner can
-recompute. Legend: ``S`` rows, ``V`` vocabulary.
+Top-p acts on what top-k left, renormalised, as in transformers and vLLM. Log-probabilities are those before top-k and
+top-p, which the learner can recompute. Legend: ``S`` rows, ``V`` vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ TOKEN_STREAM = 0
 
 
 def token_uniforms(seed: int, rollout_id: RolloutId, count: int) -> np.ndarray:
-    """float64 ``[count]`` in [0, 1): the private numbers of one rollout."""
+    """The first ``count`` uniform numbers of a rollout, float64 in [0, 1)."""
     return np.random.default_rng([seed, TOKEN_STREAM, *rollout_id]).random(count)
 
 

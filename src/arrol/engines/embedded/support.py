@@ -1,8 +1,7 @@
-"""Which models the embedded engine can run exactly; everything else is refused before the first token.
+"""Models that the embedded engine runs exactly; others are refused before the first token.
 
-The engine calls the base model and the output embedding by itself, keeps one full-length key-value row per rollout and
-hands over its own attention mask. Models that do more (soft caps, scaled logits, sliding windows, foreign attention
-kernels) would be silently wrong.
+The engine calls the base model and the output embedding itself and passes its own attention mask. Models that do more
+(soft caps, scaled logits, sliding windows, other attention kernels) would be silently wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ NEUTRAL = {
     "logit_scale": (None, 1.0),
     "logits_scaling": (None, 1.0),
 }
-"""Fields of a model's config -> values under which the logits are what the engine computes."""
+"""Field of a model's config -> values that leave the logits as the engine computes them."""
 ATTENTION = ("sdpa", "eager")
 
 
@@ -53,7 +52,7 @@ def require_supported(model: Any) -> None:
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A bool mask as numbers to add to attention scores, which is what ``eager`` attention does with any mask."""
+    """A bool mask as numbers that ``eager`` attention adds to its scores."""
     return torch.zeros((), dtype=dtype, device=mask.device).where(mask, torch.finfo(dtype).min)
 
 
@@ -64,7 +63,7 @@ def attention_kinds(config: Any) -> set[str]:
 
 
 def _require_plain_head(model: Any) -> None:
-    """Logits must be the output embedding of the last hidden state; the tolerance is a hundredth of their size."""
+    """Refuse a model whose logits are not the output embedding of the last hidden state, to one per cent."""
     was_training = model.training
     model.eval()
     try:
@@ -83,10 +82,9 @@ def _require_plain_head(model: Any) -> None:
 
 
 def copy_of(model: Any, dtype: torch.dtype) -> Any:
-    """A second model of another precision with the same weights, never trained.
+    """A copy of the model for generation in another precision.
 
-    Only weights change precision: rotary frequencies are buffers, and rounded to bfloat16 they turn distant positions
-    by radians.
+    Only weights change precision: rotary frequencies are buffers, and bfloat16 would turn far positions by radians.
     """
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     for weight in twin.parameters():

@@ -42,7 +42,7 @@ def test_a_stopped_rollout_has_no_end_to_show(make_model):
     assert all(END not in completion.features_at for completion in stopped)
 
 
-def test_nobody_is_shown_unless_asked(make_model):
+def test_ends_are_shown_only_on_request(make_model):
     engine = EmbeddedEngine(make_model(), EngineConfig(), LAYOUT)
     groups = engine.generate(requests_for(PROMPTS, 2), PARAMS, seed=2)
     assert not any(completion.features_at for group in groups for completion in group)

@@ -1,4 +1,4 @@
-"""The engine writes what transformers would write, one by one, whatever the rows beside it do."""
+"""The engine writes what transformers writes for one prompt, with any rows beside it."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_eager_attention_is_the_same(make_model):
     assert_logprobs_are_the_models(eager, PROMPTS, groups[1])
 
 
-def test_a_controller_that_stops_nobody_changes_no_token(make_model):
+def test_a_controller_that_stops_no_rollout_changes_no_token(make_model):
     engine, params = engine_of(make_model()), SamplingParams(30, stop_token_ids=(4, 7))
     plain = engine.generate(requests_for(PROMPTS, 4), params, seed=3)
     watched = engine.generate(requests_for(PROMPTS, 4), params, seed=3, controller=Spy((5, 11)))
@@ -171,7 +171,7 @@ def test_the_clock_a_controller_sees_only_grows(make_model):
     assert spy.ticks == sorted(set(spy.ticks))
 
 
-def test_logits_that_are_not_finite_end_a_rollout_as_an_error_and_poison_nobody(make_model):
+def test_logits_that_are_not_finite_end_a_rollout_as_an_error_and_poison_no_other(make_model):
     model = make_model()
     with torch.no_grad():
         model.model.embed_tokens.weight[23] = float("nan")
