@@ -8,16 +8,20 @@ Expected: of each group of six, three completions go on to their end, three stop
 import asyncio
 import os
 import sys
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 from arrol.engines.vllm import StopReport, pruning_args
 
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
 QUESTIONS = ("53*3-73+12=", "60+10+97+29-64=")
 
 
-async def ask(engine, number: int) -> None:
+async def ask(engine: "AsyncLLM", number: int) -> None:
     from vllm import SamplingParams
 
     params = SamplingParams(

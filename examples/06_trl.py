@@ -18,18 +18,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
 
 from arrol.integrations.rewards import integer_reward
 from arrol.integrations.trl import GRPOConfig, GRPOTrainer  # was: from trl import GRPOConfig, GRPOTrainer
 from arrol.tasks.arithmetic import ArithmeticTask
+from arrol.training.policy import load_tokenizer
 
 MODEL = Path(__file__).parents[1] / "models" / "arithmetic-base"
 
 
 def prompts(count: int) -> Dataset:
     """Columns ``prompt`` and ``answer``, such as ``47+85-19*3=`` and ``39``."""
-    task = ArithmeticTask(AutoTokenizer.from_pretrained(MODEL), min_ops=1, max_ops=5, seed=0)
+    task = ArithmeticTask(load_tokenizer(str(MODEL)), min_ops=1, max_ops=5, seed=0)
     found = [task.train_prompt(position) for position in range(count)]
     return Dataset.from_list([{"prompt": prompt.text, "answer": prompt.answer} for prompt in found])
 

@@ -11,9 +11,11 @@ SMALL += " --training.prompts_per_step 2 --pruning.warmup_steps 0"
 DATA = ('docs/quickstart.md: {"prompt": "53*3-73+12=", "answer": "98"}',)
 DATA += ('docs/quickstart.md: {"prompt": "12*4-9=", "answer": "39"}',)
 IMPORT = "from arrol.integrations.trl import GRPOConfig, GRPOTrainer  # was: from trl import GRPOConfig, GRPOTrainer"
+OUT = ('"out", ', '"runs/out", use_cpu=True, bf16=False, ')
 MODEL = ('"Qwen/Qwen3-1.7B"', "model_folder")
 TRL_PYTHON, VLLM_PYTHON = "OMP_NUM_THREADS=1 .venv-trl/bin/python", ".venv-vllm/bin/python"
 ONE_STEP = "--steps 1"
+TINY_TRL = "--max_steps 1 --max_completion_length 24 --per_device_train_batch_size 16 --gradient_accumulation_steps 1"
 YAML = "configs/trl-arithmetic.yaml"
 WRITE_DATA = ".venv-trl/bin/python examples/06_trl.py --write-data runs/arithmetic-data"
 EVAL = (
@@ -26,6 +28,10 @@ WEIGHTS = """--weight-transfer-config '{"backend": "nccl"}' --logprobs-mode proc
 SERVE = "ARROL_ESTIMATOR=served/estimator.safetensors .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server"
 SERVE += f" --model served/policy --dtype float32 --enforce-eager --host 127.0.0.1 --port 8000 {CLASSES}"
 MANAGER = "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=arrol.integrations.verl.AgentLoopManager"
+CLIENT = "examples/05_vllm_serve.py http://127.0.0.1:8000/v1"
+VERL_QUICKSTART = "bash examples/07_verl_quickstart.sh"
+VERL_ARGS = "args=( data.train_files=... data.max_response_length=2048 actor_rollout_ref.rollout.n=8 ..."
+VERL_ARGS += " +arrol.rule=neyman +arrol.keep_ratio=0.5 +arrol.probe_tokens=512 )"
 NODES = "tests/with_verl/test_nodes.py: 08_verl_multinode.sh"
 CI = "a target of .ci/run"
 SETUP = "sets an environment up; make test-HOST of .ci/run does the same"
@@ -50,7 +56,7 @@ TABLE = {
     "make trl-env": Row("nowhere", why=SETUP),
     "make vllm-env": Row("nowhere", why=SETUP),
     "make verl-env": Row("nowhere", why=SETUP),
-    f"README.md: {IMPORT}": Row("trl", swaps=(MODEL, ('"out", ', '"runs/out", use_cpu=True, bf16=False, '))),
+    f"README.md: {IMPORT}": Row("trl", swaps=(MODEL, ("2048", "512"), ("[512]", "[64]"), OUT)),
     "OMP_NUM_THREADS=1 python benchmarks/generation.py": Row(
         "test", why="tests/integration/test_benchmarks.py: generation"
     ),
@@ -85,18 +91,18 @@ TABLE = {
     "pip install 'arrol[trl]'": Row("nowhere", why=INSTALL),
     f"docs/trl.md: {IMPORT}": Row("trl"),
     f"{TRL_PYTHON} examples/06_trl.py": Row("trl", run=f"+ {ONE_STEP}"),
-    f"{TRL_PYTHON} examples/06_trl.py --rule never": Row("trl", run=f"+ {ONE_STEP}"),
+    f"{TRL_PYTHON} examples/06_trl.py --rule never": Row("test", why="tests/with_trl/test_training.py: never"),
     WRITE_DATA: Row("trl"),
     f".venv-trl/bin/arrol grpo --config {YAML}": Row(
-        "trl", run="+ --max_steps 1 --max_completion_length 24 --report_to none", after=(WRITE_DATA,)
+        "trl",
+        run=f"+ {TINY_TRL}",
+        after=(WRITE_DATA,),
     ),
     f".venv-trl/bin/accelerate launch --module arrol.cli.main grpo --config {YAML}": Row(
         "test", why="tests/with_trl/test_cli.py: accelerate"
     ),
     f"VLLM_SERVER_DEV_MODE=1 vllm serve MODEL {WEIGHTS} {CLASSES}": Row("nowhere", why=GPU),
-    "docs/trl.md: import trl": Row(
-        "trl", swaps=(MODEL, ('"out", ', '"runs/parts", use_cpu=True, bf16=False, '), ("2048", "512"))
-    ),
+    "docs/trl.md: import trl": Row("trl", swaps=(MODEL, ("2048", "512"), OUT)),
     # docs/vllm.md
     TRAIN_VLLM: Row("vllm", run=f"+ {SMALL}"),
     EXPORT: Row("vllm", after=(TRAIN_VLLM,)),
@@ -104,12 +110,11 @@ TABLE = {
     "docs/vllm.md: from vllm import LLM, SamplingParams": Row("vllm", after=(EXPORT,)),
     f"{VLLM_PYTHON} examples/04_vllm_async.py served/policy": Row("vllm", after=(EXPORT,)),
     SERVE: Row("vllm", after=(EXPORT,)),
-    f"{VLLM_PYTHON} examples/05_vllm_serve.py http://127.0.0.1:8000/v1": Row("vllm", after=(SERVE,)),
+    f"{VLLM_PYTHON} {CLIENT}": Row("vllm", after=(SERVE,)),
     # docs/verl.md
     'pip install "arrol[verl]"': Row("nowhere", why=INSTALL),
-    "bash examples/07_verl_quickstart.sh": Row("verl", run="bash examples/07_verl_quickstart.sh"),
-    "args=( data.train_files=... actor_rollout_ref.rollout.n=8 ... +arrol.rule=neyman +arrol.keep_ratio=0.5"
-    " +arrol.probe_tokens=512 )": Row("nowhere", why="dots stand for the user's command"),
+    VERL_QUICKSTART: Row("verl"),
+    VERL_ARGS: Row("nowhere", why="dots stand for the user's command"),
     'derived=$(python -m arrol.integrations.verl "${args[@]}")': Row("verl"),
     'python -m verl.trainer.main_ppo "${args[@]}" $derived': Row("test", why="tests/verl_host.py: main_ppo"),
     f"docs/verl.md: {MANAGER}": Row("verl"),

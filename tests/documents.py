@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "models/README.md")
@@ -158,10 +159,10 @@ def run_command(command: str) -> None:
 
         assert main(arguments) == 0, command
     elif Path(program).name == "python" and arguments[0].endswith(".py"):
-        kept, sys.argv = sys.argv, arguments
-        try:
+        with (
+            patch.object(sys, "argv", arguments),
+            patch.object(sys, "path", [str(Path(arguments[0]).parent), *sys.path]),
+        ):
             runpy.run_path(arguments[0], run_name="__main__")
-        finally:
-            sys.argv = kept
     else:
         subprocess.run(words, check=True, timeout=200)
