@@ -1,4 +1,4 @@
-"""Your own loop: online rollout pruning in a page of code, from the parts that `arrol train` is made of.
+"""Your own loop: online rollout pruning on one page, with the functions that `arrol train` uses.
 
     python examples/02_own_loop.py [STEPS]
 
@@ -30,7 +30,7 @@ cpu = torch.device("cpu")
 model, tokenizer = load_policy("models/arithmetic-base", cpu), load_tokenizer("models/arithmetic-base")
 task = ArithmeticTask(tokenizer, min_ops=1, max_ops=5, seed=SEED)
 
-# The three parts of pruning: what a probe sees, who judges it, who decides.
+# The three parts of pruning: features at a probe, the estimator that scores them, the controller that decides.
 rule = NeymanRule(scope="batch", keep_ratio=0.5, probe_tokens=(16,), warmup_steps=2)
 layout = FeatureLayout(("last_hidden", "mean_hidden", "logprobs"), model.config.hidden_size)
 estimator = QualityEstimator(QualityConfig(), layout, rule.probe_tokens, seed=SEED)
@@ -63,7 +63,7 @@ for step in range(1, STEPS + 1):
             rollout.reward = task.verify(group.prompt, text).reward
     head = estimator.learn(groups)
 
-    # Learn: advantages and weights know who was stopped; the loss does not.
+    # Learn: advantages and weights account for the stopped rollouts; the loss sees only survivors.
     signals = [group_signal(g.rewards_G, g.survival_G, g.quality_G, algorithm, normalize_by_std=False) for g in groups]
     examples = [
         example

@@ -1,11 +1,11 @@
-"""Any vLLM user, two arguments: groups of 8 are halved at token 16, inside the engine. Half a minute on a CPU.
+"""vLLM with two more arguments: half of each group of 8 is stopped at token 16, inside the engine. Half a minute on a CPU.
 
     arrol train configs/arithmetic-vllm.toml
     arrol export runs/arithmetic-vllm --to served --head-size 64
     python examples/03_vllm_offline.py served
 
-Expected: about half of the completions come back with 16 tokens and `pruned:`, the others are written out (those that
-end before token 16 are never looked at); the last line counts both and says how many of the kept are right.
+Expected: about half of the completions come back with 16 tokens and `pruned:`, the others run to their end
+(a completion that ends before token 16 is no candidate); the last line counts both and gives the share of right ones.
 """
 
 import os

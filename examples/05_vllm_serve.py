@@ -1,4 +1,4 @@
-"""An OpenAI client of ``vllm serve``: one request with n = 8 is a group, halved at token 16 by the trained head.
+"""An OpenAI client of ``vllm serve``: one request with n = 8 is a group; the trained head stops half of it at token 16.
 
     ARROL_ESTIMATOR=served/estimator.safetensors vllm serve served/policy --port 8000 --host 127.0.0.1 \\
         --dtype float32 --enforce-eager \\
@@ -30,7 +30,7 @@ def main(url: str) -> None:
             max_tokens=112,
             logprobs=0,
             extra_body={
-                # a group's name must be new: two clients that share one would share a group
+                # use a new name for every group: equal names are one group
                 "vllm_xargs": pruning_args(
                     group=uuid.uuid4().hex, size=8, rule="balanced", keep_ratio=0.5, probe_tokens=16
                 )

@@ -1,4 +1,4 @@
-"""TRL with pruning. What changes for a TRL user is one import; everything else below is TRL.
+"""TRL with pruning: one import and the fields of pruning change; everything else below is TRL.
 
     python examples/06_trl.py                          # half of the rollouts stopped at token 16, one minute on a CPU
     python examples/06_trl.py --rule never             # TRL alone, bit for bit

@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$PWD/.venv-verl/bin/python} WORK=${WORK:-$PWD/runs/verl}
 
-# ONLY FOR A MACHINE WITHOUT A GPU: the CPU platform of our tests, and Hugging Face as the rollout server. Not a backend.
+# ONLY FOR A MACHINE WITHOUT A GPU: the CPU platform of our tests, with Hugging Face as the rollout server. Not for real runs.
 export VERL_PLATFORM=cpu VERL_ENGINE_DEVICE=cuda VERL_USE_EXTERNAL_MODULES=verlcpu PYTHONPATH=$PWD/tests/with_verl
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 RAY_ADDRESS=local RAY_USAGE_STATS_ENABLED=0 WANDB_MODE=disabled
 cpu=$("$PYTHON" tests/verl_host.py "$WORK" --platform) # prepares prompts and model, too
