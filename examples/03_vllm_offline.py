@@ -1,4 +1,4 @@
-"""vLLM with two more arguments: half of each group of 8 is stopped at token 16, inside the engine. Half a minute on a CPU.
+"""vLLM with two more arguments: half of each group of 8 is stopped at token 16. Half a minute on a CPU.
 
     arrol train configs/arithmetic-vllm.toml
     arrol export runs/arithmetic-vllm --to served --head-size 64

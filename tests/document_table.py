@@ -11,7 +11,7 @@ SMALL += " --training.prompts_per_step 2 --pruning.warmup_steps 0"
 DATA = ('docs/quickstart.md: {"prompt": "53*3-73+12=", "answer": "98"}',)
 DATA += ('docs/quickstart.md: {"prompt": "12*4-9=", "answer": "39"}',)
 IMPORT = "from arrol.integrations.trl import GRPOConfig, GRPOTrainer  # was: from trl import GRPOConfig, GRPOTrainer"
-OUT = ('"out", ', '"runs/out", use_cpu=True, bf16=False, ')
+OUT = ('"out",', '"runs/out", use_cpu=True, bf16=False,')
 MODEL = ('"Qwen/Qwen3-1.7B"', "model_folder")
 TRL_PYTHON, VLLM_PYTHON = "OMP_NUM_THREADS=1 .venv-trl/bin/python", ".venv-vllm/bin/python"
 ONE_STEP = "--steps 1"
