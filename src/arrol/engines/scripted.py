@@ -2,11 +2,11 @@
 
 For tests of rules, trainers and integrations, including your own. Numpy only.
 
->>> from arrol.types import FinishReason, GroupRequest, Prompt, SamplingParams
->>> engine = ScriptedEngine(lambda rollout_id: [7] * (rollout_id.index + 1))
->>> request = GroupRequest(1, 0, Prompt("a", (5,), "a", "7"), 2)
->>> [c.num_tokens for c in engine.generate([request], SamplingParams(8), seed=0)[0]]
-[1, 2]
+    >>> from arrol.types import FinishReason, GroupRequest, Prompt, SamplingParams
+    >>> engine = ScriptedEngine(lambda rollout_id: [7] * (rollout_id.index + 1))
+    >>> request = GroupRequest(1, 0, Prompt("a", (5,), "a", "7"), 2)
+    >>> [c.num_tokens for c in engine.generate([request], SamplingParams(8), seed=0)[0]]
+    [1, 2]
 """
 
 from __future__ import annotations
