@@ -230,6 +230,22 @@ def test_the_tokens_are_those_of_trl_for_a_prompt(tmp_path):
     assert torch.equal(*seen)
 
 
+def test_the_default_precision_is_sampled_as_it_is_trained(tmp_path):
+    """``bf16=True``, TRL's default: float32 weights under autocast."""
+    host = trainer(config(tmp_path, bf16=True, learning_rate=0.0))
+    assert host.model.dtype == torch.float32
+    host.train()
+    assert history(host, "arrol/rollout/survivors_frac")[-1] < 1
+    assert all(norm > 0 for norm in history(host, "grad_norm"))
+    group = host.pruned.batch.groups[0]
+    completion = max((r.completion for r in group.survivors), key=lambda each: each.num_tokens)
+    ids = torch.tensor([[*group.prompt.token_ids, *completion.token_ids]])
+    with torch.no_grad(), host.accelerator.autocast():
+        logits = host.model.eval()(ids).logits[0, :-1].float()
+    logprobs = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[-completion.num_tokens :, 0]
+    np.testing.assert_allclose(completion.sampler_logprobs_T, logprobs.numpy(), atol=0.02)
+
+
 def test_an_adapters_own_tokens_are_sampled(tmp_path):
     """LoRA: the engine decodes with the adapter, which lies inside the layers, and only the adapter is trained."""
     peft = pytest.importorskip("peft")

@@ -179,6 +179,6 @@ class RowCache(Cache):
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = self._tensors[layer_idx], self._tensors[self._num_layers + layer_idx]
-        keys.view(-1, self._size).index_copy_(0, self._places, key_states.reshape(-1, self._size))
-        values.view(-1, self._size).index_copy_(0, self._places, value_states.reshape(-1, self._size))
+        for tensor, states in ((keys, key_states), (values, value_states)):  # autocast turns keys in float32
+            tensor.view(-1, self._size).index_copy_(0, self._places, states.reshape(-1, self._size).to(tensor.dtype))
         return keys[: self.num_live], values[: self.num_live]

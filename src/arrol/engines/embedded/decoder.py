@@ -59,6 +59,7 @@ def flat_decoder(model: Any) -> FlatDecoder | None:
         and attention_kinds(model.config) == {"full_attention"}
         and not getattr(base, "gradient_checkpointing", False)
         and not any(module._forward_hooks or module._forward_pre_hooks for module in base.modules())
+        and not torch.is_autocast_enabled("cpu")
         and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
     )
     return FlatDecoder(base) if plain and _agrees(base) else None

@@ -18,7 +18,7 @@ from arrol.engines.embedded.batch import Batch
 from arrol.engines.embedded.cache import PromptCache, RowCache
 from arrol.engines.embedded.decoder import flat_decoder
 from arrol.engines.embedded.memory import cache_bytes
-from arrol.engines.embedded.support import additive, copy_of, require_supported
+from arrol.engines.embedded.support import additive, compute_dtype, copy_of, require_supported
 from arrol.protocols import Controller, Engine, More
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, GroupRequest, SamplingParams
@@ -44,7 +44,7 @@ class EmbeddedEngine(Engine):
         self._model = model if model.dtype == self._dtype else copy_of(model, self._dtype)
         self._needs_numbers = model.config._attn_implementation == "eager"
         self._flat = flat_decoder(self._model)
-        self._cache = RowCache(model.config, device=self.device, dtype=self._dtype)
+        self._cache = RowCache(model.config, device=self.device, dtype=compute_dtype(self._dtype, self.device))
 
     def sync_weights(self) -> None:
         """Take over the learner's weights; free when both are the same object."""

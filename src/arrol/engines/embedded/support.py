@@ -56,6 +56,11 @@ def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.zeros((), dtype=dtype, device=mask.device).where(mask, torch.finfo(dtype).min)
 
 
+def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Precision of keys and values: that of the weights, or of the autocast in force."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
+
+
 def attention_kinds(config: Any) -> set[str]:
     """``full_attention`` or others, over the layers."""
     alone = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
@@ -63,7 +68,10 @@ def attention_kinds(config: Any) -> set[str]:
 
 
 def _require_plain_head(model: Any) -> None:
-    """Refuse a model whose logits are not the output embedding of the last hidden state, to one per cent."""
+    """Refuse a model whose logits are not the output embedding of the last hidden state, to one per cent.
+
+    Where a trainer patches autocast into ``forward``, build and call the engine under the same autocast.
+    """
     was_training = model.training
     model.eval()
     try:

@@ -14,7 +14,7 @@ import trl
 from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import OracleRule
 from arrol.errors import ConfigError
-from arrol.integrations.trl.rules import changes_nothing, refuse_impossible
+from arrol.integrations.trl.rules import cache_budget, changes_nothing, refuse_impossible
 
 RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rule"}
 """Field here -> field of arrol's configs, where TRL has taken the name."""
@@ -79,8 +79,9 @@ class GRPOConfig(trl.GRPOConfig):
     quality: Options = field(
         default=None, metadata={"help": "Fields of the head: JSON or a mapping, such as {hidden_size: 64}."}
     )
-    decode_rows: int = field(
-        default=256, metadata={"help": "Rollouts that the embedded engine decodes at once; without vLLM."}
+    cache_gib: float | str | None = field(
+        default=None,
+        metadata={"help": "Key-value cache of the embedded engine, in GiB; default: auto, half of the free memory."},
     )
     vllm_two_phase: bool = field(
         default=False, metadata={"help": "One vLLM call per probe, for servers started without arrol's classes."}
@@ -88,6 +89,7 @@ class GRPOConfig(trl.GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        cache_budget(self.cache_gib)
         self.host_config()
 
     def host_config(self) -> HostConfig:
@@ -120,8 +122,6 @@ def _require_possible(args: GRPOConfig, config: HostConfig) -> None:
             f"probe_tokens = {list(rule.probe_tokens)}: no rollout runs beyond max_completion_length = {longest}; "
             "probe earlier"
         )
-    if args.decode_rows < 1:
-        raise ConfigError(f"decode_rows = {args.decode_rows}: must be at least 1; raise it")
     if args.vllm_two_phase and not args.use_vllm:
         raise ConfigError("vllm_two_phase = True: has no effect without vLLM; set use_vllm = True, or leave it out")
     if args.num_generations is not None and rule.keep_ratio * args.num_generations < rule.min_survivors:

@@ -24,6 +24,7 @@ from arrol.engines.vllm.served import ServedLlm
 from arrol.errors import ConfigError
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.trl.host import TrainerLike, sampling_params
+from arrol.integrations.trl.rules import CacheGib
 from arrol.protocols import Controller, Saved, TrainingController
 from arrol.pruning.controller import PruningController
 from arrol.quality.features import FeatureLayout
@@ -55,12 +56,12 @@ class HostedEngine(Protocol[AnyController]):
 
 
 def build_sampler(
-    trainer: TrainerLike, config: HostConfig, memory: HostMemory, *, decode_rows: int, two_phase: bool
+    trainer: TrainerLike, config: HostConfig, memory: HostMemory, *, cache_gib: CacheGib, two_phase: bool
 ) -> Sampler:
     """The sampler of TRL's own choice of engine."""
     local = PruningController(config.pruning, memory.estimator, seed=trainer.args.seed)
     if not trainer.use_vllm:
-        return EngineSampler(PolicyEngine(trainer, memory.layout, decode_rows), local, trainer)
+        return EngineSampler(PolicyEngine(trainer, memory.layout, cache_gib), local, trainer)
     args, is_colocated = trainer.args, trainer.args.vllm_mode == "colocate"
     if not is_colocated and not trainer.accelerator.is_main_process:
         return ServerSampler(None, trainer)
@@ -126,12 +127,12 @@ class ServerSampler:
 class PolicyEngine:
     """The embedded engine over the model that TRL trains, unwrapped and under TRL's precision for each call."""
 
-    def __init__(self, trainer: TrainerLike, layout: FeatureLayout, decode_rows: int) -> None:
+    def __init__(self, trainer: TrainerLike, layout: FeatureLayout, cache_gib: CacheGib) -> None:
         if trainer.is_fsdp_enabled:
             raise ConfigError(
                 "fsdp: the embedded engine needs whole layers on each process; set use_vllm=True, or rule = 'never'"
             )
-        self._trainer, self._layout, self._rows = trainer, layout, decode_rows
+        self._trainer, self._layout, self._cache_gib = trainer, layout, cache_gib
         self._engine: EmbeddedEngine | None = None
 
     def generate(
@@ -146,14 +147,20 @@ class PolicyEngine:
 
         trainer = self._trainer
         gather = trainer.args.ds3_gather_for_generation
-        with unwrap_model_for_generation(
-            trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=gather
-        ) as model:
+        with (
+            unwrap_model_for_generation(
+                trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=gather
+            ) as model,
+            trainer.accelerator.autocast(),
+        ):
             if self._engine is None:
                 model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA lies inside it
-                dtype = str(model.dtype).removeprefix("torch.")
-                config = validate(EngineConfig, {"max_rows": self._rows, "dtype": dtype})
-                self._engine = EmbeddedEngine(model, config, self._layout)
+                config = {
+                    "dtype": str(model.dtype).removeprefix("torch."),
+                    "max_rows": trainer.args.generation_batch_size // trainer.accelerator.num_processes,
+                    "cache_gib": self._cache_gib,
+                }
+                self._engine = EmbeddedEngine(model, validate(EngineConfig, config), self._layout)
             return self._engine.generate(requests, params, seed=seed, controller=controller)
 
 

@@ -23,7 +23,7 @@ from arrol.integrations.trl.engines import Sampler, build_sampler
 from arrol.integrations.trl.host import TrainerLike, TrlPrompts, tokenized_prompts
 from arrol.integrations.trl.loss import BatchSignal, Inputs, rows_by_tokens
 from arrol.integrations.trl.rewards import TAG_COLUMN
-from arrol.integrations.trl.rules import refuse_impossible, replaces_advantages, selects, share_of
+from arrol.integrations.trl.rules import cache_budget, refuse_impossible, replaces_advantages, selects, share_of
 from arrol.integrations.trl.signal import (
     BatchTotals,
     GroupAdvantages,
@@ -35,7 +35,11 @@ from arrol.types import GroupRequest, Prompt, Rollout, State
 
 
 def pruned_rollout(
-    *, success_reward: str | None = None, decode_rows: int = 256, two_phase: bool = False, **options: object
+    *,
+    success_reward: str | None = None,
+    cache_gib: float | str | None = None,
+    two_phase: bool = False,
+    **options: object,
 ) -> PrunedRollout:
     """A ``rollout_func`` for a trainer of your own; ``options`` are the fields of the rule and of ``HostConfig``.
 
@@ -44,17 +48,22 @@ def pruned_rollout(
     """
     config = parse_host(options)
     refuse_impossible(config)
-    return PrunedRollout(config, success_reward=success_reward, decode_rows=decode_rows, two_phase=two_phase)
+    return PrunedRollout(config, success_reward=success_reward, cache_gib=cache_gib, two_phase=two_phase)
 
 
 class PrunedRollout:
     """Called by TRL as its ``rollout_func``; learns from each batch once its rewards are known."""
 
     def __init__(
-        self, config: HostConfig, *, success_reward: str | None = None, decode_rows: int = 256, two_phase: bool = False
+        self,
+        config: HostConfig,
+        *,
+        success_reward: str | None = None,
+        cache_gib: float | str | None = None,
+        two_phase: bool = False,
     ) -> None:
         self.config, self.success_reward = config, success_reward
-        self._decode_rows, self._two_phase = decode_rows, two_phase
+        self._cache_gib, self._two_phase = cache_budget(cache_gib), two_phase
         self._values = OutcomeValues()
         self._sampler: Sampler | None = None
         self._memory: HostMemory | None = None
@@ -157,7 +166,7 @@ class PrunedRollout:
             return self._sampler, self._memory
         config, seed = trainer.accelerator.unwrap_model(trainer.model).config.get_text_config(), trainer.args.seed
         memory = HostMemory(self.config, int(config.hidden_size), seed=seed)
-        sampler = build_sampler(trainer, self.config, memory, decode_rows=self._decode_rows, two_phase=self._two_phase)
+        sampler = build_sampler(trainer, self.config, memory, cache_gib=self._cache_gib, two_phase=self._two_phase)
         processes, size = trainer.accelerator.num_processes, trainer.num_generations
         self._allocation = HostAllocation(
             share_of(self.config.allocation, size, processes),

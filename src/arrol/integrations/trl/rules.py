@@ -6,11 +6,16 @@ function has returned. A rule may choose how many rows of a group are sampled, w
 
 from __future__ import annotations
 
+from typing import Literal
+
 from arrol.configs.allocation import AllocationConfig, KnapsackAllocation
+from arrol.configs.base import validate
 from arrol.configs.host import HostConfig
+from arrol.configs.run import EngineConfig
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts, refuse_unused, uses_belief
 
+CacheGib = float | Literal["auto"]
 USED = {
     "uniform": frozenset[str](),
     "pods": frozenset({"train_size"}),
@@ -91,3 +96,15 @@ def share_of(allocation: AllocationConfig, num_generations: int, processes: int)
         return allocation
     most = allocation.max_group or num_generations
     return allocation.model_copy(update={"rollout_budget": allocation.rollout_budget // processes, "max_group": most})
+
+
+def cache_budget(value: float | str | None) -> CacheGib:
+    """Checked ``EngineConfig.cache_gib``; a flag gives the number as text, None is auto."""
+    try:
+        given: object = "auto" if value is None else float(value)
+    except ValueError:
+        given = value
+    try:
+        return validate(EngineConfig, {"cache_gib": given}).cache_gib
+    except ConfigError as error:
+        raise ConfigError(str(error).removeprefix("engine.")) from None

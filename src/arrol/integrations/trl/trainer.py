@@ -92,7 +92,7 @@ def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> P
         rollout = PrunedRollout(
             config,
             success_reward=args.success_reward,
-            decode_rows=args.decode_rows,
+            cache_gib=args.cache_gib,
             two_phase=args.vllm_two_phase,
         )
     elif not isinstance(rollout, PrunedRollout):

@@ -34,6 +34,32 @@ def test_logprobs_equal_a_forward_pass(any_model):
     assert len({completion.token_ids for group in groups for completion in group}) == 12, "streams differ"
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_float32_weights_under_autocast_are_sampled_as_the_model_scores_them(make_model, attention):
+    """As a trainer with ``bf16=True`` has them: accelerate patches autocast into ``forward``."""
+    model = make_model("llama", attn_implementation=attention)
+    exact = model.forward
+
+    def patched(*arguments, **named):
+        with torch.autocast("cpu", torch.bfloat16):
+            output = exact(*arguments, **named)
+        output.logits = output.logits.float()
+        return output
+
+    model.forward = patched
+    with torch.autocast("cpu", torch.bfloat16):
+        engine = engine_of(model)
+        groups = engine.generate(requests_for(PROMPTS, 3), SamplingParams(25), seed=1)
+        again = engine.generate(requests_for(PROMPTS, 3), SamplingParams(25), seed=1)
+    assert engine._cache._empty.dtype == torch.bfloat16
+    assert tokens_of(groups) == tokens_of(again)
+    assert_logprobs_are_the_models(model, PROMPTS, groups, tolerance=0.1)
+    model.forward = exact
+    expected = [forward(model, p, c.token_ids)[0] for p, group in zip(PROMPTS, groups, strict=True) for c in group]
+    found = [completion.sampler_logprobs_T for group in groups for completion in group]
+    assert np.abs(np.concatenate(found) - np.concatenate(expected)).max() > 1e-3, "it was bfloat16"
+
+
 def test_features_equal_a_forward_pass(any_model):
     spy = Spy((4, 9))
     groups = engine_of(any_model).generate(requests_for(PROMPTS, 3), SamplingParams(12), seed=2, controller=spy)
