@@ -95,6 +95,12 @@ def test_sampling_that_the_engine_does_not_know(tmp_path, changes, words):
         trainer(config(tmp_path, **changes)).train()
 
 
+def test_completions_beyond_the_models_positions_are_refused(tmp_path):
+    words = r"^max_completion_length = 126: with a prompt of 4 tokens it exceeds the 128 positions of the model "
+    with pytest.raises(ConfigError, match=words + r"\(max_position_embeddings\); lower it to 124$"):
+        trainer(config(tmp_path, max_completion_length=126)).train()
+
+
 def test_an_option_that_would_be_ignored_is_refused(tmp_path):
     if "use_transformers_continuous_batching" not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
         pytest.skip("this TRL has no continuous batching")

@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError, ModelError
 from arrol.types import Prompt
 
@@ -72,16 +73,6 @@ def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     extra = [named] if isinstance(named, int) else list(named or [])
     return tuple(sorted({int(tokenizer.eos_token_id), *map(int, extra)}))
-
-
-def max_positions(config: Any) -> int | None:
-    """Longest sequence that a model's config allows, rope scaling included; None where it names no limit."""
-    longest = getattr(config, "max_position_embeddings", None)
-    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if longest is None or scaling.get("rope_type", "default") == "default":
-        return longest
-    original = scaling.get("original_max_position_embeddings") or longest
-    return max(int(longest), int(original * (scaling.get("factor") or 1.0)))
 
 
 def require_positions(config: Any, prompts: Iterable[Prompt], max_completion_tokens: int) -> None:

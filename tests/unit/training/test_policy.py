@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError, ModelError
 from arrol.training.policy import (
     load_policy,
     load_tokenizer,
-    max_positions,
     require_positions,
     resolve_device,
     stop_token_ids,

@@ -67,6 +67,16 @@ def attention_kinds(config: Any) -> set[str]:
     return set(getattr(config, "layer_types", None) or [alone])
 
 
+def max_positions(config: Any) -> int | None:
+    """Longest sequence that a model's config allows, rope scaling included; None where it names no limit."""
+    longest = getattr(config, "max_position_embeddings", None)
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if longest is None or scaling.get("rope_type", "default") == "default":
+        return longest
+    original = scaling.get("original_max_position_embeddings") or longest
+    return max(int(longest), int(original * (scaling.get("factor") or 1.0)))
+
+
 def _require_plain_head(model: Any) -> None:
     """Refuse a model whose logits are not the output embedding of the last hidden state, to one per cent.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
+from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError
 from arrol.types import SamplingParams
 
@@ -69,6 +70,17 @@ def tokenized_prompts(prompts: TrlPrompts, trainer: TrainerLike) -> list[list[in
         return_dict=True,
         **trainer.chat_template_kwargs,
     )["input_ids"]
+
+
+def require_positions(prompt_ids: list[list[int]], trainer: TrainerLike) -> None:
+    """ConfigError where the longest prompt and a completion of full length exceed the model's positions."""
+    longest, most = max(map(len, prompt_ids), default=0), trainer.max_completion_length
+    limit = max_positions(trainer.accelerator.unwrap_model(trainer.model).config.get_text_config())
+    if limit is not None and longest + most > limit:
+        raise ConfigError(
+            f"max_completion_length = {most}: with a prompt of {longest} tokens it exceeds the {limit} positions of "
+            f"the model (max_position_embeddings); lower it to {max(limit - longest, 0)}"
+        )
 
 
 def sampling_params(trainer: TrainerLike) -> SamplingParams:

@@ -20,7 +20,7 @@ from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory, read_head, write_head
 from arrol.integrations.trl.batch import RewardedGroup, RolloutBatch, RowTag
 from arrol.integrations.trl.engines import Sampler, build_sampler
-from arrol.integrations.trl.host import TrainerLike, TrlPrompts, tokenized_prompts
+from arrol.integrations.trl.host import TrainerLike, TrlPrompts, require_positions, tokenized_prompts
 from arrol.integrations.trl.loss import BatchSignal, Inputs, rows_by_tokens
 from arrol.integrations.trl.rewards import TAG_COLUMN
 from arrol.integrations.trl.rules import cache_budget, refuse_impossible, replaces_advantages, selects, share_of
@@ -82,6 +82,7 @@ class PrunedRollout:
         self._trainer = trainer
         sampler, memory = self._ready(trainer)
         prompt_ids = tokenized_prompts(prompts, trainer)
+        require_positions(prompt_ids, trainer)
         if not trainer.model.training:
             groups = sampler.sample(self._evaluation_requests(prompt_ids, trainer), prune=False)
             rows = RolloutBatch(groups).rows
