@@ -41,7 +41,7 @@ def test_the_run_prunes_learns_and_changes_its_weights(whole):
 
 
 KILLS = [
-    ("in the first evaluation", ("arrol.cli.train", "evaluate", 1)),
+    ("in the first evaluation", ("arrol.cli.train", "sample_prompts", 1)),
     ("before the first checkpoint", ("arrol.training.trainer", "Trainer._write_rollouts", 2)),
     ("while the first checkpoint is written", ("arrol.training.checkpoint", "write_state", 1)),
     ("before a checkpoint gets its name", ("arrol.training.checkpoint", "_flush", 2)),
