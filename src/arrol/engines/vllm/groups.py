@@ -118,7 +118,11 @@ class GroupBook:
         return self._requests[request_id].pruning
 
     def rollout_id(self, request_id: str) -> RolloutId:
-        return self._requests[request_id].rollout_id
+        """The id under which the trainer asked; the controller may number a later wave otherwise."""
+        request = self._requests[request_id]
+        step, group, index = request.rollout_id
+        number = request.pruning.number if request.pruning.first else None
+        return RolloutId(step, group if number is None else number, index)
 
     def add(self, request_id: str, pruning: PruningRequest) -> None:
         """A request came; ConfigError when it contradicts its group."""
