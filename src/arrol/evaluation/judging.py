@@ -74,7 +74,7 @@ def disagreements(judged_P: Sequence[JudgedProblem]) -> int:
 
 
 def ballots_of(one: JudgedProblem, *, measure: str = "lowest", window: int = 2048) -> Ballots:
-    """The columns that a vote may read; those that some sample lacks are left out."""
+    """The columns that a vote may read; a column that some sample lacks is left out."""
     score_N = [sample.score for sample in one.samples]
     quality_N = [sample.quality for sample in one.samples]
     confidence_N = [_confidence(sample, measure, window) for sample in one.samples]

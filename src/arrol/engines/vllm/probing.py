@@ -211,7 +211,7 @@ class ProbeReader:
         return slot
 
     def _scores(self, gathered: Gathered, snapshot: EstimatorSnapshot) -> list[ProbeScore]:
-        """Assemble features, score them by the head of their probe, hold those that a trainer asked for."""
+        """Assemble features, score them by the head of their probe, keep the features that a trainer requested."""
         probes, hidden_CX, size = gathered.probes, gathered.hidden_CX.numpy(), snapshot.layout.hidden_size
         statistics_C3 = self._logprob_statistics(probes)
         features_CF = snapshot.layout.assemble(hidden_CX[:, :size], hidden_CX[:, size:], statistics_C3)

@@ -122,7 +122,7 @@ class _Call:
     has_begun: bool = False
 
     def rounds(self) -> None:
-        """All requests to the end, then those that ``more`` adds."""
+        """All requests to the end, then the requests that ``more`` adds."""
         new = self.asked.requests
         while new:
             rollout_ids, prompts, settings = self._translated(new)

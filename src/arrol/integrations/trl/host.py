@@ -84,7 +84,7 @@ def require_positions(prompt_ids: list[list[int]], trainer: TrainerLike) -> None
 
 
 def sampling_params(trainer: TrainerLike) -> SamplingParams:
-    """TRL's sampling settings; ConfigError for those that the engine does not have."""
+    """TRL's sampling settings; ConfigError for a setting that the engine lacks."""
     args = trainer.args
     for name, value, unset in (
         ("min_p", args.min_p, (None, 0.0)),
