@@ -100,7 +100,11 @@ class Host:
             assert self.decisions.setdefault((name, decision.probe), decision) is decision
             assert decision.keep == (name not in self.stopped)
             assert 0 < decision.survival <= 1
-            assert decision.rollout_id == book.rollout_id(name)
+            (step, number, index), (_, pruning) = book.rollout_id(name), self.group_of[name]
+            if pruning.first and pruning.number is not None:  # reported under the number that the trainer gave
+                assert (number, decision.rollout_id[::2]) == (pruning.number, (step, index))
+            else:
+                assert decision.rollout_id == (step, number, index)
         for group, count in Counter(self.group_of[name][0] for name in self.stopped).items():
             waves = {p.first: p for g, p in self.group_of.values() if g == group}
             assert sum(p.size for p in waves.values()) - count >= waves[0].rule.min_survivors
