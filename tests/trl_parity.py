@@ -48,7 +48,12 @@ def double(scenario):
     """What the rollout function reads of a trainer, without TRL: prompts are lists of token ids."""
     size = max(scenario.sizes)
     args = {"seed": SEED, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}
-    args |= {"generation_kwargs": None, "generation_batch_size": size * len(scenario.sizes)}
+    args |= {
+        "beta": 0.0,
+        "top_entropy_quantile": 1.0,
+        "generation_kwargs": None,
+        "generation_batch_size": size * len(scenario.sizes),
+    }
     model = small_model()
     return SimpleNamespace(
         args=SimpleNamespace(**args),

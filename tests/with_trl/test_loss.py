@@ -4,12 +4,14 @@ The reference takes TRL's own loss of one row at a time and adds the rows up und
 ``arrol.integrations.trl.signal``; it knows nothing of compaction or factors.
 """
 
+import numpy as np
 import pytest
 import torch
 import trl
 from rows import Spy, gradient, rows_of
 
 import trl_host
+from arrol.algorithms.thinning import training_probability
 from arrol.integrations.trl import GRPOTrainer, prune_rewards
 from arrol.integrations.trl.rollout import PrunedRollout
 from arrol.integrations.trl.signal import BY_LOCAL_TOKENS, BY_ROWS, LOSS_TYPES
@@ -138,6 +140,37 @@ def test_truncated_survivors_have_no_loss_and_count_as_trl_counts_them(tmp_path,
         parts.append(row)
     wanted, _ = gradient(host, lambda *given: trl.GRPOTrainer.compute_loss(host, *given), parts)
     torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_thinned_rows_leave_the_forward_pass_and_stay_in_every_denominator(tmp_path, loss_type):
+    """One batch with and without the lottery: equal weights and totals; advantages of the rows drawn are raised."""
+    every = pruned_host(tmp_path / "every", loss_type, "doubly_robust", thinning=0)
+    some = pruned_host(tmp_path / "some", loss_type, "doubly_robust", thinning=1)
+    assert some.pruned.signal.totals == every.pruned.signal.totals
+    live = (some.before["completion_mask"] * some.before["tool_mask"]).any(1).nonzero().flatten().tolist()
+    before, after = ([host.pruned.signal.find(some.before, i, host) for i in live] for host in (every, some))
+    contribution = np.array([row.advantage for row in before])
+    probability = training_probability(contribution, 1.0)
+    assert [row.weight for row in after] == [row.weight for row in before]
+    assert [row.trains for row in after] == [row.advantage != 0 for row in after]
+    assert 0 < sum(row.trains for row in after) < len(live)
+    trained = [n for n, row in enumerate(after) if row.trains]
+    np.testing.assert_allclose([after[n].advantage for n in trained], (contribution / probability)[trained])
+    passed = some.pruned.loss_inputs(some.before, some)
+    assert len(passed["completion_mask"]) == len(trained)
+
+
+@pytest.mark.parametrize("changes", [{"beta": 0.1}, {"top_entropy_quantile": 0.5}, {"correction": "plain"}])
+def test_nothing_is_thinned_where_the_loss_reads_the_rows_at_hand(tmp_path, changes):
+    model, tokenizer = trl_host.model_and_tokenizer()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    args = config(tmp_path / "run", max_steps=2, thinning=1, **changes)
+    host = Spy(model=str(tmp_path / "model"), reward_funcs=has_digit, args=args, train_dataset=trl_host.dataset())
+    host.train()
+    live = (host.before["completion_mask"] * host.before["tool_mask"]).any(1)
+    assert len(host.pruned.loss_inputs(host.before, host)["completion_mask"]) == live.sum() < 16
 
 
 def test_equal_rows_of_two_groups_keep_their_sum(tmp_path):

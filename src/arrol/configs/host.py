@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
 from arrol.configs.base import StrictModel, nearest_key, validate
@@ -35,6 +35,9 @@ class HostConfig(StrictModel):
     """
     correction: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
     """plain: survivors only, biased, the only one for mc_grpo; ipw, doubly_robust: weighted by 1/survival."""
+    thinning: float = Field(0.5, ge=0, le=1)
+    """Share of a batch's root mean square |advantage x weight| below which a survivor trains by an unbiased lottery; 0
+    trains all. Off without pruned rollouts, with a KL or entropy term, and where the host's own advantages train."""
     success_threshold: float = 0.5
     """A reward above it counts as right: the label of the head."""
 

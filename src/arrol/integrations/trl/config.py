@@ -20,7 +20,7 @@ RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rul
 """Field here -> field of arrol's configs, where TRL has taken the name."""
 FLAT_FIELDS = (
     *("rule", "keep_ratio", "probe_tokens", "draw", "min_survival", "min_survivors", "pruning_warmup_steps"),
-    *("algorithm", "correction", "success_threshold"),
+    *("algorithm", "correction", "thinning", "success_threshold"),
 )
 """Fields that :func:`arrol.configs.host.parse_host` takes as they are."""
 Options = dict[str, Any] | str | None
@@ -58,6 +58,13 @@ class GRPOConfig(trl.GRPOConfig):
         metadata={
             "help": "doubly_robust, ipw: survivors weighted by 1/survival, which estimates the whole group's gradient; "
             "plain: unweighted survivors; default: doubly_robust, with mc_grpo plain."
+        },
+    )
+    thinning: float = field(
+        default=0.5,
+        metadata={
+            "help": "Survivors with |advantage x weight| below this share of the batch's root mean square train by an "
+            "unbiased lottery; 0 trains all."
         },
     )
     allocation: str = field(

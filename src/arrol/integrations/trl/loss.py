@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from arrol.integrations.trl.batch import RewardedGroup, RowKey, row_key
@@ -19,6 +20,17 @@ Inputs = Mapping[str, torch.Tensor]
 """Most tensors have one row per completion."""
 
 
+class RowSignal(NamedTuple):
+    """A row's part of the loss."""
+
+    advantage: float
+    """Advantage times weight, and times the factor of thinning."""
+    weight: float
+    """Rollouts that the row stands for in a denominator; 0 where a selection leaves it out."""
+    trains: bool
+    """False: without weight, or left out by thinning; its weight counts all the same."""
+
+
 @dataclass(frozen=True)
 class BatchSignal:
     """What the loss needs to know of a batch."""
@@ -27,15 +39,14 @@ class BatchSignal:
     """Over all ranks."""
     differs: bool
     """The loss is not TRL's own: a rollout could have been stopped, or a rule selects rows."""
-    rows: Mapping[RowKey, tuple[float, float]] | None
-    """Tokens of a survivor of this rank -> advantage times weight, and weight (0 where it does not train); None where
-    TRL's own advantages train."""
+    rows: Mapping[RowKey, RowSignal] | None
+    """Tokens of a survivor of this rank -> its part of the loss; None where TRL's own advantages train."""
 
-    def find(self, inputs: Inputs, row: int, trainer: TrainerLike) -> tuple[float, float]:
-        """The two values of a row of TRL's batch; (0, 1) for a stopped one."""
+    def find(self, inputs: Inputs, row: int, trainer: TrainerLike) -> RowSignal:
+        """Part of the loss of a row of TRL's batch; advantage 0 and weight 1 for a stopped one."""
         prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
         key = row_key(prompt, inputs["completion_ids"][row].tolist(), trainer.processing_class.pad_token_id)
-        return (self.rows or {}).get(key, (0.0, 1.0))
+        return (self.rows or {}).get(key, RowSignal(0.0, 1.0, True))
 
     def training_inputs(self, inputs: Inputs, trainer: TrainerLike) -> Inputs:
         """``inputs`` of the rows that train; the very same object where the loss is TRL's own."""
@@ -43,32 +54,41 @@ class BatchSignal:
             return inputs
         live_R = live_rows(inputs)
         advantage_R, weight_R = inputs["advantages"], torch.ones_like(inputs["advantages"])
+        tokens_R = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum(1)
         if self.rows is not None:
             found = [self.find(inputs, row, trainer) for row in range(len(live_R))]
-            advantage_R, weight_R = advantage_R.new_tensor(found).reshape(-1, 2).unbind(1)
+            advantage_R, weight_R, trains_R = advantage_R.new_tensor(found).reshape(-1, 3).unbind(1)
             advantage_R = advantage_R * live_R
             # Masked rows stay for now: ranks may need them to reach equal row counts.
-            inputs = {**inputs, "completion_mask": inputs["completion_mask"] * (weight_R != 0)[:, None]}
-            live_R = live_R & (weight_R > 0)
+            inputs = {**inputs, "completion_mask": inputs["completion_mask"] * (trains_R != 0)[:, None]}
+            live_R = live_R & (trains_R > 0)
         chosen_K = _equal_on_all_ranks(live_R, trainer)
-        tokens_R = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum(1)
-        sizes = MicrobatchSizes(len(live_R), len(chosen_K), float(tokens_R.sum()), float((tokens_R * weight_R).sum()))
+        sizes = MicrobatchSizes(
+            len(live_R), len(chosen_K), float(tokens_R[live_R].sum()), float((tokens_R * weight_R).sum())
+        )
         factor = loss_factor(trainer.loss_type, self.totals, sizes)
         return keep_rows({**inputs, "advantages": advantage_R * factor}, chosen_K)
 
 
 def rows_by_tokens(
-    groups: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], pad: int | None
-) -> dict[RowKey, tuple[float, float]]:
-    """Tokens of a survivor -> its two values; rows of equal tokens share their mean, which keeps their sum."""
-    rows: dict[RowKey, list[tuple[float, float]]] = {}
-    for rewarded, found in zip(groups, advantages, strict=True):
+    groups: Sequence[RewardedGroup],
+    advantages: Sequence[GroupAdvantages],
+    factors: Sequence[np.ndarray],
+    pad: int | None,
+) -> dict[RowKey, RowSignal]:
+    """Tokens of a survivor -> its part; rows of equal tokens share their mean, which keeps their sum.
+
+    ``factors``: per group, of :func:`arrol.integrations.trl.signal.thinning_factors`.
+    """
+    rows: dict[RowKey, list[tuple[float, float, float]]] = {}
+    for rewarded, found, factor_G in zip(groups, advantages, factors, strict=True):
         prompt = rewarded.group.prompt.token_ids
-        for rollout, *values in zip(rewarded.group.rollouts, found.advantage_G, found.weight_G, strict=True):
+        values_G = np.stack([found.advantage_G * factor_G, found.weight_G, factor_G], axis=1)
+        for rollout, values in zip(rewarded.group.rollouts, values_G.tolist(), strict=True):
             if rollout.survived:
-                key = row_key(prompt, rollout.completion.token_ids, pad)
-                rows.setdefault(key, []).append((float(values[0]), float(values[1])))
-    return {key: (mean(a for a, _ in pairs), mean(w for _, w in pairs)) for key, pairs in rows.items()}
+                rows.setdefault(row_key(prompt, rollout.completion.token_ids, pad), []).append(values)
+    means = {key: np.mean(parts, axis=0).tolist() for key, parts in rows.items()}
+    return {key: RowSignal(a, weight, weight * factor > 0) for key, (a, weight, factor) in means.items()}
 
 
 def live_rows(inputs: Inputs) -> torch.Tensor:

@@ -30,6 +30,7 @@ from arrol.integrations.trl.signal import (
     OutcomeValues,
     own_advantages,
     survivor_counts,
+    thinning_factors,
 )
 from arrol.types import GroupRequest, Prompt, Rollout, State
 
@@ -106,6 +107,8 @@ class PrunedRollout:
         mine = self.batch.rewarded(weights, self.success_reward, self.config.success_threshold)
         everyone = _gathered(mine, trainer)
         advantages, first = self._advantages(everyone, trainer), trainer.accelerator.process_index * len(mine)
+        factors = thinning_factors(everyone, advantages, self._thinning(trainer), seed=trainer.args.seed)
+        local = slice(first, first + len(mine))
         self.signal = BatchSignal(
             BatchTotals.of(
                 everyone,
@@ -114,7 +117,7 @@ class PrunedRollout:
                 skip_truncated=trainer.mask_truncated_completions,
             ),
             differs=selects(self.config) or any(rewarded.is_pruned for rewarded in everyone),
-            rows=rows_by_tokens(mine, advantages[first : first + len(mine)], trainer.processing_class.pad_token_id)
+            rows=rows_by_tokens(mine, advantages[local], factors[local], trainer.processing_class.pad_token_id)
             if replaces_advantages(self.config)
             else None,
         )
@@ -225,6 +228,17 @@ class PrunedRollout:
             [rewarded.group for rewarded in everyone], [rewarded.total_G for rewarded in everyone], self._memory.step
         )
         return own_advantages(everyone, lessons, self.config, trainer.scale_rewards, self._values)
+
+    def _thinning(self, trainer: TrainerLike) -> float:
+        """Share; 0 where TRL's advantages train, or where a term or mask of the loss reads the rows at hand."""
+        args = trainer.args
+        reads_rows = (
+            args.beta
+            or args.top_entropy_quantile < 1
+            or getattr(args, "entropy_coef", 0)  # TRL 1.13 and newer
+            or getattr(args, "use_adaptive_entropy", False)
+        )
+        return self.config.thinning if replaces_advantages(self.config) and not reads_rows else 0.0
 
 
 def _output(

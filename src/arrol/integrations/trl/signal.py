@@ -32,6 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
+from arrol.algorithms.thinning import thinned
 from arrol.configs.host import HostConfig
 from arrol.configs.method import AlgorithmBase, GrpoConfig, McGrpoConfig
 from arrol.integrations.trl.batch import RewardedGroup
@@ -78,6 +79,23 @@ class GroupAdvantages(NamedTuple):
     """float64 ``[G]``: rollouts that a row stands for, such as 1/survival; 0 for stopped and left-out rows."""
     effective_rollouts: float
     """Contribution to a denominator that counts rows."""
+
+
+def thinning_factors(
+    groups: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], share: float, *, seed: int
+) -> list[np.ndarray]:
+    """Factors ``[G]`` of each group's advantages (:mod:`arrol.algorithms.thinning`); 0 for rows that do not train.
+
+    Weights stay, and with them every denominator. All 1 in a batch without pruned rollouts, and for ``share`` 0.
+    """
+    factors = [np.ones(len(each.group.rollouts)) for each in groups]
+    if not share or not any(each.is_pruned for each in groups):
+        return factors
+    advantage_R = np.concatenate([each.advantage_G for each in advantages])
+    rollout_ids = [rollout.rollout_id for each in groups for rollout in each.group.rollouts]
+    rows, factor_R = np.flatnonzero(advantage_R), np.zeros(len(advantage_R))
+    factor_R[rows] = thinned(advantage_R[rows], [rollout_ids[row] for row in rows], share, seed=seed)
+    return np.split(factor_R, np.cumsum([len(part) for part in factors])[:-1])
 
 
 def survivor_counts(groups: Sequence[RewardedGroup]) -> list[GroupAdvantages]:

@@ -83,6 +83,8 @@ def _refuse(host: HostConfig) -> None:
         [
             ("correction", host.correction, host.correction != "plain",
              "verl computes advantages from uid and reward, without 1/survival; use plain, or train with arrol or TRL"),
+            ("thinning", host.thinning, "thinning" in host.model_fields_set and host.thinning > 0,
+             "verl computes advantages itself; leave it out"),
             ("algorithm", host.algorithm, host.algorithm != "grpo", "verl computes advantages itself; leave it out"),
             ("quality.features", list(features), features != ("logprobs",),
              "verl's servers return no hidden states; leave it out"),

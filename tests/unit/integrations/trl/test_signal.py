@@ -20,6 +20,7 @@ from arrol.integrations.trl.signal import (
     loss_factor,
     own_advantages,
     survivor_counts,
+    thinning_factors,
 )
 
 from ..groups import group_of
@@ -244,3 +245,23 @@ def test_stopped_and_silent_rollouts_leave_a_selection():
     (signal,) = signals([group], [Lesson(whole(5))], correction="ipw")
     np.testing.assert_array_equal(signal.weight_G, [2.0, 2.0, 0.0, 2.0, 1.0])
     assert signal.effective_rollouts == 5.0
+
+
+def test_thinning_keeps_the_expected_advantages_and_frees_groups_without_spread():
+    """Over many seeds the mean factor is 1; a row without an advantage never trains."""
+    groups = [verified([1] * 5, SURVIVAL, REWARDS), verified([1] * 5, SURVIVAL, np.zeros(5), number=1)]
+    found = signals(groups, correction="ipw")
+    factors = [np.concatenate(thinning_factors(groups, found, 1.0, seed=seed)) for seed in range(2000)]
+    advantage = np.concatenate([each.advantage_G for each in found])
+    assert (advantage[:5] != 0).all()
+    assert (advantage[5:] == 0).all()
+    np.testing.assert_allclose(np.mean(factors, axis=0)[:5], 1.0, atol=0.1)
+    assert not np.any(np.array(factors)[:, 5:])
+
+
+def test_nothing_is_thinned_without_pruned_rollouts_or_a_share():
+    whole_groups = [verified([1] * 5, [1.0] * 5, REWARDS)]
+    pruned_groups = [verified([1] * 5, SURVIVAL, REWARDS)]
+    for groups, share in ((whole_groups, 1.0), (pruned_groups, 0.0)):
+        (factor_G,) = thinning_factors(groups, signals(groups, correction="ipw"), share, seed=1)
+        assert factor_G.tolist() == [1.0] * 5

@@ -59,6 +59,7 @@ FACTOR = "it multiplies data.train_batch_size; use a whole number, at least 2"
             "correction = 'ipw': verl computes advantages from uid and reward, without 1/survival; use plain, or train "
             "with arrol or TRL",
         ),
+        ({"thinning": 0.3}, "thinning = 0.3: verl computes advantages itself; leave it out"),
         ({"algorithm": "mc_grpo"}, "algorithm = 'mc_grpo': verl computes advantages itself; leave it out"),
         (
             {"quality": {"features": ["last_hidden"]}},
