@@ -21,6 +21,9 @@ from arrol.errors import ConfigError
 RENAMED = {"estimator": "correction"}
 """Key of an older release -> its name now, for the error message."""
 
+MAX_SHOWN = 80
+"""Characters of a wrong value in an error message."""
+
 
 class StrictModel(BaseModel):
     """A frozen config node that refuses unknown keys."""
@@ -81,6 +84,14 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     return renamed if renamed in names else difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
 
 
+def shown(value: object) -> str:
+    """The value as an error message quotes it, at most ``MAX_SHOWN`` characters long."""
+    if isinstance(value, int) and value.bit_length() > 4 * MAX_SHOWN:  # Python refuses to print very long numbers
+        return f"{'-' if value < 0 else ''}2**{value.bit_length() - 1}..."
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
 def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
     location = [part for part in error["loc"] if not isinstance(part, int)]
     node, path = _walk(model, [str(part) for part in location])
@@ -91,7 +102,7 @@ def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
     remedy = f"expected: {expected}" if expected else "see the comments in configs/"
     if kind == "extra_forbidden":
         key = nearest_key(str(location[-1]), node.model_fields)
-        return f"{field} = {value!r}: unknown key; the nearest known one is {key!r}"
+        return f"{field} = {shown(value)}: unknown key; the nearest known one is {key!r}"
     if kind == "missing":
         return f"{field}: missing; {remedy}"
     if kind in ("union_tag_not_found", "union_tag_invalid") and info:
@@ -100,11 +111,11 @@ def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
             return f"{field}.{info.discriminator}: missing; choose one of {known}"
         tag = context.get("tag")
         near = nearest_key(str(tag), variants(info))
-        return f"{field}.{info.discriminator} = {tag!r}: unknown; the nearest of {known} is {near!r}"
+        return f"{field}.{info.discriminator} = {shown(tag)}: unknown; the nearest of {known} is {near!r}"
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
-        return message if "=" in message.split(":")[0] else f"{field} = {value!r}: {message}"
-    return f"{field} = {value!r}: {message[0].lower()}{message[1:]}; {remedy}"
+        return message if "=" in message.split(":")[0] else f"{field} = {shown(value)}: {message}"
+    return f"{field} = {shown(value)}: {message[0].lower()}{message[1:]}; {remedy}"
 
 
 def _walk(model: type[StrictModel], location: list[str]) -> tuple[type[StrictModel], list[str]]:

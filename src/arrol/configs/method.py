@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from arrol.configs.base import StrictModel
+from arrol.configs.base import StrictModel, shown
 
 
 class QualityConfig(StrictModel):
@@ -92,14 +92,16 @@ class PruningBase(StrictModel):
     def _probes(self) -> Self:
         probes, ratios = self.probe_tokens, self.probe_keep_ratios
         if not probes or any(p < 1 for p in probes) or list(probes) != sorted(set(probes)):
-            raise ValueError(f"pruning.probe_tokens = {list(probes)}: give one or more ascending lengths of at least 1")
+            raise ValueError(
+                f"pruning.probe_tokens = {shown(list(probes))}: give one or more ascending lengths of at least 1"
+            )
         if ratios and (len(ratios) != len(probes) or ratios[-1] != self.keep_ratio):
             raise ValueError(
-                f"pruning.probe_keep_ratios = {list(ratios)}: give one per probe, "
+                f"pruning.probe_keep_ratios = {shown(list(ratios))}: give one per probe, "
                 f"the last equal to keep_ratio {self.keep_ratio}"
             )
         if any(not 0 < b <= a for a, b in zip((1.0, *ratios), ratios, strict=False)):
-            raise ValueError(f"pruning.probe_keep_ratios = {list(ratios)}: let them fall, each in (0, 1]")
+            raise ValueError(f"pruning.probe_keep_ratios = {shown(list(ratios))}: let them fall, each in (0, 1]")
         return self
 
     @property

@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from arrol.configs.base import StrictModel, nearest_key, validate
+from arrol.configs.base import StrictModel, nearest_key, shown, validate
 from arrol.configs.method import RULE_FIELDS, NeymanRule, OracleRule, PruningConfig
 from arrol.errors import ConfigError
 from arrol.types import PruningDecision, Reason, RolloutId
@@ -32,6 +32,14 @@ PREFIX = "arrol_"
 """Of our keys among a request's arguments."""
 PRUNED, KEPT, REFUSED = "pruned", "kept", "refused"
 """First words of our ``stop_reason``."""
+MAX_NAME = 128
+"""Characters of a key or a text."""
+MAX_SIZE = 1024
+"""Rollouts of a group in one wave."""
+MAX_PROBES = 64
+"""Entries of a list."""
+MAX_NUMBER = 2**53
+"""Of a whole number."""
 DEFAULT_RULE = "uniform"
 """Needs no head."""
 
@@ -41,19 +49,19 @@ class PruningRequest(StrictModel):
 
     model_config = ConfigDict(coerce_numbers_to_str=True)  # servers pass numbers on
 
-    group: str = Field(min_length=1)
+    group: str = Field(min_length=1, max_length=MAX_NAME)
     """Name of the group: rollouts that share it are siblings. Use a new one for every group."""
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=MAX_SIZE)
     """Rollouts of the group, whether they come as one request with n, or as many."""
     rule: PruningConfig
     """Survival rule."""
-    step: int | None = Field(None, ge=1)
+    step: int | None = Field(None, ge=1, le=MAX_NUMBER)
     """Training step: keys the draws and ends the warm-up. Without it there is no warm-up."""
     index: int | None = Field(None, ge=0)
     """Place of the rollout in its group, which keys its draw; default: order of arrival."""
     batch_groups: int | None = Field(None, ge=1, le=2**16)
     """Groups of the step, named 0, 1, ...; needed by rules with scope 'batch'."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the draws."""
     first: int = Field(0, ge=0, le=2**16)
     """Rollouts of the group that were requested before this wave; ``size`` and ``index`` count within the wave."""
@@ -68,6 +76,9 @@ class PruningRequest(StrictModel):
 
     @model_validator(mode="after")
     def _possible(self) -> PruningRequest:
+        for name, value in self.rule:
+            if any(isinstance(n, int) and n > MAX_NUMBER for n in (value if isinstance(value, tuple) else (value,))):
+                raise ValueError(f"{name} = {shown(value)}: above {MAX_NUMBER}; give a smaller number")
         if isinstance(self.rule, OracleRule):
             raise ValueError("rule = 'oracle': needs outcomes, which no engine has; use another rule")
         if isinstance(self.rule, NeymanRule) and self.rule.scope == "batch" and self.batch_groups is None:
@@ -77,7 +88,9 @@ class PruningRequest(StrictModel):
         numbers = range(self.batch_groups or 0)
         is_first = self.batch_groups is not None and not (self.first or self.later)
         if is_first and (self.step is None or self.number not in numbers):
-            raise ValueError(f"group = {self.group!r}: with batch_groups, give step and a group in 0 ... {numbers[-1]}")
+            raise ValueError(
+                f"group = {shown(self.group)}: with batch_groups, give step and a group in 0 ... {numbers[-1]}"
+            )
         if self.index is not None and self.index >= self.size:
             raise ValueError(f"index = {self.index}: must be less than arrol_size = {self.size}")
         return self
@@ -131,17 +144,37 @@ def parse_args(extra_args: Mapping[str, Any] | None) -> PruningRequest | None:
     ours = {key.removeprefix(PREFIX): value for key, value in (extra_args or {}).items() if key.startswith(PREFIX)}
     if not ours:
         return None
+    for key, value in ours.items():
+        _require_short(PREFIX + key, value)
     if isinstance(ours.get("probe_tokens"), (int, float)):
         ours["probe_tokens"] = [ours["probe_tokens"]]
     request = {key: value for key, value in ours.items() if key in REQUEST_FIELDS}
     rule = {"rule": DEFAULT_RULE, **{key: value for key, value in ours.items() if key not in REQUEST_FIELDS}}
     for key in rule.keys() - RULE_FIELDS:
         near = nearest_key(key, REQUEST_FIELDS | RULE_FIELDS)
-        raise ConfigError(f"{PREFIX}{key} = {rule[key]!r}: unknown key; the nearest known one is {PREFIX + near!r}")
+        raise ConfigError(
+            f"{PREFIX}{key} = {shown(rule[key])}: unknown key; the nearest known one is {PREFIX + near!r}"
+        )
     try:
         return validate(PruningRequest, {**request, "rule": rule})
     except ConfigError as error:
         raise ConfigError(f"{PREFIX}{str(error).removeprefix('rule.').removeprefix('pruning.')}") from None
+
+
+def _require_short(key: str, value: object) -> None:
+    """ConfigError for anything too long to be looked at: one client must not slow the others."""
+    if len(key) > MAX_NAME:
+        raise ConfigError(f"{shown(key)}: key of {len(key)} characters; a key of ours is at most {MAX_NAME} long")
+    leaves = value if isinstance(value, (list, tuple)) else (value,)
+    if len(leaves) > MAX_PROBES:
+        raise ConfigError(f"{key} = {shown(leaves[:MAX_PROBES])}: {len(leaves)} values; give at most {MAX_PROBES}")
+    for leaf in leaves:
+        if isinstance(leaf, (Mapping, bytes, list, tuple, set)):
+            raise ConfigError(f"{key} = {shown(leaf)}: nested; give text, a number, or a list of them")
+        if isinstance(leaf, str) and len(leaf) > MAX_NAME:
+            raise ConfigError(f"{key} = {shown(leaf)}: {len(leaf)} characters; give at most {MAX_NAME}")
+        if isinstance(leaf, int) and leaf.bit_length() > 63:
+            raise ConfigError(f"{key} = {shown(leaf)}: needs more than 63 bits; give a smaller number")
 
 
 @dataclass(frozen=True)

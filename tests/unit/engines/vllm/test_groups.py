@@ -102,7 +102,7 @@ def test_the_name_of_a_full_group_begins_a_new_one_while_the_old_one_runs(change
 @pytest.mark.parametrize("step", [None, 30])
 def test_no_two_groups_share_a_key(step):
     """Whatever they are called: numbers, names that look like numbers, names alone."""
-    names = ["0", "3", "03", "\u0663", "a", "b", "1", "4", "-1", "9" * 5000]
+    names = ["0", "3", "03", "\u0663", "a", "b", "1", "4", "-1", "9" * 128]
     book = book_of(*((name, asked(group=name, size=1, step=step)) for name in names))
     assert len({book.rollout_id(name) for name in names}) == len(names)
     book.ended(names)

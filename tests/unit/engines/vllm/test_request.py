@@ -145,10 +145,39 @@ def test_a_mistake_is_named_with_its_value_and_what_to_do(changes, field, value,
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["3", "-1", "01", "1.0", "+1", " 1", "\u0661", "1\n", "9" * 5000])
+@pytest.mark.parametrize("name", ["3", "-1", "01", "1.0", "+1", " 1", "\u0661", "1\n", "9" * 128])
 def test_groups_of_a_batch_have_one_name_each(name):
     with pytest.raises(ConfigError, match=r"a group in 0 \.\.\. 2"):
         args(batch_groups=3, step=1, group=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 10**12}, "arrol_size = 1000000000000: input should be less than or equal to 1024; expected: "),
+        ({"group": "x" * 10**6}, f"arrol_group = '{'x' * 76}...: 1000000 characters; give at most 128"),
+        ({"keep_ratio": "1" * 10**6}, f"arrol_keep_ratio = '{'1' * 76}...: 1000000 characters; give at most 128"),
+        ({"probe_tokens": list(range(1, 300_001))}, "300000 values; give at most 64"),
+        ({"probe_tokens": [8, "9" * 129]}, "129 characters; give at most 128"),
+        ({"probe_tokens": [8, 2**60]}, "arrol_probe_tokens = (8, 1152921504606846976): above 9007199254740992; give a"),
+        ({"probe_keep_ratios": [0.25] * 64}, f"arrol_probe_keep_ratios = [{'0.25, ' * 12}0.25...: give one per probe"),
+        ({"group": [["a"]]}, "arrol_group = ['a']: nested; give text, a number, or a list of them"),
+        ({"rule": {"rule": "uniform"}}, "arrol_rule = {'rule': 'uniform'}: nested"),
+        ({"first": 10**6}, "arrol_first = 1000000: input should be less than or equal to 65536"),
+        ({"step": "9" * 100}, f"arrol_step = '{'9' * 76}...: input should be less than or equal to 9007199254740992"),
+        ({"seed": 10**5000}, "arrol_seed = 2**16609...: needs more than 63 bits; give a smaller number"),
+        ({"seed": 2**63}, "arrol_seed = 9223372036854775808: needs more than 63 bits"),
+        ({"warmup_steps": "9" * 30}, f"arrol_warmup_steps = {'9' * 30}: above 9007199254740992; give a smaller number"),
+        ({"min_survivors": 2**60}, "arrol_min_survivors = 1152921504606846976: above 9007199254740992"),
+        ({"k" * 10**6: 1}, "...: key of 1000006 characters; a key of ours is at most 128 long"),
+        ({"q" * 100: "v" * 100}, f"arrol_{'q' * 100} = '{'v' * 76}...: unknown key; the nearest known one is"),
+    ],
+)  # fmt: skip
+def test_every_field_has_a_bound_and_a_wrong_value_is_echoed_to_eighty_characters(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        args(**changes)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("missing", ["group", "size"])
