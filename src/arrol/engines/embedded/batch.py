@@ -184,12 +184,8 @@ class Batch:
             with RanOut():
                 longest = max(row.num_completion for row in self.rows.live[part])
                 self.rows.reserve(len(self.rows), longest + 1)
-                logits_SV = logits(part)
-                finite_S = torch.isfinite(logits_SV).all(-1)
-                zero = torch.zeros((), device=logits_SV.device, dtype=logits_SV.dtype)
-                logits_SV = torch.where(finite_S[:, None], logits_SV, zero)
-                token_S, logprob_S = sample(logits_SV, self.rows.uniforms(part), self.params)
-                self.rows.write(part, token_S, logprob_S, ~finite_S)
+                token_S, logprob_S = sample(logits(part), self.rows.uniforms(part), self.params)
+                self.rows.write(part, token_S, logprob_S, ~torch.isfinite(logprob_S))
                 start = part.stop
                 continue
             self._sampled_rows = (part.stop - part.start) // 2

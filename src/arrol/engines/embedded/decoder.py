@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import Linear
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from arrol.engines.embedded.support import attention_kinds
@@ -23,6 +24,8 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 CLASSES = ("LlamaModel", "Qwen3Model")
 SAMPLE_TOKENS = 8
+NARROW = 16, 128
+"""Fewest and most rows of a decode step whose products are taken as weights times columns."""
 TOLERANCE = 1e-3
 """Largest difference, as a share of the largest hidden state; float noise is a thousandth of it."""
 
@@ -38,13 +41,16 @@ class FlatDecoder:
     def __call__(self, ids_N: torch.Tensor, positions_N: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Hidden states ``[N, D]`` after the final norm."""
         hidden_ND = self._base.embed_tokens(ids_N)
+        if _is_narrow(len(ids_N)):
+            hidden_ND = hidden_ND.t().contiguous().t()  # all that follows keeps this layout
         cos, sin = self._base.rotary_emb(hidden_ND[None], positions_N[None])
         turn = cos[0][:, None], sin[0][:, None]
         for number, layer in enumerate(self._base.layers):
             seen_ND = _attention(layer.self_attn, _norm(layer.input_layernorm, hidden_ND), turn, number, attend)
             hidden_ND = hidden_ND + seen_ND
             mlp, inner_ND = layer.mlp, _norm(layer.post_attention_layernorm, hidden_ND)
-            hidden_ND = hidden_ND + mlp.down_proj(silu(mlp.gate_proj(inner_ND)) * mlp.up_proj(inner_ND))
+            gated_NI = silu(product(mlp.gate_proj, inner_ND)) * product(mlp.up_proj, inner_ND)
+            hidden_ND = hidden_ND + product(mlp.down_proj, gated_NI)
         return _norm(self._base.norm, hidden_ND)
 
 
@@ -58,11 +64,27 @@ def flat_decoder(model: Any) -> FlatDecoder | None:
         and getattr(model.config, "hidden_act", "") == "silu"
         and attention_kinds(model.config) == {"full_attention"}
         and not getattr(base, "gradient_checkpointing", False)
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in base.modules())
+        and not any(map(_has_hooks, base.modules()))
         and not torch.is_autocast_enabled("cpu")
         and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in weights)
     )
     return FlatDecoder(base) if plain and _agrees(base) else None
+
+
+def product(linear: Any, values_NI: torch.Tensor) -> torch.Tensor:
+    """``linear(values)``; weights times columns for few rows, which is up to a fifth faster than rows times weights."""
+    is_plain = type(linear) is Linear and linear.bias is None and not _has_hooks(linear)
+    if is_plain and _is_narrow(len(values_NI)):
+        return torch.mm(linear.weight, values_NI.t()).t()
+    return linear(values_NI)
+
+
+def _has_hooks(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _is_narrow(rows: int) -> bool:
+    return NARROW[0] <= rows <= NARROW[1] and not torch.is_grad_enabled()
 
 
 def causal(scaling: float) -> Attend:
@@ -95,12 +117,11 @@ def _attention(
     module: Any, hidden_ND: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor], layer: int, attend: Attend
 ) -> torch.Tensor:
     shape = (len(hidden_ND), -1, module.head_dim)
-    query, key = module.q_proj(hidden_ND).view(shape), module.k_proj(hidden_ND).view(shape)
-    value = module.v_proj(hidden_ND).view(shape)
+    query, key, value = (product(p, hidden_ND).reshape(shape) for p in (module.q_proj, module.k_proj, module.v_proj))
     if hasattr(module, "q_norm"):
         query, key = _norm(module.q_norm, query), _norm(module.k_norm, key)
     seen = attend(layer, _turn(query, *turn), _turn(key, *turn), value)
-    return module.o_proj(seen.reshape(len(hidden_ND), -1))
+    return product(module.o_proj, seen.reshape(len(hidden_ND), -1))
 
 
 def _norm(module: Any, values: torch.Tensor) -> torch.Tensor:

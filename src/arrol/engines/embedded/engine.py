@@ -16,7 +16,7 @@ from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.attention import over_rows
 from arrol.engines.embedded.batch import Batch
 from arrol.engines.embedded.cache import PromptCache, RowCache
-from arrol.engines.embedded.decoder import flat_decoder
+from arrol.engines.embedded.decoder import flat_decoder, product
 from arrol.engines.embedded.memory import cache_bytes
 from arrol.engines.embedded.support import additive, compute_dtype, copy_of, require_supported
 from arrol.protocols import Controller, Engine, More
@@ -116,4 +116,5 @@ class EmbeddedEngine(Engine):
         return hidden_SD
 
     def logits(self, hidden_SD: torch.Tensor) -> torch.Tensor:
-        return self._model.get_output_embeddings()(hidden_SD)
+        embedding = self._model.get_output_embeddings()
+        return product(embedding, hidden_SD).contiguous() if self._flat else embedding(hidden_SD)
