@@ -53,7 +53,7 @@ def task_alphabet(config: TaskConfig) -> str:
 
 def build_layout(config: RunConfig, model: Any) -> FeatureLayout:
     """Order and size of the probe's features for this model."""
-    return FeatureLayout(config.quality.features, int(model.config.hidden_size))
+    return FeatureLayout(config.quality.features, int(model.config.get_text_config().hidden_size))
 
 
 def build_engine(

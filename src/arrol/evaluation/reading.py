@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from arrol.engines.embedded.support import logits_of
 from arrol.quality.features import END, FeatureLayout, logprob_statistics
 
 BATCH_TOKENS = 16384
@@ -75,11 +76,11 @@ def _hidden(model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
 def _tokens(
     model: Any, hidden_TD: torch.Tensor, completion: Sequence[int], temperature: float, top_k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    head, chunk = model.get_output_embeddings(), max(1, LOGIT_CHUNK // int(model.config.vocab_size))
+    chunk = max(1, LOGIT_CHUNK // int(model.config.get_text_config().vocab_size))
     target_T = torch.tensor(list(completion), dtype=torch.long, device=hidden_TD.device)
     logprobs, confidences = [], []
     for hidden, target in zip(hidden_TD.split(chunk), target_T.split(chunk), strict=True):
-        logit_TV = head(hidden).float()
+        logit_TV = logits_of(model, hidden).float()
         logprob_TV = (logit_TV / (temperature or 1.0)).log_softmax(-1)
         logprobs.append(logprob_TV.gather(1, target[:, None]).squeeze(1))
         likeliest = logit_TV.log_softmax(-1).topk(min(top_k, logit_TV.shape[1]), dim=-1).values

@@ -16,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from arrol.engines.embedded.support import max_positions
+from arrol.engines.embedded.support import logits_of, max_positions
 from arrol.errors import ConfigError, ModelError
 from arrol.types import Prompt
 
@@ -120,11 +120,10 @@ def head_logprobs(
     model: Any, hidden_ND: torch.Tensor, target_N: torch.Tensor, *, temperature: float, with_entropy: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What :func:`token_logprobs` returns, from the hidden states in front of the tokens."""
-    head = model.get_output_embeddings()
-    chunk = max(1, LOGIT_CHUNK // int(model.config.vocab_size))
+    chunk = max(1, LOGIT_CHUNK // int(model.config.get_text_config().vocab_size))
 
     def logprobs_of(hidden: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        logprob_NV = (head(hidden).float() / (temperature or 1.0)).log_softmax(-1)
+        logprob_NV = (logits_of(model, hidden).float() / (temperature or 1.0)).log_softmax(-1)
         entropy = -(logprob_NV.detach().exp() * logprob_NV.detach()).sum(-1) if with_entropy else None
         return logprob_NV.gather(1, target[:, None]).squeeze(1), entropy
 

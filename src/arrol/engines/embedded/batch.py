@@ -25,6 +25,7 @@ from arrol.engines.asked import Asked, report_ends
 from arrol.engines.embedded.cache import columns_for
 from arrol.engines.embedded.line import Line
 from arrol.engines.embedded.memory import GIB, RanOut
+from arrol.engines.embedded.own_cache import OwnCache
 from arrol.engines.embedded.rows import Rows, Suspended
 from arrol.engines.embedded.sampling import sample
 from arrol.errors import ConfigError, ModelError
@@ -98,6 +99,8 @@ class Batch:
 
     def _refill(self) -> None:
         """Waiting rollouts take the free rows; siblings follow each other, so a prompt is prefilled shortly before."""
+        if isinstance(self.cache, OwnCache):
+            return self._begin_pass(self.cache)
         first = len(self.rows)
         while self.line and len(self.rows) < self._limit:
             start = len(self.rows)
@@ -116,21 +119,44 @@ class Batch:
                 self._lower(start or wanted // 2)
                 continue
             rollout_ids, prompt, prefilled = self.line.take(self._limit - start)
-            rows = slice(start, start + len(rollout_ids))
-            self.cache.fan_out(prefilled.prompts, prefilled.place, len(prompt), rows)
-            suspended = self._suspended.pop(rollout_ids[0], None)
-            if suspended is not None:
-                self.rows.resume(suspended)
-                continue
-            for rollout_id in rollout_ids:
-                self.rows.start(rollout_id, prompt)
-            self._sample_first(rows, prefilled.logits_V)
+            self.cache.fan_out(prefilled.prompts, prefilled.place, len(prompt), slice(start, start + len(rollout_ids)))
+            self._start(rollout_ids, prompt, prefilled.logits_V)
         if len(self.rows) > first:
             self._collect()
+
+    def _begin_pass(self, cache: OwnCache) -> None:
+        """As many waiting rollouts as fit start together, once all rows have left."""
+        if self.rows.live or not self.line:
+            return
+        taken: list[tuple[list[RolloutId], tuple[int, ...]]] = []
+        while self.line and (free := self._limit - sum(len(ids) for ids, _ in taken)):
+            taken.append(self.line.take_waiting(free))
+        with RanOut() as ran_out:
+            hidden_PD = cache.start([prompt for _, prompt in taken], [len(ids) for ids, _ in taken])
+        if ran_out:
+            for ids, prompt in reversed(taken):
+                self.line.add_first(prompt, ids)
+            self._lower(sum(len(ids) for ids, _ in taken) // 2)
+            return
+        for place, (ids, prompt) in enumerate(taken):
+            self._start(ids, prompt, self.engine.logits(hidden_PD[place : place + 1])[0])
+        self._collect()
+
+    def _start(self, rollout_ids: list[RolloutId], prompt: tuple[int, ...], logits_V: torch.Tensor) -> None:
+        """Siblings in the next rows, with their first token; or a rollout that was suspended."""
+        start, suspended = len(self.rows), self._suspended.pop(rollout_ids[0], None)
+        if suspended is not None:
+            self.rows.resume(suspended)
+            return
+        for rollout_id in rollout_ids:
+            self.rows.start(rollout_id, prompt)
+        self._sample(slice(start, len(self.rows)), lambda part: logits_V.expand(part.stop - part.start, -1))
 
     def _decode(self) -> None:
         """One more token for every row that goes on."""
         hidden_SD = self._feed()
+        if hidden_SD is None:
+            return
         if self.keeps_sums:
             self.rows.hidden_sum_SD[: len(self.rows)] += hidden_SD.float()
         if self.probes:
@@ -142,25 +168,23 @@ class Batch:
             self.engine.clock += 1
             self._remove(dict.fromkeys(self.controller.tick(float(self.engine.clock)), FinishReason.PRUNED))
 
-    def _feed(self) -> torch.Tensor:
-        """Hidden state ``[S, D]`` of the last token of every live row."""
-        while True:
+    def _feed(self) -> torch.Tensor | None:
+        """Hidden state ``[S, D]`` of the last token of every live row; None when all of them had to be suspended."""
+        while self.rows.live:
             width = max(row.num_tokens for row in self.rows.live)
             with RanOut():
                 return self.engine.step(self.rows.token_S[: len(self.rows)], self.cache, width)
             self._suspend(len(self.rows) // 2)
+        return None
 
     def _suspend(self, keep: int) -> None:
         """Go on with the first ``keep`` rows; the rollouts of the others wait."""
         self._lower(keep)
-        suspended = self.rows.suspend(keep)
+        suspended = self.rows.suspend(self.cache.shrink(keep))
         self.line.forget()
         for one in reversed(suspended):
             self._suspended[one.row.rollout_id] = one
-            self.line.add_first(one.fed, one.row.rollout_id)
-        self.cache.num_live = keep
-        with RanOut():
-            self.cache.trim()
+            self.line.add_first(one.fed, [one.row.rollout_id])
 
     def _lower(self, rows: int) -> None:
         """Fewer rows, in later calls too."""
@@ -171,10 +195,6 @@ class Batch:
             )
         logger.warning("arrol: memory ran out; the embedded engine goes on with %d rows", rows)
         self._limit = self.engine.most_rows = rows
-
-    def _sample_first(self, rows: slice, logits_V: torch.Tensor) -> None:
-        """The first token of siblings."""
-        self._sample(rows, lambda part: logits_V.expand(part.stop - part.start, -1))
 
     def _sample(self, rows: slice, logits: Callable[[slice], torch.Tensor]) -> None:
         """The next token of these rows, fewer rows at a time when memory runs out."""
@@ -261,9 +281,7 @@ class Batch:
         sources = [s for s in range(num_left, len(live)) if s not in lost]
         width = max((live[s].num_tokens for s in sources), default=0)
         sources_C, holes_C = self.rows.compact(sources, holes, num_left)
-        if holes:
-            self.cache.compact(sources_C, holes_C, num_left, width)
-        self.cache.num_live = num_left
+        self.cache.compact(sources_C, holes_C, num_left, width)
         origin_S = self.rows.numbers_S[:num_left].clone()
         origin_S[holes_C] = sources_C
         return origin_S

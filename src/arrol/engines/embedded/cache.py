@@ -125,6 +125,13 @@ class RowCache(Cache):
                 self._spare = memory
         self._memory[number], self._tensors[number] = target, moved
 
+    def shrink(self, num_live: int) -> int:
+        """Keep so many rows and give back the memory of the others, as far as copies fit. Returns the rows left."""
+        self.num_live = num_live
+        with RanOut():
+            self.trim()
+        return num_live
+
     def trim(self) -> None:
         """Give back the memory of free rows."""
         self._spare = self._empty
@@ -147,10 +154,12 @@ class RowCache(Cache):
 
         ``width`` covers every moved row.
         """
+        self.num_live = num_live
+        if not len(sources):
+            return
         for tensor in self._tensors:
             tensor[holes, :, :width] = tensor[sources, :, :width]
         self.length_S[holes] = self.length_S[sources]
-        self.num_live = num_live
 
     def wipe(self, rows: torch.Tensor) -> None:
         """Zero rows whose numbers are not finite: for the next rollout in the row a mask is not enough, 0 times NaN is

@@ -18,7 +18,16 @@ from arrol.engines.embedded.batch import Batch
 from arrol.engines.embedded.cache import PromptCache, RowCache
 from arrol.engines.embedded.decoder import flat_decoder, product
 from arrol.engines.embedded.memory import cache_bytes
-from arrol.engines.embedded.support import additive, compute_dtype, copy_of, require_supported
+from arrol.engines.embedded.own_cache import OwnCache
+from arrol.engines.embedded.support import (
+    additive,
+    compute_dtype,
+    copy_of,
+    keeps_every_key,
+    logits_of,
+    require_own_cache,
+    require_plain_head,
+)
 from arrol.protocols import Controller, Engine, More
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, GroupRequest, SamplingParams
@@ -40,11 +49,17 @@ class EmbeddedEngine(Engine):
         """Decode steps that a controller was told of; never set back, since a controller may outlive a call."""
         self.most_rows = config.max_rows
         """Lowered for good when memory runs out."""
-        require_supported(model)
+        require_plain_head(model)
         self._model = model if model.dtype == self._dtype else copy_of(model, self._dtype)
         self._needs_numbers = model.config._attn_implementation == "eager"
         self._flat = flat_decoder(self._model)
-        self._cache = RowCache(model.config, device=self.device, dtype=compute_dtype(self._dtype, self.device))
+        dtype = compute_dtype(self._dtype, self.device)
+        self._cache: RowCache | OwnCache
+        if keeps_every_key(model):
+            self._cache = RowCache(model.config.get_text_config(), device=self.device, dtype=dtype)
+        else:
+            require_own_cache(model)
+            self._cache = OwnCache(self._model, bytes_per_element=dtype.itemsize)
 
     def sync_weights(self) -> None:
         """Take over the learner's weights; free when both are the same object."""
@@ -77,7 +92,7 @@ class EmbeddedEngine(Engine):
             if self.device.type == "cuda":  # the learner needs the memory; on a CPU a new allocation costs page faults
                 self._cache.release()
 
-    def begin(self) -> tuple[RowCache, int]:
+    def begin(self) -> tuple[RowCache | OwnCache, int]:
         """The cache, empty, and the tokens that it may hold together with the prompts of one prefill pass."""
         held = self._cache.num_bytes
         most = cache_bytes(self.config.cache_gib, self.device, held=held)
@@ -105,8 +120,10 @@ class EmbeddedEngine(Engine):
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
 
-    def step(self, token_S: torch.Tensor, cache: RowCache, width: int) -> torch.Tensor:
+    def step(self, token_S: torch.Tensor, cache: RowCache | OwnCache, width: int) -> torch.Tensor:
         """Feed one token to every live row; ``width`` is one more than the longest holds. Hidden states ``[S, D]``."""
+        if isinstance(cache, OwnCache):
+            return cache.step(token_S)
         mask, positions_S = cache.begin_step(width), cache.length_S[: cache.num_live]
         if self._flat:
             hidden_SD = self._flat(token_S, positions_S, over_rows(cache, mask, self._flat.scaling))
@@ -116,5 +133,7 @@ class EmbeddedEngine(Engine):
         return hidden_SD
 
     def logits(self, hidden_SD: torch.Tensor) -> torch.Tensor:
-        embedding = self._model.get_output_embeddings()
-        return product(embedding, hidden_SD).contiguous() if self._flat else embedding(hidden_SD)
+        """Logits ``[S, V]`` of the model."""
+        if self._flat:
+            return product(self._model.get_output_embeddings(), hidden_SD).contiguous()
+        return logits_of(self._model, hidden_SD)

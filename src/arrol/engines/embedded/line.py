@@ -57,9 +57,9 @@ class Line:
             _Waiting(request.prompt.token_ids, deque(request.rollout_ids)) for request in requests if request.size
         ]
 
-    def add_first(self, tokens: tuple[int, ...], rollout_id: RolloutId) -> None:
-        """A rollout that resumes: its tokens so far take the place of the prompt."""
-        self._waiting.appendleft(_Waiting(tokens, deque([rollout_id])))
+    def add_first(self, tokens: tuple[int, ...], rollout_ids: Sequence[RolloutId]) -> None:
+        """Rollouts that come back; of one that resumes, its tokens so far take the place of the prompt."""
+        self._waiting.appendleft(_Waiting(tokens, deque(rollout_ids)))
 
     def prefill(self) -> int:
         """Prefill the first prompt unless it is prefilled; returns its length."""
@@ -84,12 +84,17 @@ class Line:
     def take(self, most: int) -> tuple[list[RolloutId], tuple[int, ...], Prefilled]:
         """The next rollouts of the first prompt, at most so many; the prompt; what was prefilled."""
         self.prefill()
+        prefilled = self._waiting[0].prefilled
+        assert prefilled is not None
+        return *self.take_waiting(most), prefilled
+
+    def take_waiting(self, most: int) -> tuple[list[RolloutId], tuple[int, ...]]:
+        """The next rollouts of the first prompt, at most so many, and the prompt; nothing is prefilled."""
         first = self._waiting[0]
-        assert first.prefilled is not None
         rollout_ids = [first.rollout_ids.popleft() for _ in range(min(most, len(first.rollout_ids)))]
         if not first.rollout_ids:
             self._waiting.popleft()
-        return rollout_ids, first.prompt, first.prefilled
+        return rollout_ids, first.prompt
 
     def _chunk(self) -> list[_Waiting]:
         """The first prompts of the line, none of them prefilled, that fit in one pass."""

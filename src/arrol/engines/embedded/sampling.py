@@ -47,7 +47,8 @@ def sample(
             sorted_SV[:, params.top_k :] = 0.0
             sorted_SV = sorted_SV / sorted_SV.sum(-1, keepdim=True)
         kept_SV = (sorted_SV.cumsum(-1) - sorted_SV) < params.top_p  # the first token always stays
-        place_S = torch.minimum(_invert(sorted_SV * kept_SV, uniform_S), kept_SV.sum(-1) - 1)
+        most_S = (kept_SV.sum(-1) - 1).clamp(min=0)  # NaN keeps none
+        place_S = torch.minimum(_invert(sorted_SV * kept_SV, uniform_S), most_S)
         token_S = _gather(order_SV, place_S)
     return token_S, _gather(logits_SV, token_S) - total_S.log().float()
 

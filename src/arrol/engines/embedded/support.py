@@ -1,7 +1,7 @@
-"""Models that the embedded engine runs exactly; others are refused before the first token.
+"""Which models the embedded engine runs, and with which cache; others are refused before the first token.
 
-The engine calls the base model and the output embedding itself and passes its own attention mask. Models that do more
-(soft caps, scaled logits, sliding windows, other attention kernels) would be silently wrong.
+The engine calls the base model and the output embedding itself. With its own cache (:class:`RowCache`) it also passes
+its own attention mask; models that need another one keep their own cache (:class:`OwnCache`).
 """
 
 from __future__ import annotations
@@ -11,44 +11,41 @@ from typing import Any
 
 import torch
 
+from arrol.engines.embedded import own_cache
 from arrol.errors import ModelError
 
-NEUTRAL = {
-    "final_logit_softcapping": (None,),
-    "attn_logit_softcapping": (None,),
-    "logit_scale": (None, 1.0),
-    "logits_scaling": (None, 1.0),
-}
-"""Field of a model's config -> values that leave the logits as the engine computes them."""
 ATTENTION = ("sdpa", "eager")
+"""Implementations that take a mask from outside."""
+OTHERWISE = "generate with vLLM (TRL: use_vllm = True)"
 
 
-def require_supported(model: Any) -> None:
-    """ModelError naming the field, unless the engine's tokens and log-probabilities will be the model's own."""
-    config = model.config
-    for name, allowed in NEUTRAL.items():
-        value = getattr(config, name, None)
-        if value not in allowed:
-            raise ModelError(
-                f"model.{name} = {value!r}: the embedded engine computes plain logits only; choose another model"
-            )
-    layers = attention_kinds(config)
-    if layers != {"full_attention"}:
+def keeps_every_key(model: Any) -> bool:
+    """Full attention in all layers, with a mask from outside: rows may have lengths of their own."""
+    config = model.config.get_text_config()
+    return (
+        attention_kinds(config) == {"full_attention"}
+        and getattr(config, "num_key_value_heads", None) is not None
+        and getattr(config, "attn_logit_softcapping", None) is None
+        and getattr(config, "_attn_implementation", "sdpa") in ATTENTION
+    )
+
+
+def require_own_cache(model: Any) -> None:
+    """ModelError unless the model gives the same hidden states with its own cache as without."""
+    if not own_cache.agrees(model):
         raise ModelError(
-            f"model.layer_types = {sorted(layers)}: the embedded engine keeps full attention only; choose another model"
+            f"model = {type(model).__name__}: left-padded rows in its own cache differ from a pass without cache; "
+            f"{OTHERWISE}"
         )
-    if getattr(config, "num_key_value_heads", None) is None:
-        raise ModelError(
-            f"model = {type(model).__name__}: its config has no num_key_value_heads; "
-            "the tested architectures are Qwen3 and Llama"
-        )
-    implementation = getattr(config, "_attn_implementation", "sdpa")
-    if implementation not in ATTENTION:
-        raise ModelError(
-            f"model.attn_implementation = {implementation!r}: the embedded engine brings its own mask; "
-            "load with sdpa or eager"
-        )
-    _require_plain_head(model)
+
+
+def logits_of(model: Any, hidden_ND: torch.Tensor) -> torch.Tensor:
+    """Logits ``[N, V]``: output embedding, then the factor and the soft cap that some families add."""
+    config, logits_NV = model.config.get_text_config(), model.get_output_embeddings()(hidden_ND)
+    factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    logits_NV = logits_NV if factor == 1 else logits_NV * factor
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits_NV if cap is None else torch.tanh(logits_NV / cap) * cap
 
 
 def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -77,25 +74,26 @@ def max_positions(config: Any) -> int | None:
     return max(int(longest), int(original * (scaling.get("factor") or 1.0)))
 
 
-def _require_plain_head(model: Any) -> None:
-    """Refuse a model whose logits are not the output embedding of the last hidden state, to one per cent.
+def require_plain_head(model: Any) -> None:
+    """ModelError for a model whose logits are not :func:`logits_of` the last hidden state, to one per cent.
 
     Where a trainer patches autocast into ``forward``, build and call the engine under the same autocast.
     """
     was_training = model.training
     model.eval()
     try:
-        ids = torch.arange(min(8, int(model.config.vocab_size)), device=next(model.parameters()).device)[None]
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        ids = torch.arange(min(8, vocabulary), device=next(model.parameters()).device)[None]
         with torch.inference_mode():
             whole = model(input_ids=ids).logits.float()
-            parts = model.get_output_embeddings()(model.base_model(input_ids=ids).last_hidden_state).float()
+            parts = logits_of(model, model.base_model(input_ids=ids).last_hidden_state).float()
     finally:
         model.train(was_training)
     tolerance = 1e-2 * float(parts.nan_to_num().abs().max())
     if not torch.allclose(whole, parts, rtol=1e-2, atol=tolerance, equal_nan=True):
         raise ModelError(
             f"model = {type(model).__name__}: its logits are not the output embedding of the last hidden state; "
-            "the tested architectures are Qwen3 and Llama"
+            f"{OTHERWISE}"
         )
 
 

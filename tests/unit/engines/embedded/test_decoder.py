@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arrol.engines.embedded.decoder import causal, flat_decoder
+from arrol.engines.embedded.decoder import causal, flat_decoder, product
 
 
 def hidden_of(model, ids):
@@ -90,3 +90,14 @@ def test_the_check_leaves_the_model_as_it_was(make_model):
 
 def test_sliding_windows_are_left_to_the_model(make_model):
     assert flat_decoder(make_model(use_sliding_window=True, sliding_window=16, max_window_layers=0)) is None
+
+
+@pytest.mark.parametrize("rows", [1, 16, 40, 128, 200])
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_of_few_rows_are_the_modules(rows, bias):
+    linear, values = torch.nn.Linear(12, 20, bias=bias), torch.randn(rows, 12)
+    with torch.inference_mode():
+        torch.testing.assert_close(product(linear, values), linear(values))
+    linear.register_forward_hook(lambda module, given, output: output + 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(product(linear, values), linear(values))

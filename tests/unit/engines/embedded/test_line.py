@@ -70,7 +70,7 @@ def test_a_resumed_rollout_comes_first_with_its_tokens():
     passes = Passes()
     line = Line(passes, 100)
     line.add([request(0, 3, 2)])
-    line.add_first((7, 7, 7, 8, 9), RolloutId(1, 4, 2))
+    line.add_first((7, 7, 7, 8, 9), [RolloutId(1, 4, 2)])
     assert line.prefill() == 5
     assert taken(line, 9) == ([(1, 4, 2)], 5, 7.0)
     assert taken(line, 9) == ([(1, 0, 0), (1, 0, 1)], 3, 0.0)

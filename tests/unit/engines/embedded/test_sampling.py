@@ -94,3 +94,29 @@ def test_streams_belong_to_one_rollout_and_grow_without_changing():
     assert len({*streams, tuple(token_uniforms(4, ids[0], 8))}) == 5
     np.testing.assert_array_equal(token_uniforms(3, ids[0], 20)[:8], streams[0])
     assert all(0 <= u < 1 for stream in streams for u in stream)
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 1000])
+def test_the_search_in_blocks_is_the_search_over_the_vocabulary(size):
+    """Also for uniform numbers at both ends; tokens without mass are never drawn."""
+    generator = np.random.default_rng(size)
+    logits = torch.from_numpy(generator.normal(0, 3, size)).float()
+    logits[generator.random(size) < 0.3] = -torch.inf
+    logits[size // 2] = 1.0
+    uniforms = torch.from_numpy(np.concatenate([[0.0, 1 - 2**-53], generator.random(500)]))
+    tokens, logprobs = sample(logits.expand(len(uniforms), -1), uniforms, SamplingParams(1))
+    mass = (logits - logits.max()).exp().double()
+    expected = torch.searchsorted(mass.cumsum(0), uniforms * mass.sum(), right=True)
+    assert (tokens != expected).sum() == 0
+    assert torch.isfinite(logits[tokens]).all()
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("params", [SamplingParams(1), SamplingParams(1, top_k=3), SamplingParams(1, temperature=0)])
+def test_logits_that_are_not_finite_show_in_the_logprob(bad, params):
+    logits = torch.stack([LOGITS, LOGITS.clone()])
+    logits[1, 3] = bad
+    tokens, logprobs = sample(logits, torch.tensor([0.5, 0.5], dtype=torch.float64), params)
+    assert torch.isfinite(logprobs).tolist() == [True, False]
+    assert tokens.max() < 6
