@@ -24,6 +24,15 @@ def has_trl():
     return spec is not None and spec.origin is not None
 
 
+def has_async():
+    """TRL 1.16 and newer: its asynchronous trainer takes a rollout worker."""
+    if not has_trl():
+        return False
+    from importlib.metadata import version
+
+    return tuple(int(part) for part in version("trl").split(".")[:2]) >= (1, 16)
+
+
 def model_and_tokenizer(seed=0):
     from arrol.training.policy import character_tokenizer
     from arrol.training.sft import new_model

@@ -57,9 +57,7 @@ class HostAllocation:
 
     def lessons(self, groups: Sequence[RolloutGroup], totals: Sequence[np.ndarray], step: int) -> list[Lesson]:
         """See :meth:`Allocator.lessons`; the rollouts carry labels of 0 or 1, ``totals`` the rewards that train."""
-        if uses_belief(self._config):
-            for group, total_G in zip(groups, totals, strict=True):
-                self._require_outcomes(total_G, group.rewards_G)
+        require_outcomes(self._config, groups, totals)
         self._allocator.account.clear()
         return self._allocator.lessons(groups, totals, step=step)
 
@@ -113,12 +111,18 @@ class HostAllocation:
                 skipped.pop()
         return sorted(int(prompt.text) for prompt in drawn)
 
-    def _require_outcomes(self, total_G: np.ndarray, label_G: np.ndarray) -> None:
-        """A penalty that takes a right rollout's reward to 0 counts as a graded reward."""
+
+def require_outcomes(config: AllocationConfig, groups: Sequence[RolloutGroup], totals: Sequence[np.ndarray]) -> None:
+    """ConfigError for a graded reward under a posterior that gives advantages.
+
+    A penalty that takes a right rollout's reward to 0 counts as graded.
+    """
+    for group, total_G in zip(groups, totals, strict=True) if uses_belief(config) else ():
+        label_G = group.rewards_G
         is_outcome_G = np.isin(total_G, (0.0, 1.0)) & (np.isnan(label_G) | (total_G == label_G))
         graded = total_G[~np.isnan(total_G) & ~is_outcome_G]
         if len(graded):
             raise ConfigError(
-                f"allocation.posterior.used_for = {self._config.posterior.used_for!r}: a rollout got reward "
-                f"{graded[0]:g}, and the posterior is of a success rate; let rewards add up to 0 or 1, or set 'nothing'"
+                f"allocation.posterior.used_for = {config.posterior.used_for!r}: a rollout got reward {graded[0]:g}, "
+                "and the posterior is of a success rate; let rewards add up to 0 or 1, or set 'nothing'"
             )

@@ -22,7 +22,7 @@ from arrol.algorithms.lesson import Lesson
 from arrol.configs.method import OracleRule
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
-from arrol.protocols import Engine, Sink, Task, TrainingController
+from arrol.protocols import Engine, PendingVerdict, Sink, Task, TrainingController
 from arrol.pruning.draws import ORACLE_STREAM, systematic
 from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
 from arrol.pruning.survival import oracle
@@ -179,7 +179,12 @@ class Trainer:
         """Generated and verified rollouts of all requests of the allocator; verdicts run beside generation."""
         parts, allocator = self.parts, self.parts.allocator
         requests = allocator.begin(self.step, self._next_prompt)
-        verdicts = VerdictQueue(parts.task, parts.tokenizer, parts.controller, allocator)
+
+        def submit(rollout_id: RolloutId, completion: Completion) -> PendingVerdict:
+            text = parts.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            return parts.task.submit(allocator.prompt(rollout_id.group), text)
+
+        verdicts = VerdictQueue(submit, parts.controller, allocator)
 
         def more(ended: Sequence[tuple[RolloutId, Completion]]) -> list[GroupRequest]:
             clock.lap("time/generate_s")

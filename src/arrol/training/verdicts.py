@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from arrol.algorithms.allocation.allocator import Allocator
-from arrol.protocols import Controller, PendingVerdict, Task, Tokenizer
+from arrol.protocols import Controller, PendingVerdict
 from arrol.types import Completion, GroupRequest, Rollout, RolloutId
+
+Submit = Callable[[RolloutId, Completion], PendingVerdict]
+"""Starts the verdict of a rollout that survived; a reward of NaN means that it has none."""
 
 
 class VerdictQueue:
@@ -16,17 +20,14 @@ class VerdictQueue:
     the step. Both depend on tokens only, so the time a verdict takes changes no request.
     """
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, controller: Controller, allocator: Allocator) -> None:
-        self._task, self._tokenizer, self._controller, self._allocator = task, tokenizer, controller, allocator
+    def __init__(self, submit: Submit, controller: Controller, allocator: Allocator) -> None:
+        self._submit, self._controller, self._allocator = submit, controller, allocator
         self._waiting: list[tuple[RolloutId, Completion, PendingVerdict | None]] = []
 
     def add(self, ended: Sequence[tuple[RolloutId, Completion]]) -> None:
         """Start their verdicts; a stopped or failed rollout has no answer to verify."""
         for rollout_id, completion in ended:
-            pending = None
-            if completion.finish_reason.survived:
-                text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-                pending = self._task.submit(self._allocator.prompt(rollout_id.group), text)
+            pending = self._submit(rollout_id, completion) if completion.finish_reason.survived else None
             self._waiting.append((rollout_id, completion, pending))
 
     def requests(self) -> list[GroupRequest]:
@@ -44,6 +45,7 @@ class VerdictQueue:
             rollout = Rollout(rollout_id, completion, self._controller.decision(rollout_id))
             if pending is not None:
                 verdict = pending()
-                rollout.reward, rollout.answer = verdict.reward, verdict.answer
+                rollout.reward = None if math.isnan(verdict.reward) else verdict.reward
+                rollout.answer = verdict.answer
             rollouts.append(rollout)
         return self._allocator.observe(rollouts)

@@ -31,9 +31,12 @@ def queue_of(config):
     task, names = Task(), iter("ab")
     allocator = Allocator(config, StepShape(2, 4), seed=0, max_completion_tokens=16)
     requests = allocator.begin(1, lambda: Prompt(next(names), (5,), "", "7"))
-    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(str, ids)))
+
+    def submit(rollout_id, completion):
+        return task.submit(allocator.prompt(rollout_id.group), "".join(map(str, completion.token_ids)))
+
     controller = SimpleNamespace(decision=lambda rollout_id: None)
-    return VerdictQueue(task, tokenizer, controller, allocator), task, allocator, requests
+    return VerdictQueue(submit, controller, allocator), task, allocator, requests
 
 
 def ended(group, index, reward, reason=FinishReason.STOP):

@@ -37,11 +37,21 @@ from arrol.configs.host import HostConfig
 from arrol.configs.method import AlgorithmBase, GrpoConfig, McGrpoConfig
 from arrol.integrations.trl.batch import RewardedGroup
 
-TRL_EPSILON = 1e-4
 BY_ROWS = ("grpo", "dr_grpo", "sapo", "luspo")
 BY_TOKENS = ("dapo", "cispo", "vespo")
 BY_LOCAL_TOKENS = ("bnpo",)
 LOSS_TYPES = BY_ROWS + BY_TOKENS + BY_LOCAL_TOKENS
+
+
+class SpreadUnit(NamedTuple):
+    """How a trainer of TRL divides by a group's standard deviation."""
+
+    epsilon: float
+    is_sample: bool
+    """Divided by n - 1, not by n."""
+
+
+GRPO_SPREAD = SpreadUnit(1e-4, is_sample=True)
 
 
 @dataclass
@@ -105,7 +115,12 @@ def survivor_counts(groups: Sequence[RewardedGroup]) -> list[GroupAdvantages]:
 
 
 def own_advantages(
-    groups: Sequence[RewardedGroup], lessons: Sequence[Lesson], host: HostConfig, scale: str, values: OutcomeValues
+    groups: Sequence[RewardedGroup],
+    lessons: Sequence[Lesson],
+    host: HostConfig,
+    scale: str,
+    values: OutcomeValues,
+    unit: SpreadUnit = GRPO_SPREAD,
 ) -> list[GroupAdvantages]:
     """Advantages that replace TRL's, under its ``scale_rewards``: group, batch or none.
 
@@ -131,8 +146,9 @@ def own_advantages(
         )
         advantage_G[rows], weight_G[rows] = signal.advantage_G * signal.weight_G, signal.weight_G
         if scale != "none" and not has_spread and not np.isnan(signal.spread):
-            group_spread = _sample_spread(signal.spread, _baseline_size(seen, lesson, rows, config))
-            advantage_G /= (batch_spread if scale == "batch" else group_spread) + TRL_EPSILON
+            size = _baseline_size(seen, lesson, rows, config)
+            group_spread = _sample_spread(signal.spread, size) if unit.is_sample else signal.spread
+            advantage_G /= (batch_spread if scale == "batch" else group_spread) + unit.epsilon
         found.append(GroupAdvantages(advantage_G, weight_G, signal.effective_rollouts + float(silent_G.sum())))
     return found
 

@@ -1,0 +1,217 @@
+"""One batch of rollouts for TRL's asynchronous trainer: sampled, rewarded, learned from, turned into TRL's samples.
+
+A batch is to the worker what a step is to arrol's own trainer, and made of the same parts: the allocator draws
+prompts and asks for waves while others run, outcomes are verified beside generation, the head learns at the end. All
+decisions of a batch are made by one version of the head. Randomness is keyed by (seed, batch, group, rollout).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from arrol.algorithms.allocation.allocator import Allocator
+from arrol.configs.host import HostConfig
+from arrol.errors import ConfigError
+from arrol.integrations.allocation import require_outcomes
+from arrol.integrations.memory import HostMemory
+from arrol.integrations.trl.async_engines import Rollouts
+from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, Row
+from arrol.integrations.trl.async_signal import delivered_groups
+from arrol.integrations.trl.batch import RewardedGroup, success_name
+from arrol.integrations.trl.signal import OutcomeValues
+from arrol.protocols import PendingVerdict
+from arrol.training.verdicts import VerdictQueue
+from arrol.types import Completion, GroupRequest, Prompt, Rollout, RolloutId, State, Verdict
+
+if TYPE_CHECKING:
+    from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
+
+
+class Rows(Protocol):
+    """A data set with rows by number, such as ``datasets.Dataset``."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: int, /) -> Row: ...
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Rows of the data set as prompts, in TRL's order; the position in the data is one integer."""
+
+    rows: Rows
+    tokenized: Callable[[Row], list[int]]
+    longest: int | None
+    """Most tokens of a prompt; None: no limit."""
+    completion_length: int
+
+    def prompt(self, position: int) -> Prompt:
+        """Row ``position``, counted through all epochs. Its key is its tokens, its text the number of its row."""
+        number = position % len(self.rows)
+        ids = self.tokenized(self.rows[number])
+        if self.longest is not None and len(ids) > self.longest:
+            limit = self.longest + self.completion_length
+            raise ConfigError(
+                f"max_completion_length = {self.completion_length}: with a prompt of {len(ids)} tokens it exceeds "
+                f"the {limit} positions of the model (max_position_embeddings); lower it to {max(limit - len(ids), 0)}"
+            )
+        key = hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).hexdigest()
+        return Prompt(key, tuple(ids), str(number), "")
+
+    def row(self, prompt: Prompt) -> Row:
+        return self.rows[int(prompt.text)]
+
+
+@dataclass
+class BatchParts:
+    """What makes a batch."""
+
+    config: HostConfig
+    memory: HostMemory
+    rollouts: Rollouts
+    source: PromptSource
+    rewards: RewardCalls
+    allocator: Allocator
+    """Its history is that of ``memory``."""
+    seed: int
+    success_reward: str | None = None
+    """Name of the reward function that gives the labels."""
+
+
+@dataclass
+class SampleBatch:
+    """A batch of the worker."""
+
+    samples: list[RolloutSample]
+    metrics: dict[str, float]
+
+
+class BatchMaker:
+    """Makes batches one after another; all that learns is saved and loaded with it."""
+
+    def __init__(self, parts: BatchParts) -> None:
+        self._parts = parts
+        self._label = parts.rewards.names.index(success_name(parts.rewards.names, parts.success_reward))
+        self._values = OutcomeValues()
+        self._position = self._num_groups = 0
+        self._asked: dict[RolloutId, RewardedRollout] = {}
+
+    def make(self, version: Callable[[], int], alive: Callable[[], None]) -> SampleBatch:
+        """The next batch, tagged with the ``version`` that the weights had at its start.
+
+        ``alive`` is called whenever rollouts have ended; what it raises ends the batch.
+        """
+        parts, memory, allocator = self._parts, self._parts.memory, self._parts.allocator
+        began, decided_by, written_by = time.monotonic(), memory.estimator.version, version()
+        memory.step += 1
+        self._asked.clear()
+        verdicts = VerdictQueue(self._submit, parts.rollouts.controller, allocator)
+
+        def more(ended: Sequence[tuple[RolloutId, Completion]]) -> list[GroupRequest]:
+            alive()
+            verdicts.add(ended)
+            return verdicts.requests()
+
+        parts.rollouts.write(allocator.begin(memory.step, self._next_prompt), more)
+        num_versions = version() - written_by + 1
+        verdicts.observe()
+        groups = [RewardedGroup(group, self._totals(group.rollouts)) for group in allocator.groups()]
+        samples = self._samples(groups, written_by)
+        metrics = memory.learn([each.group for each in groups]) | allocator.metrics()
+        allocator.rule.learn([each.group.prompt.key for each in groups], allocator.tally())
+        self._values.learn(groups)
+        self._num_groups += len(groups)
+        metrics |= {
+            "async/batch_s": time.monotonic() - began,
+            "async/samples": float(len(samples)),
+            "async/head_version": float(decided_by),
+            "async/weight_versions": float(num_versions),
+        }
+        return SampleBatch(samples, metrics)
+
+    def save(self) -> State:
+        """All that learns, and the position in the data."""
+        parts = self._parts
+        return {
+            **parts.memory.save(),
+            "controller": parts.rollouts.controller.save(),
+            "rule": parts.allocator.rule.save(),
+            "values": vars(self._values).copy(),
+            "position": self._position,
+            "groups": self._num_groups,
+        }
+
+    def load(self, state: State) -> None:
+        """CheckpointError when the head has another shape."""
+        self._parts.memory.load(state)
+        self._parts.rollouts.controller.load(cast(State, state["controller"]))
+        self._parts.allocator.rule.load(cast(State, state["rule"]))
+        self._values = OutcomeValues(**cast(dict[str, float], state["values"]))
+        self._position, self._num_groups = cast(int, state["position"]), cast(int, state["groups"])
+
+    def _next_prompt(self) -> Prompt:
+        self._position += 1
+        return self._parts.source.prompt(self._position - 1)
+
+    def _submit(self, rollout_id: RolloutId, completion: Completion) -> PendingVerdict:
+        prompt = self._parts.allocator.prompt(rollout_id.group)
+        rollout = self._parts.rewards.submit(self._parts.source.row(prompt), prompt.token_ids, completion)
+        self._asked[rollout_id] = rollout
+
+        def wait() -> Verdict:
+            value = float(rollout.values.result()[self._label])
+            right = value if np.isnan(value) else float(value > self._parts.config.success_threshold)
+            return Verdict(right, None)
+
+        return wait
+
+    def _totals(self, rollouts: Sequence[Rollout]) -> np.ndarray:
+        """float64 ``[G]``: sum of the reward functions; NaN for a rollout without any."""
+        totals = []
+        for rollout in rollouts:
+            asked = self._asked.get(rollout.rollout_id)
+            values = asked.values.result() if asked is not None else np.array([np.nan])
+            totals.append(np.nan if np.isnan(values).all() else float(np.nansum(values)))
+        return np.array(totals)
+
+    def _samples(self, groups: Sequence[RewardedGroup], version: int) -> list[RolloutSample]:
+        """TRL's samples of what is delivered, siblings side by side."""
+        from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
+
+        parts, totals = self._parts, [each.total_G for each in groups]
+        require_outcomes(parts.config.allocation, [each.group for each in groups], totals)
+        lessons = parts.allocator.lessons([each.group for each in groups], totals)
+        delivered = delivered_groups(groups, lessons, parts.config, self._values, seed=parts.seed)
+        samples = []
+        for number, (rewarded, chosen) in enumerate(zip(groups, delivered, strict=True)):
+            known_G = rewarded.total_G[~np.isnan(rewarded.total_G)]
+            spread = float(known_G.std()) if len(known_G) else float("nan")
+            prompt = rewarded.group.prompt
+            for row in chosen.rows.tolist():
+                rollout = rewarded.group.rollouts[row]
+                asked, completion = self._asked[rollout.rollout_id], rollout.completion
+                values = dict(zip(parts.rewards.names, asked.values.result().tolist(), strict=True))
+                before = [0] * len(prompt.token_ids)
+                samples.append(
+                    RolloutSample(
+                        prompt=asked.row["prompt"],
+                        completion=asked.completion,
+                        input_ids=np.array([*prompt.token_ids, *completion.token_ids], np.int64),
+                        completion_mask=np.array([*before, *[1] * completion.num_tokens], np.int64),
+                        old_log_probs=np.concatenate([before, completion.sampler_logprobs_T]).astype(np.float32),
+                        advantage=float(chosen.advantage_G[row]),
+                        model_version=version,
+                        group_id=self._num_groups + number,
+                        metrics={
+                            "reward": float(rewarded.total_G[row]),
+                            "reward_std": spread,
+                            **{f"rewards/{name}": value for name, value in values.items()},
+                        },
+                    )
+                )
+        return samples

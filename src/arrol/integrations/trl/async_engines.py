@@ -1,0 +1,86 @@
+"""What writes the rollouts for TRL's asynchronous trainer: ``vllm serve``, or an engine that is handed in.
+
+* server         ``vllm serve`` with arrol's scheduler and worker class; decisions are made there
+* two-phase      a server without them: one call per probe, log-probabilities as features
+* own engine     any :class:`arrol.protocols.Engine`, such as a ``LocalPolicy``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol
+
+from arrol.configs.host import HostConfig
+from arrol.engines.vllm.phases import TwoPhaseSampler
+from arrol.engines.vllm.remote import RemoteController
+from arrol.engines.vllm.sampler import LlmSampler
+from arrol.engines.vllm.served import ServedLlm
+from arrol.integrations.memory import HostMemory
+from arrol.integrations.trl.engines import AnyController
+from arrol.protocols import Engine, More, TrainingController
+from arrol.pruning.controller import PruningController
+from arrol.quality.features import FeatureLayout
+from arrol.types import Completion, GroupRequest, SamplingParams
+
+if TYPE_CHECKING:
+    from trl.experimental.async_grpo import AsyncGRPOConfig
+
+EngineFactory = Callable[[FeatureLayout], Engine]
+"""Layout of the probes in, engine out."""
+
+
+class FlowingEngine(Protocol[AnyController]):
+    """An engine that takes later waves, and the kind of controller that it works with."""
+
+    def generate(
+        self,
+        requests: Sequence[GroupRequest],
+        params: SamplingParams,
+        *,
+        seed: int,
+        controller: AnyController | None = None,
+        more: More | None = None,
+    ) -> list[list[Completion]]: ...
+
+
+class Rollouts(Protocol):
+    """Writes rollouts; ``controller`` knows the decisions."""
+
+    @property
+    def controller(self) -> TrainingController: ...
+
+    def write(self, requests: Sequence[GroupRequest], more: More) -> None:
+        """Write all requests and those that ``more`` makes; it hears of each rollout that ends."""
+
+
+class EngineRollouts(Generic[AnyController]):
+    """An engine with its controller and settings."""
+
+    def __init__(
+        self, engine: FlowingEngine[AnyController], controller: AnyController, params: SamplingParams, seed: int
+    ) -> None:
+        self._engine, self.controller, self._params, self._seed = engine, controller, params, seed
+
+    def write(self, requests: Sequence[GroupRequest], more: More) -> None:
+        self._engine.generate(requests, self._params, seed=self._seed, controller=self.controller, more=more)
+
+
+def connect(
+    args: AsyncGRPOConfig,
+    config: HostConfig,
+    memory: HostMemory,
+    params: SamplingParams,
+    *,
+    engine: EngineFactory | None,
+    two_phase: bool,
+) -> Rollouts:
+    """The engine of these settings; ConfigError for a server that does not answer."""
+    if engine is None and not two_phase:
+        llm = ServedLlm(args.vllm_server_base_url)
+        remote = RemoteController(config.pruning, seed=args.seed)
+        return EngineRollouts(LlmSampler(llm, memory.estimator), remote, params, args.seed)
+    local = PruningController(config.pruning, memory.estimator, seed=args.seed)
+    if engine is not None:
+        return EngineRollouts(engine(memory.layout), local, params, args.seed)
+    sampler = TwoPhaseSampler(ServedLlm(args.vllm_server_base_url), memory.layout)
+    return EngineRollouts(sampler, local, params, args.seed)
