@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
 
 
-class Rows(Protocol):
+class NumberedRows(Protocol):
     """A data set with rows by number, such as ``datasets.Dataset``."""
 
     def __len__(self) -> int: ...
@@ -44,7 +44,7 @@ class Rows(Protocol):
 class PromptSource:
     """Rows of the data set as prompts, in TRL's order; the position in the data is one integer."""
 
-    rows: Rows
+    rows: NumberedRows
     tokenized: Callable[[Row], list[int]]
     longest: int | None
     """Most tokens of a prompt; None: no limit."""

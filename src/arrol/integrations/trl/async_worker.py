@@ -25,7 +25,7 @@ from arrol.algorithms.allocation.allocator import Allocator
 from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError
 from arrol.integrations.memory import HostMemory, read_head, write_head
-from arrol.integrations.trl.async_batches import BatchMaker, BatchParts, PromptSource, Rows
+from arrol.integrations.trl.async_batches import BatchMaker, BatchParts, NumberedRows, PromptSource
 from arrol.integrations.trl.async_engines import EngineFactory, connect
 from arrol.integrations.trl.async_options import parse_options, require_trl, samples_per_step, shape_of
 from arrol.integrations.trl.async_queue import SampleQueue, Snapshots
@@ -54,7 +54,7 @@ class PrunedRolloutWorker(TrainerCallback):
         self,
         model: str,
         args: AsyncGRPOConfig,
-        train_dataset: Rows,
+        train_dataset: NumberedRows,
         reward_funcs: RewardFunction | Sequence[RewardFunction],
         processing_class: PreTrainedTokenizerBase,
         *,
