@@ -83,6 +83,7 @@ def played_by_trl(name, trainer, monkeypatch, folder, prompt_of=list):
     monkeypatch.setattr(rollout, "HostMemory", JudgedMemory)
     config = scenario.host.model_copy(update={"quality": QualityConfig(features=("logprobs",))})
     function, reward = TableRollout(config), prune_rewards(right)
+    trainer.reward_funcs = [reward]
     for step, wanted in enumerate(recorded(name)[1].metrics, 1):
         if step > 1 and scenario.resumed:
             function.save(folder)

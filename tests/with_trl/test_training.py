@@ -1,6 +1,7 @@
 """Whole trainings: what TRL is given, what it reports, and that without pruning nothing is ours."""
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import trl
@@ -90,12 +91,19 @@ def test_reward_functions_see_survivors_and_their_columns(tmp_path):
 
 
 def test_several_rewards_async_weighted_and_none(tmp_path):
-    async def late(completions, **kwargs):
+    async def late(completions, log_extra, **kwargs):
+        log_extra("seen", [text_of(c) for c in completions])
         return [None if len(text_of(c)) % 2 else 0.5 for c in completions]
 
-    args = config(tmp_path, success_reward="has_digit", reward_weights=[1.0, 2.0, 0.5], max_steps=4)
-    host = trainer(args, reward_funcs=[has_digit, is_short, late])
+    changes = {"success_reward": "has_digit", "reward_weights": [1.0, 2.0, 0.5], "log_completions": True}
+    host = trainer(config(tmp_path, max_steps=4, **changes), reward_funcs=[has_digit, is_short, late])
     host.train()
+    tables = [pandas.read_parquet(path) for path in (tmp_path / "completions").glob("*.parquet")]
+    assert len(tables) == 4
+    for table in tables:
+        survived = table["seen"].notna()  # beside its own prompt, nothing beside a stopped row
+        assert [text_of(c) for c in table["completion"][survived]] == list(table["seen"][survived])
+        assert table["has_digit"].notna().equals(survived)
     assert len(history(host, "rewards/late/mean")) == 4
     before = history(host, "arrol/rollout/success_frac_before")
     assert all(0 <= share <= 1 for share in before)
@@ -191,7 +199,7 @@ def test_a_reward_too_few_names_its_function(tmp_path):
     def forgetful(completions, **kwargs):
         return [1.0] * (len(completions) - 1)
 
-    with pytest.raises(DataError, match="'forgetful': returned 15 rewards for 16 survivors"):
+    with pytest.raises(DataError, match="'forgetful': returned 15 values for 16 survivors; give one each"):
         trainer(config(tmp_path), reward_funcs=forgetful).train()
 
 

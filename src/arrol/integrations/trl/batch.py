@@ -6,8 +6,9 @@ are interchangeable in the loss. Legend: ``G`` rollouts of a group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from arrol.errors import ConfigError
 from arrol.types import FinishReason, Rollout, RolloutGroup
 
 RowKey = tuple[tuple[int, ...], tuple[int, ...]]
+RewardFunction = Callable[..., Any]
+"""TRL's: columns as keywords in, a list of floats and None or an awaitable of it out."""
 
 
 @dataclass
@@ -38,13 +41,22 @@ class RewardedGroup:
         return np.array(stopped, bool) | ~np.isnan(self.total_G)
 
 
+class RewardColumns(NamedTuple):
+    """TRL's reward functions, in its order."""
+
+    names: Sequence[str]
+    functions: Sequence[RewardFunction]
+    """Wrapped."""
+    weights: Sequence[float]
+
+
 @dataclass
 class RolloutBatch:
     """The rollouts of one call of the rollout function, and the rewards that come back for its rows."""
 
     groups: list[RolloutGroup]
-    rewards: dict[str, list[float | None]] = field(default_factory=dict)
-    """Name of a reward function -> one value per row, None where it gave none."""
+    rewards: dict[RewardFunction, list[float | None]] = field(default_factory=dict)
+    """A wrapped reward function -> one value per row, None where it gave none; two functions may share a name."""
     group_size: int = 0
     """Rows of a group in TRL; 0 for as many as it has rollouts."""
 
@@ -60,20 +72,22 @@ class RolloutBatch:
             row for group in self.groups for row in (*group.rollouts, *[None] * (self.group_size - len(group.rollouts)))
         ]
 
-    def rewarded(self, weights: Mapping[str, float], success: str | None, threshold: float) -> list[RewardedGroup]:
+    def rewarded(self, rewards: RewardColumns, success: str | None, threshold: float) -> list[RewardedGroup]:
         """The groups with labels and totals; a value of function ``success`` above ``threshold`` means right.
 
         ConfigError for a reward function that was not wrapped, or when ``success`` is unclear.
         """
-        name = success_name(list(weights), success)
-        for missing in weights.keys() - self.rewards.keys():
-            raise ConfigError(f"reward_funcs = {missing!r}: called with stopped rollouts too; wrap it in prune_rewards")
-        requested = [place for place, row in enumerate(self.rows) if row is not None]
-        values = {key: np.array(self.rewards[key], float)[requested] for key in weights}  # None becomes NaN
-        known = np.stack([values[key] for key in weights])
-        scaled = known * np.array([weights[key] for key in weights])[:, None]
+        place = success_place(rewards.names, success)
+        for name, function in zip(rewards.names, rewards.functions, strict=True):
+            if function not in self.rewards:
+                raise ConfigError(
+                    f"reward_funcs = {name!r}: called with stopped rollouts too; wrap it in prune_rewards"
+                )
+        requested = [row for row, rollout in enumerate(self.rows) if rollout is not None]
+        known = np.array([self.rewards[function] for function in rewards.functions], float)[:, requested]
+        scaled = known * np.array(rewards.weights)[:, None]  # None became NaN
         total = np.where(np.isnan(known).all(0), np.nan, np.nansum(scaled, axis=0))
-        for rollout, value in zip(self.rollouts, values[name], strict=True):
+        for rollout, value in zip(self.rollouts, known[place], strict=True):
             rollout.reward = None if np.isnan(value) else float(value > threshold)
         ends = np.cumsum([len(group.rollouts) for group in self.groups])[:-1]
         return [RewardedGroup(group, part) for group, part in zip(self.groups, np.split(total, ends), strict=True)]
@@ -90,15 +104,20 @@ class RowTag:
         return "<survivor>" if self.survived else "<pruned>"
 
 
-def success_name(names: Sequence[str], success: str | None) -> str:
-    """The reward function whose value says whether an answer is right."""
+def success_place(names: Sequence[str], success: str | None) -> int:
+    """Position of the reward function whose value says whether an answer is right."""
     if success is None and len(names) == 1:
-        return names[0]
+        return 0
     if success is None or success not in names:
         raise ConfigError(
-            f"success_reward = {success!r}: name the one of {sorted(names)} that says whether an answer is right"
+            f"success_reward = {success!r}: name the one of {sorted(set(names))} that says whether an answer is right"
         )
-    return success
+    if names.count(success) > 1:
+        raise ConfigError(
+            f"success_reward = {success!r}: {names.count(success)} reward functions have this name; define the one "
+            "that says whether an answer is right under a name of its own"
+        )
+    return names.index(success)
 
 
 def row_key(prompt_ids: Sequence[int], completion_ids: Sequence[int], pad: int | None) -> RowKey:

@@ -9,6 +9,7 @@ import torch
 
 from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError
+from arrol.integrations.trl.batch import RewardFunction
 from arrol.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class TrainerLike(Protocol):
     num_generations: int
     max_completion_length: int
     reward_func_names: list[str]
+    reward_funcs: list[RewardFunction]
     reward_weights: torch.Tensor
     scale_rewards: str
     loss_type: str

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from arrol.errors import ConfigError, DataError
-from arrol.integrations.trl.batch import RowTag
+from arrol.integrations.trl.batch import RewardFunction, RowTag
 
 TAG_COLUMN = "arrol_rollout"
 """Extra column of a pruned rollout function: one :class:`RowTag` per row."""
 
 Rewards = list[float | None]
-RewardFunction = Callable[..., Any]
-"""TRL's: columns as keywords in, :data:`Rewards` or an awaitable of them out."""
 
 
 @overload
@@ -40,21 +39,21 @@ def prune_rewards(
 
 
 def reward_name(function: RewardFunction) -> str:
-    """The name under which TRL logs it."""
+    """The name under which TRL logs it; that of the wrapped function for a ``functools.partial``."""
+    while isinstance(function, functools.partial):
+        function = function.func
     return getattr(function, "__name__", type(function).__name__)
 
 
 def _wrap(function: RewardFunction) -> RewardFunction:
-    name = reward_name(function)
-
     def split(columns: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Rewards], Rewards]]:
         """The survivors' columns, and what puts their rewards back into rows."""
         tags = columns.pop(TAG_COLUMN, None)
         if not tags or tags[0] is None:  # evaluation, or another rollout function
             return columns, lambda values: values
-        return _survivors(tags, columns), functools.partial(_into_rows, name, tags)
+        return _survivors(tags, columns), functools.partial(_into_rows, wrapped, tags)
 
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+    if _is_async(function):
 
         async def wrapped_async(**columns: Any) -> Rewards:
             given, into_rows = split(columns)
@@ -69,30 +68,50 @@ def _wrap(function: RewardFunction) -> RewardFunction:
 
         wrapped = wrapped_sync
     functools.update_wrapper(wrapped, function)
-    wrapped.__name__ = name
+    wrapped.__name__ = reward_name(function)
     return wrapped
 
 
+def _is_async(function: RewardFunction) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
 def _survivors(tags: Sequence[RowTag], columns: dict[str, Any]) -> dict[str, Any]:
-    """Every column with one value per row, without stopped rows."""
-    return {
+    """Every column with one value per row, without stopped rows; ``log_extra`` takes the survivors' values."""
+    given = {
         key: [each for each, tag in zip(value, tags, strict=True) if tag.survived]
         if isinstance(value, list) and len(value) == len(tags)
         else value
         for key, value in columns.items()
     }
+    if "log_extra" in columns:
+        given["log_extra"] = functools.partial(_log_rows, columns["log_extra"], tags)
+    return given
 
 
-def _into_rows(name: str, tags: Sequence[RowTag], values: Rewards) -> Rewards:
-    """One value per row, None for stopped ones; the batch keeps a copy."""
-    live = [row for row, tag in enumerate(tags) if tag.survived]
-    values = list(values)
-    if len(values) != len(live):
+def _log_rows(log_extra: Callable[[str, list[Any]], None], tags: Sequence[RowTag], column: str, values: Any) -> None:
+    """TRL's ``log_extra`` with one value per row."""
+    log_extra(column, _rows_of(tags, values, f"log_extra({column!r}):"))
+
+
+def _rows_of(tags: Sequence[RowTag], values: Sequence[Any], told: str) -> list[Any]:
+    """One value per row, None for stopped ones; DataError beginning with ``told`` unless there is one per survivor."""
+    survivors = sum(tag.survived for tag in tags)
+    if len(values) != survivors:
+        raise DataError(f"{told} {len(values)} values for {survivors} survivors; give one each")
+    rest = iter(values)
+    return [next(rest) if tag.survived else None for tag in tags]
+
+
+def _into_rows(function: RewardFunction, tags: Sequence[RowTag], values: Rewards) -> Rewards:
+    """One reward per row, None for stopped ones; the batch keeps a copy under the wrapped ``function``."""
+    values = [None if value is None else float(value) for value in values]
+    if any(value is not None and math.isinf(value) for value in values):
         raise DataError(
-            f"reward_funcs = {name!r}: returned {len(values)} rewards for {len(live)} survivors; return one each"
+            f"reward_funcs = {function.__name__!r}: returned an infinite reward; return finite numbers, or None"
         )
-    rows: Rewards = [None] * len(tags)
-    for row, value in zip(live, values, strict=True):
-        rows[row] = None if value is None else float(value)
-    tags[0].batch.rewards[name] = rows
+    rows: Rewards = _rows_of(tags, values, f"reward_funcs = {function.__name__!r}: returned")
+    tags[0].batch.rewards[function] = rows
     return rows

@@ -18,7 +18,7 @@ from arrol.configs.host import HostConfig, parse_host
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory, read_head, write_head
-from arrol.integrations.trl.batch import RewardedGroup, RolloutBatch, RowTag
+from arrol.integrations.trl.batch import RewardColumns, RewardedGroup, RolloutBatch, RowTag
 from arrol.integrations.trl.engines import Sampler, build_sampler
 from arrol.integrations.trl.host import TrainerLike, TrlPrompts, require_positions, tokenized_prompts
 from arrol.integrations.trl.loss import BatchSignal, Inputs, rows_by_tokens
@@ -103,8 +103,8 @@ class PrunedRollout:
         trainer, memory = self._trainer, self._memory
         assert trainer is not None
         assert memory is not None
-        weights = dict(zip(trainer.reward_func_names, trainer.reward_weights.tolist(), strict=True))
-        mine = self.batch.rewarded(weights, self.success_reward, self.config.success_threshold)
+        columns = RewardColumns(trainer.reward_func_names, trainer.reward_funcs, trainer.reward_weights.tolist())
+        mine = self.batch.rewarded(columns, self.success_reward, self.config.success_threshold)
         everyone = _gathered(mine, trainer)
         advantages, first = self._advantages(everyone, trainer), trainer.accelerator.process_index * len(mine)
         factors = thinning_factors(everyone, advantages, self._thinning(trainer), seed=trainer.args.seed)

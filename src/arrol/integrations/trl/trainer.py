@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from arrol.configs.host import HostConfig
 from arrol.configs.method import NeymanRule
 from arrol.errors import ConfigError
-from arrol.integrations.trl.batch import success_name
+from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
@@ -101,7 +101,7 @@ def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> P
         )
     functions = given["reward_funcs"] if isinstance(given["reward_funcs"], list) else [given["reward_funcs"]]
     given["reward_funcs"] = prune_rewards(functions)
-    success_name([reward_name(function) for function in functions], rollout.success_reward)
+    success_place([reward_name(function) for function in functions], rollout.success_reward)
     given["rollout_func"] = rollout
     given["callbacks"] = [*(given.get("callbacks") or []), SaveHead(rollout)]
     logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)

@@ -1,0 +1,127 @@
+"""SmolLM2 at TRL's defaults: float32 weights under bfloat16 autocast, gradient checkpointing, chat prompts.
+
+A processor without bfloat16 units multiplies up to eight times slower in it, so the runs use the first layers of the
+thirty; ``test_the_whole_model`` uses all.
+"""
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+
+from arrol.integrations.trl import GRPOConfig, GRPOTrainer
+from smollm2 import smollm2_folder
+from trl_host import history, weights
+
+SIZES = {
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 16,
+    "max_steps": 5,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "model_init_kwargs": {"num_hidden_layers": 4},
+}
+PRUNING = {"probe_tokens": [5], "pruning_warmup_steps": 1, "quality": {"hidden_size": 8, "min_class_records": 2}}
+NOISE = 0.25
+"""Largest difference of log-probabilities in bfloat16, in nats; the mean is far smaller."""
+
+
+def has_even_length(completions, **columns):
+    """Right in about half of the rollouts, also from a model without its last layers."""
+    return [float(len(chat[0]["content"]) % 2 == 0) for chat in completions]
+
+
+def built(cls, config, folder, **changes):
+    """A trainer as the README builds it."""
+    torch.set_num_threads(1)
+    rows = [
+        {"prompt": [{"role": "system", "content": "Count."}, {"role": "user", "content": f"{i}+{i + 1}?"}]}
+        for i in range(8)
+    ]
+    peft_config = changes.pop("peft_config", None)
+    args = config(str(folder), **{**SIZES, **changes})
+    assert (args.bf16, args.gradient_checkpointing) == (True, True)
+    return cls(
+        model=smollm2_folder(),
+        reward_funcs=has_even_length,
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        peft_config=peft_config,
+    )
+
+
+def differences(host):
+    """|sampler - learner| log-probability of every token of the last batch's survivors."""
+    model, found = host.model.eval(), []
+    for group in host.pruned.batch.groups:
+        for rollout in group.survivors:
+            completion = rollout.completion
+            ids = torch.tensor([[*group.prompt.token_ids, *completion.token_ids]])
+            with torch.no_grad(), host.accelerator.autocast():
+                logits = model(ids).logits[0, :-1].float()
+            learner = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[-completion.num_tokens :, 0]
+            found.append((learner - torch.from_numpy(completion.sampler_logprobs_T)).abs())
+    return torch.cat(found)
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    host = built(GRPOTrainer, GRPOConfig, tmp_path_factory.mktemp("pruned"), **PRUNING)
+    host.train()
+    return host
+
+
+def test_five_steps_prune_and_stay_finite(pruned):
+    assert pruned.model.dtype == torch.float32
+    kept = history(pruned, "arrol/pruning/kept_frac")
+    assert kept[0] == 1.0
+    assert max(kept[1:]) < 1.0
+    logged = [row for row in pruned.state.log_history if "loss" in row]
+    assert len(logged) == 5
+    assert all(torch.isfinite(torch.tensor(list(row.values()))).all() for row in logged)
+    assert max(row["grad_norm"] for row in logged) > 0
+    assert torch.isfinite(weights(pruned)).all()
+
+
+def test_the_learner_gives_the_tokens_their_sampled_probabilities(pruned):
+    apart = differences(pruned)
+    assert apart.mean() < NOISE / 10
+    assert apart.max() < NOISE
+
+
+def test_an_adapter_is_sampled_as_it_is_trained(tmp_path):
+    peft = pytest.importorskip("peft")
+    layers = ["q_proj", "v_proj", "down_proj"]
+    lora = peft.LoraConfig(r=8, target_modules=layers, task_type="CAUSAL_LM", init_lora_weights=False)
+    host = built(GRPOTrainer, GRPOConfig, tmp_path, **PRUNING, max_steps=2, peft_config=lora)
+    host.train()
+    assert history(host, "arrol/pruning/kept_frac")[-1] < 1.0
+    apart = differences(host)
+    assert apart.mean() < NOISE / 10
+    assert apart.max() < NOISE
+    with host.model.disable_adapter():
+        assert differences(host).mean() > NOISE
+
+
+def test_the_whole_model(tmp_path):
+    sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8, "max_steps": 1}
+    host = built(GRPOTrainer, GRPOConfig, tmp_path, probe_tokens=[4], keep_ratio=1.0, model_init_kwargs=None, **sizes)
+    host.train()
+    assert len(host.model.base_model.layers) == 30
+    apart = differences(host)
+    assert apart.mean() < NOISE / 10
+    assert apart.max() < NOISE
+
+
+def test_never_is_trl_bit_for_bit(tmp_path):
+    sizes = {"max_steps": 2, "max_completion_length": 8, "per_device_train_batch_size": 4}
+    ours = built(GRPOTrainer, GRPOConfig, tmp_path / "ours", rule="never", **sizes)
+    theirs = built(trl.GRPOTrainer, trl.GRPOConfig, tmp_path / "theirs", **sizes)
+    for host in (ours, theirs):
+        host.train()
+    assert torch.equal(weights(ours), weights(theirs))
+    assert history(ours, "reward") == history(theirs, "reward")
+    assert history(ours, "loss") == history(theirs, "loss")
