@@ -16,15 +16,15 @@ from trl_host import history, weights
 SIZES = {
     "per_device_train_batch_size": 8,
     "num_generations": 4,
-    "max_completion_length": 16,
+    "max_completion_length": 10,
     "max_steps": 5,
     "logging_steps": 1,
     "save_strategy": "no",
     "use_cpu": True,
     "disable_tqdm": True,
-    "model_init_kwargs": {"num_hidden_layers": 4},
+    "model_init_kwargs": {"num_hidden_layers": 3},
 }
-PRUNING = {"probe_tokens": [5], "pruning_warmup_steps": 1, "quality": {"hidden_size": 8, "min_class_records": 2}}
+PRUNING = {"probe_tokens": [4], "pruning_warmup_steps": 1, "quality": {"hidden_size": 8, "min_class_records": 2}}
 NOISE = 0.25
 """Largest difference of log-probabilities in bfloat16, in nats; the mean is far smaller."""
 
@@ -103,12 +103,12 @@ def test_an_adapter_is_sampled_as_it_is_trained(tmp_path):
     assert apart.mean() < NOISE / 10
     assert apart.max() < NOISE
     with host.model.disable_adapter():
-        assert differences(host).mean() > NOISE
+        assert differences(host).mean() > 5 * apart.mean()
 
 
 def test_the_whole_model(tmp_path):
-    sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8, "max_steps": 1}
-    host = built(GRPOTrainer, GRPOConfig, tmp_path, probe_tokens=[4], keep_ratio=1.0, model_init_kwargs=None, **sizes)
+    sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 6, "max_steps": 1}
+    host = built(GRPOTrainer, GRPOConfig, tmp_path, probe_tokens=[3], keep_ratio=1.0, model_init_kwargs=None, **sizes)
     host.train()
     assert len(host.model.base_model.layers) == 30
     apart = differences(host)
@@ -117,7 +117,7 @@ def test_the_whole_model(tmp_path):
 
 
 def test_never_is_trl_bit_for_bit(tmp_path):
-    sizes = {"max_steps": 2, "max_completion_length": 8, "per_device_train_batch_size": 4}
+    sizes = {"max_steps": 2, "max_completion_length": 6, "per_device_train_batch_size": 4}
     ours = built(GRPOTrainer, GRPOConfig, tmp_path / "ours", rule="never", **sizes)
     theirs = built(trl.GRPOTrainer, trl.GRPOConfig, tmp_path / "theirs", **sizes)
     for host in (ours, theirs):
