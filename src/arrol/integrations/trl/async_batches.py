@@ -23,7 +23,7 @@ from arrol.integrations.memory import HostMemory
 from arrol.integrations.trl.async_engines import Rollouts
 from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, Row
 from arrol.integrations.trl.async_signal import delivered_groups
-from arrol.integrations.trl.batch import RewardedGroup, success_name
+from arrol.integrations.trl.batch import RewardedGroup, success_place
 from arrol.integrations.trl.signal import OutcomeValues
 from arrol.protocols import PendingVerdict
 from arrol.training.verdicts import VerdictQueue
@@ -96,7 +96,7 @@ class BatchMaker:
 
     def __init__(self, parts: BatchParts) -> None:
         self._parts = parts
-        self._label = parts.rewards.names.index(success_name(parts.rewards.names, parts.success_reward))
+        self._label = success_place(parts.rewards.names, parts.success_reward)
         self._values = OutcomeValues()
         self._position = self._num_groups = 0
         self._asked: dict[RolloutId, RewardedRollout] = {}

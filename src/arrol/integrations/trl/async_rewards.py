@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from arrol.errors import ConfigError, DataError
-from arrol.integrations.trl.rewards import RewardFunction, reward_name
+from arrol.integrations.trl.batch import RewardFunction
+from arrol.integrations.trl.rewards import reward_name
 from arrol.types import Completion
 
 if TYPE_CHECKING:

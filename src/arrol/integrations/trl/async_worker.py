@@ -30,7 +30,7 @@ from arrol.integrations.trl.async_engines import EngineFactory, connect
 from arrol.integrations.trl.async_options import parse_options, require_trl, samples_per_step, shape_of
 from arrol.integrations.trl.async_queue import SampleQueue, Snapshots
 from arrol.integrations.trl.async_rewards import RewardCalls, Row
-from arrol.integrations.trl.rewards import RewardFunction
+from arrol.integrations.trl.batch import RewardFunction
 from arrol.types import SamplingParams, State
 
 if TYPE_CHECKING:
