@@ -83,9 +83,9 @@ def save_model(folder):
     return str(folder)
 
 
-def snapshot_of(*probe_tokens, features=FEATURES, seed=0, version=0):
+def snapshot_of(*probe_tokens, features=FEATURES, seed=0, version=0, hidden=HIDDEN):
     """A head that tells rollouts apart; its calibration still says one half for all."""
-    layout = FeatureLayout(features, HIDDEN)
+    layout = FeatureLayout(features, hidden)
     estimator = QualityEstimator(QualityConfig(), layout, probe_tokens, seed=seed)
     estimator.version = version
     for head in estimator._heads:
@@ -109,12 +109,12 @@ def generate(llm, prompts, all_params):
 
 
 @contextlib.contextmanager
-def engine(model, **arguments):
-    """A ``vllm.LLM`` that leaves nothing behind."""
+def engine(model, *, tiny=True, **arguments):
+    """A ``vllm.LLM`` that leaves nothing behind; ``tiny=False``: at vLLM's defaults."""
     from vllm import LLM
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-    llm = LLM(model, **{**TINY, **arguments})
+    llm = LLM(model, **{**(TINY if tiny else {}), **arguments})
     try:
         yield llm
     finally:
@@ -201,6 +201,8 @@ class SchedulerLoop:
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
+        from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE
+
         config.cache_config.num_gpu_blocks = blocks
         spec = FullAttentionSpec(block_size=32, num_kv_heads=1, head_size=1, dtype=torch.float32)
         cache = KVCacheConfig(
@@ -210,6 +212,7 @@ class SchedulerLoop:
         self.hasher = get_request_block_hasher(32, sha256)
         self.scheduler = scheduler_class(config, cache, StructuredOutputManager(config), block_size=32)
         self.depth, self.lead, self.tables = depth, lead, None
+        self.has_head = snapshot is not None or ESTIMATOR_VARIABLE in os.environ
         self.score = score or (lambda request_id, length: 0.0)
         self.token = token or (lambda request_id, index: 1)
         if snapshot is not None:
@@ -310,7 +313,7 @@ class SchedulerLoop:
             if watch.start < length - self.lead <= watch.start + plan.num_scheduled_tokens[request_id]
         ]
         self.times_scored.update((one.request_id, one.probe_tokens) for one in scored)
-        if scored or self.tables is not None:
+        if (watched and self.has_head) or self.tables is not None:
             output.arrol_scores = StepScores(scored, self.tables)
             self.tables = None
         return output

@@ -53,6 +53,11 @@ class EstimatorSnapshot:
         """float64 ``[C]`` in [0, 1]."""
         return self._calibrations[probe].quality(np.asarray(score_C, float))
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights of the heads are finite; a head with a NaN scores no rollout."""
+        return all(bool(value.isfinite().all()) for head in self._heads for value in head.state_dict().values())
+
     def tables(self) -> State:
         """What :class:`arrol.quality.calibration.ScoredEstimator` loads: the calibration without the heads."""
         return {

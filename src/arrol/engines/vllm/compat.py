@@ -18,6 +18,7 @@ from arrol.errors import ConfigError, MissingExtraError
 
 try:
     import vllm
+    from vllm.logger import init_logger
     from vllm.platforms import current_platform
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.engine import EngineCoreOutput as EngineCoreOutput
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.request import Request
 
+logger = init_logger("vllm.arrol")
+"""Ours in vLLM's log: its handlers show only loggers below ``vllm``."""
 SUPPORTED = (0, 22), (0, 34)
 """First supported release and first unsupported one."""
 ANY_VERSION = "ARROL_VLLM_ANY_VERSION"

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ESTIMATOR_VARIABLE = "ARROL_ESTIMATOR"
 """Environment variable: file of the estimator that scheduler and worker load at start."""
+HEADLESS = f"no request is pruned until one is set by {ESTIMATOR_VARIABLE} or arrol_set_estimator"
 
 
 @runtime_checkable
@@ -189,12 +190,17 @@ class PruningScheduler(_PruningSchedulerBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._estimator = ScoredEstimator()
         self._features: tuple[str, ...] = ()
+        self._has_warned = False
         super().__init__(*args, **kwargs)
         path = os.environ.get(ESTIMATOR_VARIABLE)
         if path:
             from arrol.quality.snapshot import EstimatorSnapshot
 
             self._learn(EstimatorSnapshot.read(path).tables())
+            version, probes = self._estimator.version, list(self._estimator.probe_tokens)
+            compat.logger.info("arrol: head version %d, probes %s", version, probes)
+        else:
+            compat.logger.info("arrol: no head; %s", HEADLESS)
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         plan = super().schedule(*args, **kwargs)
@@ -202,6 +208,19 @@ class PruningScheduler(_PruningSchedulerBase):
         if watched:
             plan.arrol_watched = watched
         return plan
+
+    def update_from_output(self, plan: SchedulerOutput, result: ModelRunnerOutput) -> Outputs:
+        if isinstance(plan, WatchingPlan) and not isinstance(result, ScoredResult):
+            self._warn_without_head(plan.arrol_watched)
+        return super().update_from_output(plan, result)
+
+    def _warn_without_head(self, request_ids: Iterable[str]) -> None:
+        """Once per scheduler. A worker with a head attaches scores to every step of watched requests."""
+        pruned = [i for i in request_ids if i in self.book and self.book.pruning(i).rule.rule != "never"]
+        if pruned and not self._has_warned:
+            self._has_warned = True
+            group = self.book.pruning(pruned[0]).group
+            compat.logger.warning("arrol: group %r met no head; %s", group, HEADLESS)
 
     def _watched(self, plan: SchedulerOutput) -> dict[str, Watch]:
         """Requests from the sampling of their first token to the feeding of the one at their last probe."""

@@ -136,12 +136,17 @@ class PruningWorker(compat.PlatformWorker):
         return snapshot.version
 
     def _fitting(self, snapshot: EstimatorSnapshot) -> EstimatorSnapshot:
-        """ModelError for the head of another model."""
+        """ModelError for the head of another model; a warning for one whose scores are NaN."""
         size = int(self.model_config.get_hidden_size())
         if snapshot.layout.hidden_size != size:
             raise ModelError(
                 f"estimator.hidden_size = {snapshot.layout.hidden_size}: the model's is {size}; "
                 "load the estimator that was trained with this model"
+            )
+        if not snapshot.is_finite:
+            compat.logger.warning(
+                "arrol: head version %d has weights that are not finite; no request is pruned until another is set",
+                snapshot.version,
             )
         return snapshot
 

@@ -12,7 +12,7 @@ from vllm.v1.request import RequestStatus
 
 from arrol.engines.vllm import groups
 from arrol.engines.vllm.request import StopReport, pruning_args
-from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE, ConfidenceScheduler, PruningScheduler
+from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE, HEADLESS, ConfidenceScheduler, PruningScheduler
 from arrol.errors import ConfigError
 from vllm_host import SchedulerLoop, engine_config, leftovers, save_model, snapshot_of
 
@@ -92,22 +92,29 @@ def test_tables_that_arrive_while_no_request_is_watched_are_not_lost(make_loop):
     assert len(loop.run().pruned()) == 2
 
 
-def test_before_the_first_head_all_are_kept(make_loop):
+def test_before_the_first_head_all_are_kept_and_one_warning_says_so(make_loop, said):
     loop = make_loop(snapshot=None)
+    loop.add_group("unpruned", 2, TOTAL, rule="never", probe_tokens=PROBE, observe=True)
+    loop.run()
+    assert said == [f"arrol: no head; {HEADLESS}"]
     loop.add_group("g", 4, TOTAL, probe_tokens=PROBE, report=True)
     loop.run()
     assert loop.pruned() == []
-    assert {StopReport.parse(output.stop_reason).reason for output in loop.answers.values()} == {"no_score"}
+    assert {StopReport.parse(loop.answers[f"g.{i}"].stop_reason).reason for i in range(4)} == {"no_score"}
+    loop.add_group("h", 4, TOTAL, probe_tokens=PROBE)
+    loop.run()
+    assert said[1:] == [f"arrol: group 'g' met no head; {HEADLESS}"]
     assert_nothing_is_left(loop)
 
 
-def test_the_head_named_by_the_environment_is_there_from_the_start(make_loop, tmp_path, monkeypatch):
+def test_the_head_named_by_the_environment_is_there_from_the_start(make_loop, tmp_path, monkeypatch, said):
     snapshot_of(PROBE, version=3).write(tmp_path / "head.safetensors")
     monkeypatch.setenv(ESTIMATOR_VARIABLE, str(tmp_path / "head.safetensors"))
     loop = make_loop(snapshot=None)
     loop.add_group("g", 4, TOTAL, probe_tokens=PROBE)
     assert len(loop.run().pruned()) == 2
     assert {StopReport.parse(loop.answers[i].stop_reason).version for i in loop.pruned()} == {3}
+    assert said == [f"arrol: head version 3, probes [{PROBE}]"]
 
 
 def test_only_the_asked_are_watched_and_only_until_their_last_probe(make_loop):

@@ -140,6 +140,13 @@ def test_a_new_head_sends_its_tables_once_with_the_next_answer(worker):
     assert feed(worker, 1, answer_of("r")).arrol_scores.tables is None
 
 
+def test_a_head_with_a_nan_is_named_in_the_log(worker, said):
+    snapshot = snapshot_of(PROBE, version=5)
+    snapshot._heads[0].first.weight.data[0, 0] = np.nan
+    assert worker.arrol_set_estimator(snapshot.to_bytes()) == 5
+    assert said == ["arrol: head version 5 has weights that are not finite; no request is pruned until another is set"]
+
+
 def test_a_head_that_reads_something_else_starts_anew_and_answers_under_way_keep_the_old(worker):
     feed(worker, -2, answer_of("r"), count=2)
     for position in range(2):
