@@ -4,6 +4,8 @@ The reference takes TRL's own loss of one row at a time and adds the rows up und
 ``arrol.integrations.trl.signal``; it knows nothing of compaction or factors.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,12 @@ from arrol.types import FinishReason
 from trl_host import config, has_digit, trainer, weights
 
 CORRECTIONS = ("plain", "ipw", "doubly_robust")
+
+
+@pytest.fixture(scope="module")
+def pruned_hosts(tmp_path_factory):
+    """Trainers by loss type and correction, each trained once; tests only ask for their loss."""
+    return cache(lambda *names: pruned_host(tmp_path_factory.mktemp("pruned"), *names))
 
 
 def pruned_host(folder, loss_type, correction, **changes):
@@ -57,8 +65,8 @@ def reference(host, loss_type, correction):
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_a_pruned_batch_has_the_stated_loss_and_gradient(tmp_path, loss_type, correction):
-    host = pruned_host(tmp_path, loss_type, correction)
+def test_a_pruned_batch_has_the_stated_loss_and_gradient(pruned_hosts, loss_type, correction):
+    host = pruned_hosts(loss_type, correction)
     assert host.pruned.signal.differs
     ours, loss = gradient(host, host.compute_loss, [host.before])
     wanted, wanted_loss = reference(host, loss_type, correction)
@@ -69,9 +77,9 @@ def test_a_pruned_batch_has_the_stated_loss_and_gradient(tmp_path, loss_type, co
 
 @pytest.mark.parametrize("correction", CORRECTIONS)
 @pytest.mark.parametrize("loss_type", [name for name in LOSS_TYPES if name not in BY_LOCAL_TOKENS])
-def test_the_split_into_microbatches_changes_nothing(tmp_path, loss_type, correction):
+def test_the_split_into_microbatches_changes_nothing(pruned_hosts, loss_type, correction):
     """Uneven survivors per microbatch: the window's denominator, not each microbatch's own."""
-    whole = pruned_host(tmp_path, loss_type, correction)
+    whole = pruned_hosts(loss_type, correction)
     halves = [rows_of(whole.before, list(range(5))), rows_of(whole.before, list(range(5, 16)))]
     one, _ = gradient(whole, whole.compute_loss, [whole.before])
     if loss_type in BY_ROWS:  # TRL divides each microbatch by its own rows: give them as TRL would weigh them
