@@ -23,7 +23,7 @@ from arrol.integrations.memory import HostMemory
 from arrol.integrations.trl.async_engines import Rollouts
 from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, Row
 from arrol.integrations.trl.async_signal import delivered_groups
-from arrol.integrations.trl.batch import RewardedGroup, success_place
+from arrol.integrations.trl.batch import RewardedGroup
 from arrol.integrations.trl.signal import OutcomeValues
 from arrol.protocols import PendingVerdict
 from arrol.training.verdicts import VerdictQueue
@@ -79,8 +79,8 @@ class BatchParts:
     allocator: Allocator
     """Its history is that of ``memory``."""
     seed: int
-    success_reward: str | None = None
-    """Name of the reward function that gives the labels."""
+    label: int
+    """Place of the reward function that says what is right."""
 
 
 @dataclass
@@ -96,7 +96,6 @@ class BatchMaker:
 
     def __init__(self, parts: BatchParts) -> None:
         self._parts = parts
-        self._label = success_place(parts.rewards.names, parts.success_reward)
         self._values = OutcomeValues()
         self._position = self._num_groups = 0
         self._asked: dict[RolloutId, RewardedRollout] = {}
@@ -164,7 +163,7 @@ class BatchMaker:
         self._asked[rollout_id] = rollout
 
         def wait() -> Verdict:
-            value = float(rollout.values.result()[self._label])
+            value = float(rollout.values.result()[self._parts.label])
             right = value if np.isnan(value) else float(value > self._parts.config.success_threshold)
             return Verdict(right, None)
 

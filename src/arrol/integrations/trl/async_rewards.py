@@ -55,7 +55,7 @@ class RewardCalls:
                     f"reward_funcs = {function!r}: the worker calls functions only; wrap the reward model in a "
                     "function that returns a list of floats"
                 )
-        self.names = _unique([reward_name(function) for function in functions])
+        self.names = [reward_name(function) for function in functions]
         self._functions, self._tokenizer = list(functions), tokenizer
         self._write = completion_writer(tokenizer)
         self._waiting: list[RewardedRollout] = []
@@ -72,8 +72,11 @@ class RewardCalls:
         return rollout
 
     def close(self) -> None:
-        """Drop calls that have not begun."""
+        """Drop calls that have not begun; those that wait for them get a CancelledError."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for rollout in self._waiting:
+                rollout.values.cancel()
 
     def _call(self) -> None:
         with self._lock:
@@ -102,12 +105,12 @@ class RewardCalls:
                 f"reward_funcs = {self.names[place]!r}: returned {len(values)} rewards for {len(rollouts)} "
                 "completions; return one each"
             )
-        return np.array([np.nan if value is None else float(value) for value in values])
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names that occur twice get their place behind them."""
-    return [name if names.count(name) == 1 else f"{name}_{place}" for place, name in enumerate(names)]
+        rewards = np.array([np.nan if value is None else float(value) for value in values])
+        if np.isinf(rewards).any():
+            raise DataError(
+                f"reward_funcs = {self.names[place]!r}: returned an infinite reward; return finite numbers, or None"
+            )
+        return rewards
 
 
 async def _awaited(given: object) -> Sequence[float | None]:

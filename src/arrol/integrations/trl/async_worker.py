@@ -30,7 +30,7 @@ from arrol.integrations.trl.async_engines import EngineFactory, connect
 from arrol.integrations.trl.async_options import parse_options, require_trl, samples_per_step, shape_of
 from arrol.integrations.trl.async_queue import SampleQueue, Snapshots
 from arrol.integrations.trl.async_rewards import RewardCalls, Row
-from arrol.integrations.trl.batch import RewardFunction
+from arrol.integrations.trl.batch import RewardFunction, success_place
 from arrol.types import SamplingParams, State
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class PrunedRolloutWorker(TrainerCallback):
         self._model, self._args, self._rows, self._tokenizer = model, args, train_dataset, processing_class
         functions = list(reward_funcs) if isinstance(reward_funcs, Sequence) else [reward_funcs]
         self._rewards = RewardCalls(functions, processing_class)
+        self._label = success_place(self._rewards.names, self._options.success_reward)
         self._engine = engine
         self.rollout_buffer = SampleQueue()
         """TRL reads samples here."""
@@ -91,14 +92,15 @@ class PrunedRolloutWorker(TrainerCallback):
         self._is_callback = False
 
     def start(self) -> None:
-        """Begin to write rollouts; TRL calls it after its first transfer of weights."""
+        """Begin to write rollouts; TRL calls it after its first transfer of weights. A worker starts once."""
+        assert self._thread is None, "a worker belongs to one call of train()"
         if not self._is_callback:
             warnings.warn(
                 "callbacks: the worker is not among the trainer's, so no checkpoint holds its head; "
                 "pass callbacks=[worker]",
                 stacklevel=2,
             )
-        maker = self._maker()
+        maker = self.batch_maker()
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, args=(maker,), name="arrol-rollouts", daemon=True)
         self._thread.start()
@@ -156,7 +158,8 @@ class PrunedRolloutWorker(TrainerCallback):
         if state.is_world_process_zero:
             self.save(_checkpoint(args, state))
 
-    def _maker(self) -> BatchMaker:
+    def batch_maker(self) -> BatchMaker:
+        """What the thread runs: engine, head and allocation, as loaded; also for a look at batches without training."""
         args, config = (
             self._args,
             AutoConfig.from_pretrained(self._model, trust_remote_code=self._args.trust_remote_code),
@@ -188,7 +191,7 @@ class PrunedRolloutWorker(TrainerCallback):
                 self._rewards,
                 allocator,
                 args.seed,
-                self._options.success_reward,
+                self._label,
             )
         )
         if self._saved is not None:
@@ -229,10 +232,8 @@ class PrunedRolloutWorker(TrainerCallback):
                     )
                 self._snapshots.add(self.rollout_buffer.num_put + len(batch.samples), maker.save())
                 self.rollout_buffer.put_all(batch.samples)
-        except _Stopped:
-            pass
         except BaseException as error:  # TRL asks for it by check_health
-            self._failure = error
+            self._failure = None if self._stopping.is_set() else error
 
     def _alive(self) -> None:
         self._heard = time.monotonic()
@@ -240,9 +241,13 @@ class PrunedRolloutWorker(TrainerCallback):
             raise _Stopped
 
     def _wait_for_demand(self) -> bool:
-        """True when the trainer waits for a sample, or a whole batch fits into what may be ahead; False to stop."""
+        """True when the trainer waits for a sample, or will have read a whole batch more before it is stale.
+
+        A step reads ``samples_per_step``, and TRL's loader is a microbatch ahead of it: hence one version less. Under
+        ``max_staleness`` 1 a batch begins when the trainer waits, so that no clock says which weights write it.
+        """
         args = self._args
-        room = args.max_staleness * samples_per_step(args) - shape_of(args, self._options).num_rollouts
+        room = (args.max_staleness - 1) * samples_per_step(args) - shape_of(args, self._options).num_rollouts
         while not self._stopping.is_set():
             self._heard = time.monotonic()
             if self.rollout_buffer.is_awaited.wait(0.05) or self.rollout_buffer.qsize() <= room:
