@@ -101,7 +101,6 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("verl", "an_error"): SAME_NUMBER,
     ("verl", "a_deadline"): SAME_NUMBER,
     ("verl", "a_floor"): SAME_NUMBER,
-    ("verl", "batch_scope"): SAME_NUMBER,
     ("verl", "truncated_rows_do_not_count"): SAME_NUMBER,
     ("vllm", "a_resumed_run"): "the population behind draws without siblings lives in the scheduler and starts empty",
 }

@@ -23,11 +23,12 @@ class JudgedService(PruningService):
     """The service with the table's judge as its head, and without a clock of its own."""
 
     def __init__(self, scenario: Scenario) -> None:
-        super().__init__(
-            VerlOptions(scenario.host), seed=SEED, shape=StepShape(len(scenario.sizes), max(scenario.sizes))
-        )
+        options = VerlOptions(scenario.host)
+        super().__init__(options, seed=SEED, shape=StepShape(len(scenario.sizes), max(scenario.sizes)))
         self._memory.estimator = Judge()  # type: ignore[assignment]
-        self._controller = PruningController(scenario.host.pruning, Judge(), seed=SEED, whole_group=True)
+        self._controller = PruningController(
+            scenario.host.pruning, Judge(), seed=SEED, whole_group=options.keeps_share_of_group
+        )
         self._groups_learnt: list[RolloutGroup] = []
 
     async def begin_with(self, step: int, prompts: list[tuple[str, int]], rates: list[float | None]) -> list[Ticket]:
@@ -43,6 +44,11 @@ class JudgedService(PruningService):
 
     def groups_learnt(self) -> list[RolloutGroup]:
         return self._groups_learnt
+
+
+def as_in_verl(name: str) -> tuple[list[Step], Outcome]:
+    """The recorded scenario, with ``keep_ratio`` a share of whole groups where it is one in verl."""
+    return recorded(name, whole_group=VerlOptions(SCENARIOS[name].host).keeps_share_of_group)
 
 
 def handle(service: PruningService) -> RemoteService:
@@ -83,11 +89,11 @@ def tell(service: Any, step: Step, told: Told) -> list[Awaitable[Any]]:
 async def played_by_verl(name: str, start: Any) -> Outcome:
     """A scenario through the service; ``start`` makes a handle from a scenario.
 
-    The tape is that of a controller with ``whole_group``, as verl's is.
+    The tape is that of a controller with verl's ``whole_group``.
     """
     scenario, found = SCENARIOS[name], Outcome()
     service = start(scenario)
-    for number, step in enumerate(recorded(name, whole_group=True)[0], 1):
+    for number, step in enumerate(as_in_verl(name)[0], 1):
         if number > 1 and scenario.resumed:
             state, service = await service.save.remote(), start(scenario)
             await service.load.remote(state)

@@ -1,14 +1,15 @@
 """Sizes of a step of verl, from its config. Pure functions.
 
-A pruned batch is smaller. verl 0.9 fills it up with synthetic rows of 128 tokens to a multiple of lcm(data-parallel
-ranks, mini-batch), so the mini-batch must shrink with the batch:
+A pruned batch is smaller, and its number of rows varies. verl 0.9 makes as many updates as the batch has mini-batches,
+and fills it up with synthetic rows of 128 tokens to a multiple of lcm(data-parallel ranks, mini-batch). It reads the
+size of a mini-batch anew in every step, so each step gets the size that leaves the number of updates as it is:
 
-    survivors per prompt  k = keep_ratio n                      n = rollout.n, a whole number, at least 2
-    ppo_mini_batch_size'  = ppo_mini_batch_size k / n           as many updates per step as before
-    rows of a step        = train_batch_size k                  a multiple of lcm(ranks, ppo_mini_batch_size' n)
+    updates U             = train_batch_size / ppo_mini_batch_size           of the command
+    ppo_mini_batch_size'  = the smallest number of prompts with  U ppo_mini_batch_size' n >= rows  and whole ranks
+    synthetic rows        < U lcm(ranks, n)                                  n = rollout.n
 
-Warm-up steps keep all, so train_batch_size n must be a multiple of it as well. With ``pods`` k is ``train_size``, in
-warm-up too. A rule that skips prompts draws ``candidates`` times as many from the data.
+With ``pods`` a prompt trains ``train_size`` rows, in warm-up too. A rule that skips prompts draws ``candidates`` times
+as many from the data.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from arrol.errors import ConfigError
 from arrol.integrations.verl.options import NAME, VerlOptions
@@ -25,6 +25,9 @@ from arrol.integrations.verl.rules import candidates, train_size
 
 ACTOR, ROLLOUT, REFERENCE = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
 DRAWN, EPOCHS = "data.train_batch_size", "trainer.total_epochs"
+
+SYNTHETIC_TOKENS = 128
+"""Length of a row that verl adds to fill a batch."""
 
 Config = Mapping[str, Any]
 
@@ -46,14 +49,10 @@ class Batch:
     group_size: int
     train_size: int
     """Rollouts of a prompt that train."""
-    ranks: int
-    """Data-parallel ranks of the actor."""
-    warmup_train_size: int
-    """Rollouts of a prompt that train in a warm-up step."""
 
     @classmethod
     def of(cls, config: Config, options: VerlOptions, *, drawn: bool = True) -> Batch:
-        """ConfigError where the number of survivors is not whole, or below 2.
+        """ConfigError where a prompt would keep fewer than 2 rollouts.
 
         ``drawn``: the batch size counts candidates already.
         """
@@ -70,61 +69,86 @@ class Batch:
             raise ConfigError(
                 f"{NAME}.allocation.train_size = {trained}: more than the {survivors} survivors of a prompt; lower it"
             )
-        return cls(prompts // factor, size, trained, data_parallel_ranks(config), train_size(allocation, size))
-
-    def padding(self, mini_batch_size: int, train_size: int) -> int:
-        """Synthetic rows that verl would add to a batch with so many rows per prompt."""
-        return -(self.prompts * train_size) % math.lcm(self.ranks, mini_batch_size * self.group_size)
-
-    def shrunk(self, mini_batch_size: int) -> Fraction:
-        """The mini-batch that leaves the number of updates as it is."""
-        return Fraction(mini_batch_size * self.train_size, self.group_size)
-
-    def refuse_padding(self, path: str, mini_batch_size: int, warmup_steps: int) -> None:
-        """ConfigError where verl would fill a batch up, in a pruned step or in warm-up."""
-        rows = self.padding(mini_batch_size, self.train_size)
-        if rows:
-            raise ConfigError(
-                f"{path} = {mini_batch_size}: verl would add {rows} synthetic rows to the "
-                f"{self.prompts * self.train_size} survivors of a step on {self.ranks} ranks; use "
-                f"{float(self.shrunk(self.prompts)):g} or a divisor of it, and survivors that divide evenly over ranks"
-            )
-        rows = self.padding(mini_batch_size, self.warmup_train_size) if warmup_steps else 0
-        if rows:
-            raise ConfigError(
-                f"{NAME}.warmup_steps = {warmup_steps}: verl would add {rows} synthetic rows to the unpruned "
-                f"{self.prompts * self.warmup_train_size}; set warmup_steps=0, or a keep_ratio like 0.5 or 0.25"
-            )
+        return cls(prompts // factor, size, trained)
 
 
 def _survivors(options: VerlOptions, size: int) -> int:
-    """Rollouts of a group after its last probe."""
-    rule, survivors = options.host.pruning, Fraction(size)
+    """Rollouts of a group after its last probe; with independent draws, their expected number."""
+    rule, survivors = options.host.pruning, size
     if not rule.has_probes or rule.rule == "never":
         return size
     for ratio in rule.cumulative_keep:
-        survivors = Fraction(ratio).limit_denominator(1000) * size
-        if survivors.denominator != 1 or survivors < 2:
+        survivors = round(ratio * size)
+        if survivors < 2:
+            values = ", ".join(f"{kept / size:.3g}" for kept in range(2, size))
             raise ConfigError(
-                f"{NAME}.keep_ratio = {rule.keep_ratio:g}: leaves {float(survivors):g} of the {size} rollouts of a "
-                f"prompt ({ROLLOUT}.n); every probe must leave a whole number, at least 2"
+                f"{NAME}.keep_ratio = {rule.keep_ratio:g}: leaves {survivors} of the {size} rollouts of a prompt "
+                f"({ROLLOUT}.n); every probe must leave at least 2, so use one of {values} or more rollouts"
             )
     if rule.min_survivors > survivors:
         raise ConfigError(
             f"{NAME}.min_survivors = {rule.min_survivors}: more than the {survivors} of a prompt that keep_ratio "
             f"leaves; lower it to {survivors}"
         )
-    return int(survivors)
+    return survivors
+
+
+@dataclass(frozen=True)
+class MiniBatches:
+    """Size of the mini-batches of each step."""
+
+    paths: tuple[str, ...]
+    """Settings of verl that hold it, in prompts: the actor's, and the critic's where there is one."""
+    updates: tuple[int, ...]
+    """Mini-batches of an unpruned step, for each path."""
+    group_size: int
+    ranks: int
+
+    @classmethod
+    def of(cls, config: Config, batch: Batch) -> MiniBatches:
+        paths = tuple(f"{node}.ppo_mini_batch_size" for node in trained_nodes(config))
+        updates = tuple(-(-batch.prompts // int(at(config, path, 1))) for path in paths)
+        return cls(paths, updates, batch.group_size, data_parallel_ranks(config))
+
+    def sizes(self, rows: int) -> tuple[int, ...]:
+        """``ppo_mini_batch_size`` of each path for a step with so many rows."""
+        whole = self.ranks // math.gcd(self.ranks, self.group_size)  # prompts whose rows divide evenly over the ranks
+        most = math.lcm(*self.updates)
+        smallest = whole * max(-(-rows // (most * whole * self.group_size)), 1)
+        return tuple(smallest * most // updates for updates in self.updates)
+
+    def metrics(self, rows: int) -> dict[str, float]:
+        """Rows of a step, synthetic rows that verl adds to them, and mini-batches of the actor."""
+        sizes = [size * self.group_size for size in self.sizes(rows)]
+        synthetic = -rows % math.lcm(self.ranks, *sizes)
+        return {
+            "batch/rows": float(rows),
+            "batch/synthetic_rows": float(synthetic),
+            "batch/mini_batches": float((rows + synthetic) // sizes[0]),
+        }
+
+
+SHARED = {
+    "megatron": ("megatron.tensor_model_parallel_size", "megatron.pipeline_model_parallel_size",
+                 "megatron.context_parallel_size"),
+    "veomni": ("veomni.ulysses_parallel_size",),
+    "torchtitan": ("torchtitan.tensor_parallel_size", "torchtitan.pipeline_parallel_size",
+                   "torchtitan.context_parallel_size"),
+    "automodel": ("automodel.tp_size", "automodel.pp_size", "automodel.cp_size"),
+}  # fmt: skip
+"""Engine of verl -> its settings, below the actor, whose product is the number of ranks that share a row."""
+ULYSSES = ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size")
+"""Names of one setting of FSDP; verl takes the first where it is above 1."""
 
 
 def data_parallel_ranks(config: Config) -> int:
     """Ranks of the actor that each see a part of the batch."""
     world = int(at(config, "trainer.n_gpus_per_node", 1)) * int(at(config, "trainer.nnodes", 1))
-    if at(config, f"{ACTOR}.strategy") == "megatron":
-        names = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
-        shared = math.prod(int(at(config, f"{ACTOR}.megatron.{name}", 1)) for name in names)
+    names = SHARED.get(at(config, f"{ACTOR}.strategy"))
+    if names is None:
+        shared = max(int(at(config, f"{ACTOR}.{name}", 1)) for name in ULYSSES)
     else:
-        shared = int(at(config, f"{ACTOR}.ulysses_sequence_parallel_size", 1))
+        shared = math.prod(int(at(config, f"{ACTOR}.{name}", 1)) for name in names)
     return max(world // shared, 1)
 
 
@@ -134,16 +158,37 @@ def trained_nodes(config: Config) -> list[str]:
     return [ACTOR, "critic"] if has_critic else [ACTOR]
 
 
-def mini_batches(config: Config) -> list[str]:
-    """Paths of the mini-batch sizes, in prompts."""
-    return [f"{node}.ppo_mini_batch_size" for node in trained_nodes(config)]
+class Micro(NamedTuple):
+    """How one forward pass of verl is cut into micro-batches."""
+
+    node: str
+    prefix: str
+    """Of its settings: ``ppo`` trains, ``log_prob`` and ``forward`` do not."""
+    switch: str
+    """Setting that makes micro-batches of tokens instead of rows."""
+
+    @property
+    def tokens(self) -> str:
+        """Setting with the tokens of a dynamic micro-batch."""
+        return f"{self.node}.{self.prefix}_max_token_len_per_gpu"
+
+    @property
+    def rows(self) -> str:
+        """Setting with the rows of a static micro-batch."""
+        return f"{self.node}.{self.prefix}_micro_batch_size_per_gpu"
 
 
-def dynamic_switches(config: Config, batch: Batch) -> list[str]:
-    """Paths of the switches to dynamic micro-batches; a static one need not divide a batch smaller than verl's own."""
-    if batch.train_size == batch.group_size:
-        return []
-    switches = [f"{node}.use_dynamic_bsz" for node in trained_nodes(config)] + [f"{ROLLOUT}.log_prob_use_dynamic_bsz"]
+def micro_batches(config: Config) -> list[Micro]:
+    """Forward passes of a step: a static micro-batch need not divide a batch smaller than verl's own."""
+    found = [Micro(ACTOR, "ppo", "use_dynamic_bsz"), Micro(ROLLOUT, "log_prob", "log_prob_use_dynamic_bsz")]
+    if "critic" in trained_nodes(config):
+        found += [Micro("critic", prefix, "use_dynamic_bsz") for prefix in ("ppo", "forward")]
     if at(config, f"{ACTOR}.use_kl_loss", False) or at(config, "algorithm.use_kl_in_reward", False):
-        switches.append(f"{REFERENCE}.log_prob_use_dynamic_bsz")
-    return switches
+        found.append(Micro(REFERENCE, "log_prob", "log_prob_use_dynamic_bsz"))
+    return found
+
+
+def longest_row(config: Config) -> int:
+    """Tokens of the longest row of a batch, synthetic rows included."""
+    lengths = [int(at(config, f"{ROLLOUT}.{name}_length", 0)) for name in ("prompt", "response")]
+    return max(sum(lengths), SYNTHETIC_TOKENS)

@@ -31,10 +31,11 @@ from arrol.algorithms.allocation.rule import StepShape
 from arrol.errors import ConfigError, DataError
 from arrol.integrations.memory import read_head
 from arrol.integrations.verl.agent_loop import register_in_worker
-from arrol.integrations.verl.batch import Batch, at
+from arrol.integrations.verl.batch import Batch, MiniBatches, at
 from arrol.integrations.verl.derive import CALLBACK, check, notes
 from arrol.integrations.verl.options import NAME, VerlOptions
 from arrol.integrations.verl.refusals import AGENT_LOOP
+from arrol.integrations.verl.sampler import MetricsReplayBuffer, StepSizes
 from arrol.integrations.verl.service import ACTOR_NAME, PruningService, RemoteService
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class AgentLoopManager(AgentLoopManagerTQ):
         if not self._options.is_active:
             return
         self._service = start_service(self._options, plain, stop_token_ids(config))
+        batch = Batch.of(plain, self._options)
+        MetricsReplayBuffer.step_sizes = StepSizes(config, MiniBatches.of(plain, batch))
         for note in notes(plain):
             logger.warning("arrol: %s", note)
         if config.trainer.save_freq > 0 and at(plain, CALLBACK) is None:

@@ -5,8 +5,8 @@
 ('two_calls', 'plain', 600.0)
 
 Deviations from the other hosts: (1) the correction is ``plain``, because verl computes advantages itself; (2) the head
-reads log-probabilities only, because verl's servers return no hidden states; (3) every group keeps the same number of
-rollouts, because verl fills a smaller batch with synthetic rows.
+reads log-probabilities only, because verl's servers return no hidden states; (3) where siblings are drawn together, a
+rollout that ended before the probe counts as kept, so that every group keeps the same number.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from arrol.configs.host import HostConfig, parse_host
-from arrol.configs.method import BalancedRule, NeymanRule
+from arrol.configs.method import NeymanRule
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts
 from arrol.integrations.verl.rules import refuse, refuse_impossible
 
 Way = Literal["two_calls", "engine"]
 BARRIER_TIMEOUT_S = 600
-"""Default deadline: long, because a draw without siblings changes the number of survivors."""
+"""Default deadline: long, because a draw without siblings keeps no exact share."""
 BARRIER_STEPS = 64
 """Default deadline inside vLLM, in decode steps."""
 NAME = "arrol"
@@ -49,9 +49,15 @@ class VerlOptions:
         return self.host.pruning.has_probes or self.has_allocation
 
     @property
+    def keeps_share_of_group(self) -> bool:
+        """``keep_ratio`` is a share of each group, not of its candidates: siblings are drawn together and alone."""
+        rule = self.host.pruning
+        return rule.draw == "systematic" and not (isinstance(rule, NeymanRule) and rule.scope == "batch")
+
+    @property
     def has_head(self) -> bool:
         """The rule reads the quality that the head predicts."""
-        return self.host.pruning.rule in ("balanced", "neyman", "extremes")
+        return self.host.pruning.rule in ("balanced", "neyman", "extremes", "paper")
 
 
 def parse_options(values: Mapping[str, object]) -> VerlOptions:
@@ -77,8 +83,6 @@ def parse_options(values: Mapping[str, object]) -> VerlOptions:
 def _refuse(host: HostConfig) -> None:
     """ConfigError for settings that work in other hosts and not inside verl."""
     rule, features = host.pruning, host.quality.features
-    scope = rule.scope if isinstance(rule, (BalancedRule, NeymanRule)) else "group"
-    varies = "the number of survivors would vary and verl would train on padding; use"
     refuse(
         [
             ("correction", host.correction, host.correction != "plain",
@@ -89,9 +93,6 @@ def _refuse(host: HostConfig) -> None:
             ("quality.features", list(features), features != ("logprobs",),
              "verl's servers return no hidden states; leave it out"),
             ("rule", rule.rule, rule.rule == "oracle", "verl has no place to decide after rewards; use another rule"),
-            ("rule", rule.rule, rule.rule == "paper", f"{varies} another rule"),
-            ("draw", rule.draw, rule.draw != "systematic", f"{varies} systematic"),
-            ("scope", scope, scope != "group", f"{varies} group"),
             ("min_survivors", rule.min_survivors, rule.has_probes and rule.min_survivors < 2,
              "verl gives a lone survivor its raw reward as advantage; use at least 2"),
         ]

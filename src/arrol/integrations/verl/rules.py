@@ -1,8 +1,8 @@
 """Which allocation rules work inside verl, by its public hooks; ``docs/verl.md`` gives the reasons. No verl, no Ray.
 
 A row of a batch may set its own number of rollouts (0 skips the prompt), and the replay sampler sees rewards before
-anything is computed from a row. verl computes advantages from the rows that are left and fills a batch up to whole
-mini-batches, so the number of rows that train must be the same in every step.
+anything is computed from a row. verl starts all rollouts of a prompt at once and computes advantages from the rows that
+are left.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ USED = {
     "pods": frozenset({"train_size"}),
 }
 """Rule -> its fields that have an effect."""
-_VARIES = "the number of rows would vary from step to step, and verl would train on padding"
+_WAVES = "it asks for more rollouts of a prompt within a step, and verl starts all of them at once"
 REASONS = {
     "dapo": "verl has it: algorithm.filter_groups.enable=True",
     "cppo": "verl computes advantages from the rows that are left, so the baseline of all is lost",
-    "reinforce_ada": _VARIES,
-    "aero": _VARIES,
-    "pilot_commit": _VARIES,
+    "reinforce_ada": _WAVES,
+    "aero": _WAVES,
+    "pilot_commit": _WAVES,
 }
 
 
@@ -46,7 +46,7 @@ def train_size(config: AllocationConfig, survivors: int) -> int:
 
 def refuse_impossible(host: HostConfig, way: str) -> None:
     """ConfigError for an allocation rule, or a field of one, that has no effect or does harm inside verl."""
-    config, rule = host.allocation, host.pruning.rule
+    config = host.allocation
     refuse_unused(config, USED, REASONS, "verl")
     used_for, (name, factor) = config.posterior.used_for, _draws(config)
     refuse(
@@ -55,10 +55,8 @@ def refuse_impossible(host: HostConfig, way: str) -> None:
              "verl computes advantages itself; leave it out, or train with arrol or TRL"),
             (f"allocation.{name}", factor, name and (factor < 2 or factor != int(factor)),
              "it multiplies data.train_batch_size; use a whole number, at least 2"),
-            ("rule", rule, config.rule == "knapsack" and rule != "never",
-             f"groups of allocation.rule = 'knapsack' differ in size, and {_VARIES}; set rule = 'never'"),
             ("allocation.count_truncated", False, not config.count_truncated and not isinstance(config, PodsAllocation),
-             f"{_VARIES}; leave it out, or use allocation.rule = 'pods'"),
+             "verl trains every row that is left; leave it out, or use allocation.rule = 'pods', which selects rows"),
             ("way", way, acts(config) and way == "engine",
              "survival is unknown there, and allocation rules learn from it; use two_calls"),
         ]

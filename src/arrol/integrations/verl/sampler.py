@@ -1,28 +1,66 @@
-"""``arrol/*`` beside verl's metrics, and which rows train: ``trainer.v1.sampler.custom_sampler.{path,name}``.
+"""``arrol/*`` beside verl's metrics, which rows train, and mini-batches that fit them, in verl's custom sampler.
 
 verl merges what a sampler returns beside its batch into the metrics of the step. A sampler runs when rewards are known
-and before anything is computed from the rows, so rows that do not train cost nothing more. A custom sampler replaces
-verl's ``algorithm.filter_groups`` and ``sync_refill_failed_groups``; this one does neither, so the manager refuses the
-combination and the helper leaves this sampler out.
+and before anything is computed from the rows, so rows that do not train cost nothing more. verl reads the size of a
+mini-batch from its config right after. A custom sampler has to filter groups and refill failed ones itself: this one
+does it as verl's own, with what the helper writes under ``trainer.v1.sampler.sampler_kwargs``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import ray
 import transfer_queue
+from omegaconf import DictConfig, OmegaConf
 from tensordict import NonTensorData
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from arrol.integrations.verl.batch import MiniBatches
 from arrol.integrations.verl.checkpoint import find_service
 from arrol.integrations.verl.options import NAME
 from arrol.integrations.verl.service import RemoteService
 
+FILTERS = ("filter_groups_metric", "max_inflight_gen_batches", "sync_refill_failed_groups", "train_batch_size")
+"""Arguments of verl's sampler that verl does not give to a custom one."""
+
+logger = logging.getLogger(__name__)
+
+SYNTHETIC_SHARE = 0.1
+"""Share of synthetic rows above which a step is warned of."""
+
+
+class StepSizes:
+    """Sets verl's ``ppo_mini_batch_size`` for each step, in the config that its trainer reads."""
+
+    def __init__(self, config: DictConfig, mini_batches: MiniBatches) -> None:
+        self._config, self._mini_batches = config, mini_batches
+
+    def fit(self, rows: int) -> dict[str, float]:
+        """Set the size for so many rows; returns metrics."""
+        for path, size in zip(self._mini_batches.paths, self._mini_batches.sizes(rows), strict=True):
+            OmegaConf.update(self._config, path, size)
+        metrics = self._mini_batches.metrics(rows)
+        synthetic = int(metrics["batch/synthetic_rows"])
+        if synthetic > SYNTHETIC_SHARE * rows:
+            logger.warning(
+                "arrol: verl adds %d synthetic rows to the %d of this step; fewer updates per step (a larger "
+                "ppo_mini_batch_size) or more prompts make them rare", synthetic, rows,
+            )  # fmt: skip
+        return metrics
+
 
 class MetricsReplayBuffer(ReplayBuffer):
     """verl's sampler; the service learns from each training step when it is sampled."""
+
+    step_sizes: ClassVar[StepSizes | None] = None
+    """Set by the manager, which verl creates later in the same process."""
+
+    def __init__(self, *, sampler_kwargs: Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(sampler_kwargs=sampler_kwargs, **{**kwargs, **filters(sampler_kwargs)})
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
@@ -32,7 +70,15 @@ class MetricsReplayBuffer(ReplayBuffer):
         learnt = ray.get(service.settle.remote())
         if ray.get(service.has_selection.remote()):
             batch = trained_rows(service, batch, global_steps)
+        if self.step_sizes is not None:
+            learnt |= self.step_sizes.fit(len(batch))
         return batch, {**metrics, **{f"{NAME}/{key}": value for key, value in learnt.items()}}
+
+
+def filters(sampler_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of verl's sampler for group filtering and refills; it dispatches one prompt at a time then."""
+    found = {name: sampler_kwargs[name] for name in FILTERS if name in sampler_kwargs}
+    return {**found, "gen_batch_size": 1} if found else {}
 
 
 def trained_rows(service: RemoteService, batch: KVBatchMeta, step: int) -> KVBatchMeta:

@@ -105,7 +105,9 @@ class PruningService:
         if options.has_allocation:
             assert shape is not None
             self._allocation = HostAllocation(options.host.allocation, shape, self._memory.history, seed=seed)
-        self._controller = PruningController(options.host.pruning, self._memory.estimator, seed=seed, whole_group=True)
+        self._controller = PruningController(
+            options.host.pruning, self._memory.estimator, seed=seed, whole_group=options.keeps_share_of_group
+        )
         self._groups: dict[tuple[int, int], _GroupState] = {}
         self._trains: dict[RolloutId, bool] = {}
         """Whether each rollout of the step settled last trains, where the rule selects rows."""

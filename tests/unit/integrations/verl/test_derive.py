@@ -5,10 +5,9 @@ import copy
 import pytest
 
 from arrol.errors import ConfigError
-from arrol.integrations.verl import batch, refusals
+from arrol.integrations.verl import refusals
 from arrol.integrations.verl.batch import Batch, at
 from arrol.integrations.verl.derive import OVERLONG, check, derived_overrides, notes
-from arrol.integrations.verl.options import parse_options
 
 CONFIG = {
     "data": {"train_batch_size": 8},
@@ -65,12 +64,11 @@ def applied(config, lines):
 def test_the_lines_of_a_usual_command():
     assert derived_overrides(CONFIG) == [
         "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=arrol.integrations.verl.AgentLoopManager",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "actor_rollout_ref.actor.use_dynamic_bsz=True",
         "actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=True",
-        "trainer.checkpoint_callback_class=arrol.integrations.verl.HeadSaver",
         "trainer.v1.sampler.custom_sampler.path=pkg://arrol.integrations.verl",
         "trainer.v1.sampler.custom_sampler.name=MetricsReplayBuffer",
+        "trainer.checkpoint_callback_class=arrol.integrations.verl.HeadSaver",
     ]
 
 
@@ -81,7 +79,17 @@ def test_the_lines_of_a_usual_command():
         {"actor_rollout_ref.actor.use_kl_loss": True},
         {"algorithm.adv_estimator": "gae"},
         {"arrol.keep_ratio": 0.25},
-        {"arrol.keep_ratio": 0.75, "arrol.warmup_steps": 0},
+        {"arrol.keep_ratio": 0.75},
+        {"actor_rollout_ref.rollout.n": 5},
+        {"trainer.n_gpus_per_node": 3},
+        {"arrol.draw": "bernoulli"},
+        {"arrol.rule": "paper"},
+        {"arrol.rule": "neyman", "arrol.scope": "batch"},
+        {"arrol.allocation": "knapsack"},
+        {"actor_rollout_ref.rollout.response_length": 32768},
+        {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 2},
+        {"algorithm.filter_groups.enable": True},
+        {"trainer.v1.sampler.sync_refill_failed_groups": True},
         {"arrol.way": "engine"},
         {"arrol.way": "engine", "arrol.rule": "neyman", **SERVED},
         {"arrol.rule": "never", "arrol.observe": True},
@@ -100,18 +108,43 @@ def test_a_command_with_its_lines_is_sound(overrides):
     assert check(applied(config, derived_overrides(config))).way == overrides.get("arrol.way", "two_calls")
 
 
-def test_the_number_of_updates_stays():
-    step = Batch.of(CONFIG, parse_options(CONFIG["arrol"]))
-    assert step == Batch(prompts=8, group_size=8, train_size=4, ranks=2, warmup_train_size=8)
-    assert step.prompts * step.train_size // (2 * step.group_size) == 8 // 4
-    assert [step.padding(mini_batch_size, step.train_size) for mini_batch_size in (2, 4, 8)] == [0, 0, 32]
+def test_the_helper_applied_to_its_own_output_adds_nothing():
+    """The size of a mini-batch is set in each step, so no line can halve it twice."""
+    for overrides in ({}, {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 2}):
+        config = changed(overrides)
+        once = applied(config, derived_overrides(config))
+        assert derived_overrides(once) == []
+        assert at(once, "actor_rollout_ref.actor.ppo_mini_batch_size") == 4
 
 
-def test_the_ranks_of_megatron_are_what_its_parallel_sizes_leave():
-    megatron = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "context_parallel_size": 1}
-    config = changed({"actor_rollout_ref.actor.strategy": "megatron", "actor_rollout_ref.actor.megatron": megatron})
-    assert batch.data_parallel_ranks({**config, "trainer": {"n_gpus_per_node": 8, "nnodes": 2}}) == 4
-    assert batch.data_parallel_ranks(changed({"actor_rollout_ref.actor.ulysses_sequence_parallel_size": 2})) == 1
+ACTOR = "actor_rollout_ref.actor"
+HOSTED = {
+    f"{ACTOR}.ppo_micro_batch_size_per_gpu": 3,
+    f"{ACTOR}.ppo_max_token_len_per_gpu": 16384,
+    "actor_rollout_ref.rollout.prompt_length": 500,
+}
+
+
+def test_dynamic_micro_batches_hold_what_the_static_ones_did():
+    lines = derived_overrides(changed(HOSTED))
+    assert f"{ACTOR}.ppo_max_token_len_per_gpu={3 * (500 + 512)}" in lines
+    dynamic = {**HOSTED, f"{ACTOR}.use_dynamic_bsz": True}
+    assert f"{ACTOR}.ppo_max_token_len_per_gpu" not in str(derived_overrides(changed(dynamic)))
+
+
+def test_a_dynamic_micro_batch_holds_the_longest_row():
+    lengths = {"actor_rollout_ref.rollout.prompt_length": 16000, f"{ACTOR}.ppo_max_token_len_per_gpu": 16384}
+    config = changed(lengths)
+    lines = derived_overrides(config)
+    assert f"{ACTOR}.ppo_max_token_len_per_gpu=16512" in lines
+    sound = applied(config, lines)
+    assert check(sound)
+    with pytest.raises(ConfigError) as error:
+        check(changed({f"{ACTOR}.ppo_max_token_len_per_gpu": 16384}, of=sound))
+    assert str(error.value) == (
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu = 16384: a row of prompt and response has to fit; set it to "
+        "16512"
+    )
 
 
 def test_pruning_off_needs_no_line_but_the_manager():
@@ -126,15 +159,30 @@ def test_way_engine_names_the_classes_of_its_rule():
     assert "+actor_rollout_ref.rollout.engine_kwargs.vllm.worker_cls=arrol.engines.vllm.PruningWorker" in lines
 
 
-def test_hooks_that_are_taken_are_left_alone():
-    config = changed({"trainer.checkpoint_callback_class": "mine.Callback", "algorithm.filter_groups.enable": True})
-    assert not [line for line in derived_overrides(config) if "callback" in line or "sampler" in line]
+def test_a_checkpoint_callback_of_the_user_is_left_alone():
+    config = changed({"trainer.checkpoint_callback_class": "mine.Callback"})
+    assert not [line for line in derived_overrides(config) if "callback" in line]
     assert notes(config) == [
         "trainer.checkpoint_callback_class is yours: call arrol.integrations.verl.HeadSaver.on_save from it to save "
-        "the head",
-        "verl's sampler is taken (yours, filter_groups, or a refill): arrol/* metrics are not logged",
+        "the head"
     ]
     assert notes(CONFIG) == []
+
+
+def test_group_filtering_and_refills_reach_our_sampler():
+    """verl gives them to its own sampler only."""
+    node = "+trainer.v1.sampler.sampler_kwargs"
+    lines = derived_overrides(changed({"algorithm.filter_groups": {"enable": True, "metric": "acc"}}))
+    assert [line for line in lines if "sampler_kwargs" in line] == [
+        f"{node}.filter_groups_metric=acc",
+        f"{node}.max_inflight_gen_batches=1",
+        f"{node}.train_batch_size=8",
+    ]
+    lines = derived_overrides(changed({"trainer.v1.sampler.sync_refill_failed_groups": True}))
+    assert [line for line in lines if "sampler_kwargs" in line] == [
+        f"{node}.sync_refill_failed_groups=True",
+        f"{node}.train_batch_size=8",
+    ]
 
 
 def test_labels_from_rewards_with_an_overlong_penalty_are_noted():
@@ -150,11 +198,6 @@ def test_labels_from_rewards_with_an_overlong_penalty_are_noted():
     ("overrides", "message"),
     [
         (
-            {"actor_rollout_ref.actor.ppo_mini_batch_size": 8},
-            "actor_rollout_ref.actor.ppo_mini_batch_size = 8: verl would add 32 synthetic rows to the 32 survivors of "
-            "a step on 2 ranks; use 4 or a divisor of it, and survivors that divide evenly over ranks",
-        ),
-        (
             {"actor_rollout_ref.actor.use_dynamic_bsz": False},
             "actor_rollout_ref.actor.use_dynamic_bsz = False: static micro-batches need not divide the survivors; set "
             "it to True",
@@ -165,26 +208,19 @@ def test_labels_from_rewards_with_an_overlong_penalty_are_noted():
             "survivors; set it to True",
         ),
         (
-            {"arrol.keep_ratio": 0.75, "actor_rollout_ref.actor.ppo_mini_batch_size": 6},
-            "arrol.warmup_steps = 20: verl would add 32 synthetic rows to the unpruned 64; set warmup_steps=0, or a "
-            "keep_ratio like 0.5 or 0.25",
-        ),
-        (
             {"arrol.way": "engine"},
             "actor_rollout_ref.rollout.engine_kwargs.vllm.scheduler_cls = None: way engine needs arrol's class; set "
             "it to arrol.engines.vllm.ConfidenceScheduler",
         ),
-        *(
-            (
-                overrides,
-                "trainer.v1.sampler.custom_sampler.name = 'MetricsReplayBuffer': a custom sampler neither filters "
-                "groups nor refills failed ones; leave out the two custom_sampler lines, or filter_groups and "
-                "sync_refill_failed_groups",
-            )
-            for overrides in (
-                {"algorithm.filter_groups.enable": True},
-                {"trainer.v1.sampler.sync_refill_failed_groups": True, "arrol.rule": "never"},
-            )
+        (
+            {"trainer.v1.sampler.custom_sampler.name": "Mine"},
+            "trainer.v1.sampler.custom_sampler.name = 'Mine': arrol sizes mini-batches, chooses rows and logs there; "
+            "set it to MetricsReplayBuffer",
+        ),
+        (
+            {"trainer.v1.sampler.sync_refill_failed_groups": True},
+            "trainer.v1.sampler.sampler_kwargs.sync_refill_failed_groups = None: arrol's sampler reads it there; set "
+            "it to True",
         ),
     ],
     ids=str,
@@ -208,28 +244,9 @@ def test_candidates_enlarge_what_is_drawn_and_nothing_else():
     config = changed(POOL)
     lines = derived_overrides(config)
     assert lines[1:3] == ["data.train_batch_size=32", "trainer.total_epochs=12"]
-    assert not [line for line in lines if "mini_batch" in line or "dynamic" in line]
+    assert not [line for line in lines if "dynamic" in line]
     step = Batch.of(applied(config, lines), check(applied(config, lines)))
     assert (step.prompts, step.train_size) == (8, 8)
-
-
-def test_a_part_of_each_group_shrinks_the_minibatch_in_warm_up_too():
-    config = changed({"arrol.allocation": {"rule": "pods", "train_size": 2}, "arrol.warmup_steps": 5})
-    lines = derived_overrides(config)
-    assert "actor_rollout_ref.actor.ppo_mini_batch_size=1" in lines
-    assert Batch.of(config, parse_options(config["arrol"])) == Batch(8, 8, 2, 2, 2)
-
-
-def test_a_rule_that_selects_rows_needs_the_sampler():
-    pods = changed({"arrol.rule": "never", "arrol.allocation": {"rule": "pods", "train_size": 4}})
-    sound = applied(pods, derived_overrides(pods))
-    sound["trainer"]["v1"]["sampler"]["custom_sampler"] = {"path": None, "name": None}
-    with pytest.raises(ConfigError) as error:
-        check(sound)
-    assert str(error.value) == (
-        "trainer.v1.sampler.custom_sampler.name = None: arrol.allocation.rule = 'pods' chooses rows there; set it to "
-        "MetricsReplayBuffer, and its path to pkg://arrol.integrations.verl"
-    )
 
 
 def test_candidates_divide_the_batch():

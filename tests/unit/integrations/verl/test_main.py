@@ -5,7 +5,7 @@ import pytest
 from arrol.errors import ConfigError
 from arrol.integrations.verl import __main__ as helper
 from arrol.integrations.verl import derive, refusals
-from integrations.verl.test_derive import CONFIG, applied
+from integrations.verl.test_derive import CONFIG, applied, changed
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def test_a_refusal_is_one_line_and_code_2(monkeypatch, capsys):
 
 
 def test_a_note_goes_to_standard_error(monkeypatch, capsys):
-    filtered = {**CONFIG, "algorithm": {"adv_estimator": "grpo", "filter_groups": {"enable": True}}}
-    monkeypatch.setattr(helper, "compose", lambda overrides: filtered)
+    taken = changed({"trainer.checkpoint_callback_class": "mine.Callback"})
+    monkeypatch.setattr(helper, "compose", lambda overrides: taken)
     assert helper.main(["x=1"]) == 0
     assert capsys.readouterr().err.startswith("note: ")
 

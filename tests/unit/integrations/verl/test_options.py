@@ -38,13 +38,24 @@ def test_never_has_probes_only_where_it_observes():
     assert parse_options({"rule": "never", "observe": True}).host.pruning.has_probes
 
 
-@pytest.mark.parametrize("rule", ["uniform", "confidence", "balanced", "neyman"])
-def test_rules_of_constant_count_are_taken(rule):
-    assert parse_options({"rule": rule}).host.pruning.rule == rule
+@pytest.mark.parametrize(
+    ("values", "is_share_of_group"),
+    [
+        ({"rule": "uniform"}, True),
+        ({"rule": "confidence"}, True),
+        ({"rule": "balanced"}, True),
+        ({"rule": "neyman"}, True),
+        ({"rule": "paper"}, False),
+        ({"rule": "uniform", "draw": "bernoulli"}, False),
+        ({"rule": "neyman", "scope": "batch"}, False),
+    ],
+    ids=str,
+)
+def test_rules_of_any_number_of_survivors_are_taken(values, is_share_of_group):
+    assert parse_options(values).keeps_share_of_group is is_share_of_group
 
 
-PADDING = "the number of survivors would vary and verl would train on padding; use"
-ROWS = "the number of rows would vary from step to step, and verl would train on padding"
+WAVES = "it asks for more rollouts of a prompt within a step, and verl starts all of them at once"
 RULES = "use one of uniform, mopps, greso, knapsack, pods, or train with arrol"
 FACTOR = "it multiplies data.train_batch_size; use a whole number, at least 2"
 
@@ -66,14 +77,11 @@ FACTOR = "it multiplies data.train_batch_size; use a whole number, at least 2"
             "quality.features = ['last_hidden']: verl's servers return no hidden states; leave it out",
         ),
         ({"rule": "oracle"}, "rule = 'oracle': verl has no place to decide after rewards; use another rule"),
-        ({"rule": "paper"}, f"rule = 'paper': {PADDING} another rule"),
-        ({"rule": "uniform", "draw": "bernoulli"}, f"draw = 'bernoulli': {PADDING} systematic"),
-        ({"rule": "neyman", "scope": "batch"}, f"scope = 'batch': {PADDING} group"),
         (
             {"min_survivors": 1},
             "min_survivors = 1: verl gives a lone survivor its raw reward as advantage; use at least 2",
         ),
-        ({"allocation": "aero"}, f"allocation.rule = 'aero': {ROWS}; {RULES}"),
+        ({"allocation": "aero"}, f"allocation.rule = 'aero': {WAVES}; {RULES}"),
         (
             {"allocation": "dapo"},
             f"allocation.rule = 'dapo': verl has it: algorithm.filter_groups.enable=True; {RULES}",
@@ -82,10 +90,6 @@ FACTOR = "it multiplies data.train_batch_size; use a whole number, at least 2"
             {"allocation": "cppo"},
             "allocation.rule = 'cppo': verl computes advantages from the rows that are left, so the baseline of all is "
             f"lost; {RULES}",
-        ),
-        (
-            {"allocation": "knapsack"},
-            f"rule = 'neyman': groups of allocation.rule = 'knapsack' differ in size, and {ROWS}; set rule = 'never'",
         ),
         ({"allocation": {"rule": "greso", "max_draws": 1.5}}, f"allocation.max_draws = 1.5: {FACTOR}"),
         ({"allocation": {"rule": "mopps", "candidates": 1}}, f"allocation.candidates = 1: {FACTOR}"),
@@ -100,7 +104,8 @@ FACTOR = "it multiplies data.train_batch_size; use a whole number, at least 2"
         *(
             (
                 {"allocation": {**rule, "count_truncated": False}},
-                f"allocation.count_truncated = False: {ROWS}; leave it out, or use allocation.rule = 'pods'",
+                "allocation.count_truncated = False: verl trains every row that is left; leave it out, or use "
+                "allocation.rule = 'pods', which selects rows",
             )
             for rule in ({}, {"rule": "mopps"})
         ),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from parity import DIFFERENCES, SCENARIOS, assert_same, recorded
-from verl_parity import JudgedService, handle, played_by_verl
+from verl_parity import JudgedService, as_in_verl, handle, played_by_verl
 
 TOKENS = {
     "an_error": "verl does not tell how many tokens a failed rollout has written",
@@ -27,5 +27,5 @@ def test_the_service_decides_counts_and_teaches_as_the_reference(name):
     if name == "a_late_wave":
         pytest.skip(DIFFERENCES["verl", name])
     found = compared(asyncio.run(played_by_verl(name, lambda scenario: handle(JudgedService(scenario)))), name)
-    assert_same("verl, whole groups", name, found, compared(recorded(name, whole_group=True)[1], name))
+    assert_same("verl, its shares", name, found, compared(as_in_verl(name)[1], name))
     assert_same("verl", name, found, compared(recorded(name)[1], name))
