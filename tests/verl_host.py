@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from arrol.tasks.arithmetic import ArithmeticTask
@@ -40,6 +39,7 @@ ENVIRONMENT = {
 PROMPTS, SIZE, STEPS = 4, 4, 2
 """Of a test run: prompts per step, rollouts per prompt, steps."""
 PRUNING = ("+arrol.probe_tokens=12", "+arrol.warmup_steps=0")
+WORDS = "word problems"
 VERIFIER = IntegerVerifier(("#",), require_mark=True)
 
 
@@ -48,7 +48,9 @@ def has_verl() -> bool:
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
-    """verl's reward function: our verifier."""
+    """verl's reward function: our verifier; of word problems the right number, or a tenth for an equation."""
+    if data_source == WORDS:
+        return 1.0 if ground_truth in solution_str else 0.1 * ("=" in solution_str)
     return VERIFIER.verify(solution_str, ground_truth).reward
 
 
@@ -67,12 +69,29 @@ def prepare(folder: Path, *, model: Path = MODEL, train: int = 64, held_out: int
         pd.DataFrame([_row(prompt, i, split) for i, prompt in enumerate(rows)]).to_parquet(folder / f"{split}.parquet")
 
 
+def prepare_smollm2(folder: Path) -> None:
+    """Word problems in verl's layout, and SmolLM2 as it is published."""
+    import pandas as pd
+
+    import smollm2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model").symlink_to(smollm2.smollm2_folder())
+    for split in ("train", "val"):
+        rows = [_as_row(WORDS, row["prompt"], row["answer"], i, split) for i, row in enumerate(smollm2.chat_rows())]
+        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+
+
 def _row(prompt, index, split):
+    return _as_row("arithmetic", [{"role": "user", "content": prompt.text}], prompt.answer, index, split)
+
+
+def _as_row(source, prompt, answer, index, split):
     return {
-        "data_source": "arithmetic",
-        "prompt": [{"role": "user", "content": prompt.text}],
+        "data_source": source,
+        "prompt": prompt,
         "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": prompt.answer},
+        "reward_model": {"style": "rule", "ground_truth": answer},
         "extra_info": {"index": index, "split": split},
     }
 
@@ -169,16 +188,14 @@ def derived(overrides: list[str]) -> list[str]:
     return done.stdout.split()
 
 
-def train(
-    folder: Path, overrides: list[str], *, environment: Mapping[str, str] | None = None, timeout_s: int = 540
-) -> list[dict[str, float]]:
+def train(folder: Path, overrides: list[str], *, timeout_s: int = 540) -> list[dict[str, float]]:
     """Run unmodified verl; returns the metrics of each step. The log stays in ``folder/log.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides, f"hydra.run.dir={folder}/hydra"]
     with (folder / "log.txt").open("w") as log:
         done = subprocess.run(
-            command, cwd=folder, env={**own_environment(folder), **(environment or {})}, stdout=log,
+            command, cwd=folder, env=own_environment(folder), stdout=log,
             stderr=subprocess.STDOUT, timeout=timeout_s, check=False,
         )  # fmt: skip
     if done.returncode:

@@ -13,7 +13,7 @@ SUITS = ["actor_rollout_ref.rollout.name=vllm", "+arrol.probe_tokens=12"]
 def test_the_helper_reads_the_config_of_verl(tmp_path):
     plain = verl_host.plain_overrides(tmp_path)
     lines = verl_host.derived([*plain, "+arrol.probe_tokens=12"])
-    assert "actor_rollout_ref.actor.ppo_mini_batch_size=2" in lines
+    assert f"actor_rollout_ref.actor.ppo_max_token_len_per_gpu={16 * (32 + 112)}" in lines
     from arrol.integrations.verl.__main__ import compose
     from arrol.integrations.verl.derive import check
 
@@ -37,7 +37,7 @@ def test_the_helper_reads_another_config_of_verl(capsys):
     command = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=4", "trainer.n_gpus_per_node=4"]
     command += ["actor_rollout_ref.rollout.name=vllm", "+arrol.probe_tokens=12", "+arrol.rule=uniform"]
     assert main(["--config-name=ppo_megatron_trainer.yaml", *command]) == 0
-    assert "actor_rollout_ref.actor.ppo_mini_batch_size=128" in capsys.readouterr().out.splitlines()
+    assert "actor_rollout_ref.actor.use_dynamic_bsz=True" in capsys.readouterr().out.splitlines()
     assert main(["--config-path=elsewhere", *command]) == 2
     assert "--config-path" in capsys.readouterr().err
 
@@ -70,7 +70,7 @@ def test_the_manager_refuses_before_anything_starts(tmp_path):
     from arrol.integrations.verl.__main__ import compose
 
     config = OmegaConf.create(compose([*verl_host.plain_overrides(tmp_path), "+arrol.probe_tokens=12"]))
-    with pytest.raises(ConfigError, match="8 synthetic rows"):
+    with pytest.raises(ConfigError, match="use_dynamic_bsz = False: static micro-batches"):
         AgentLoopManager(config, None)
 
 

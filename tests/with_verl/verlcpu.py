@@ -3,7 +3,8 @@
 ``VERL_USE_EXTERNAL_MODULES=verlcpu VERL_PLATFORM=cpu VERL_ENGINE_DEVICE=cuda`` loads it in every process. It registers
 a platform named ``cpu`` (gloo; Ray's resource is called GPU, since verl counts only GPUs and NPUs), a rollout server
 that decodes with Hugging Face (``verlcpu_rollout.py``), and replaces one function: verl would ask torch for the
-backends "cpu:gloo,cpu:gloo", which it refuses. Registries of verl that are used here are private: pin verl exactly.
+backends "cpu:gloo,cpu:gloo", which it refuses. A reference model would be offloaded to pinned memory, which needs an
+accelerator: it stays where it is. Registries of verl that are used here are private: pin verl exactly.
 """
 
 import os
@@ -11,6 +12,7 @@ import types
 from contextlib import nullcontext
 
 import torch
+import torch.distributed.fsdp
 import verl.utils.distributed
 from verl.plugin.platform.platform_base import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
@@ -89,5 +91,6 @@ def _load_replica():
 
 
 verl.utils.distributed.initialize_global_process_group_ray = _init_process_group
+torch.distributed.fsdp.CPUOffloadPolicy = lambda **_: torch.distributed.fsdp.OffloadPolicy()
 _ROLLOUT_REGISTRY[(ROLLOUT, "async")] = "verlcpu_rollout.Adapter"
 RolloutReplicaRegistry.register(ROLLOUT, _load_replica)
