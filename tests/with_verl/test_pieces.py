@@ -1,6 +1,7 @@
 """The parts that need verl's classes, without a run: its agent loop, its config, its manager's refusal."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -194,6 +195,75 @@ def test_a_stopped_rollout_is_an_empty_list(write):
     assert output == []
     assert [name for name, *_ in told] == ["probed"]
     assert len(asked) == 1
+
+
+def test_only_the_stopped_rollouts_are_left_out_of_the_log(write):
+    from arrol.integrations.verl.agent_loop import EMPTY, EXPECTED, ExpectedEmpty
+
+    write(LONG, False)
+    assert {"u_2"} == EXPECTED
+
+    def passes(text, *arguments):
+        return ExpectedEmpty().filter(logging.LogRecord("verl", logging.WARNING, "", 0, text, arguments, None))
+
+    assert not passes(f"{EMPTY}u_2")
+    assert passes(f"{EMPTY}u_2"), "once"
+    assert passes(f"{EMPTY}u_3")
+    assert passes("another line: %d", 3)
+
+
+def test_verl_warns_of_an_empty_output_in_these_words():
+    import inspect
+
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    from arrol.integrations.verl.agent_loop import EMPTY
+
+    assert agent_loop_tq.logger.name == agent_loop_tq.AgentLoopManagerTQ.__module__
+    assert f'logger.warning(f"{EMPTY}{{uid}}_{{session_id}}")' in inspect.getsource(agent_loop_tq)
+
+
+def test_our_sampler_takes_over_group_filtering_and_refills():
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl import MetricsReplayBuffer
+
+    def of(**sampler_kwargs):
+        return MetricsReplayBuffer(
+            trainer_mode="sync",
+            trainer_config=OmegaConf.create({}),
+            max_off_policy_threshold=8,
+            max_off_policy_strategy="drop",
+            sampler_kwargs=OmegaConf.create(sampler_kwargs),
+            refill_fn=len,
+        )
+
+    assert of().filter_groups_metric is None
+    filtering = of(filter_groups_metric="acc", max_inflight_gen_batches=2, train_batch_size=8)
+    assert (filtering.filter_groups_metric, filtering.max_inflight_gen_batches) == ("acc", 2)
+    assert (filtering.train_batch_size, filtering.gen_batch_size) == (8, 1)
+    assert of(sync_refill_failed_groups=True, train_batch_size=8).sync_refill_failed_groups
+
+
+def test_each_step_gets_mini_batches_of_its_own(caplog):
+    """In the very config that verl's trainer reads."""
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl.batch import MiniBatches
+    from arrol.integrations.verl.sampler import StepSizes
+
+    config = OmegaConf.create({"actor": {"ppo_mini_batch_size": 4}})
+    OmegaConf.set_struct(config, True)
+    sizes = StepSizes(config, MiniBatches(("actor.ppo_mini_batch_size",), (2,), 8, 2))
+    assert sizes.fit(32) == {"batch/rows": 32, "batch/synthetic_rows": 0, "batch/mini_batches": 2}
+    assert config.actor.ppo_mini_batch_size == 2
+    assert not caplog.records
+    assert sizes.fit(34)["batch/synthetic_rows"] == 14
+    assert config.actor.ppo_mini_batch_size == 3
+    assert caplog.messages == [
+        "arrol: verl adds 14 synthetic rows to the 34 of this step; fewer updates per step (a larger "
+        "ppo_mini_batch_size) or more prompts make them rare"
+    ]
 
 
 def test_a_rollout_that_ends_before_the_probe_tells_its_siblings(write):

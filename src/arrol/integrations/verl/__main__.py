@@ -17,7 +17,9 @@ from pathlib import Path
 from arrol.errors import ArrolError, ConfigError, MissingExtraError
 from arrol.integrations.verl.batch import Config
 from arrol.integrations.verl.derive import check, derived_overrides, notes
-from arrol.integrations.verl.plugin import GROUP, NAME
+from arrol.integrations.verl.options import NAME
+from arrol.integrations.verl.plugin import GROUP
+from arrol.integrations.verl.plugin import NAME as PLUGIN
 
 USAGE = "usage: python -m arrol.integrations.verl [--check] [--config-name=NAME] OVERRIDE ..."
 CONFIG_FLAG = "--config-name="
@@ -30,6 +32,9 @@ def compose(arguments: Sequence[str]) -> Config:
         if not flag.startswith(CONFIG_FLAG):
             raise ConfigError(f"flag = {flag!r}: unknown; use {CONFIG_FLAG}NAME, --check or Hydra overrides")
         name = flag.removeprefix(CONFIG_FLAG).removesuffix(".yaml")
+    bare = [override for override in overrides if override.startswith(f"{NAME}.")]
+    if bare:
+        raise ConfigError(f"{bare[0]}: verl's config has no key {NAME!r}; write +{bare[0]}")
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
         raise MissingExtraError('verl: not installed; run: pip install "arrol[verl]"')
@@ -47,13 +52,13 @@ def compose(arguments: Sequence[str]) -> Config:
 
 def installation() -> list[str]:
     """Versions; ConfigError where verl would not load the entry point."""
-    found = [entry for entry in metadata.entry_points(group=GROUP) if entry.name == NAME]
+    found = [entry for entry in metadata.entry_points(group=GROUP) if entry.name == PLUGIN]
     if not found:
-        raise ConfigError(f"{GROUP} = none named {NAME!r}: arrol is not installed here; run: pip install arrol")
+        raise ConfigError(f"{GROUP} = none named {PLUGIN!r}: arrol is not installed here; run: pip install arrol")
     try:
         found[0].load()
     except Exception as error:  # any failure: verl would hide it
-        raise ConfigError(f"{GROUP}.{NAME}: does not load ({error!r}); reinstall arrol") from None
+        raise ConfigError(f"{GROUP}.{PLUGIN}: does not load ({error!r}); reinstall arrol") from None
     return [f"{name} {metadata.version(name)}" for name in ("arrol", "verl", "ray", "torch")]
 
 

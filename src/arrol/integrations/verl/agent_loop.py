@@ -8,6 +8,7 @@ rollout's end is reported when that task is done: the reward, or that it raised 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
@@ -16,11 +17,17 @@ import ray
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
 from arrol.engines.vllm.request import pruning_args
 from arrol.integrations.verl.client import InsideEngine, Limits, Pruned, TwoCalls
 from arrol.integrations.verl.options import NAME, parse_options
 from arrol.integrations.verl.service import ACTOR_NAME, RemoteService, Ticket
+
+EMPTY = "Empty output for prompt "
+"""Beginning of verl's warning; the name of the rollout follows."""
+EXPECTED: set[str] = set()
+"""Rollouts of this worker that arrol stopped and of which verl has not warned yet."""
 
 
 @register(NAME)
@@ -38,6 +45,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         try:
             outputs.append(await super().run(sampling_params, **kwargs))
         except Pruned as pruned:
+            EXPECTED.add(f"{kwargs['uid']}_{kwargs['session_id']}")
             if isinstance(client, InsideEngine):  # in the other way the service decided it
                 service_handle().pruned.remote(rollout, pruned.num_tokens)
             return []
@@ -48,7 +56,8 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         return outputs[0]
 
     def _client(self, ticket: Ticket, rollout: tuple[int, int, int], limits: Limits) -> TwoCalls | InsideEngine:
-        options = parse_options(cast(Mapping[str, object], OmegaConf.to_container(self.config[NAME], resolve=True)))
+        given = cast(Mapping[str, object], OmegaConf.to_container(self.config[NAME], resolve=True))
+        options = parse_options(given, self.response_length)
         rule, (step, group, index) = options.host.pruning, rollout
         if options.way == "engine":
             arguments = pruning_args(
@@ -67,6 +76,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
             limits=limits,
             ask=ask,
             prioritized=self.rollout_config.get("scheduling_policy", "fcfs") == "priority",
+            seed=int(self.rollout_config.seed) if self.rollout_config.get("full_determinism", False) else None,
         )
 
 
@@ -93,5 +103,18 @@ def service_handle() -> RemoteService:
     return cast(RemoteService, ray.get_actor(ACTOR_NAME))
 
 
+class ExpectedEmpty(logging.Filter):
+    """Drops verl's warning of an empty output for rollouts that arrol stopped, one line for each of them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        stopped = message.removeprefix(EMPTY)
+        if stopped == message or stopped not in EXPECTED:
+            return True
+        EXPECTED.discard(stopped)
+        return False
+
+
 def register_in_worker(worker: object) -> None:
     """Run in each agent-loop worker: importing this module has registered the loop there."""
+    logging.getLogger(AgentLoopManagerTQ.__module__).addFilter(ExpectedEmpty())

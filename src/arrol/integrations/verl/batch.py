@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from arrol.errors import ConfigError
-from arrol.integrations.verl.options import NAME, VerlOptions
+from arrol.integrations.verl.options import NAME, VerlOptions, parse_options
 from arrol.integrations.verl.rules import candidates, train_size
 
 ACTOR, ROLLOUT, REFERENCE = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
@@ -186,6 +186,11 @@ def micro_batches(config: Config) -> list[Micro]:
     if at(config, f"{ACTOR}.use_kl_loss", False) or at(config, "algorithm.use_kl_in_reward", False):
         found.append(Micro(REFERENCE, "log_prob", "log_prob_use_dynamic_bsz"))
     return found
+
+
+def options_of(config: Config) -> VerlOptions:
+    """The options under ``arrol`` in verl's config."""
+    return parse_options(at(config, NAME, {}), int(at(config, f"{ROLLOUT}.response_length", 0)))
 
 
 def longest_row(config: Config) -> int:

@@ -23,6 +23,9 @@ from arrol.quality.features import logprob_statistics
 CONTINUED_PRIORITY = -1
 """vLLM serves lower numbers first: second calls go before first ones (with scheduling_policy=priority)."""
 
+CONTINUED_SEEDS = 2**20
+"""Seeds of later calls begin here; verl's own are the seed of its config plus the number of the server."""
+
 Ask = Callable[[int, list[float]], Awaitable[bool]]
 """Probe and log-probability statistics in, whether the rollout continues out."""
 
@@ -76,10 +79,18 @@ class TwoCalls:
     """Way ``two_calls``, for one rollout."""
 
     def __init__(
-        self, server: Server, *, probe_tokens: Sequence[int], limits: Limits, ask: Ask, prioritized: bool
+        self,
+        server: Server,
+        *,
+        probe_tokens: Sequence[int],
+        limits: Limits,
+        ask: Ask,
+        prioritized: bool,
+        seed: int | None = None,
     ) -> None:
+        """``seed``: with it verl seeds each call anew; a later call must not repeat the random stream of the first."""
         self._server, self._probe_tokens, self._limits, self._ask = server, probe_tokens, limits, ask
-        self._prioritized = prioritized
+        self._prioritized, self._seed = prioritized, seed
         self.is_awaited = True
         """Siblings may still wait for it at a later probe."""
 
@@ -94,6 +105,8 @@ class TwoCalls:
             if whole is not None and self._prioritized:
                 others["priority"] = CONTINUED_PRIORITY
             params = {**sampling_params, "max_tokens": asked}
+            if whole is not None and self._seed is not None:
+                params["seed"] = CONTINUED_SEEDS + self._seed + len(written)
             part = await self._server.generate(
                 request_id, prompt_ids=list(prompt_ids) + written, sampling_params=params, **others
             )

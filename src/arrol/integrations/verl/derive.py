@@ -8,8 +8,18 @@ and a step trains what it did.
 from __future__ import annotations
 
 from arrol.errors import ConfigError
-from arrol.integrations.verl.batch import DRAWN, EPOCHS, ROLLOUT, Batch, Config, at, longest_row, micro_batches
-from arrol.integrations.verl.options import NAME, VerlOptions, parse_options
+from arrol.integrations.verl.batch import (
+    DRAWN,
+    EPOCHS,
+    ROLLOUT,
+    Batch,
+    Config,
+    at,
+    longest_row,
+    micro_batches,
+    options_of,
+)
+from arrol.integrations.verl.options import NAME, VerlOptions
 from arrol.integrations.verl.refusals import VLLM, refuse_unsound
 from arrol.integrations.verl.rules import candidates
 
@@ -26,7 +36,7 @@ OVERLONG = "reward.reward_kwargs.overlong_buffer_cfg"
 
 def derived_overrides(config: Config) -> list[str]:
     """Lines to add to a command that was written for verl without pruning; ConfigError where no line can help."""
-    options, lines = parse_options(at(config, NAME, {})), []
+    options, lines = options_of(config), []
     if at(config, MANAGER) != MANAGER_CLASS:
         lines.append(f"+{MANAGER}={MANAGER_CLASS}")
     if not options.is_active:
@@ -46,7 +56,7 @@ def derived_overrides(config: Config) -> list[str]:
 
 def check(config: Config) -> VerlOptions:
     """The options, when the whole config is sound; ConfigError with one line otherwise. Run by the manager at start."""
-    options = parse_options(at(config, NAME, {}))
+    options = options_of(config)
     if not options.is_active:
         return options
     refuse_unsound(config, options)
@@ -57,7 +67,7 @@ def check(config: Config) -> VerlOptions:
 
 def notes(config: Config) -> list[str]:
     """Warnings about a command that works."""
-    options, found = parse_options(at(config, NAME, {})), []
+    options, found = options_of(config), []
     if at(config, CALLBACK) not in (None, CALLBACK_CLASS):
         found.append(f"{CALLBACK} is yours: call arrol.integrations.verl.HeadSaver.on_save from it to save the head")
     if at(config, f"{OVERLONG}.enable") and (options.has_head or options.has_allocation):

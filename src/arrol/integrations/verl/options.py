@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
-from arrol.configs.host import HostConfig, parse_host
+from arrol.configs.host import DEFAULT_RULE, HostConfig, parse_host
 from arrol.configs.method import NeymanRule
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts
@@ -24,6 +24,8 @@ from arrol.integrations.verl.rules import refuse, refuse_impossible
 Way = Literal["two_calls", "engine"]
 BARRIER_TIMEOUT_S = 600
 """Default deadline: long, because a draw without siblings keeps no exact share."""
+LATEST_PROBE = 512
+"""Default probe of long responses."""
 BARRIER_STEPS = 64
 """Default deadline inside vLLM, in decode steps."""
 NAME = "arrol"
@@ -60,12 +62,19 @@ class VerlOptions:
         return self.host.pruning.rule in ("balanced", "neyman", "extremes", "paper")
 
 
-def parse_options(values: Mapping[str, object]) -> VerlOptions:
-    """Options under ``arrol``; ConfigError names the first mistake and the next step."""
+def parse_options(values: Mapping[str, object], response_length: int = 0) -> VerlOptions:
+    """Options under ``arrol``; ConfigError names the first mistake and the next step.
+
+    The default probe is at most half of ``response_length``, where it is given.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{NAME} = {values!r}: holds the options; set one of them, as in +{NAME}.rule={DEFAULT_RULE}")
     given = dict(values)
     way = given.pop("way", "two_calls")
     if way not in get_args(Way):
         raise ConfigError(f"{NAME}.way = {way!r}: unknown; choose one of {', '.join(get_args(Way))}")
+    if response_length:
+        given.setdefault("probe_tokens", min(LATEST_PROBE, max(response_length // 2, 1)))
     given.setdefault("correction", "plain")
     given.setdefault("barrier_timeout", BARRIER_TIMEOUT_S if way == "two_calls" else BARRIER_STEPS)
     quality = given.get("quality") or {}

@@ -79,6 +79,8 @@ def _of_options(config: Config, options: VerlOptions) -> list[Refusal]:
     refused: list[Refusal] = [
         (f"{NAME}.probe_tokens", pruning.probe_tokens[-1], pruning.has_probes and 0 < limit <= pruning.probe_tokens[-1],
          f"must be below {ROLLOUT}.response_length = {limit}; lower it"),
+        (f"{ROLLOUT}.name", server, pruning.has_probes and server == "trtllm",
+         "it ignores max_tokens, so no rollout can pause at a probe; use vllm or sglang"),
         (f"{ROLLOUT}.name", server, engine and server != "vllm",
          f"way engine needs vllm; set it, or leave out {NAME}.way"),
         (f"{NAME}.rule", pruning.rule, engine and options.has_head and not served,

@@ -10,6 +10,7 @@ Order of arrival changes nothing that is learnt. A group with a failed rollout i
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import defaultdict
@@ -25,8 +26,11 @@ from arrol.configs.allocation import PodsAllocation
 from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.verl.options import VerlOptions
+from arrol.integrations.verl.watch import Silence, probe_advice, waiting_for
 from arrol.pruning.controller import PruningController
 from arrol.types import Completion, FinishReason, ProbeEvent, Prompt, Rollout, RolloutGroup, RolloutId, State
+
+logger = logging.getLogger(__name__)
 
 ACTOR_NAME = "arrol_head"
 TICK_S = 1.0
@@ -113,6 +117,8 @@ class PruningService:
         """Whether each rollout of the step settled last trains, where the rule selects rows."""
         self._learnt: dict[str, float] = {}
         """Metrics of the step settled last."""
+        self._silence = Silence()
+        self._has_advised = False
         self._over = asyncio.Event()
         """Set when a group ends."""
         self._clock: asyncio.Task[None] | None = None
@@ -125,10 +131,11 @@ class PruningService:
         if any(key[0] != step for key in self._groups):
             await self.settle()
         self._memory.step = step
+        self._silence.heard()
         sizes = [size for _, size in prompts]
         if self._allocation is not None:
             sizes = self._allocation.sizes(prompts, step, len(self._groups))
-        if self._clock is None and self._controller.probe_tokens:
+        if self._clock is None:
             self._clock = asyncio.get_running_loop().create_task(self._run_clock())
         tickets: list[Ticket] = []
         for (key, _), size in zip(prompts, sizes, strict=True):
@@ -148,6 +155,7 @@ class PruningService:
 
         ``logprobs``: float ``[3]``, statistics of the log-probabilities so far (``arrol.quality.features``).
         """
+        self._silence.heard()
         rollout_id = RolloutId(*rollout)
         group, features_F = self._groups.get(rollout_id[:2]), np.asarray(logprobs, np.float32)
         if group is None:
@@ -189,6 +197,13 @@ class PruningService:
         self._controller.tick(now)
         for key in [key for key, group in self._groups.items() if group.waiting]:
             self._answer(key)
+        missing = {key: group.missing for key, group in self._groups.items() if group.missing}
+        silent = self._silence.seconds(now)
+        if missing and silent is not None:
+            logger.warning(
+                "arrol: no rollout has reported for %.0f s; %s. If that worker of verl is gone, the step never ends",
+                silent, waiting_for(missing),
+            )  # fmt: skip
 
     async def settle(self, timeout_s: float = SETTLE_S) -> dict[str, float]:
         """Learn from the groups announced so far, once; returns metrics of the step settled last."""
@@ -212,6 +227,10 @@ class PruningService:
         return dict(self._learnt)
 
     def _learn(self, groups: list[RolloutGroup], totals: list[np.ndarray]) -> None:
+        advice = probe_advice(groups, self._controller.probe_tokens[0]) if self._controller.probe_tokens else None
+        if advice and not self._has_advised:
+            self._has_advised = True
+            logger.warning("%s", advice)
         if self._allocation is not None and self.has_selection():
             lessons = self._allocation.lessons(groups, totals, self._memory.step)
             self._trains = {
@@ -265,6 +284,7 @@ class PruningService:
         self, rollout_id: RolloutId, reason: FinishReason, num_tokens: int = 0, reward: float | None = None
     ) -> None:
         """Record how a rollout ended, and stop it if it waits at a probe; the first report counts."""
+        self._silence.heard()
         group, index = self._groups.get(rollout_id[:2]), rollout_id.index
         if group is None or index in group.completions:
             return  # None: its step was settled without it

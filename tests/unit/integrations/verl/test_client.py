@@ -8,6 +8,7 @@ from arrol.engines.vllm.request import parse_args, pruning_args
 from arrol.errors import ModelError
 from arrol.integrations.verl.client import (
     CONTINUED_PRIORITY,
+    CONTINUED_SEEDS,
     InsideEngine,
     Limits,
     Pruned,
@@ -32,16 +33,17 @@ class Server:
     """Writes the tokens of a script, wherever a call takes it up; remembers what it was asked."""
 
     def __init__(self, script, prompt=(1, 2)):
-        self.script, self.prompt, self.calls = list(script), list(prompt), []
+        self.script, self.prompt, self.calls, self.seeds = list(script), list(prompt), [], []
 
     async def generate(self, request_id, *, prompt_ids, sampling_params, **others):
         begun = len(prompt_ids) - len(self.prompt)
         assert prompt_ids == self.prompt + self.script[:begun]
         self.calls.append((request_id, begun, sampling_params["max_tokens"], others))
+        self.seeds.append(sampling_params.get("seed"))
         return Output(self.script[begun : begun + sampling_params["max_tokens"]], step=3 + len(self.calls))
 
 
-def cut(script, *, probes=(4,), answers=(True,), prioritized=False):
+def cut(script, *, probes=(4,), answers=(True,), prioritized=False, seed=None):
     """(output, server, questions) of a rollout that writes this script; ``server.client`` is what it used."""
     server, questions, pending = Server(script), [], list(answers)
 
@@ -49,7 +51,7 @@ def cut(script, *, probes=(4,), answers=(True,), prioritized=False):
         questions.append((probe, logprobs))
         return pending.pop(0)
 
-    client = TwoCalls(server, probe_tokens=probes, limits=LIMITS, ask=ask, prioritized=prioritized)
+    client = TwoCalls(server, probe_tokens=probes, limits=LIMITS, ask=ask, prioritized=prioritized, seed=seed)
     params, server.client = {"temperature": 1.0}, client
     try:
         output = asyncio.run(client.generate("r", prompt_ids=[1, 2], sampling_params=params, priority=0))
@@ -66,6 +68,14 @@ def test_a_survivor_is_one_output_of_two_calls():
     assert [call[:3] for call in server.calls] == [("r", 0, 4), ("r", 4, 6)]
     assert questions == [(0, [-18.0, -6.0, -4.5])]
     assert output.extra_fields == {"min_global_steps": 4, "max_global_steps": 5}
+
+
+def test_a_later_call_does_not_repeat_the_random_stream_of_the_first():
+    """With full_determinism verl gives every call of a server one seed, unless a call brings its own."""
+    _, server, _ = cut([3, 4, 5, 6, 7, 8, EOS], probes=(2, 4), answers=(True, True), seed=7)
+    assert server.seeds == [None, CONTINUED_SEEDS + 9, CONTINUED_SEEDS + 11]
+    _, server, _ = cut([3, 4, 5, 6, 7, 8, EOS])
+    assert server.seeds == [None, None]
 
 
 def test_a_pruned_one_writes_nothing_more():

@@ -35,6 +35,15 @@ def test_a_note_goes_to_standard_error(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("note: ")
 
 
+def test_a_missing_plus_sign_is_named(monkeypatch, capsys):
+    monkeypatch.undo()
+    assert helper.main(["data.train_batch_size=8", "arrol.rule=uniform"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: arrol.rule=uniform: verl's config has no key 'arrol'; write +arrol.rule=uniform\n"
+    )
+
+
 def test_check_judges_installation_and_command(monkeypatch, capsys):
     monkeypatch.setattr(helper, "installation", lambda: ["arrol 1", "verl 2"])
     monkeypatch.setattr(helper, "compose", lambda overrides: applied(CONFIG, derive.derived_overrides(CONFIG)))

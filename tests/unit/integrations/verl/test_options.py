@@ -23,6 +23,12 @@ def test_the_default_is_our_best_rule_on_logprobs():
     assert parsed.has_head
 
 
+@pytest.mark.parametrize(("response_length", "probe"), [(0, 512), (1, 1), (256, 128), (1024, 512), (8192, 512)])
+def test_the_default_probe_lies_within_the_response(response_length, probe):
+    assert parse_options({}, response_length).host.pruning.probe_tokens == (probe,)
+    assert parse_options({"probe_tokens": 16}, response_length).host.pruning.probe_tokens == (16,)
+
+
 def test_other_fields_of_the_head_may_be_set():
     assert parse_options({"quality": {"hidden_size": 32}}).host.quality.features == ("logprobs",)
 
@@ -120,6 +126,12 @@ def test_one_line_for_a_mistake(values, message):
     with pytest.raises(ConfigError) as error:
         parse_options(values)
     assert str(error.value) == f"arrol.{message}"
+
+
+def test_a_value_in_place_of_the_options_is_one_line():
+    with pytest.raises(ConfigError) as error:
+        parse_options("uniform")
+    assert str(error.value) == "arrol = 'uniform': holds the options; set one of them, as in +arrol.rule=neyman"
 
 
 def test_truncated_rollouts_may_be_left_out_where_rows_are_selected():

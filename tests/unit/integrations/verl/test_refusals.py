@@ -44,10 +44,6 @@ def without_trl(monkeypatch):
             "arrol.probe_tokens = 512: must be below actor_rollout_ref.rollout.response_length = 512; lower it",
         ),
         (
-            {"arrol": {"rule": "uniform"}, f"{ROLLOUT}.response_length": 256},
-            "arrol.probe_tokens = 512: must be below actor_rollout_ref.rollout.response_length = 256; lower it",
-        ),
-        (
             {f"{ROLLOUT}.calculate_log_probs": False},
             "actor_rollout_ref.rollout.calculate_log_probs = False: probes read log-probabilities; set it to True",
         ),
@@ -73,6 +69,11 @@ def without_trl(monkeypatch):
             {f"{ROLLOUT}.engine_kwargs.vllm.override_generation_config": {"stop": ["x"]}},
             "actor_rollout_ref.rollout.engine_kwargs.vllm.override_generation_config = {'stop': ['x']}: a rollout that "
             "ends at a stop word would count as pruned; leave them out",
+        ),
+        (
+            {f"{ROLLOUT}.name": "trtllm"},
+            "actor_rollout_ref.rollout.name = 'trtllm': it ignores max_tokens, so no rollout can pause at a probe; use "
+            "vllm or sglang",
         ),
         (
             {"arrol.way": "engine", f"{ROLLOUT}.name": "sglang"},
