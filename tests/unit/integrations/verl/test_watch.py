@@ -52,8 +52,8 @@ def test_a_probe_that_few_reach_is_told_once_with_a_better_one(caplog):
 
     asyncio.run(main())
     assert caplog.messages == [
-        "arrol: 0% of the rollouts wrote the 100 tokens of the probe, so little can be pruned; half of them ended within "
-        "21: set +arrol.probe_tokens=10"
+        "arrol: 0% of the rollouts wrote the 100 tokens of the probe, so little can be pruned; half of them ended "
+        "within 21: set +arrol.probe_tokens=10"
     ]
 
 
