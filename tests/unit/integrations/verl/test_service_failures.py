@@ -1,0 +1,112 @@
+"""The service where rollouts fail, lose their reward or never report."""
+
+import asyncio
+
+import pytest
+
+from integrations.verl.test_service import logprobs_of, service_of
+
+
+def spied(service, name):
+    """Indices of the rollouts that the controller hears of by this method from now on."""
+    told, method = set(), getattr(service._controller, name)
+
+    def spy(rollout_ids):
+        told.update(rollout_id.index for rollout_id in rollout_ids)
+        return method(rollout_ids)
+
+    setattr(service._controller, name, spy)
+    return told
+
+
+async def asked(service, *indices):
+    """Tasks of rollouts that wait at their probe."""
+    tasks = {i: asyncio.create_task(service.probed((1, 0, i), 0, logprobs_of(i))) for i in indices}
+    await asyncio.sleep(0)
+    return tasks
+
+
+@pytest.mark.parametrize("waits_at_the_probe", [False, True])
+def test_failed_rollouts_are_lost_and_the_floor_counts_those_that_are_left(waits_at_the_probe):
+    """Two of four fail, by an exception or a cancelled task; ``min_survivors = 2`` keeps the two others."""
+
+    async def main():
+        service = service_of(keep_ratio=0.5, min_survivors=2)
+        lost, finished = spied(service, "lost"), spied(service, "finished")
+        await service.begin(1, [("a", 4)])
+        tasks = await asked(service, 0, 1, *([3] if waits_at_the_probe else []))
+        for index in (3, 2):
+            service.failed((1, 0, index))
+        kept = await asyncio.wait_for(asyncio.gather(*(tasks[i] for i in (0, 1))), 5)
+        for index in (0, 1):
+            service.outcome((1, 0, index), 20, 1.0, is_truncated=False)
+        return kept, lost, finished, await service.settle()
+
+    kept, lost, finished, metrics = asyncio.run(main())
+    assert kept == [True, True]
+    assert (lost, finished) == ({2, 3}, {0, 1})
+    assert (metrics["rollout/finish/error"], metrics["rollout/finish/stop"]) == (2, 2)
+
+
+def test_a_rollout_whose_reward_fails_is_lost_and_nothing_waits_for_it():
+    async def main():
+        service = service_of(rule="never")
+        lost, finished = spied(service, "lost"), spied(service, "finished")
+        await service.begin(1, [("a", 2)])
+        service.outcome((1, 0, 0), 20, 1.0, is_truncated=False)
+        service.failed((1, 0, 1))
+        service.failed((1, 0, 0))  # the first report counts
+        return lost, finished, await asyncio.wait_for(service.settle(), 1)
+
+    lost, finished, metrics = asyncio.run(main())
+    assert (1 in lost, finished) == (True, {0})
+    assert (metrics["rollout/finish/error"], metrics["rollout/finish/stop"]) == (1, 1)
+
+
+def test_rollouts_without_a_reward_teach_nothing_and_nothing_waits_for_one():
+    """As with a reward model that judges after the rollouts: they are healthy, and not learnt from."""
+
+    async def main():
+        service = service_of(keep_ratio=0.5)
+        lost = spied(service, "lost")
+        await service.begin(1, [("a", 4)])
+        tasks = await asked(service, 0, 1, 2, 3)
+        kept = [index for index, task in tasks.items() if await task]
+        for index in kept:
+            service.outcome((1, 0, index), 20, None, is_truncated=False)
+        return lost, await asyncio.wait_for(service.settle(), 1)
+
+    lost, metrics = asyncio.run(main())
+    assert lost == set()
+    assert "rollout/success_frac_before" not in metrics
+    assert metrics["tokens/generated"] == 2 * 4 + 2 * 20
+
+
+def test_the_rollouts_of_a_killed_worker_are_lost_when_the_step_is_settled():
+    """One ended well before, two wait at the probe, one never arrived."""
+
+    async def main():
+        service = service_of(keep_ratio=0.5)
+        lost, finished = spied(service, "lost"), spied(service, "finished")
+        await service.begin(1, [("a", 4)])
+        service.outcome((1, 0, 0), 3, 1.0, is_truncated=False)
+        tasks = await asked(service, 1, 2)
+        metrics = await service.settle(timeout_s=0.01)
+        return [await task for task in tasks.values()], lost, finished, metrics
+
+    kept, lost, finished, metrics = asyncio.run(main())
+    assert kept == [False, False]
+    assert (lost, finished) == ({1, 2, 3}, {0})
+    assert (metrics["rollout/finish/error"], metrics["pruning/candidates"]) == (3, 0)
+
+
+def test_a_rollout_of_a_settled_step_is_told_to_stop():
+    async def main():
+        service = service_of()
+        await service.begin(1, [("a", 4)])
+        waiting = asyncio.create_task(service.probed((1, 0, 0), 0, logprobs_of(0)))
+        await asyncio.sleep(0)
+        await service.settle(timeout_s=0.01)
+        return await waiting, await service.probed((1, 0, 1), 0, logprobs_of(1))
+
+    assert asyncio.run(main()) == (False, False)
