@@ -48,9 +48,9 @@ def has_verl() -> bool:
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
-    """verl's reward function: our verifier; of word problems the right number, or a tenth for an equation."""
+    """verl's reward function: our verifier; of word problems the right number, or a tenth for any number."""
     if data_source == WORDS:
-        return 1.0 if ground_truth in solution_str else 0.1 * ("=" in solution_str)
+        return 1.0 if ground_truth in solution_str else 0.1 * any(letter.isdigit() for letter in solution_str)
     return VERIFIER.verify(solution_str, ground_truth).reward
 
 

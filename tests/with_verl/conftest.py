@@ -91,13 +91,13 @@ ARMS = {
     # A real model, float32 because a CPU takes minutes for bfloat16: the first arm, since it takes longest.
     "smollm2": Arm(
         (
-            "+arrol.probe_tokens=8",
+            "+arrol.probe_tokens=6",
             "+arrol.warmup_steps=0",
             "data.max_prompt_length=64",
-            "data.max_response_length=24",
+            "data.max_response_length=16",
             "trainer.test_freq=-1",
         ),
-        sizes={"prompts": 2, "steps": 3},
+        sizes={"prompts": 2},
         data="smollm2_data",
     ),
     # verl without us.
