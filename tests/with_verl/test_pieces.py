@@ -260,6 +260,7 @@ def test_each_step_gets_mini_batches_of_its_own(caplog):
     assert not caplog.records
     assert sizes.fit(34)["batch/synthetic_rows"] == 14
     assert config.actor.ppo_mini_batch_size == 3
+    sizes.fit(34)
     assert caplog.messages == [
         "arrol: verl adds 14 synthetic rows to the 34 of this step; fewer updates per step (a larger "
         "ppo_mini_batch_size) or more prompts make them rare"

@@ -30,7 +30,7 @@ FILTERS = ("filter_groups_metric", "max_inflight_gen_batches", "sync_refill_fail
 logger = logging.getLogger(__name__)
 
 SYNTHETIC_SHARE = 0.1
-"""Share of synthetic rows above which a step is warned of."""
+"""Share of synthetic rows above which there is a warning, once."""
 
 
 class StepSizes:
@@ -38,6 +38,7 @@ class StepSizes:
 
     def __init__(self, config: DictConfig, mini_batches: MiniBatches) -> None:
         self._config, self._mini_batches = config, mini_batches
+        self._has_warned = False
 
     def fit(self, rows: int) -> dict[str, float]:
         """Set the size for so many rows; returns metrics."""
@@ -45,7 +46,8 @@ class StepSizes:
             OmegaConf.update(self._config, path, size)
         metrics = self._mini_batches.metrics(rows)
         synthetic = int(metrics["batch/synthetic_rows"])
-        if synthetic > SYNTHETIC_SHARE * rows:
+        if synthetic > SYNTHETIC_SHARE * rows and not self._has_warned:
+            self._has_warned = True
             logger.warning(
                 "arrol: verl adds %d synthetic rows to the %d of this step; fewer updates per step (a larger "
                 "ppo_mini_batch_size) or more prompts make them rare", synthetic, rows,
