@@ -252,6 +252,7 @@ def test_each_step_gets_mini_batches_of_its_own(caplog):
     from arrol.integrations.verl.batch import MiniBatches
     from arrol.integrations.verl.sampler import StepSizes
 
+    caplog.clear()  # what verl says at its import
     config = OmegaConf.create({"actor": {"ppo_mini_batch_size": 4}})
     OmegaConf.set_struct(config, True)
     sizes = StepSizes(config, MiniBatches(("actor.ppo_mini_batch_size",), (2,), 8, 2))
