@@ -70,6 +70,9 @@ def notes(config: Config) -> list[str]:
     options, found = options_of(config), []
     if at(config, CALLBACK) not in (None, CALLBACK_CLASS):
         found.append(f"{CALLBACK} is yours: call arrol.integrations.verl.HeadSaver.on_save from it to save the head")
+    if at(config, f"{NAME}.barrier_timeout") is not None:
+        unit = "seconds" if options.way == "two_calls" else "decode steps"
+        found.append(f"{NAME}.barrier_timeout = {options.host.pruning.barrier_timeout:g} {unit}")
     if at(config, f"{OVERLONG}.enable") and (options.has_head or options.has_allocation):
         found.append(
             f"{OVERLONG} lowers rewards before they are compared with {NAME}.success_threshold: a right answer near "

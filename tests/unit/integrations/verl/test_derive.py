@@ -185,6 +185,13 @@ def test_group_filtering_and_refills_reach_our_sampler():
     ]
 
 
+def test_the_unit_of_the_deadline_is_noted():
+    assert notes(changed({"arrol.barrier_timeout": 64})) == ["arrol.barrier_timeout = 64 seconds"]
+    assert notes(changed({"arrol.barrier_timeout": 64, "arrol.way": "engine"})) == [
+        "arrol.barrier_timeout = 64 decode steps"
+    ]
+
+
 def test_labels_from_rewards_with_an_overlong_penalty_are_noted():
     penalized = {f"{OVERLONG}.enable": True}
     assert notes(changed(penalized)) == [], "uniform reads no labels"
