@@ -19,6 +19,7 @@ from tensordict import NonTensorData
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from arrol.errors import DataError
 from arrol.integrations.verl.batch import MiniBatches
 from arrol.integrations.verl.checkpoint import find_service
 from arrol.integrations.verl.options import NAME
@@ -95,5 +96,7 @@ def trained_rows(service: RemoteService, batch: KVBatchMeta, step: int) -> KVBat
     if left_out:
         transfer_queue.kv_clear(keys=left_out, partition_id=partition)
     kept = [place for place, train in enumerate(trains) if train]
+    if not kept:
+        raise DataError(f"rewards: none of the {len(rows)} rows of step {step} can train; correct the reward function")
     keys, tags = [batch.keys[place] for place in kept], [batch.tags[place] for place in kept]
     return KVBatchMeta(partition_id=partition, keys=keys, tags=tags)

@@ -115,6 +115,8 @@ class PruningService:
         self._groups: dict[tuple[int, int], _GroupState] = {}
         self._trains: dict[RolloutId, bool] = {}
         """Whether each rollout of the step settled last trains, where the rule selects rows."""
+        self._unusable: set[RolloutId] = set()
+        """Rollouts of this step whose reward is not finite: they are not learnt from and do not train."""
         self._learnt: dict[str, float] = {}
         """Metrics of the step settled last."""
         self._silence = Silence()
@@ -131,6 +133,7 @@ class PruningService:
         if any(key[0] != step for key in self._groups):
             await self.settle()
         self._memory.step = step
+        self._unusable = {rollout_id for rollout_id in self._unusable if rollout_id.step == step}
         self._silence.heard()
         sizes = [size for _, size in prompts]
         if self._allocation is not None:
@@ -177,9 +180,13 @@ class PruningService:
         self, rollout: tuple[int, int, int], num_tokens: int, reward: float | None, *, is_truncated: bool
     ) -> None:
         """It is complete; ``is_truncated``: the length limit ended it. Without a reward nothing is learnt from it."""
-        self._controller.finished([RolloutId(*rollout)])
+        rollout_id = RolloutId(*rollout)
+        self._controller.finished([rollout_id])
+        if reward is not None and not math.isfinite(reward):
+            self._unusable.add(rollout_id)
+            reward = None
         reason = FinishReason.LENGTH if is_truncated else FinishReason.STOP
-        self._end(RolloutId(*rollout), FinishReason.ERROR if reward is None else reason, num_tokens, reward)
+        self._end(rollout_id, FinishReason.ERROR if reward is None else reason, num_tokens, reward)
 
     def pruned(self, rollout: tuple[int, int, int], num_tokens: int) -> None:
         """vLLM has stopped it; no decision was made here."""
@@ -231,7 +238,11 @@ class PruningService:
         if advice and not self._has_advised:
             self._has_advised = True
             logger.warning("%s", advice)
-        if self._allocation is not None and self.has_selection():
+        if self._unusable:
+            logger.warning(
+                "arrol: %d rewards of this step are not finite; these rollouts do not train", len(self._unusable)
+            )
+        if self._allocation is not None and self._selects_rows():
             lessons = self._allocation.lessons(groups, totals, self._memory.step)
             self._trains = {
                 rollout.rollout_id: not left_out
@@ -245,13 +256,21 @@ class PruningService:
             metrics |= self._allocation.metrics()
         self._learnt = {name: value for name, value in metrics.items() if math.isfinite(value)}
 
-    def has_selection(self) -> bool:
+    def _selects_rows(self) -> bool:
         """Whether the rule lets only a part of each group train."""
         return isinstance(self._host.allocation, PodsAllocation)
 
+    def has_selection(self) -> bool:
+        """Whether some rows of the step settled last may not train."""
+        return self._selects_rows() or bool(self._unusable)
+
     def kept(self, step: int, rows: Sequence[tuple[int, int]]) -> list[bool]:
         """Whether each ``(group, rollout)`` of the step settled last trains."""
-        return [not self.has_selection() or self._trains.get(RolloutId(step, *row), False) for row in rows]
+        ids = [RolloutId(step, *row) for row in rows]
+        chosen = [not self._selects_rows() or self._trains.get(rollout_id, False) for rollout_id in ids]
+        return [
+            is_chosen and rollout_id not in self._unusable for is_chosen, rollout_id in zip(chosen, ids, strict=True)
+        ]
 
     def save(self) -> State:
         """For a checkpoint; :meth:`settle` first."""

@@ -7,6 +7,26 @@ import pytest
 from integrations.verl.test_service import logprobs_of, service_of
 
 
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_teaches_nothing_and_does_not_train(caplog, reward):
+    async def main():
+        service = service_of(rule="never", observe=True)
+        await service.begin(1, [("a", 4)])
+        for index in range(4):
+            service.outcome((1, 0, index), 9, reward if index == 2 else 1.0, is_truncated=False)
+        metrics = await service.settle()
+        kept = service.kept(1, [(0, index) for index in range(4)])
+        had = service.has_selection()
+        await service.begin(2, [("a", 4)])
+        return metrics, had, kept, service.has_selection()
+
+    metrics, had, kept, has = asyncio.run(main())
+    assert (had, kept, has) == (True, [True, True, False, True], False)
+    assert metrics["rollout/success_frac_after"] == 1.0
+    assert metrics["rollout/finish/error"] == 1
+    assert "arrol: 1 rewards of this step are not finite; these rollouts do not train" in caplog.messages
+
+
 def spied(service, name):
     """Indices of the rollouts that the controller hears of by this method from now on."""
     told, method = set(), getattr(service._controller, name)
