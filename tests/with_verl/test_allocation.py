@@ -39,4 +39,4 @@ def test_pods_with_pruning_trains_a_part_of_the_survivors_beside_a_reference_mod
     assert row["arrol/allocation/dropped/surplus"] == PROMPTS
     assert row["arrol/batch/rows"] == 2 * PROMPTS
     assert row["arrol/batch/mini_batches"] == 1
-    assert row["actor/kl_loss"] == pytest.approx(0, abs=1e-6), "the reference is the policy before its first update"
+    assert row["actor/kl_loss"] == pytest.approx(0, abs=1e-3), "the policy before its first update, in bfloat16"
