@@ -104,6 +104,18 @@ TABLE = {
     ),
     f"VLLM_SERVER_DEV_MODE=1 vllm serve MODEL {WEIGHTS} {CLASSES}": Row("nowhere", why=GPU),
     "docs/trl.md: import trl": Row("trl", swaps=(MODEL, ("2048", "512"), OUT)),
+    # docs/trl-async.md; the command of the server is that of docs/trl.md
+    "docs/trl-async.md: from transformers import AutoTokenizer": Row("nowhere", why=GPU),
+    "docs/trl-async.md: from arrol.integrations.trl import LocalPolicy, PrunedRolloutWorker, on_cpu": Row(
+        "trl",
+        swaps=(
+            MODEL,
+            ("=2048", "=24"),
+            ("[512]", "[8]"),
+            ('"out",', '"runs/async",'),
+            (" dataset, accuracy_reward", " text_rows, parity"),
+        ),
+    ),
     # docs/vllm.md
     TRAIN_VLLM: Row("vllm", run=f"+ {SMALL}"),
     EXPORT: Row("vllm", after=(TRAIN_VLLM,)),

@@ -215,6 +215,27 @@ def test_a_server_prunes_by_http_alone(server, folder, tmp_path):
         np.testing.assert_allclose(mine, rollout.completion.sampler_logprobs_T, atol=1e-3)
 
 
+def test_the_asynchronous_worker_over_http(server, folder, tmp_path):
+    """Batches of the worker for ``AsyncGRPOTrainer``; its trainer needs NCCL, so the weights stand still."""
+    import async_host
+
+    from arrol.integrations.trl import PrunedRolloutWorker
+
+    args = async_host.config(tmp_path, vllm_server_base_url=server)
+    options = {**async_host.PRUNING, "rule": "neyman", "allocation": {"rule": "aero", "explore_size": 4}}
+    tokenizer = async_host.tokenizer_of(folder)
+    worker = PrunedRolloutWorker(str(folder), args, trl_host.dataset(), has_digit, tokenizer, **options)
+    maker = worker.batch_maker()
+    made = [maker.make(lambda: 1, lambda: None) for _ in range(4)]
+    kept = [batch.metrics["pruning/kept_frac"] for batch in made]
+    assert kept[0] == 1.0
+    assert all(0.2 < share < 0.9 for share in kept[1:])
+    assert made[-1].metrics["async/head_version"] == 3.0, "refitted by each batch before"
+    samples = [sample for batch in made for sample in batch.samples]
+    assert samples
+    assert all(np.isfinite(sample.old_log_probs).all() and np.isfinite(sample.advantage) for sample in samples)
+
+
 def test_two_phases_over_http(server, folder, tmp_path):
     quality = {"features": ["logprobs"], "hidden_size": 8, "min_class_records": 4}
     host = served(server, folder, tmp_path, max_steps=3, two_phase=True, quality=quality)

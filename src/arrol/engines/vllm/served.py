@@ -45,7 +45,10 @@ class ServedLlm:
     def __init__(self, url: str, *, model: str | None = None, connections: int = 256) -> None:
         """ConfigError without an answer at ``url``; ``model`` defaults to the first that the server lists."""
         self._url, self._connections = url.rstrip("/"), connections
-        self.model = model or self._ask("/v1/models")["data"][0]["id"]
+        cards = self._ask("/v1/models")["data"]
+        self.model = model or cards[0]["id"]
+        self.adapters = [card["id"] for card in cards if card.get("parent")]
+        """LoRA adapters that the server had at the start, each a model of its own name."""
 
     @staticmethod
     def settings(fields: Mapping[str, Any]) -> dict[str, Any]:

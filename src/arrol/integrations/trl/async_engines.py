@@ -15,6 +15,7 @@ from arrol.engines.vllm.phases import TwoPhaseSampler
 from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.sampler import LlmSampler
 from arrol.engines.vllm.served import ServedLlm
+from arrol.errors import ConfigError
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.trl.engines import AnyController
 from arrol.protocols import Engine, More, TrainingController
@@ -76,11 +77,20 @@ def connect(
 ) -> Rollouts:
     """The engine of these settings; ConfigError for a server that does not answer."""
     if engine is None and not two_phase:
-        llm = ServedLlm(args.vllm_server_base_url)
         remote = RemoteController(config.pruning, seed=args.seed)
-        return EngineRollouts(LlmSampler(llm, memory.estimator), remote, params, args.seed)
+        return EngineRollouts(LlmSampler(_server(args), memory.estimator), remote, params, args.seed)
     local = PruningController(config.pruning, memory.estimator, seed=args.seed)
     if engine is not None:
         return EngineRollouts(engine(memory.layout), local, params, args.seed)
-    sampler = TwoPhaseSampler(ServedLlm(args.vllm_server_base_url), memory.layout)
-    return EngineRollouts(sampler, local, params, args.seed)
+    return EngineRollouts(TwoPhaseSampler(_server(args), memory.layout), local, params, args.seed)
+
+
+def _server(args: AsyncGRPOConfig) -> ServedLlm:
+    """The server, after TRL's first transfer of weights: an adapter of TRL's would be listed by now."""
+    llm = ServedLlm(args.vllm_server_base_url)
+    if llm.adapters:
+        raise ConfigError(
+            f"vllm server = {args.vllm_server_base_url!r}: serves the LoRA adapter {llm.adapters[0]!r}, and rollouts "
+            "would be written by the base model; start it without --enable-lora, so that TRL sends merged weights"
+        )
+    return llm

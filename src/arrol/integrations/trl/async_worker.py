@@ -23,7 +23,7 @@ from transformers import AutoConfig, GenerationConfig, TrainerCallback, TrainerC
 
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.engines.embedded.support import max_positions
-from arrol.errors import ConfigError
+from arrol.errors import ConfigError, DataError
 from arrol.integrations.memory import HostMemory, read_head, write_head
 from arrol.integrations.trl.async_batches import BatchMaker, BatchParts, NumberedRows, PromptSource
 from arrol.integrations.trl.async_engines import EngineFactory, connect
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 STOP_TIMEOUT_S = 15.0
 """TRL's own wait for its worker."""
 EMPTY_BATCHES = 20
-"""Batches in a row without a sample, after which a warning says so."""
+"""Batches in a row without a sample, after which training ends: the trainer would wait for ever."""
 
 
 class _Stopped(Exception):
@@ -226,9 +226,10 @@ class PrunedRolloutWorker(TrainerCallback):
                 self.metrics_queue.put({f"arrol/{key}": v for key, v in batch.metrics.items() if not np.isnan(v)})
                 empty = 0 if batch.samples else empty + 1
                 if empty == EMPTY_BATCHES:
-                    warnings.warn(
-                        f"{empty} batches in a row had nothing to train on; see arrol/allocation/dropped and reward",
-                        stacklevel=2,
+                    raise DataError(
+                        f"allocation.rule = {self._config.allocation.rule!r}: {empty} batches in a row had nothing to "
+                        "train on, such as groups that are all right or all wrong; use other prompts, another reward "
+                        "or rule = 'uniform'"
                     )
                 self._snapshots.add(self.rollout_buffer.num_put + len(batch.samples), maker.save())
                 self.rollout_buffer.put_all(batch.samples)
