@@ -106,11 +106,12 @@ def always_wrong(completions, **columns):
     return [0.0] * len(completions)
 
 
-def test_a_run_without_mixed_groups_ends_instead_of_waiting(folder, tmp_path):
+def test_a_run_without_mixed_groups_ends_instead_of_waiting(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("arrol.integrations.trl.async_worker.EMPTY_BATCHES", 3)
     settings = {"max_completion_length": 4, "num_generations": 2, "per_device_train_batch_size": 2}
     options = {"rule": "never", "allocation": {"rule": "dapo", "max_draws": 1.0}}
     args = async_host.config(tmp_path, **settings)
     worker, policy = async_host.worker_of(folder, args, always_wrong, **options)
     host = async_host.trainer_of(folder, args, worker, policy)
-    with pytest.raises(DataError, match="'dapo': 20 batches in a row had nothing to train on"):
+    with pytest.raises(DataError, match="'dapo': 3 batches in a row had nothing to train on"):
         host.train()

@@ -63,6 +63,8 @@ def delivered_groups(
     tokens = [np.array([r.completion.num_tokens for r in each.group.rollouts], float) for each in groups]
     weights = [found.weight_G for found in (advantages if replaces_advantages(config) else survivor_counts(groups))]
     trains = [weight_G * factor_G > 0 for weight_G, factor_G in zip(weights, factors, strict=True)]
+    if not any(trains_G.any() for trains_G in trains):  # no lesson at all: as TRL, a step without a gradient
+        trains = [weight_G > 0 for weight_G in weights]
     delivered = sum(float(tokens_G[trains_G].sum()) for tokens_G, trains_G in zip(tokens, trains, strict=True))
     weighted = sum(float((tokens_G * weight_G).sum()) for tokens_G, weight_G in zip(tokens, weights, strict=True))
     scale = delivered / weighted if weighted else 1.0

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 15.0
 """TRL's own wait for its worker."""
-EMPTY_BATCHES = 20
+EMPTY_BATCHES = 100
 """Batches in a row without a sample, after which training ends: the trainer would wait for ever."""
 
 

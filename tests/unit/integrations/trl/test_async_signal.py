@@ -98,3 +98,10 @@ def test_a_survivor_without_a_reward_is_delivered_without_advantage():
 def test_a_batch_without_any_reward_delivers_no_lesson():
     groups = delivered([group_of(0, [np.nan] * 4, [0.5] * 4, [3] * 4)], correction="doubly_robust")
     assert not np.nan_to_num(groups[0].advantage_G, nan=9.0).any()
+
+
+def test_an_all_wrong_pruned_batch_is_delivered_with_advantages_of_zero():
+    """TRL would wait for ever for a batch of which nothing comes."""
+    (found,) = delivered([group_of(0, [0.0, 0.0, None, None], [0.5] * 4, [3] * 4)], correction="ipw", thinning=0.5)
+    assert found.rows.tolist() == [0, 1]
+    assert not found.advantage_G.any()
