@@ -124,8 +124,7 @@ def test_any_order_of_events_keeps_the_promises(name, seed):
         host.check()
     book = host.book
     assert (len(book), book.num_groups, book.take_stops()) == (0, 0, [])
-    for (*_, no_steps), known in book._controllers.items():
-        assert not known.keys
-        assert not known.request_of
-        assert no_steps is False or known.controller._groups == {}
+    for key, known in book._owners.items():
+        assert {len(known.keys), len(known.request_of), len(known.groups), len(known.idle)} == {0}
+        assert key.seed is not None or known.controller._groups == {}
         assert all(group.is_over for group in known.controller._groups.values())

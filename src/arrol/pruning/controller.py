@@ -60,6 +60,10 @@ class PruningController:
         self._now: float | None = None
         self._step: int | None = None
         """The step whose groups are being opened."""
+        self._batches: dict[int, tuple[int, set[int]]] = {}
+        """Step -> groups of its batch: how many, and which were opened."""
+        self.num_late = 0
+        """Candidates drawn at a deadline."""
 
     @property
     def probe_tokens(self) -> tuple[int, ...]:
@@ -71,18 +75,55 @@ class PruningController:
         ``prune=False``: none of these rollouts may be stopped. Finished groups of other steps are forgotten. A host
         that reuses the name of a group closes the old one first.
         """
+        self._opened(step, group, GroupState(success_rate)).add(size, prune=prune)
+
+    def announce(
+        self, step: int, group: int, size: int, success_rate: float | None = None, *, first: int = 0, seed: int
+    ) -> None:
+        """As :meth:`open`, for a host whose requests come one by one: it reports each by :meth:`came`.
+
+        Siblings wait for all ``size`` rollouts; the floor counts the ones that have come. ``first``: rollouts of an
+        unknown group that ran elsewhere before. ``seed`` is that of the group's draws.
+        """
+        self._opened(step, group, GroupState(success_rate, came=set(), first=first, seed=seed)).add(size)
+
+    def came(self, rollout_id: RolloutId) -> None:
+        """The request of a rollout of an announced group has come."""
+        came = self._groups[rollout_id[:2]].came
+        assert came is not None, rollout_id
+        came.add(rollout_id.index)
+
+    def expect(self, step: int, num_groups: int) -> None:
+        """A batch begins: a draw over all of it waits until ``num_groups`` groups of the step have been opened.
+
+        No effect while groups of the step's batch are still to come.
+        """
+        if not self._is_whole(step):
+            return
+        for key in [key for key, group in self._groups.items() if key[0] == step and group.is_over]:
+            self.close(*key)
+        self._batches[step] = num_groups, {group for known, group in self._groups if known == step}
+
+    def _opened(self, step: int, group: int, new: GroupState) -> GroupState:
+        """The group of this name: the open one, else ``new``."""
         if step != self._step:
             self._groups = {key: old for key, old in self._groups.items() if not old.is_over and key != (step, group)}
             self._recent, self._now, self._step = self._remembered(), None, step
             self._newest = [{} for _ in self._recent]
-        self._groups.setdefault((step, group), GroupState(success_rate)).add(size, prune=prune)
+            steps = {step, *(known for known, _ in self._groups)}
+            self._batches = {known: batch for known, batch in self._batches.items() if known in steps}
+        if step in self._batches:
+            self._batches[step][1].add(group)
+        return self._groups.setdefault((step, group), new)
 
     def close(self, step: int, group: int) -> None:
         """Forget a group, if it is known; its candidates join the buffer at once."""
-        if self._groups.pop((step, group), None) is None:
+        state = self._groups.pop((step, group), None)
+        if state is None:
             return
+        ids = [RolloutId(step, group, index) for index in sorted(state.reached)]
         for probe, newest in enumerate(self._newest):
-            rows = [newest.pop(rollout_id) for rollout_id in sorted(newest) if rollout_id[:2] == (step, group)]
+            rows = [newest.pop(rollout_id) for rollout_id in ids if rollout_id in newest]
             if rows:
                 self._recent[probe] = np.concatenate([self._recent[probe], np.array(rows)])[-RECENT_SIZE:]
 
@@ -134,6 +175,7 @@ class PruningController:
             waiting.since = now if waiting.since is None else waiting.since
             if now - waiting.since >= self._config.barrier_timeout:
                 late.append(waiting)
+        self.num_late += len(late)
         return self._draw_late(late)
 
     def decisions(self, step: int, group: int) -> list[PruningDecision]:
@@ -201,9 +243,14 @@ class PruningController:
         """
         whole_batch = isinstance(self._config, NeymanRule) and self._config.scope == "batch"
         if whole_batch and self._config.draw == "systematic":
-            steps = {key[0] for key in touched}
+            steps = {key[0] for key in touched if self._is_whole(key[0])}
             return [self._prunable(sorted(key for key in self._groups if key[0] == step)) for step in sorted(steps)]
         return [[pair] for pair in self._prunable(sorted(touched))]
+
+    def _is_whole(self, step: int) -> bool:
+        """No group of the step's batch is still to come."""
+        num_groups, opened = self._batches.get(step, (0, set()))
+        return len(opened) >= num_groups
 
     def _prunable(self, keys: list[tuple[int, int]]) -> list[tuple[GroupState, Wave]]:
         return [(self._groups[key], wave) for key in keys for wave in self._groups[key].waves if wave.prune]
@@ -303,14 +350,16 @@ class PruningController:
         for group, rows in rows_of.items():
             wave = self._groups[step, group].wave_of(first[group].index)
             later = [wave.first] if wave.first else []
-            kept = systematic(factor_C[rows], [self._seed, PRUNING_STREAM, step, group, probe, *later])
+            seed = self._seed_of(step, group)
+            kept = systematic(factor_C[rows], [seed, PRUNING_STREAM, step, group, probe, *later])
             for row, keep in zip(rows, kept, strict=True):
                 stops += self._settle(pool[row], probe, float(factor_C[row]), bool(keep), reason)
         return stops
 
     def _draw_alone(self, pool: list[Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
         """Independent draws; at the ``min_survivors`` floor, candidates are kept without a draw."""
-        kept_C = bernoulli(factor_C, [w.rollout_id for w in pool], seed=self._seed, probe=probe)
+        seed = self._seed_of(*pool[0].rollout_id[:2])  # a pool without siblings known is of one group
+        kept_C = bernoulli(factor_C, [w.rollout_id for w in pool], seed=seed, probe=probe)
         stops: list[RolloutId] = []
         for waiting, factor, keep in zip(pool, factor_C, kept_C, strict=True):
             if self._groups[waiting.rollout_id[:2]].num_alive <= self._config.min_survivors:
@@ -318,6 +367,10 @@ class PruningController:
             else:
                 stops += self._settle(waiting, probe, float(factor), bool(keep), reason)
         return stops
+
+    def _seed_of(self, step: int, group: int) -> int:
+        seed = self._groups[step, group].seed
+        return self._seed if seed is None else seed
 
     def _keep_all(self, pool: list[Waiting], probe: int, reason: Reason) -> list[RolloutId]:
         for waiting in pool:

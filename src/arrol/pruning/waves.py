@@ -56,19 +56,26 @@ class GroupState:
     waiting: dict[int, Waiting] = field(default_factory=dict)
     survival: dict[int, float] = field(default_factory=dict)
     decisions: dict[int, PruningDecision] = field(default_factory=dict)
+    came: set[int] | None = None
+    """Rollouts whose requests have come, in hosts where they come one by one; None: all of them."""
+    first: int = 0
+    """Rollouts of the group that ran elsewhere before its first wave."""
+    seed: int | None = None
+    """Seed of its draws; None: the controller's."""
 
     @property
     def size(self) -> int:
-        return sum(wave.size for wave in self.waves)
+        return self.first + sum(wave.size for wave in self.waves)
 
     @property
     def num_alive(self) -> int:
-        return self.size - len(self.stopped)
+        """Rollouts that count for the floor: they have come, and were neither stopped nor lost."""
+        return self.size - len(self.stopped) if self.came is None else len(self.came - self.stopped)
 
     @property
     def is_over(self) -> bool:
-        """No rollout of it runs."""
-        return len(self.ended) + len(self.stopped) >= self.size
+        """No rollout of it runs, and none is to come."""
+        return self.first + len(self.ended) + len(self.stopped) >= self.size
 
     def add(self, size: int, *, prune: bool = True) -> Wave:
         self.waves.append(Wave(self.size, size, prune))

@@ -16,6 +16,7 @@ Legend: ``B`` bins, ``C`` candidates, ``N`` records.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -99,31 +100,52 @@ class Calibration:
 
 
 class ScoredEstimator:
-    """An :class:`arrol.protocols.Estimator` for hosts that have scored already: tables alone, numpy alone."""
+    """The newest tables of a head that scores elsewhere: tables alone, numpy alone."""
 
     def __init__(self) -> None:
         self.version = 0
-        self.probe_tokens: tuple[int, ...] = ()
-        self.calibrations: list[Calibration] = []
+        self.calibrations: dict[int, Calibration] = {}
+        """Probe length -> its table."""
+
+    @property
+    def probe_tokens(self) -> tuple[int, ...]:
+        """Of the head; empty before the first :meth:`load`."""
+        return tuple(self.calibrations)
+
+    def at(self, probe_tokens: Sequence[int]) -> ProbeTables:
+        """For a rule with these probes; it follows every :meth:`load`."""
+        return ProbeTables(self, tuple(probe_tokens))
+
+    def load(self, state: State) -> None:
+        """The tables of ``EstimatorSnapshot.tables``."""
+        tables, self.calibrations = cast(list[State], state["tables"]), {}
+        for length, table in zip(cast(list[int], state["probe_tokens"]), tables, strict=True):
+            calibration = Calibration(QualityConfig(num_bins=len(cast(list, table["quality"]))))
+            calibration.load(table)
+            self.calibrations[int(length)] = calibration
+        self.version = int(cast(int, state["version"]))
+
+
+class ProbeTables:
+    """An :class:`arrol.protocols.Estimator` over the tables of :class:`ScoredEstimator`, by the length of the probe."""
+
+    def __init__(self, tables: ScoredEstimator, probe_tokens: tuple[int, ...]) -> None:
+        self._tables, self._probe_tokens = tables, probe_tokens
+
+    @property
+    def version(self) -> int:
+        return self._tables.version
 
     def scores(self, features_CF: np.ndarray, probe: int) -> np.ndarray:
         """NaN for all: there is no head here."""
         return np.full(len(features_CF), np.nan)
 
     def quality(self, score_C: np.ndarray, probe: int) -> np.ndarray:
-        """float64 ``[C]`` in [0, 1]; NaN before the first :meth:`load`."""
-        if not self.calibrations:
+        """float64 ``[C]`` in [0, 1]; NaN where the head was not trained at this length."""
+        calibration = self._tables.calibrations.get(self._probe_tokens[probe])
+        if calibration is None:
             return np.full(len(score_C), np.nan)
-        return self.calibrations[probe].quality(np.asarray(score_C, float))
-
-    def load(self, state: State) -> None:
-        """The tables of ``EstimatorSnapshot.tables``."""
-        tables = cast(list[State], state["tables"])
-        self.calibrations = [Calibration(QualityConfig(num_bins=len(cast(list, t["quality"])))) for t in tables]
-        for calibration, table in zip(self.calibrations, tables, strict=True):
-            calibration.load(table)
-        self.version = int(cast(int, state["version"]))
-        self.probe_tokens = tuple(map(int, cast(list[int], state["probe_tokens"])))
+        return calibration.quality(np.asarray(score_C, float))
 
 
 class ConfidenceEstimator:

@@ -104,7 +104,7 @@ class EstimatorSnapshot:
                 f"estimator = {source!r}: not an estimator ({type(error).__name__}); "
                 "give a file that arrol export wrote"
             ) from None
-        return cls(layout, served.probe_tokens, heads, served.calibrations, version=served.version)
+        return cls(layout, served.probe_tokens, heads, list(served.calibrations.values()), version=served.version)
 
     def write(self, path: Path) -> None:
         """To a file."""

@@ -117,20 +117,31 @@ def test_tables_serve_as_they_were_fitted():
     expected = [fit.quality(score) for fit in fits]
     fits[0].refit(score, np.ones(50), np.ones(50))
     for probe in (0, 1):
-        np.testing.assert_array_equal(served.quality(score, probe), expected[probe])
+        np.testing.assert_array_equal(served.at((8, 16)).quality(score, probe), expected[probe])
     assert (served.version, served.probe_tokens) == (7, (8, 16))
     served.load(tables_of(fitted([0.0] * 4, [1, 0, 0, 0]), version=8))
-    assert served.quality(np.zeros(1), 0) == 0.25
+    assert served.at((8,)).quality(np.zeros(1), 0) == 0.25
     assert (served.version, served.probe_tokens) == (8, (8,))
+
+
+def test_a_rule_with_some_of_the_probes_reads_the_table_of_its_length():
+    score = np.linspace(-4, 4, 50)
+    early, late = fitted(score, score > 0, num_bins=4), fitted(score, score < 1, num_bins=30)
+    served = ScoredEstimator()
+    alone = served.at((16,))
+    served.load(tables_of(early, late))
+    np.testing.assert_array_equal(alone.quality(score, 0), late.quality(score))
+    assert np.isnan(served.at((12, 16)).quality(score, 0)).all(), "no head was trained at 12"
+    assert alone.version == 7
 
 
 def test_before_its_tables_have_come_nothing_is_known():
     served = ScoredEstimator()
-    assert np.isnan(served.quality(np.array([-1.0, 1.0]), 0)).all()
+    assert np.isnan(served.at((8,)).quality(np.array([-1.0, 1.0]), 0)).all()
     assert (served.version, served.probe_tokens) == (0, ())
 
 
-@pytest.mark.parametrize("estimator", [ScoredEstimator(), ConfidenceEstimator()])
+@pytest.mark.parametrize("estimator", [ScoredEstimator().at((8,)), ConfidenceEstimator()])
 def test_without_a_head_features_have_no_score(estimator):
     score = estimator.scores(np.ones((3, 2), np.float32), 0)
     assert score.shape == (3,)

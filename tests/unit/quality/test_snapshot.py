@@ -105,7 +105,7 @@ def test_tables_alone_give_the_same_quality():
         served.load(state)
         assert (served.version, served.probe_tokens) == (12, PROBES)
         for probe in range(2):
-            np.testing.assert_array_equal(served.quality(SCORES, probe), snapshot.quality(SCORES, probe))
+            np.testing.assert_array_equal(served.at(PROBES).quality(SCORES, probe), snapshot.quality(SCORES, probe))
     assert tables["features"] == list(ALL)
 
 

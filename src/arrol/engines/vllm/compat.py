@@ -85,6 +85,12 @@ def require_scheduler(vllm_config: VllmConfig, *, reads_hidden_states: bool) -> 
     context = getattr(parallel, "prefill_context_parallel_size", 1)
     if context > 1:
         raise ConfigError(f"prefill_context_parallel_size = {context}: reorders rows between ranks; set it to 1")
+    mode = vllm_config.model_config.logprobs_mode
+    if mode.endswith("_logits"):
+        raise ConfigError(
+            f"logprobs_mode = {mode!r}: logits would be read as log-probabilities; "
+            "set raw_logprobs or processed_logprobs"
+        )
     runner = vllm_config.model_config.runner_type
     if runner != "generate":
         raise ConfigError(f"runner = {runner!r}: only generation can be pruned; leave scheduler_cls out")
@@ -110,6 +116,12 @@ def is_output_rank(worker: Any) -> bool:
     from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 
     return bool(get_pp_group().is_last_rank and get_tp_group().rank_in_group == 0)
+
+
+def data_parallel_rank(vllm_config: VllmConfig) -> int:
+    """Of this engine; vLLM sets ``data_parallel_rank`` back to 0 where the ranks are independent."""
+    parallel = vllm_config.parallel_config
+    return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
 
 
 def is_streamed(request: Request) -> bool:

@@ -3,31 +3,36 @@
 The only owner of this state; vLLM's requests come, are preempted, end and are aborted in any order:
 
 * a group begins with the first request that names it. It is forgotten when all its requests have come and gone, or
-  when none runs and no other came for ``IDLE_TICKS``. The name of a full group, used again, begins a new group;
-* the groups of a batch are opened together, with the first request of the batch;
-* siblings do not wait for a request that left; an aborted or failed one is lost: it does not count for the floor;
+  when none runs and no other came for ``IDLE_S``. The name of a full group, used again, begins a new group;
+* a draw over a batch waits until all groups of the batch have begun;
+* siblings do not wait for a request that left; the floor counts requests that came and were neither aborted nor failed;
 * a probe reported twice (after a preemption) counts once: the controller's promise;
-* a later wave joins its group; earlier rollouts of a group that is not known are lost: they do not count for the floor;
-* each pair of rule and seed has a controller of its own.
+* a later wave joins its group; earlier rollouts of a group that is not known do not count for the floor;
+* each run and rule has a controller of its own, with the seed where requests count steps. No client can use up the
+  others' places: controllers with running requests are not limited, idle ones are forgotten by age.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from arrol.engines.vllm.request import PruningRequest
+from arrol.configs.base import shown
+from arrol.engines.vllm.request import ControllerKey, PruningRequest
 from arrol.errors import ConfigError
 from arrol.protocols import Estimator
 from arrol.pruning.controller import PruningController
 from arrol.types import ProbeEvent, PruningDecision, RolloutId
 
-IDLE_TICKS = 4096
-"""Steps after which an incomplete group without a running request is forgotten."""
-MAX_CONTROLLERS = 64
-"""Pairs of rule and seed at a time; each keeps its own buffers."""
+IDLE_S = 600.0
+"""Wall time after which a group without a running request is forgotten."""
+MAX_IDLE_GROUPS = 1024
+"""Groups of a controller without a running request: incomplete ones, and complete ones that a later wave may join."""
+MAX_IDLE_RULES, MAX_IDLE_RULES_OF_A_RUN = 64, 8
+"""Controllers without a running request; each keeps its own buffers."""
 
 
 @dataclass
@@ -44,6 +49,7 @@ class ProbeScore:
 class _OpenController:
     """A controller with its open groups and running requests."""
 
+    key: ControllerKey
     controller: PruningController
     step: int
     """Step of requests that name none."""
@@ -52,12 +58,17 @@ class _OpenController:
     numbers: int = 0
     """Groups numbered so far, for requests that do not number them."""
     request_of: dict[RolloutId, str] = field(default_factory=dict)
+    groups: dict[_GroupName, _RequestGroup] = field(default_factory=dict)
+    idle: dict[_RequestGroup, float] = field(default_factory=dict)
+    """Incomplete groups without a running request -> since when; the oldest first."""
+    complete: dict[tuple[int, int], float] = field(default_factory=dict)
+    """(step, number) of complete groups that a later wave may join -> since when; the oldest first."""
 
 
 class _GroupName(NamedTuple):
     """A group as requests name it."""
 
-    controller_key: tuple[str, int, bool]
+    seed: int
     step: int | None
     group: str
     first: int
@@ -76,7 +87,6 @@ class _RequestGroup:
     taken: set[int] = field(default_factory=set)
     """Indices in the wave whose requests have come."""
     running: set[str] = field(default_factory=set)
-    idle_since: int = 0
 
 
 @dataclass
@@ -91,13 +101,21 @@ class _RunningRequest:
 class GroupBook:
     """All pruning state of one scheduler."""
 
-    def __init__(self, estimator: Callable[[PruningRequest], Estimator]) -> None:
-        self._estimator = estimator
-        self._controllers: dict[tuple[str, int, bool], _OpenController] = {}
-        self._groups: dict[_GroupName, _RequestGroup] = {}
+    def __init__(
+        self,
+        estimator: Callable[[PruningRequest], Estimator],
+        *,
+        rank: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``rank`` among data-parallel engines: their draws are independent."""
+        self._estimator, self._rank, self._clock = estimator, rank, clock
+        self._owners: dict[ControllerKey, _OpenController] = {}
+        """The one asked for least recently first."""
         self._requests: dict[str, _RunningRequest] = {}
         self._stops: list[str] = []
         self._now = 0
+        """Steps of the engine."""
 
     def __len__(self) -> int:
         """Number of requests under observation."""
@@ -108,7 +126,12 @@ class GroupBook:
 
     @property
     def num_groups(self) -> int:
-        return len(self._groups)
+        return sum(len(owner.groups) for owner in self._owners.values())
+
+    @property
+    def num_late(self) -> int:
+        """Candidates drawn at a deadline so far, of the controllers that are known."""
+        return sum(owner.controller.num_late for owner in self._owners.values())
 
     @property
     def request_ids(self) -> Iterable[str]:
@@ -127,23 +150,28 @@ class GroupBook:
     def add(self, request_id: str, pruning: PruningRequest) -> None:
         """A request came; ConfigError when it contradicts its group."""
         assert request_id not in self._requests, request_id
-        name = _GroupName(pruning.controller_key, pruning.step, pruning.group, pruning.first)
-        group = self._groups.get(name)
-        if group is None or not 0 < len(group.taken) < group.size:  # unknown, announced with its batch, or full
-            group = self._open(name, pruning)
+        owner = self._owner(pruning)
+        name = _GroupName(pruning.seed, pruning.step, pruning.group, pruning.first)
+        group = owner.groups.get(name)
+        if group is None or len(group.taken) >= group.size:  # unknown, or full
+            group = self._open(owner, name, pruning)
         if group.size != pruning.size:
             raise ConfigError(
-                f"arrol_size = {pruning.size}: group {pruning.group!r} has size {group.size}; "
+                f"arrol_size = {pruning.size}: group {shown(pruning.group)} has size {group.size}; "
                 "send one size for all its rollouts"
             )
         index = len(group.taken) if pruning.index is None else pruning.index
         if index in group.taken:
-            raise ConfigError(f"arrol_index = {index}: taken in group {pruning.group!r}; give each rollout its own")
+            raise ConfigError(
+                f"arrol_index = {index}: taken in group {shown(pruning.group)}; give each rollout its own"
+            )
         group.taken.add(index)
         group.running.add(request_id)
+        owner.idle.pop(group, None)
         rollout_id = RolloutId(*group.key, name.first + index)
+        owner.controller.came(rollout_id)
         self._requests[request_id] = _RunningRequest(group, rollout_id, pruning)
-        group.owner.request_of[rollout_id] = request_id
+        owner.request_of[rollout_id] = request_id
 
     def probed(self, scored: Sequence[ProbeScore]) -> None:
         """Scores arrived; those of requests that left are ignored."""
@@ -166,23 +194,22 @@ class GroupBook:
             group = request.group
             del group.owner.request_of[request.rollout_id]
             group.running.discard(request_id)
-            group.idle_since = self._now
             rollout_ids[group.owner].append(request.rollout_id)
         for owner, ids in rollout_ids.items():
             self._stop(owner, owner.controller.lost(ids) if lost else owner.controller.finished(ids))
         for group in dict.fromkeys(request.group for request in gone.values()):
             if not group.running and len(group.taken) >= group.size:
                 self._close(group)
+            elif not group.running:
+                group.owner.idle[group] = self._clock()
 
     def tick(self) -> None:
         """A step of the engine has passed."""
         self._now += 1
-        for owner in self._controllers.values():
-            self._stop(owner, owner.controller.tick(float(self._now)))
-        if self._now % IDLE_TICKS == 0:
-            for group in list(self._groups.values()):
-                if not group.running and self._now - group.idle_since >= IDLE_TICKS:
-                    self._close(group)
+        for owner in self._owners.values():
+            if owner.request_of:
+                self._stop(owner, owner.controller.tick(float(self._now)))
+            self._forget_old(owner)
 
     def take_stops(self) -> list[str]:
         """Requests to stop now, each once, in the order of the decisions."""
@@ -196,35 +223,27 @@ class GroupBook:
             return None
         return request.stop or request.group.owner.controller.decision(request.rollout_id)
 
-    def _open(self, name: _GroupName, pruning: PruningRequest) -> _RequestGroup:
-        owner = self._owner(pruning)
-        begins = not (pruning.first or pruning.later or any(known[:2] == name[:2] for known in self._groups))
-        if pruning.batch_groups is not None and begins:  # a barrier of the batch waits for all its groups
-            for number in range(pruning.batch_groups):
-                self._begin(name._replace(group=str(number), first=0), self._key(owner, pruning, number), pruning)
-        announced = self._groups.get(name)
-        if announced is not None and not announced.taken:
-            del owner.keys[announced.key]
-            return self._begin(name, announced.key, pruning)
-        if name.first and name.step is not None and pruning.number is not None:
-            key = name.step, pruning.number
-            if owner.controller.size(*key) == name.first:
-                return self._begin(name, key, pruning, joins=True)
-        return self._begin(name, self._key(owner, pruning, pruning.number), pruning)
-
-    def _begin(
-        self, name: _GroupName, key: tuple[int, int], pruning: PruningRequest, *, joins: bool = False
-    ) -> _RequestGroup:
-        owner = self._owner(pruning)
+    def _open(self, owner: _OpenController, name: _GroupName, pruning: PruningRequest) -> _RequestGroup:
+        controller, step, number = owner.controller, pruning.step, pruning.number
+        is_first = not (pruning.first or pruning.later)
+        if pruning.batch_groups is not None and step is not None and is_first and not self._is_open(owner, step):
+            controller.expect(step, pruning.batch_groups)
+        if step is not None and number is not None and name.first and controller.size(step, number) == name.first:
+            key, first = (step, number), 0  # a later wave joins its group
+        else:
+            key, first = self._key(owner, pruning, number), name.first
+            controller.close(*key)  # a reused name starts a new group, not a wave of the old one
+        seed = pruning.seed + (self._rank << 64)
+        controller.announce(*key, pruning.size, pruning.success_rate, first=first, seed=seed)
+        owner.complete.pop(key, None)
         owner.keys[key] += 1
-        if not joins:
-            owner.controller.close(*key)  # a reused name starts a new group, not a wave of the old one
-            if name.first:
-                owner.controller.open(*key, name.first)
-                owner.controller.lost([RolloutId(*key, index) for index in range(name.first)])
-        owner.controller.open(*key, pruning.size, pruning.success_rate)
-        group = self._groups[name] = _RequestGroup(name, owner, key, pruning.size, idle_since=self._now)
+        group = owner.groups[name] = _RequestGroup(name, owner, key, pruning.size)
         return group
+
+    @staticmethod
+    def _is_open(owner: _OpenController, step: int) -> bool:
+        """Whether a group of the step is open."""
+        return any(known == step for known, _ in owner.keys)
 
     def _key(self, owner: _OpenController, pruning: PruningRequest, number: int | None) -> tuple[int, int]:
         """(step, number) with the number of the request if it is free, else the next free one."""
@@ -234,36 +253,54 @@ class GroupBook:
         return step, number
 
     def _owner(self, pruning: PruningRequest) -> _OpenController:
-        owner = self._controllers.get(pruning.controller_key)
+        """The controller of the request's run and rule, which becomes the most recent one."""
+        key = pruning.controller_key
+        owner = self._owners.pop(key, None)
         if owner is None:
-            if len(self._controllers) >= MAX_CONTROLLERS:
-                self._forget_a_controller()
             controller = PruningController(pruning.rule, self._estimator(pruning), seed=pruning.seed)
-            owner = _OpenController(controller, pruning.rule.warmup_steps + 1)
-            self._controllers[pruning.controller_key] = owner
+            owner = _OpenController(key, controller, pruning.rule.warmup_steps + 1)
+            self._forget_rules(key.run)
+        if not owner.request_of:  # its clock has stood still
+            owner.controller.tick(float(self._now))
+        self._owners[key] = owner
+        self._forget_old(owner)
         return owner
 
-    def _forget_a_controller(self) -> None:
-        groups = [*self._groups.values(), *(request.group for request in self._requests.values())]
-        busy = {group.name.controller_key for group in groups}
-        idle = next((key for key in self._controllers if key not in busy), None)
-        if idle is None:
-            raise ConfigError(
-                f"arrol_rule: {MAX_CONTROLLERS} pairs of rule and seed are in use at once; share them between requests"
-            )
-        del self._controllers[idle]
+    def _forget_rules(self, run: str) -> None:
+        """Make room for a controller of ``run``: the least recent ones without a running request go."""
+        idle = [key for key, owner in self._owners.items() if not owner.request_of]
+        own = [key for key in idle if key.run == run]
+        surplus = own[: max(0, len(own) - MAX_IDLE_RULES_OF_A_RUN + 1)]
+        for key in surplus or idle[: max(0, len(idle) - MAX_IDLE_RULES + 1)]:
+            del self._owners[key]
+
+    def _forget_old(self, owner: _OpenController) -> None:
+        """Forget groups that have been idle for long, or are too many; the oldest first."""
+        if not (owner.idle or owner.complete):
+            return
+        oldest = self._clock() - IDLE_S
+        while owner.idle and _is_due(owner.idle, oldest):
+            self._close(next(iter(owner.idle)))
+        while owner.complete and _is_due(owner.complete, oldest):
+            key = next(iter(owner.complete))
+            del owner.complete[key]
+            owner.controller.close(*key)
 
     def _close(self, group: _RequestGroup) -> None:
-        if self._groups.get(group.name) is group:
-            del self._groups[group.name]
-        owner, key, missing = group.owner, group.key, set(range(group.size)) - group.taken
+        owner, key = group.owner, group.key
+        if owner.groups.get(group.name) is group:
+            del owner.groups[group.name]
+        owner.idle.pop(group, None)
+        missing = [index for index in range(group.size) if index not in group.taken]
         owner.keys[key] -= 1
         if owner.keys[key]:  # another wave is open
             self._stop(owner, owner.controller.lost([RolloutId(*key, group.name.first + index) for index in missing]))
             return
         del owner.keys[key]
-        if group.name.step is None or missing:  # complete groups of a step are forgotten when the next step begins
+        if group.name.step is None or missing:
             owner.controller.close(*key)
+        else:
+            owner.complete[key] = self._clock()
 
     def _stop(self, owner: _OpenController, rollout_ids: Iterable[RolloutId]) -> None:
         for rollout_id in rollout_ids:
@@ -271,3 +308,8 @@ class GroupBook:
             if request_id is not None:
                 self._requests[request_id].stop = owner.controller.decision(rollout_id)
                 self._stops.append(request_id)
+
+
+def _is_due(since: Mapping[_RequestGroup, float] | Mapping[tuple[int, int], float], oldest: float) -> bool:
+    """Whether the first entry is older than ``oldest``, or one too many."""
+    return len(since) > MAX_IDLE_GROUPS or next(iter(since.values())) <= oldest

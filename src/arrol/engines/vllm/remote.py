@@ -8,6 +8,7 @@ lives in the scheduler and starts empty after a restart.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,8 @@ class RemoteController(TrainingController):
 
     def __init__(self, config: PruningBase, *, seed: int) -> None:
         self._config, self._seed = config, seed
+        self._run = secrets.token_hex(8)
+        """Tells this trainer's groups from those of others on the same server; it changes no draw."""
         self._decisions: dict[RolloutId, PruningDecision] = {}
         self._sizes: dict[tuple[int, int], int] = {}
         """(step, group) -> rollouts requested so far; newest step only."""
@@ -79,6 +82,7 @@ class RemoteController(TrainingController):
             step=request.step,
             batch_groups=num_groups if whole_batch else None,
             seed=self._seed,
+            run=self._run,
             success_rate=request.success_rate,
             report=True,
             **rule.model_dump(mode="json"),

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -44,6 +44,16 @@ DEFAULT_RULE = "uniform"
 """Needs no head."""
 
 
+class ControllerKey(NamedTuple):
+    """See :attr:`PruningRequest.controller_key`."""
+
+    run: str
+    rule: str
+    """As JSON."""
+    seed: int | None
+    """None for requests without a step, which share a controller whatever their seeds."""
+
+
 class PruningRequest(StrictModel):
     """Pruning arguments of a request: each field is the key ``arrol_<field>``, and so is each field of the rule."""
 
@@ -61,6 +71,8 @@ class PruningRequest(StrictModel):
     """Place of the rollout in its group, which keys its draw; default: order of arrival."""
     batch_groups: int | None = Field(None, ge=1, le=2**16)
     """Groups of the step, named 0, 1, ...; needed by rules with scope 'batch'."""
+    run: str = Field("", max_length=MAX_NAME)
+    """Name of the training run or client: runs of other names share no groups and no statistics."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the draws."""
     first: int = Field(0, ge=0, le=2**16)
@@ -110,10 +122,10 @@ class PruningRequest(StrictModel):
         """The request has probes or wants its end scored."""
         return bool(self.probe_tokens) or self.score_end
 
-    @property
-    def controller_key(self) -> tuple[str, int, bool]:
+    @cached_property
+    def controller_key(self) -> ControllerKey:
         """Requests with equal keys share a controller."""
-        return self.rule.model_dump_json(), self.seed, self.step is None
+        return ControllerKey(self.run, self.rule.model_dump_json(), None if self.step is None else self.seed)
 
 
 REQUEST_FIELDS = frozenset(PruningRequest.model_fields) - {"rule"}

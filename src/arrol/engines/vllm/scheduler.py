@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from arrol.configs.base import shown
 from arrol.engines.vllm import compat
 from arrol.engines.vllm.groups import GroupBook, ProbeScore
 from arrol.engines.vllm.probing import Watch
@@ -64,7 +65,7 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         compat.require_scheduler(self.vllm_config, reads_hidden_states=self.reads_hidden_states)
-        self.book = GroupBook(self._estimator_for)
+        self.book = GroupBook(self._estimator_for, rank=compat.data_parallel_rank(self.vllm_config))
         self.kv_usage: deque[tuple[float, float]] = deque(maxlen=4096)
         """Share of the KV cache in use before and after each stop."""
         self._end_scores: dict[str, float] = {}
@@ -251,7 +252,7 @@ class PruningScheduler(_PruningSchedulerBase):
         self._features = tuple(cast(list[str], tables["features"]))
 
     def _estimator_for(self, pruning: PruningRequest) -> Estimator:
-        return self._estimator
+        return self._estimator.at(pruning.probe_tokens)
 
     def _check(self, request: Request, pruning: PruningRequest) -> None:
         super()._check(request, pruning)
@@ -260,8 +261,8 @@ class PruningScheduler(_PruningSchedulerBase):
         known = self._estimator.probe_tokens
         if known and not set(pruning.probe_tokens) <= set(known):
             raise ConfigError(
-                f"arrol_probe_tokens = {list(pruning.probe_tokens)}: the loaded head was trained at {list(known)}; "
-                "choose from these"
+                f"arrol_probe_tokens = {shown(list(pruning.probe_tokens))}: the loaded head was trained at "
+                f"{[length for length in known if length]}; choose from these"
             )
 
 

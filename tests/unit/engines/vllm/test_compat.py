@@ -74,12 +74,21 @@ def test_a_seam_that_is_gone_is_named_even_when_the_version_is_waived(monkeypatc
         ),
         ("parallel_config", {"prefill_context_parallel_size": 2}, "prefill_context_parallel_size = 2"),
         ("model_config", {"runner_type": "pooling"}, "runner = 'pooling'"),
+        ("model_config", {"logprobs_mode": "raw_logits"}, "logprobs_mode = 'raw_logits': logits would be read as"),
+        ("model_config", {"logprobs_mode": "processed_logits"}, "set raw_logprobs or processed_logprobs"),
     ],
 )
 @pytest.mark.parametrize("reads_hidden_states", [True, False])
 def test_settings_that_would_be_wrong_in_silence_are_refused(fresh, section, values, words, reads_hidden_states):
     with pytest.raises(ConfigError, match=words):
         compat.require_scheduler(fresh(section, **values), reads_hidden_states=reads_hidden_states)
+
+
+def test_the_rank_is_that_among_all_engines_also_where_they_are_independent(fresh):
+    """vLLM sets the rank of dense models back to 0; their draws would be correlated."""
+    assert compat.data_parallel_rank(fresh()) == 0
+    independent = fresh("parallel_config", data_parallel_rank=0, data_parallel_index=3)
+    assert compat.data_parallel_rank(independent) == 3
 
 
 def test_one_rank_under_an_external_launcher_is_fine(fresh):

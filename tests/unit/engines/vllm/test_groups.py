@@ -5,44 +5,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from arrol.engines.vllm import groups
-from arrol.engines.vllm.groups import GroupBook, ProbeScore
-from arrol.engines.vllm.request import parse_args, pruning_args
+from arrol.engines.vllm.groups import ProbeScore
 from arrol.errors import ConfigError
-from arrol.pruning.controller import PruningController
 from arrol.types import Reason, RolloutId
-from lottery import GivenQuality, all_decisions, events_of, open_groups
-
-BATCH = {"rule": "neyman", "scope": "batch", "warmup_steps": 0, "batch_groups": 3, "step": 1}
-
-
-def asked(group="g", size=4, **changes):
-    return parse_args(pruning_args(group=group, size=size, **{"probe_tokens": 8, **changes}))
-
-
-def book_of(*added):
-    """A book with these (name, request) pairs added."""
-    book = GroupBook(lambda pruning: GivenQuality())
-    for name, pruning in added:
-        book.add(name, pruning)
-    return book
-
-
-def four(prefix="", **changes):
-    return [(f"{prefix}{letter}", asked(**changes)) for letter in "abcd"]
-
-
-def scored(names, score=0.5, probe=8):
-    return [ProbeScore(name, probe, score) for name in names]
-
-
-def opened(book):
-    """Groups that the controllers hold."""
-    return sum(len(owner.controller._groups) for owner in book._controllers.values())
-
-
-def decided(book, names):
-    return [name for name in names if book.decision(name) is not None]
+from vllm_requests import asked, book_of, decided, four, opened, scored
 
 
 def test_a_group_begins_with_its_first_request_and_is_forgotten_with_its_last():
@@ -198,16 +164,6 @@ def test_a_stop_outlives_its_group():
     assert [book.decision(name).keep for name in stops] == [False] * len(stops)
 
 
-def test_the_stopped_leave_and_the_group_is_forgotten():
-    book = book_of(*four())
-    book.probed(scored("abcd"))
-    stops = book.take_stops()
-    book.ended(stops)
-    assert len(book) == 2
-    book.ended(set("abcd") - set(stops))
-    assert (len(book), book.num_groups, opened(book)) == (0, 0, 0)
-
-
 def test_leaving_twice_or_without_having_come_is_nothing():
     book = book_of(*four())
     book.ended(["a", "a", "unknown"])
@@ -233,126 +189,6 @@ def test_independent_draws_wait_for_no_sibling():
     for name in "abcd":
         book.probed(scored(name))
         assert book.decision(name).reason is Reason.DRAW
-
-
-@pytest.mark.parametrize("changes", [{"keep_ratio": 0.75}, {"seed": 1}, {"rule": "neyman"}])
-def test_other_rules_and_seeds_have_a_controller_of_their_own(changes):
-    asked_for = []
-    book = GroupBook(lambda pruning: asked_for.append(pruning) or GivenQuality())
-    for name, pruning in (*four(), *four("other-", **changes)):
-        book.add(name, pruning)
-    assert [pruning.controller_key for pruning in asked_for] == [
-        asked().controller_key,
-        asked(**changes).controller_key,
-    ]
-    assert book.num_groups == 2
-    book.probed(scored("abcd"))
-    assert decided(book, [f"other-{name}" for name in "abcd"]) == []
-    book.probed(scored([*"abcd", *(f"other-{name}" for name in "abcd")]))
-    assert len(decided(book, book.request_ids)) == 8
-
-
-def test_an_idle_rule_makes_room_for_another_and_a_busy_one_does_not(monkeypatch):
-    monkeypatch.setattr(groups, "MAX_CONTROLLERS", 3)
-    book = book_of(*((str(seed), asked(seed=seed, size=1)) for seed in range(3)))
-    with pytest.raises(
-        ConfigError, match="arrol_rule: 3 pairs of rule and seed are in use at once; share them between requests"
-    ):
-        book.add("3", asked(seed=3, size=1))
-    assert "3" not in book
-    book.ended("1")
-    book.add("3", asked(seed=3, size=1))
-    assert [key[1] for key in book._controllers] == [0, 2, 3]
-    book.ended("023")
-    assert (len(book), book.num_groups) == (0, 0)
-
-
-def test_a_rule_is_busy_while_a_group_without_a_name_of_its_own_runs(monkeypatch):
-    """The old group's name has gone to a new one, which has ended: the old one still waits for its deadline."""
-    monkeypatch.setattr(groups, "MAX_CONTROLLERS", 1)
-    book = book_of(*four("old-", barrier_timeout=2), *four("new-", barrier_timeout=2))
-    book.ended(f"new-{letter}" for letter in "abcd")
-    assert book.num_groups == 0
-    with pytest.raises(ConfigError):
-        book.add("other", asked(seed=9))
-    book.probed(scored(["old-a"]))
-    for _ in range(3):
-        book.tick()
-    assert book.decision("old-a").reason is Reason.DEADLINE
-
-
-@pytest.mark.parametrize("step", [None, 30])
-def test_a_group_whose_siblings_never_come_is_forgotten(monkeypatch, step):
-    monkeypatch.setattr(groups, "IDLE_TICKS", 8)
-    book = book_of(*four(step=step)[:3])
-    for _ in range(20):
-        book.tick()
-    assert book.num_groups == 1, "a request of it is running"
-    book.ended("abc")
-    for _ in range(7):
-        book.tick()
-    assert book.num_groups == 1, "the others may still come"
-    for _ in range(8):
-        book.tick()
-    assert (book.num_groups, opened(book)) == (0, 0)
-    book.add("d", asked(step=step))
-    assert (len(book), book.num_groups, opened(book)) == (1, 1, 1)
-
-
-def test_a_complete_group_of_a_step_is_forgotten_with_its_step():
-    book = book_of(*four(step=30), *four("x", step=30, group="x")[:1])
-    book.ended("abcd")
-    assert (book.num_groups, opened(book)) == (1, 2)
-    book.add("next", asked(step=31))
-    assert opened(book) == 2
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_batch_waits_for_groups_that_have_not_come_and_is_drawn_as_one(seed):
-    """In any order of arrival: the same draws as those of a controller that gets all candidates at once."""
-    rng, rates = np.random.default_rng(seed), [0.05, 0.5, None]
-    rule, quality = {**BATCH, "seed": seed}, rng.random((3, 4))
-    direct = PruningController(asked(**rule, group=0).rule, GivenQuality(), seed=seed)
-    open_groups(direct, quality, history=rates)
-    stops = direct.probed(events_of(quality))
-
-    book, arrivals = book_of(), rng.permutation(list(np.ndindex(3, 4)))
-    for group, index in arrivals:
-        assert decided(book, book.request_ids) == []
-        name = f"{group}/{index}"
-        book.add(name, asked(**rule, group=int(group), index=int(index), success_rate=rates[group]))
-        book.probed(scored([name], float(quality[group, index])))
-    expected = all_decisions(direct, 3)
-    assert [book.decision(f"{d.rollout_id.group}/{d.rollout_id.index}") for d in expected] == expected
-    assert [book.rollout_id(name) for name in book.take_stops()] == stops
-
-
-def test_a_batch_does_not_wait_again_for_a_group_that_has_gone():
-    book = book_of(*four("0", **BATCH, group=0))
-    book.ended(f"0{letter}" for letter in "abcd")
-    for number in (1, 2):
-        for name, pruning in four(str(number), **BATCH, group=number):
-            book.add(name, pruning)
-    book.probed(scored(book.request_ids))
-    assert len(decided(book, book.request_ids)) == 8
-
-
-def test_groups_of_a_batch_may_differ_in_size():
-    book = book_of(("a", asked(**BATCH, group=1, size=4)), ("b", asked(**BATCH, group=0, size=2)))
-    book.add("c", asked(**BATCH, group=0, size=2))
-    assert book.rollout_id("c") == RolloutId(1, 0, 1)
-
-
-def test_groups_of_a_batch_that_never_come_are_forgotten(monkeypatch):
-    monkeypatch.setattr(groups, "IDLE_TICKS", 8)
-    book = book_of(*four(**BATCH, group=1))
-    assert (book.num_groups, opened(book)) == (3, 3)
-    book.ended("abcd")
-    for _ in range(16):
-        book.tick()
-    assert (book.num_groups, opened(book)) == (0, 1)
-    book.add("next", asked(**{**BATCH, "step": 2}, group=0))
-    assert opened(book) == 3
 
 
 @pytest.mark.parametrize(
@@ -398,13 +234,6 @@ def test_a_score_that_comes_again_changes_nothing():
     assert book.take_stops() == []
 
 
-def test_the_confident_survive_where_that_is_the_rule():
-    book = book_of(*four(rule="confidence"))
-    confidence = {"a": -0.5, "b": -2.0, "c": -0.1, "d": -1.0}
-    book.probed([ProbeScore(name, 8, 0.5, value) for name, value in confidence.items()])
-    assert set(book.take_stops()) == {"b", "d"}
-
-
 def test_the_unscored_run_on():
     book = book_of(*four(min_survivors=0))
     book.probed(scored("abcd", float("nan")))
@@ -448,96 +277,18 @@ def test_what_earlier_groups_showed_serves_later_ones_without_steps():
     assert survivals[-1] != {0.5}
 
 
-def wave(prefix, first, **changes):
-    """The four requests of a later wave."""
-    return [(f"{prefix}{letter}", asked(first=first, index=i, **changes)) for i, letter in enumerate("abcd")]
+def test_the_stopped_leave_and_the_group_is_forgotten():
+    book = book_of(*four())
+    book.probed(scored("abcd"))
+    stops = book.take_stops()
+    book.ended(stops)
+    assert len(book) == 2
+    book.ended(set("abcd") - set(stops))
+    assert (len(book), book.num_groups, opened(book)) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("group", ["3", "named"])
-def test_a_later_wave_has_a_barrier_of_its_own_and_its_rollouts_keep_their_ids(group):
-    book = book_of(*four("old-", step=30, group=group), *wave("new-", 4, step=30, group=group))
-    assert book.num_groups == 2
-    number = book.rollout_id("old-a").group
-    assert number == 3 or group != "3"
-    if group == "3":
-        assert [book.rollout_id(f"new-{letter}") for letter in "abcd"] == [RolloutId(30, 3, 4 + i) for i in range(4)]
-    book.probed(scored(f"new-{letter}" for letter in "abcd"))
-    assert len(book.take_stops()) == 2
-    assert decided(book, [f"old-{letter}" for letter in "abcd"]) == []
-    book.ended(list(book.request_ids))
-    assert (len(book), book.num_groups) == (0, 0)
-
-
-def test_the_floor_counts_the_whole_group_and_not_each_wave():
-    book = book_of(*four("old-", step=30, group="3", min_survivors=4, keep_ratio=0.1))
-    book.probed(scored(f"old-{letter}" for letter in "abcd"))
-    assert book.take_stops() == []
-    for name, pruning in wave("new-", 4, step=30, group="3", min_survivors=4, keep_ratio=0.1):
-        book.add(name, pruning)
-    book.probed(scored(f"new-{letter}" for letter in "abcd"))
-    assert len(book.take_stops()) > 2
-    book.ended(list(book.request_ids))
-    assert (book.num_groups, opened(book)) == (0, 1)
-
-
-@pytest.mark.parametrize("is_first_incomplete", [True, False])
-def test_an_incomplete_wave_is_forgotten_and_does_not_hold_its_group(monkeypatch, is_first_incomplete):
-    monkeypatch.setattr(groups, "IDLE_TICKS", 8)
-    old, new = four("old-", step=30, group="3"), wave("new-", 4, step=30, group="3")
-    book = book_of(*(old[:3] if is_first_incomplete else old), *(new if is_first_incomplete else new[:3]))
-    short = "old-" if is_first_incomplete else "new-"
-    book.ended(f"{short}{letter}" for letter in "abc")
-    for _ in range(16):
-        book.tick()
-    assert book.num_groups == 1
-    book.ended(list(book.request_ids))
-    assert book.num_groups == 0
-    book.add("next", asked(step=31))
-    assert opened(book) == 1
-
-
-def test_a_wave_has_draws_of_its_own_however_many_groups_there_are():
-    fates = set()
-    for others in (0, 5):
-        book = book_of(*((f"{i}", asked(step=30, group=str(i + 1), size=1)) for i in range(others)))
-        for name, pruning in wave("w", 4, step=30, group="0"):
-            book.add(name, pruning)
-        book.probed(scored(f"w{letter}" for letter in "abcd"))
-        fates.add(tuple(book.take_stops()))
-    assert len(fates) == 1
-
-
-def test_a_later_wave_joins_a_group_whose_rollouts_have_all_ended():
-    book = book_of(*four("old-", step=30, group="3"))
-    book.probed(scored(f"old-{letter}" for letter in "abcd"))
-    book.ended(list(book.request_ids))
-    for name, pruning in wave("new-", 4, step=30, group="3"):
-        book.add(name, pruning)
-    book.probed(scored(f"new-{letter}" for letter in "abcd"))
-    assert len(book.take_stops()) == 2
-    assert all(book.decision(f"new-{letter}").reason is Reason.DRAW for letter in "abcd")
-
-
-def test_a_name_of_a_step_that_is_used_again_begins_anew():
-    """The controller still knows the group, which has ended; it is no wave of it."""
-    for _ in range(2):
-        book = book_of(*four(step=30, group="3"))
-        for _ in range(2):
-            book.probed(scored("abcd"))
-            assert len(book.take_stops()) == 2
-            assert len(decided(book, "abcd")) == 4
-            book.ended("abcd")
-            for name, pruning in four(step=30, group="3"):
-                book.add(name, pruning)
-
-
-def test_a_batch_that_has_begun_does_not_begin_again_for_a_later_wave_or_group():
-    """All groups of the batch have ended: announced again, they would hold up the later requests."""
-    book = book_of(*(pair for g in range(3) for pair in four(str(g), **BATCH, group=g)))
-    book.ended(list(book.request_ids))
-    late = [*wave("w", 4, **BATCH, group=1), *four("n", **BATCH, group=7, later=True)]
-    for name, pruning in late:
-        book.add(name, pruning)
-    assert book.num_groups == 2
-    book.probed(scored(name for name, _ in late))
-    assert len(decided(book, book.request_ids)) == 8
+def test_the_confident_survive_where_that_is_the_rule():
+    book = book_of(*four(rule="confidence"))
+    confidence = {"a": -0.5, "b": -2.0, "c": -0.1, "d": -1.0}
+    book.probed([ProbeScore(name, 8, 0.5, value) for name, value in confidence.items()])
+    assert set(book.take_stops()) == {"b", "d"}

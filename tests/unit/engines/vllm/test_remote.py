@@ -29,6 +29,15 @@ def test_arguments_carry_the_whole_rule_and_the_address():
     assert (parsed.seed, parsed.success_rate, parsed.report, parsed.batch_groups) == (7, 0.25, True, None)
 
 
+def test_two_trainers_of_one_configuration_name_their_runs():
+    one, other = (
+        parse_args(RemoteController(NeymanRule(probe_tokens=(8,)), seed=0).arguments(REQUESTS[0], 0, num_groups=2))
+        for _ in range(2)
+    )
+    assert one.run != other.run
+    assert (one.rule, one.seed) == (other.rule, other.seed)
+
+
 def test_a_rule_over_the_batch_says_how_many_groups_there_are():
     controller = RemoteController(NeymanRule(scope="batch", probe_tokens=(8,)), seed=0)
     assert parse_args(controller.arguments(REQUESTS[0], 0, num_groups=2)).batch_groups == 2
