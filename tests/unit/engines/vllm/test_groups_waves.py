@@ -47,7 +47,8 @@ def test_groups_of_a_batch_may_differ_in_size():
 
 
 def test_a_draw_waits_for_groups_of_the_batch_that_have_not_come_until_its_deadline():
-    book = book_of(*four(**BATCH, barrier_timeout=3, min_survivors=0, group=1))
+    said = {**BATCH, "barrier_timeout": 3, "min_survivors": 0}
+    book = book_of(*four(**said, group=1))
     assert (book.num_groups, opened(book)) == (1, 1)
     book.probed(scored("abcd"))
     for _ in range(3):
@@ -56,7 +57,7 @@ def test_a_draw_waits_for_groups_of_the_batch_that_have_not_come_until_its_deadl
     book.tick()
     assert {book.decision(name).reason for name in "abcd"} == {Reason.DEADLINE}
     book.ended("abcd")
-    book.add("next", asked(**{**BATCH, "step": 2}, group=0))
+    book.add("next", asked(**{**said, "step": 2}, group=0))
     assert opened(book) == 1
 
 

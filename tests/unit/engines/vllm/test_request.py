@@ -201,13 +201,16 @@ def test_only_a_rule_that_does_something_is_looked_after(changes, is_watched):
     assert parse_args(args(**changes)).is_watched is is_watched
 
 
-def test_requests_share_a_controller_when_rule_and_seed_agree():
+def test_requests_share_a_controller_when_run_and_rule_agree():
+    """And the seed, where they name a step."""
     def key(**changes):
         return parse_args(args(**changes)).controller_key
 
     assert key() == key(group="other", size=9, index=2, report=True, keep_ratio=0.5)
     assert key(step=1) == key(step=2)
-    assert len({key(), key(step=1), key(seed=1), key(keep_ratio=0.25), key(rule="neyman")}) == 5
+    assert key() == key(seed=1)
+    distinct = [key(), key(step=1), key(step=1, seed=1), key(keep_ratio=0.25), key(rule="neyman"), key(run="other")]
+    assert len(set(distinct)) == len(distinct)
 
 
 def decisions():
