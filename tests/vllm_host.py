@@ -212,7 +212,7 @@ class SchedulerLoop:
         self.hasher = get_request_block_hasher(32, sha256)
         self.scheduler = scheduler_class(config, cache, StructuredOutputManager(config), block_size=32)
         self.depth, self.lead, self.tables = depth, lead, None
-        self.has_head = snapshot is not None or ESTIMATOR_VARIABLE in os.environ
+        self.has_head = snapshot is not None or score is not None or ESTIMATOR_VARIABLE in os.environ
         self.score = score or (lambda request_id, length: 0.0)
         self.token = token or (lambda request_id, index: 1)
         if snapshot is not None:

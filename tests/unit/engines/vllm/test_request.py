@@ -203,6 +203,7 @@ def test_only_a_rule_that_does_something_is_looked_after(changes, is_watched):
 
 def test_requests_share_a_controller_when_run_and_rule_agree():
     """And the seed, where they name a step."""
+
     def key(**changes):
         return parse_args(args(**changes)).controller_key
 
