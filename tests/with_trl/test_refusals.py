@@ -31,6 +31,7 @@ from trl_host import config, has_digit, is_short, trainer
         ({"cache_gib": 0}, "^cache_gib = 0.0: set it to a number of GiB above 0, or to 'auto'$"),
         ({"cache_gib": "half"}, "^cache_gib = 'half': set it to a number of GiB above 0, or to 'auto'$"),
         ({"vllm_two_phase": True}, "vllm_two_phase = True"),
+        ({"max_completion_length": None}, "^max_completion_length = None: pruning needs a limit; set a number, or "),
         ({"allocation": "podz"}, "allocation = 'podz'.*is 'pods'"),
         ({"allocation": "greso"}, "allocation = 'greso': TRL's own sampler chooses the prompts"),
         ({"allocation": "pods", "allocation_options": {"train_size": 9}}, "allocation.train_size = 9: more than"),
@@ -87,12 +88,29 @@ def test_a_trainer_that_would_go_wrong_silently_is_not_built(tmp_path, changes, 
     [
         ({"min_p": 0.1}, "min_p = 0.1"),
         ({"repetition_penalty": 1.1}, "repetition_penalty = 1.1"),
-        ({"generation_kwargs": {"typical_p": 0.5}}, "generation_kwargs"),
+        ({"generation_kwargs": {"typical_p": 0.5}}, r"generation_kwargs = {'typical_p': 0.5}"),
     ],
 )
-def test_sampling_that_the_engine_does_not_know(tmp_path, changes, words):
-    with pytest.raises(ConfigError, match=words):
-        trainer(config(tmp_path, **changes)).train()
+def test_sampling_that_the_embedded_engine_lacks(tmp_path, changes, words):
+    rest = ": the embedded engine samples by temperature, top_p and top_k only; leave it out, or set use_vllm = True"
+    with pytest.raises(ConfigError, match=f"^{words}{rest}$"):
+        trainer(config(tmp_path, **changes))
+
+
+def test_what_vllm_would_not_be_told_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"^generation_kwargs\['n'\]: pruning sets it itself, or it was not tested; "):
+        trainer(config(tmp_path, use_vllm=True, generation_kwargs={"n": 2, "min_tokens": 3}))
+    changes = {"vllm_structured_outputs_regex": "[0-9]+", "quality": {"features": ["logprobs"]}}
+    with pytest.raises(ConfigError, match=r"^vllm_two_phase = True: grammars and generation_kwargs would start again"):
+        trainer(config(tmp_path, use_vllm=True, vllm_two_phase=True, **changes))
+
+
+def test_a_learned_prompt_is_refused(tmp_path):
+    """The engine would sample without it."""
+    peft = pytest.importorskip("peft")
+    tuning = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ConfigError, match=r"^peft_config = PromptTuningConfig: rollouts would be sampled without the "):
+        trainer(config(tmp_path), peft_config=tuning)
 
 
 def test_completions_beyond_the_models_positions_are_refused(tmp_path):
@@ -120,6 +138,7 @@ def test_tools_are_refused(tmp_path):
 
     with pytest.raises(ConfigError, match="tools: TRL ignores env_mask"):
         trainer(config(tmp_path), tools=[add])
+    trainer(config(tmp_path), tools=[])
 
 
 def test_trls_own_config_is_told_apart(tmp_path):

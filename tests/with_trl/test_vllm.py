@@ -108,8 +108,9 @@ def test_two_phases_need_none_of_our_classes(folder, tmp_path):
     assert {r.completion.num_tokens for r in host.pruned.batch.rollouts if not r.survived} == {6}
 
 
-def test_sizes_and_selections_work_without_pruning(folder, tmp_path):
+def test_sizes_and_selections_work_without_pruning_and_a_grammar_holds(folder, tmp_path):
     options = {"allocation": "knapsack", "allocation_options": {"rollout_budget": 8}}
+    options |= {"vllm_structured_outputs_regex": "[0-9]{3}", "min_p": 0.01}
     host = colocated(folder, tmp_path, max_steps=2, rule="never", probe_tokens=None, **options)
     try:
         host.train()
@@ -117,7 +118,9 @@ def test_sizes_and_selections_work_without_pruning(folder, tmp_path):
         host.vllm_generation.llm.llm_engine.engine_core.shutdown()
     assert history(host, "arrol/allocation/rollouts_asked") == [8.0, 8.0]
     assert all(rollout.survived for rollout in host.pruned.batch.rollouts)
-    assert len(host.pruned.batch.rollouts) == 8
+    texts = [host.processing_class.decode(r.completion.token_ids[:3]) for r in host.pruned.batch.rollouts]
+    assert len(texts) == 8
+    assert all(len(text) == 3 and text.isdecimal() for text in texts)
 
 
 def test_never_leaves_trls_vllm_alone(folder, tmp_path):

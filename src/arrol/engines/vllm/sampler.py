@@ -214,7 +214,10 @@ def settings_of(llm: LlmLike, fields: Mapping[str, Any]) -> Any:
     if isinstance(llm, TranslatingLlm):
         return llm.settings(fields)
     from vllm import SamplingParams as VllmSamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
 
+    if isinstance(grammar := fields.get("structured_outputs"), Mapping):
+        fields = {**fields, "structured_outputs": StructuredOutputsParams(**grammar)}
     return VllmSamplingParams(**fields, detokenize=False)
 
 

@@ -124,7 +124,9 @@ class GRPOConfig(trl.GRPOConfig):
 
 def _require_possible(args: GRPOConfig, config: HostConfig) -> None:
     longest, rule = args.max_completion_length, config.pruning
-    if longest is not None and rule.probe_tokens[-1] >= longest:
+    if longest is None:
+        raise ConfigError("max_completion_length = None: pruning needs a limit; set a number, or rule = 'never'")
+    if rule.probe_tokens[-1] >= longest:
         raise ConfigError(
             f"probe_tokens = {list(rule.probe_tokens)}: no rollout runs beyond max_completion_length = {longest}; "
             "probe earlier"

@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from arrol.configs.base import validate
 from arrol.configs.host import HostConfig
@@ -19,11 +19,11 @@ from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.vllm.phases import TwoPhaseSampler
 from arrol.engines.vllm.remote import RemoteController
-from arrol.engines.vllm.sampler import LlmSampler
+from arrol.engines.vllm.sampler import LlmLike, LlmSampler, settings_of
 from arrol.engines.vllm.served import ServedLlm
 from arrol.errors import ConfigError
 from arrol.integrations.memory import HostMemory
-from arrol.integrations.trl.host import TrainerLike, sampling_params
+from arrol.integrations.trl.host import TrainerLike, sampling_params, vllm_options
 from arrol.integrations.trl.rules import CacheGib
 from arrol.protocols import Controller, Saved, TrainingController
 from arrol.pruning.controller import PruningController
@@ -66,13 +66,30 @@ def build_sampler(
     if not is_colocated and not trainer.accelerator.is_main_process:
         return ServerSampler(None, trainer)
     url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
-    llm = trainer.vllm_generation.llm if is_colocated else ServedLlm(url)
+    llm = LlmWithOptions(trainer.vllm_generation.llm if is_colocated else ServedLlm(url), vllm_options(args))
     if two_phase:
         sampler: Sampler = EngineSampler(TwoPhaseSampler(llm, memory.layout), local, trainer)
     else:
         remote = RemoteController(config.pruning, seed=args.seed)
         sampler = EngineSampler(LlmSampler(llm, memory.estimator), remote, trainer)
     return sampler if is_colocated else ServerSampler(sampler, trainer)
+
+
+class LlmWithOptions:
+    """A vLLM whose requests carry more fields of vLLM's SamplingParams; an :class:`LlmLike`."""
+
+    def __init__(self, llm: LlmLike, options: Mapping[str, object]) -> None:
+        self._llm, self._options = llm, options
+
+    def settings(self, fields: Mapping[str, object]) -> object:
+        """Settings of one request."""
+        return settings_of(self._llm, {**fields, **self._options})
+
+    def generate(self, prompts: Any, settings: Any, /, *, use_tqdm: bool) -> Sequence[Any]:
+        return self._llm.generate(prompts, settings, use_tqdm=use_tqdm)
+
+    def collective_rpc(self, method: str, *, args: tuple[Any, ...] = ()) -> Sequence[Any]:
+        return self._llm.collective_rpc(method, args=args)
 
 
 class EngineSampler(Generic[AnyController]):

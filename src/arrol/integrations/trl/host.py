@@ -22,6 +22,19 @@ Chat = Sequence[Mapping[str, object]]
 TrlPrompts = Sequence[str] | Sequence[Chat]
 
 
+UNSET: Mapping[str, tuple[object, ...]] = {
+    "min_p": (None, 0.0),
+    "repetition_penalty": (None, 1.0),
+    "generation_kwargs": (None, {}),
+}
+"""Sampling setting that only vLLM has -> values without effect."""
+PASSED_ON = frozenset(
+    {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"}
+    | {"min_tokens", "logit_bias", "bad_words", "allowed_token_ids", "structured_outputs"}
+)
+"""Keys of ``generation_kwargs`` that go to vLLM."""
+
+
 class TokenizerLike(Protocol):
     """Of the tokenizer."""
 
@@ -86,17 +99,8 @@ def require_positions(prompt_ids: list[list[int]], trainer: TrainerLike) -> None
 
 
 def sampling_params(trainer: TrainerLike) -> SamplingParams:
-    """TRL's sampling settings; ConfigError for a setting that the engine lacks."""
+    """TRL's sampling settings that every engine has."""
     args = trainer.args
-    for name, value, unset in (
-        ("min_p", args.min_p, (None, 0.0)),
-        ("repetition_penalty", args.repetition_penalty, (None, 1.0)),
-        ("generation_kwargs", args.generation_kwargs, (None, {})),
-    ):
-        if value not in unset:
-            raise ConfigError(
-                f"{name} = {value!r}: pruned rollouts are sampled by temperature, top_p and top_k only; leave it out"
-            )
     ids = getattr(trainer, "eos_token_ids", None)  # TRL 1.13 and newer
     return SamplingParams(
         trainer.max_completion_length,
@@ -105,3 +109,36 @@ def sampling_params(trainer: TrainerLike) -> SamplingParams:
         top_k=max(args.top_k or 0, 0),
         stop_token_ids=tuple(ids) if ids else (trainer.processing_class.eos_token_id,),
     )
+
+
+def vllm_options(args: GRPOConfig) -> dict[str, object]:
+    """TRL's other sampling settings, as fields of vLLM's SamplingParams."""
+    options: dict[str, object] = {"min_p": args.min_p, "repetition_penalty": args.repetition_penalty}
+    options = {name: value for name, value in options.items() if value not in UNSET[name]}
+    options |= args.generation_kwargs or {}
+    if args.vllm_structured_outputs_regex is not None:
+        options["structured_outputs"] = {"regex": args.vllm_structured_outputs_regex}
+    return options
+
+
+def require_sampling(args: GRPOConfig, *, two_phase: bool) -> None:
+    """ConfigError for a sampling setting that the engine lacks, or would apply otherwise than TRL."""
+    if args.use_vllm:
+        for key in (args.generation_kwargs or {}).keys() - PASSED_ON:
+            raise ConfigError(
+                f"generation_kwargs[{key!r}]: pruning sets it itself, or it was not tested; leave it out, or use "
+                f"some of {sorted(PASSED_ON)}"
+            )
+        if two_phase and (args.generation_kwargs or args.vllm_structured_outputs_regex):
+            raise ConfigError(
+                "vllm_two_phase = True: grammars and generation_kwargs would start again in the second call; leave "
+                "them out, or start vLLM with arrol's classes"
+            )
+        return
+    for name, unset in UNSET.items():
+        value = getattr(args, name)
+        if value not in unset:
+            raise ConfigError(
+                f"{name} = {value!r}: the embedded engine samples by temperature, top_p and top_k only; leave it out, "
+                "or set use_vllm = True"
+            )

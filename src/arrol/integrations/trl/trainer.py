@@ -22,6 +22,7 @@ from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
+from arrol.integrations.trl.host import require_sampling
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
 from arrol.integrations.trl.rules import changes_nothing, replaces_advantages
@@ -49,6 +50,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         with warnings.catch_warnings(), building:
             warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
             super().__init__(**given)
+        if self.pruned is not None:
+            _require_adapter_in_layers(self.model)
 
     def compute_loss(self, model: Any, inputs: Any, *positional: Any, **named: Any) -> Any:
         """TRL's loss over the survivors."""
@@ -111,7 +114,7 @@ def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> P
 def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, Any]) -> None:
     """ConfigError for what TRL accepts and pruning would silently spoil."""
     for name in ("tools", "environment_factory"):
-        if given.get(name) is not None:
+        if given.get(name):
             raise ConfigError(f"{name}: TRL ignores env_mask there, so nothing can be stopped; set rule = 'never'")
     if args.loss_type not in LOSS_TYPES:
         raise ConfigError(f"loss_type = {args.loss_type!r}: its denominator is unknown here; use one of {LOSS_TYPES}")
@@ -127,10 +130,21 @@ def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, An
             f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: uses TRL's own advantages; "
             "set correction = 'plain' and allocation = 'uniform', or 'sum_then_normalize'"
         )
+    require_sampling(args, two_phase=args.vllm_two_phase)
     if args.use_vllm:
         _require_supported_vllm(args, config)
     if not given.get("reward_funcs"):
         raise ConfigError("reward_funcs: missing; the quality head learns from them")
+
+
+def _require_adapter_in_layers(model: Any) -> None:
+    """ConfigError for prompt tuning and its kin: they act outside the layers that the engines run."""
+    adapter = getattr(model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        raise ConfigError(
+            f"peft_config = {type(adapter).__name__}: rollouts would be sampled without the learned prompt; use LoRA, "
+            "or rule = 'never'"
+        )
 
 
 def _require_supported_vllm(args: GRPOConfig, config: HostConfig) -> None:
