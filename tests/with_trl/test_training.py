@@ -7,7 +7,7 @@ import torch
 import trl
 
 import trl_host
-from arrol.errors import DataError
+from arrol.errors import ConfigError, DataError
 from arrol.integrations.trl import GRPOTrainer, prune_rewards, pruned_rollout
 from arrol.integrations.trl.trainer import SaveHead
 from trl_host import config, has_digit, history, is_short, text_of, trainer, weights
@@ -36,7 +36,7 @@ def spied(args, **more):
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_pruned_run_trains_on_survivors_alone(tmp_path, monkeypatch, chat):
-    host, spy, keep = spied(config(tmp_path, max_steps=4), chat=chat)
+    host, spy, keep = spied(config(tmp_path, max_steps=4, thinning=0), chat=chat)
     monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", keep)
     host.train()
     kept = history(host, "arrol/pruning/kept_frac")
@@ -193,6 +193,22 @@ def test_without_our_loss_stopped_rows_are_masked_in_place(tmp_path):
     ours.train()
     torch.testing.assert_close(weights(own), weights(ours), rtol=0, atol=1e-5)
     assert not torch.equal(weights(own), weights(ours))  # other shapes, other rounding: compaction did happen
+
+
+@pytest.mark.parametrize("correction", ["doubly_robust", "plain"])
+def test_advantages_that_a_subclass_changes_are_not_replaced_in_silence(tmp_path, correction):
+    class Clipped(GRPOTrainer):
+        def compute_loss(self, model, inputs, *rest, **named):
+            changed = {**inputs, "advantages": inputs["advantages"].clamp(-0.5, 0.5)}
+            return super().compute_loss(model, changed, *rest, **named)
+
+    host = trainer(config(tmp_path, max_steps=1, correction=correction), Clipped)
+    if correction == "plain":
+        host.train()
+    else:
+        words = "^advantages: a subclass changed TRL's, and correction = 'doubly_robust' with allocation = 'uniform' "
+        with pytest.raises(ConfigError, match=words):
+            host.train()
 
 
 def test_a_reward_too_few_names_its_function(tmp_path):

@@ -29,6 +29,13 @@ class RowSignal(NamedTuple):
     """Rollouts that the row stands for in a denominator; 0 where a selection leaves it out."""
     trains: bool
     """False: without weight, or left out by thinning; its weight counts all the same."""
+    trl_advantage: tuple[float, float] = (0.0, 0.0)
+    """What TRL computes for it: least and most among rows of equal tokens."""
+
+
+STOPPED = RowSignal(0.0, 1.0, True)
+CHANGE_TOLERANCE = 1e-2
+"""Of TRL's advantages, which are computed in float32."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,16 @@ class BatchSignal:
 
     def find(self, inputs: Inputs, row: int, trainer: TrainerLike) -> RowSignal:
         """Part of the loss of a row of TRL's batch; advantage 0 and weight 1 for a stopped one."""
-        prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
-        key = row_key(prompt, inputs["completion_ids"][row].tolist(), trainer.processing_class.pad_token_id)
-        return (self.rows or {}).get(key, RowSignal(0.0, 1.0, True))
+        return (self.rows or {}).get(_key(inputs, row, trainer), STOPPED)
+
+    def has_changed_advantages(self, inputs: Inputs, trainer: TrainerLike) -> bool:
+        """Some row's advantage, which would be replaced, is not the one that TRL computes."""
+        for row, advantage in enumerate(inputs["advantages"].tolist() if self.rows is not None else ()):
+            least, most = self.find(inputs, row, trainer).trl_advantage
+            slack = CHANGE_TOLERANCE * (1 + max(abs(least), abs(most)))
+            if not least - slack <= advantage <= most + slack:
+                return True
+        return False
 
     def training_inputs(self, inputs: Inputs, trainer: TrainerLike) -> Inputs:
         """``inputs`` of the rows that train; the very same object where the loss is TRL's own."""
@@ -56,7 +70,7 @@ class BatchSignal:
         advantage_R, weight_R = inputs["advantages"], torch.ones_like(inputs["advantages"])
         tokens_R = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum(1)
         if self.rows is not None:
-            found = [self.find(inputs, row, trainer) for row in range(len(live_R))]
+            found = [self.find(inputs, row, trainer)[:3] for row in range(len(live_R))]
             advantage_R, weight_R, trains_R = advantage_R.new_tensor(found).reshape(-1, 3).unbind(1)
             advantage_R = advantage_R * live_R
             # Masked rows stay for now: ranks may need them to reach equal row counts.
@@ -74,21 +88,32 @@ def rows_by_tokens(
     groups: Sequence[RewardedGroup],
     advantages: Sequence[GroupAdvantages],
     factors: Sequence[np.ndarray],
+    replaced: Sequence[np.ndarray],
     pad: int | None,
 ) -> dict[RowKey, RowSignal]:
     """Tokens of a survivor -> its part; rows of equal tokens share their mean, which keeps their sum.
 
-    ``factors``: per group, of :func:`arrol.integrations.trl.signal.thinning_factors`.
+    Per group, ``factors`` are of :func:`arrol.integrations.trl.signal.thinning_factors`, and ``replaced`` are TRL's
+    own advantages.
     """
-    rows: dict[RowKey, list[tuple[float, float, float]]] = {}
-    for rewarded, found, factor_G in zip(groups, advantages, factors, strict=True):
+    rows: dict[RowKey, list[tuple[float, float, float, float]]] = {}
+    for rewarded, found, factor_G, trls_G in zip(groups, advantages, factors, replaced, strict=True):
         prompt = rewarded.group.prompt.token_ids
-        values_G = np.stack([found.advantage_G * factor_G, found.weight_G, factor_G], axis=1)
+        values_G = np.stack([found.advantage_G * factor_G, found.weight_G, factor_G, trls_G], axis=1)
         for rollout, values in zip(rewarded.group.rollouts, values_G.tolist(), strict=True):
             if rollout.survived:
                 rows.setdefault(row_key(prompt, rollout.completion.token_ids, pad), []).append(values)
-    means = {key: np.mean(parts, axis=0).tolist() for key, parts in rows.items()}
-    return {key: RowSignal(a, weight, weight * factor > 0) for key, (a, weight, factor) in means.items()}
+    signals = {}
+    for key, parts in rows.items():
+        advantage, weight, factor, _ = np.mean(parts, axis=0).tolist()
+        trls = [part[3] for part in parts]
+        signals[key] = RowSignal(advantage, weight, weight * factor > 0, (min(trls), max(trls)))
+    return signals
+
+
+def _key(inputs: Inputs, row: int, trainer: TrainerLike) -> RowKey:
+    prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()].tolist()
+    return row_key(prompt, inputs["completion_ids"][row].tolist(), trainer.processing_class.pad_token_id)
 
 
 def live_rows(inputs: Inputs) -> torch.Tensor:

@@ -31,6 +31,7 @@ from arrol.integrations.trl.signal import (
     own_advantages,
     survivor_counts,
     thinning_factors,
+    trl_advantages,
 )
 from arrol.types import GroupRequest, Prompt, Rollout, State
 
@@ -117,7 +118,13 @@ class PrunedRollout:
                 skip_truncated=trainer.mask_truncated_completions,
             ),
             differs=selects(self.config) or any(rewarded.is_pruned for rewarded in everyone),
-            rows=rows_by_tokens(mine, advantages[local], factors[local], trainer.processing_class.pad_token_id)
+            rows=rows_by_tokens(
+                mine,
+                advantages[local],
+                factors[local],
+                trl_advantages(everyone, trainer.scale_rewards)[local],
+                trainer.processing_class.pad_token_id,
+            )
             if replaces_advantages(self.config)
             else None,
         )
@@ -136,6 +143,12 @@ class PrunedRollout:
             return inputs
         self.settle()
         assert self.signal is not None
+        if self.signal.has_changed_advantages(inputs, trainer):
+            raise ConfigError(
+                f"advantages: a subclass changed TRL's, and correction = {self.config.correction!r} with allocation = "
+                f"{self.config.allocation.rule!r} would replace them; set correction = 'plain' and allocation = "
+                "'uniform', or change rewards instead"
+            )
         return self.signal.training_inputs(inputs, trainer)
 
     def take_metrics(self) -> dict[str, float]:

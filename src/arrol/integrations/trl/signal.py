@@ -91,6 +91,18 @@ class GroupAdvantages(NamedTuple):
     """Contribution to a denominator that counts rows."""
 
 
+def trl_advantages(groups: Sequence[RewardedGroup], scale: str) -> list[np.ndarray]:
+    """TRL's own advantages ``[G]`` of rewarded survivors, 0 for other rows: mean and spread of the survivors."""
+    batch = [each.total_G[~np.isnan(each.total_G)] for each in groups]
+    found = []
+    for each, known in zip(groups, batch, strict=True):
+        behind = np.concatenate(batch) if scale == "batch" else known
+        spread = float(np.std(behind, ddof=1)) if len(behind) > 1 else 0.0
+        apart_G = np.nan_to_num(each.total_G - (known.mean() if len(known) else 0.0))
+        found.append(apart_G if scale == "none" else apart_G / (spread + GRPO_SPREAD.epsilon))
+    return found
+
+
 def thinning_factors(
     groups: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], share: float, *, seed: int
 ) -> list[np.ndarray]:
