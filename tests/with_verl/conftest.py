@@ -29,7 +29,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name == "with_verl":
-            item.add_marker(pytest.mark.timeout(580))
+            item.add_marker(pytest.mark.timeout(1200))
             if not verl_host.has_verl():
                 item.add_marker(pytest.mark.skip(reason=MISSING))
 
