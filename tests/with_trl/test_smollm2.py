@@ -106,22 +106,12 @@ def test_an_adapter_is_sampled_as_it_is_trained(tmp_path):
         assert differences(host).mean() > 5 * apart.mean()
 
 
-def test_the_whole_model(tmp_path):
-    sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 6, "max_steps": 1}
-    host = built(GRPOTrainer, GRPOConfig, tmp_path, probe_tokens=[3], keep_ratio=1.0, model_init_kwargs=None, **sizes)
-    host.train()
-    assert len(host.model.base_model.layers) == 30
-    apart = differences(host)
-    assert apart.mean() < NOISE / 10
-    assert apart.max() < NOISE
-
-
 def test_never_is_trl_bit_for_bit(tmp_path):
     sizes = {"max_steps": 2, "max_completion_length": 6, "per_device_train_batch_size": 4}
     ours = built(GRPOTrainer, GRPOConfig, tmp_path / "ours", rule="never", **sizes)
+    ours.train()
     theirs = built(trl.GRPOTrainer, trl.GRPOConfig, tmp_path / "theirs", **sizes)
-    for host in (ours, theirs):
-        host.train()
+    theirs.train()
     assert torch.equal(weights(ours), weights(theirs))
     assert history(ours, "reward") == history(theirs, "reward")
     assert history(ours, "loss") == history(theirs, "loss")
