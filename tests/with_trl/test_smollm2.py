@@ -1,7 +1,7 @@
 """SmolLM2 at TRL's defaults: float32 weights under bfloat16 autocast, gradient checkpointing, chat prompts.
 
 A processor without bfloat16 units multiplies up to eight times slower in it, so the runs use the first layers of the
-thirty; ``test_the_whole_model`` uses all.
+thirty.
 """
 
 import pytest
