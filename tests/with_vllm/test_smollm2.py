@@ -64,7 +64,7 @@ def test_half_of_each_group_is_stopped_at_the_probe_and_nothing_is_nan(llm, answ
 
 
 def test_features_scores_and_logprobs_agree_with_hugging_face(llm, answers, prompts):
-    """In float32 there; transformers in bfloat16 is as far from it (0.013 of the states' length, 0.03 nats)."""
+    """In float32 there. Largest gaps of nine rollouts: .022 of a state's length, .030 nats of the mean log-prob."""
     from transformers import AutoModelForCausalLM
 
     reference = AutoModelForCausalLM.from_pretrained(smollm2_folder(), dtype="float32").eval()
@@ -77,6 +77,7 @@ def test_features_scores_and_logprobs_agree_with_hugging_face(llm, answers, prom
             for part in (slice(0, HIDDEN), slice(HIDDEN, 2 * HIDDEN)):
                 assert np.linalg.norm(got[part] - want[part]) < 0.05 * np.linalg.norm(want[part])
             np.testing.assert_allclose(got[2 * HIDDEN :], want[2 * HIDDEN :], atol=0.1 * PROBE)
+            assert got[-1] == pytest.approx(want[-1], abs=0.1), "mean log-probability"
             report = StopReport.parse(completion.stop_reason)
             assert report.score == pytest.approx(float(snapshot.scores(np.array(got)[None], 0)[0]), abs=1e-3)
 
