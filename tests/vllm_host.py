@@ -319,6 +319,12 @@ class SchedulerLoop:
         return output
 
 
+def assert_nothing_is_left(loop):
+    assert {what: count for what, count in leftovers(loop.scheduler).items() if count} == {}
+    assert loop.scheduler.reset_prefix_cache()
+    assert loop.num_free == loop.free
+
+
 def is_pruned_output(stop_reason):
     report = StopReport.parse(stop_reason)
     return report is not None and not report.keep

@@ -1,4 +1,4 @@
-"""Every allocation rule runs in the worker, also those that TRL's synchronous hooks cannot serve."""
+"""Every allocation rule runs in the worker, including the rules that the synchronous door refuses."""
 
 import async_host
 import numpy as np

@@ -135,7 +135,7 @@ def write(data, monkeypatch):
     prompt = tokenizer.encode("1+1=")
 
     async def run(config, server, then):
-        ticket = {"step": 3, "group": 5, "size": 4, "success_rate": 0.25, "stop_token_ids": [1], "seed": 42}
+        ticket = {"step": 3, "group": 5, "size": 4, "success_rate": 0.25, "stop_token_ids": [1], "seed": 42, "run": "r"}
         loop = PrunedAgentLoop(
             DictConfigWrap(config), server, tokenizer, None, RLHFDataset, DictConfigWrap(config.data)
         )  # fmt: skip

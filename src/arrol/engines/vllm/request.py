@@ -41,7 +41,7 @@ MAX_PROBES = 64
 MAX_NUMBER = 2**53
 """Of a whole number."""
 DEFAULT_RULE = "uniform"
-"""Needs no head."""
+"""Reads no quality. Candidates are drawn once a head scores them, or under ``ConfidenceScheduler``."""
 
 
 class ControllerKey(NamedTuple):

@@ -51,7 +51,7 @@ class Rollouts(Protocol):
     def controller(self) -> TrainingController: ...
 
     def write(self, requests: Sequence[GroupRequest], more: More) -> None:
-        """Write all requests and those that ``more`` makes; it hears of each rollout that ends."""
+        """Write all requests and the ones that ``more`` returns; ``more`` is called with each rollout that ends."""
 
 
 class EngineRollouts(Generic[AnyController]):

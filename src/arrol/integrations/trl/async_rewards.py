@@ -72,7 +72,7 @@ class RewardCalls:
         return rollout
 
     def close(self) -> None:
-        """Drop calls that have not begun; those that wait for them get a CancelledError."""
+        """Drop calls that have not begun; waiting for one raises CancelledError."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             for rollout in self._waiting:

@@ -62,7 +62,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         if options.way == "engine":
             arguments = pruning_args(
                 group=str(group), size=ticket["size"], step=step, index=index, seed=ticket["seed"],
-                success_rate=ticket["success_rate"], **rule.model_dump(mode="json"),
+                run=ticket["run"], success_rate=ticket["success_rate"], **rule.model_dump(mode="json"),
             )  # fmt: skip
             sticky_id = f"{NAME}-{step}-{group}"
             return InsideEngine(self.server_manager, arguments=arguments, limits=limits, sticky_id=sticky_id)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Sequence
@@ -69,6 +70,8 @@ class Ticket(TypedDict):
     size: int
     success_rate: float | None
     seed: int
+    run: str
+    """Tells this trainer's groups from those of others on the same vLLM server."""
     stop_token_ids: list[int]
 
 
@@ -104,6 +107,7 @@ class PruningService:
     ) -> None:
         """``shape``: prompts per step and rollouts of each, for allocation rules."""
         self._host, self._seed, self._stop_token_ids = options.host, seed, list(stop_token_ids)
+        self._run = secrets.token_hex(8)  # changes no draw
         self._memory = HostMemory(options.host, 0, seed=seed)
         self._allocation: HostAllocation | None = None
         if options.has_allocation:
@@ -148,7 +152,7 @@ class PruningService:
                 self._controller.open(step, number, size, success_rate)
             ticket: Ticket = {
                 "step": step, "group": number, "size": size, "success_rate": success_rate, "seed": self._seed,
-                "stop_token_ids": self._stop_token_ids,
+                "run": self._run, "stop_token_ids": self._stop_token_ids,
             }  # fmt: skip
             tickets.append(ticket)
         return tickets

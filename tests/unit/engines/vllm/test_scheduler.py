@@ -12,42 +12,11 @@ from vllm.v1.request import RequestStatus
 
 from arrol.engines.vllm import groups
 from arrol.engines.vllm.request import StopReport, pruning_args
-from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE, HEADLESS, ConfidenceScheduler, PruningScheduler
+from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE, HEADLESS, PruningScheduler
 from arrol.errors import ConfigError
-from vllm_host import SchedulerLoop, engine_config, leftovers, save_model, snapshot_of
+from vllm_host import SchedulerLoop, assert_nothing_is_left, engine_config, snapshot_of
 
-PROBE, TOTAL, BLOCK = 20, 64, 32
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def config(model):
-    return engine_config(model)
-
-
-@pytest.fixture
-def make_loop(config):
-    """``make_loop(scheduler_class, ...)``; the score of request ``name.3`` is 3, and the head has been told of."""
-
-    def make(scheduler_class=PruningScheduler, **settings):
-        settings = {
-            "snapshot": snapshot_of(PROBE),
-            "score": lambda request_id, length: float(request_id[-1]),
-            **settings,
-        }
-        return SchedulerLoop(config, scheduler_class, **settings)
-
-    return make
-
-
-def assert_nothing_is_left(loop):
-    assert {what: count for what, count in leftovers(loop.scheduler).items() if count} == {}
-    assert loop.scheduler.reset_prefix_cache()
-    assert loop.num_free == loop.free
+PROBE, TOTAL = 20, 64
 
 
 def test_the_stopped_have_exactly_the_probed_tokens_and_one_is_wasted_for_each(make_loop):
@@ -337,44 +306,6 @@ def test_long_prompts_fed_in_portions_count_from_their_first_completion_token(co
     assert len(loop.pruned()) == 2
     assert all(loop.tokens(i) >= PROBE for i in loop.pruned())
     assert_nothing_is_left(loop)
-
-
-@pytest.mark.parametrize("rule", ["confidence", "uniform"])
-def test_confidence_needs_no_worker_and_leaves_exactly_the_probed_tokens(make_loop, rule):
-    loop = make_loop(ConfidenceScheduler, snapshot=None, score=lambda request_id, length: -float(request_id[-1]) - 1)
-    loop.add_group("g", 4, TOTAL, probe_tokens=PROBE, rule=rule)
-    loop.run()
-    assert len(loop.pruned()) == 2
-    if rule == "confidence":
-        assert loop.pruned() == ["g.2", "g.3"]
-    for request_id in loop.pruned():
-        assert loop.tokens(request_id) == PROBE
-        assert StopReport.parse(loop.answers[request_id].stop_reason).score == pytest.approx(-float(request_id[-1]) - 1)
-    assert loop.scheduler._logprobs == {}
-    assert_nothing_is_left(loop)
-
-
-@pytest.mark.parametrize("depth", [1, 2])
-def test_confidence_survives_preemption(make_loop, depth):
-    loop = make_loop(ConfidenceScheduler, snapshot=None, score=lambda *_: -1.0, blocks=9, depth=depth)
-    for name in "abcd":
-        loop.add_group(name, 4, TOTAL, probe_tokens=(PROBE, 40), rule="confidence", barrier_timeout=500)
-    loop.run()
-    assert sum(request.num_preemptions for request in loop.requests.values()) > 0
-    assert 4 <= len(loop.pruned()) <= 8
-    assert all(loop.tokens(i) >= PROBE for i in loop.pruned())
-    assert loop.scheduler._logprobs == {}
-    assert_nothing_is_left(loop)
-
-
-@pytest.mark.parametrize(("rule", "logprobs", "words"), [
-    ("neyman", 0, "arrol_rule = 'neyman': needs a trained head"), ("confidence", None, "logprobs = None"),
-])  # fmt: skip
-def test_confidence_refuses_what_it_cannot_judge(make_loop, rule, logprobs, words):
-    loop = make_loop(ConfidenceScheduler, snapshot=None)
-    loop.add("bad0", TOTAL, logprobs=logprobs, pruning=pruning_args(group="g", size=1, probe_tokens=PROBE, rule=rule))
-    loop.run()
-    assert loop.answers["bad0"].stop_reason.startswith(f"refused:{words}")
 
 
 def test_settings_under_which_decisions_would_be_wrong_end_the_start(config):
