@@ -1,7 +1,7 @@
 """SmolLM2 at TRL's defaults: float32 weights under bfloat16 autocast, gradient checkpointing, chat prompts.
 
 A processor without bfloat16 units multiplies up to eight times slower in it, so the runs use the first layers of the
-thirty.
+thirty, and one uses all.
 """
 
 import pytest
@@ -53,18 +53,33 @@ def built(cls, config, folder, **changes):
     )
 
 
-def differences(host):
-    """|sampler - learner| log-probability of every token of the last batch's survivors."""
+def learned(host, *, is_exact=False):
+    """Log-probability of every token of the last batch's survivors, as the loss computes it or in float32."""
     model, found = host.model.eval(), []
     for group in host.pruned.batch.groups:
         for rollout in group.survivors:
             completion = rollout.completion
             ids = torch.tensor([[*group.prompt.token_ids, *completion.token_ids]])
-            with torch.no_grad(), host.accelerator.autocast():
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=not is_exact):
                 logits = model(ids).logits[0, :-1].float()
-            learner = logits.log_softmax(-1).gather(1, ids[0, 1:, None])[-completion.num_tokens :, 0]
-            found.append((learner - torch.from_numpy(completion.sampler_logprobs_T)).abs())
+            found.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None])[-completion.num_tokens :, 0])
     return torch.cat(found)
+
+
+def sampled(host):
+    """The same of the sampler."""
+    return torch.cat(
+        [
+            torch.from_numpy(rollout.completion.sampler_logprobs_T)
+            for group in host.pruned.batch.groups
+            for rollout in group.survivors
+        ]
+    )
+
+
+def differences(host):
+    """|sampler - learner| log-probability of every token of the last batch's survivors."""
+    return (sampled(host) - learned(host)).abs()
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +119,21 @@ def test_an_adapter_is_sampled_as_it_is_trained(tmp_path):
     assert apart.max() < NOISE
     with host.model.disable_adapter():
         assert differences(host).mean() > 5 * apart.mean()
+
+
+def test_the_whole_model_is_sampled_as_exactly_as_it_is_trained(tmp_path):
+    """Thirty layers of bfloat16: two passes in another order differ, and the sampler's is no further from float32."""
+    sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8, "max_steps": 1}
+    changes = {"probe_tokens": [4], "keep_ratio": 1.0, "learning_rate": 0.0, "model_init_kwargs": None, **sizes}
+    host = built(GRPOTrainer, GRPOConfig, tmp_path, **changes)
+    host.train()
+    assert len(host.model.base_model.layers) == 30
+    with torch.autocast("cpu", enabled=False):
+        host.model.forward = type(host.model).forward.__get__(host.model)  # without accelerate's autocast
+        exact = learned(host, is_exact=True)
+        noise = (learned(host) - exact).abs().mean()
+    assert 0 < (sampled(host) - exact).abs().mean() < 2 * noise
+    assert differences(host).mean() < 3 * noise
 
 
 def test_never_is_trl_bit_for_bit(tmp_path):
