@@ -22,7 +22,8 @@ SMALL |= {"bos_token_id": 1, "eos_token_id": 2}
 KINDS = ["sliding_attention", "full_attention"] * 2
 FAMILIES = {
     "Mistral": {"sliding_window": 4},
-    "Gemma2": {"sliding_window": 4, "layer_types": KINDS, "attn_implementation": "eager"},
+    "Gemma2": {"sliding_window": 4, "layer_types": KINDS, "attn_implementation": "eager",
+               "final_logit_softcapping": 0.05},
     "Gemma3": {"sliding_window": 4, "layer_types": KINDS},
     "GptOss": {"sliding_window": 4, "layer_types": KINDS, "num_local_experts": 4, "num_experts_per_tok": 2},
     "Qwen3_5": {"layer_types": ["linear_attention", "full_attention"] * 2, "linear_num_value_heads": 4,

@@ -256,6 +256,7 @@ def test_thinning_keeps_the_expected_advantages_and_frees_groups_without_spread(
     assert (advantage[:5] != 0).all()
     assert (advantage[5:] == 0).all()
     np.testing.assert_allclose(np.mean(factors, axis=0)[:5], 1.0, atol=0.1)
+    assert (np.array(factors)[:, :5] == 0).any()
     assert not np.any(np.array(factors)[:, 5:])
 
 
