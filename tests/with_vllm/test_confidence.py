@@ -25,8 +25,8 @@ def test_the_least_confident_half_is_stopped_at_exactly_the_probe(llm, logprobs)
     """Exactly, unless siblings were waited for: a process of its own may start them at different steps."""
     pruning = {"rule": "confidence", "probe_tokens": PROBE, "report": True}
     asked = [params(TOTAL, n=SIZE, logprobs=logprobs, group=f"{logprobs}-{i}", **pruning) for i in range(len(PROMPTS))]
-    for number, one in enumerate(asked):
-        one.extra_args["arrol_seed"] = 100 * logprobs + number  # else the first group would set the second's threshold
+    for one in asked:
+        one.extra_args["arrol_run"] = one.extra_args["arrol_group"]  # else one group would set the other's threshold
     longest = PROBE if hasattr(llm.llm_engine.engine_core, "engine_core") else TOTAL - 1
     for answer in generate(llm, PROMPTS, asked):
         reports = [StopReport.parse(completion.stop_reason) for completion in answer.outputs]
