@@ -242,6 +242,16 @@ class Verdict:
     answer: str | None
     """What was extracted from the text, None when nothing was found."""
     timed_out: bool = False
+    mark: str = ""
+    """What pointed at the answer, such as ``box`` or ``####``; empty when nothing did."""
+    verifier: str = ""
+    """What decided: ``spelling``, ``numbers``, ``math-verify``; a task may name its own."""
+    reason: str = ""
+    """Why, in a few words."""
+
+    @property
+    def is_right(self) -> bool:
+        return self.reward > 0.5
 
 
 @dataclass(frozen=True)
