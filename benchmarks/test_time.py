@@ -57,7 +57,7 @@ def _one_seed(options: argparse.Namespace, seed: int, work: Path) -> None:
     config = _config(options, seed, work)
     problems = _samples(config, options.samples, work / f"samples-{seed}.jsonl", console)
     found = judge(problems, console)
-    rows = vote_rows(found, possible_votes(found), options.k, window=WINDOW)
+    rows = vote_rows(found, possible_votes([one.problem for one in found]), options.k, window=WINDOW)
     with RecordWriter(path) as writer:
         here = provenance(sys.argv, [seed])
         writer.write(

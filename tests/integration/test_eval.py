@@ -6,6 +6,7 @@ import pytest
 
 from arrol.cli.main import main
 from arrol.evaluation.samples import read_samples
+from arrol.verifiers.pool import VerifierPool
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def call(capsys, *argv):
     status = main([str(word) for word in argv])
     captured = capsys.readouterr()
     assert status == 0, captured.err
-    return json.loads(captured.out)
+    return json.loads(captured.out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
 def values(rows, *names):
@@ -79,6 +80,16 @@ def test_samples_of_another_tool_are_scored(tmp_path, capsys):
     assert {row["vote"] for row in votes} == {"majority", "oracle"}
 
 
+def test_a_problem_without_an_interval_has_null_there(tmp_path, capsys):
+    row = {"key": "a", "prompt": "?", "answer": "4", "samples": [{"completion": f"#### {n}"} for n in (4, 5)]}
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    metrics = call(capsys, "eval", "--samples", path, "--json")["metrics"]
+    assert (metrics[0]["value"], metrics[0]["low"], metrics[0]["high"]) == (0.5, None, None)
+    votes = call(capsys, "vote", "--samples", path, "--json")["votes"]
+    assert votes[0]["ahead_low"] is None
+
+
 def test_tables_are_for_people(run, capsys):
     assert main(["eval", str(run), "--evaluation.samples_per_prompt", "4"]) == 0
     assert "pass@4" in capsys.readouterr().out
@@ -95,21 +106,27 @@ def test_tables_are_for_people(run, capsys):
         (["eval", "nowhere.toml"], "no such file"),
         (["eval", "--samples", "nowhere.jsonl"], "cannot be read"),
         (["vote", "--samples", "{good}", "--k", "0"], "--k = '0'"),
-        (["vote", "--samples", "{good}", "--k", "9"], "k = 9"),
+        (["vote", "--samples", "{good}", "--k", "9"], "--k = 9: problem 'a' has 1 samples"),
+        (["eval", "--samples", "{good}", "--k", "9"], "--k = 9: problem 'a' has 1 samples"),
+        (["vote", "--samples", "{good}", "--window", "0"], "--window = 0"),
+        (["eval", "{config}", "--group-by", "key"], "--group-by = 'key': only a samples file needs it"),
+        (["eval", "{config}", "--k", "9", "--evaluation.samples_per_prompt", "4"], "--k = 9: evaluation.samples_per"),
         (["vote", "--samples", "{good}", "--rules", "best"], "rules: 'best' is no vote"),
-        (["vote", "--samples", "{good}", "--rules", "rank"], "score = None"),
+        (["vote", "--samples", "{good}", "--rules", "rank"], "'rank' reads score, which sample 1 of problem 'a'"),
         (["vote", "--samples", "{torn}"], "line 2"),
         (["eval", "--samples", "{torn}"], "line 2"),
         (["eval", "--samples", "{good}", "--confidences"], "--confidences"),
         (["eval", "{empty}"], "holds no checkpoint"),
     ],
 )
-def test_a_mistake_is_one_line_with_a_remedy(tmp_path, capsys, argv, words):
+def test_a_mistake_is_one_line_with_a_remedy(tmp_path, config, capsys, monkeypatch, argv, words):
+    monkeypatch.setattr(VerifierPool, "__init__", lambda *_, **__: pytest.fail("a verdict before the refusal"))
     row = json.dumps({"key": "a", "prompt": "?", "answer": "4", "samples": [{"completion": "#### 4"}]})
     (tmp_path / "good.jsonl").write_text(row + "\n", "utf-8")
     (tmp_path / "torn.jsonl").write_text(row + "\n" + row[:40] + "\n", "utf-8")
     (tmp_path / "empty").mkdir()
     places = {"good": tmp_path / "good.jsonl", "torn": tmp_path / "torn.jsonl", "empty": tmp_path / "empty"}
+    places["config"] = config
     assert main([word.format(**places) for word in argv]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert words in line

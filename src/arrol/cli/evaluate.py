@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from arrol.cli.tables import print_json
 from arrol.configs.base import validate
 from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
@@ -18,7 +18,7 @@ from arrol.errors import ConfigError
 from arrol.evaluation.judging import JudgedProblem, disagreements, judged, verifier_for
 from arrol.evaluation.problems import SampledProblem
 from arrol.evaluation.samples import read_samples, write_samples
-from arrol.evaluation.summary import Row, facts, level_rows, metric_rows, usual_ks
+from arrol.evaluation.summary import Row, facts, level_rows, metric_rows, require_samples, usual_ks
 from arrol.verifiers.pool import VerifierPool
 
 SAMPLES_FILE = "samples.jsonl"
@@ -26,16 +26,18 @@ SAMPLES_FILE = "samples.jsonl"
 
 def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
     console = Console(stderr=options.json, markup=False, highlight=False)
+    asked = parsed_ks(options.k)
     if options.samples:
         _refuse_with_samples(options, flags)
         problems = read_samples(options.samples, group_by=options.group_by)
     else:
-        problems = sampled(options, flags, console)
+        problems = sampled(options, flags, console, max(asked, default=1))
+    ks = asked or usual_ks(problems)
+    require_samples(problems, ks)
     found = judge(problems, console)
-    ks = parsed_ks(options.k) or usual_ks(found)
     rows = [*metric_rows(found, ks), *level_rows(found)]
     if options.json:
-        print(json.dumps({"facts": facts(found), "metrics": rows}, indent=1))
+        print_json({"facts": facts(found), "metrics": rows})
     else:
         print_metrics(console, rows)
         print_facts(console, found)
@@ -43,17 +45,32 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 
 def judge(problems: Sequence[SampledProblem], console: Console) -> list[JudgedProblem]:
-    """Problems with verdicts and classes of equal answers; a bar shows the progress."""
+    """Problems with verdicts and classes of equal answers; bars show the progress of both."""
     with VerifierPool(verifier_for(problems)) as pool, Progress(console=console, transient=True) as progress:
-        task = progress.add_task("judging", total=None)
-        return judged(problems, pool, lambda done, total: progress.update(task, completed=done, total=total))
+        verdicts = progress.add_task("judging", total=None)
+        groups = progress.add_task("grouping equal answers", total=len(problems))
+        return judged(
+            problems,
+            pool,
+            lambda done, total: progress.update(verdicts, completed=done, total=total),
+            lambda done, total: progress.update(groups, completed=done, total=total),
+        )
 
 
-def sampled(options: argparse.Namespace, flags: Sequence[str], console: Console) -> list[SampledProblem]:
+def sampled(
+    options: argparse.Namespace, flags: Sequence[str], console: Console, max_k: int = 1
+) -> list[SampledProblem]:
     """Judged completions of the model of a config or a run, also written to a samples file."""
+    if options.source is not None and options.group_by is not None:
+        raise ConfigError(f"--group-by = {options.group_by!r}: only a samples file needs it; leave it out")
     from arrol.cli import sampling  # loads torch and transformers
 
     config, policy, state = _source(options.source, flags)
+    if config.evaluation.samples_per_prompt < max_k:
+        raise ConfigError(
+            f"--k = {max_k}: evaluation.samples_per_prompt = {config.evaluation.samples_per_prompt}; "
+            "sample more or give a smaller k"
+        )
     path = Path(options.out) if options.out else Path(config.out_dir) / config.name / SAMPLES_FILE
     if path.exists():
         raise ConfigError(f"--out = {str(path)!r}: exists; score it with --samples, or give another --out")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from arrol import assembly
 from arrol.cli.sampling import newest_state
+from arrol.cli.tables import print_json
 from arrol.configs.base import validate
 from arrol.configs.run import RunConfig
 from arrol.engines.vllm.padding import head_size_of, padded_config, padded_weights
@@ -46,7 +46,7 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
         "estimator_version": snapshot.version,
     }
     if as_json:
-        print(json.dumps(row, indent=1))
+        print_json(row)
     else:
         console = Console(markup=False, highlight=False)
         for key, value in row.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from arrol.cli.tables import print_json
 from arrol.configs.base import StrictModel, read_toml
 from arrol.configs.run import RunConfig, load_compare, load_run
 from arrol.configs.sft import SftConfig, load_sft
@@ -16,7 +17,7 @@ def run_info(path: str | None, *, as_json: bool) -> int:
     """Print versions, commit and device; or, of a config, every field with its meaning."""
     config = None if path is None else _resolve(path)
     if as_json:
-        print(json.dumps(_facts() if config is None else config.model_dump(mode="json"), indent=1))
+        print_json(_facts() if config is None else config.model_dump(mode="json"))
     elif config is None:
         print("\n".join(f"{name} = {value}" for name, value in _facts().items()))
     else:

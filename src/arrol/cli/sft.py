@@ -5,7 +5,6 @@ The result is ``OUT/NAME/model``, a plain ``save_pretrained`` folder, and ``OUT/
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import closing
@@ -16,6 +15,7 @@ import torch
 from rich.console import Console
 
 from arrol import assembly
+from arrol.cli.tables import print_json
 from arrol.configs.run import EngineConfig
 from arrol.configs.sft import SftConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
@@ -64,7 +64,10 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
     folder.mkdir(parents=True)
     record = _train(config, _Parts(model, tokenizer, task, demonstration), folder, console)
     facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
-    print(json.dumps(facts, indent=1) if as_json else "\n".join(f"{key}: {value:.3f}" for key, value in facts.items()))
+    if as_json:
+        print_json(facts)
+    else:
+        print("\n".join(f"{key}: {value:.3f}" for key, value in facts.items()))
     console.print(f"model: {folder / 'model'}", soft_wrap=True)
     return 0
 

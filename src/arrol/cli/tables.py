@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -30,9 +31,22 @@ def print_rows(console: Console, title: str, rows: Sequence[Row]) -> None:
 def show_rows(console: Console, title: str, rows: Sequence[Row], *, as_json: bool) -> None:
     """The rows as JSON on stdout, or as a table."""
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print_json(rows)
     else:
         print_rows(console, title, rows)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout; numbers that are not finite become null, since JSON has none."""
+    print(json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_columns(console: Console, title: str, labels: Sequence[str], columns: Sequence[Sequence[str]]) -> None:

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from arrol.cli.evaluate import judge, parsed_ks, print_facts
-from arrol.cli.tables import print_columns
+from arrol.cli.tables import print_columns, print_json
+from arrol.errors import ConfigError
 from arrol.evaluation.online import online_rows
 from arrol.evaluation.samples import read_samples
-from arrol.evaluation.summary import Row, facts, possible_votes, usual_ks, vote_rows
+from arrol.evaluation.summary import (
+    Row,
+    facts,
+    possible_votes,
+    require_samples,
+    require_votes,
+    usual_ks,
+    vote_rows,
+)
 
 
 def run_vote(options: argparse.Namespace) -> int:
     console = Console(stderr=options.json, markup=False, highlight=False)
-    found = judge(read_samples(options.samples, group_by=options.group_by), console)
-    ks = parsed_ks(options.k) or usual_ks(found)
-    names = options.rules.split(",") if options.rules else possible_votes(found)
+    asked = parsed_ks(options.k)
+    if options.window < 1:
+        raise ConfigError(f"--window = {options.window}: give a number of tokens from 1")
+    names = options.rules.split(",") if options.rules else []
+    require_votes([], names)
+    problems = read_samples(options.samples, group_by=options.group_by)
+    require_votes(problems, names)
+    ks = asked or usual_ks(problems)
+    require_samples(problems, ks)
+    found = judge(problems, console)
+    names = names or possible_votes(problems)
     with console.status("counting votes"):
         rows = vote_rows(found, names, ks, window=options.window)
         online = online_rows(found, window=options.window)
     if options.json:
-        print(json.dumps({"facts": facts(found), "votes": rows, "online": online}, indent=1))
+        print_json({"facts": facts(found), "votes": rows, "online": online})
     else:
         _print(console, rows, ks)
         _print_online(console, online)

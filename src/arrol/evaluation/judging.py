@@ -60,11 +60,17 @@ def verifier_for(problems: Sequence[SampledProblem]) -> Verifier:
 
 
 def judged(
-    problems: Sequence[SampledProblem], pool: VerifierPool, progress: Progress | None = None
+    problems: Sequence[SampledProblem],
+    pool: VerifierPool,
+    progress: Progress | None = None,
+    grouping: Progress | None = None,
 ) -> list[JudgedProblem]:
-    """Verdicts and classes of all problems, in order; DataError for a problem without gold answer and rewards."""
+    """Verdicts and classes of all problems, in order; DataError for a problem without gold answer and rewards.
+
+    ``progress`` counts verdicts, then ``grouping`` the problems whose equal answers are grouped.
+    """
     whole = _with_verdicts(problems, pool, progress)
-    classes = pool.classes_of_all([[sample.answer for sample in problem.samples] for problem in whole])
+    classes = pool.classes_of_all([[sample.answer for sample in problem.samples] for problem in whole], grouping)
     return [_judged(problem, np.array(found.ids_N, int)) for problem, found in zip(whole, classes, strict=True)]
 
 
@@ -85,12 +91,17 @@ def _whole(values: Sequence[float | None]) -> np.ndarray | None:
     return None if any(value is None for value in values) else np.array(values, float)
 
 
-def _confidence(sample: Sample, measure: str, window: int) -> float | None:
-    """A measure of the token confidences, or of the sampled tokens' probabilities where there are no confidences."""
+def token_confidences(sample: Sample) -> Sequence[float] | None:
+    """The token confidences, or the sampled tokens' probabilities where there are no confidences; None for neither."""
     tokens = sample.confidences
     if tokens is None and sample.logprobs is not None and np.isfinite(sample.logprobs).all():
         tokens = tuple(confidence_sampled(np.minimum(sample.logprobs, 0.0)).tolist())
-    return trace_confidence(tokens, measure, window) if tokens else None
+    return tokens or None
+
+
+def _confidence(sample: Sample, measure: str, window: int) -> float | None:
+    tokens = token_confidences(sample)
+    return None if tokens is None else trace_confidence(tokens, measure, window)
 
 
 def _with_verdicts(

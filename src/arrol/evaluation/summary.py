@@ -11,22 +11,63 @@ from typing import Any
 
 import numpy as np
 
-from arrol.errors import ConfigError
-from arrol.evaluation.judging import JudgedProblem, ballots_of
+from arrol.errors import ConfigError, DataError
+from arrol.evaluation.judging import JudgedProblem, ballots_of, token_confidences
 from arrol.evaluation.majority import SubsetPlan, maj_at_k
 from arrol.evaluation.metrics import avg_at_k, best_of_k, paired_difference, pass_at_k, summary
+from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.test_time.confidence import MEASURES
 from arrol.test_time.voting import RULES, Ballots, WeightRule, top_percent, vote_rule
 
 Row = dict[str, Any]
 FILTERS = {"top10": 10, "top90": 90}
 """Suffix of a vote's name -> percent of the candidates that vote, by confidence: DeepConf's two settings."""
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "majority": (),
+    **dict.fromkeys(("rank", "rank_floor", "score_prob", "softmax", "best_of_n"), ("score",)),
+    **dict.fromkeys(("quality", "log_odds"), ("quality",)),
+    "confidence": ("confidence",),
+    "quality_confidence": ("quality", "confidence"),
+    "top_percent": ("confidence",),
+}
+"""Rule -> the columns it reads of each sample."""
+_FORMS = {
+    "confidence": [
+        *(f"confidence:{measure}" for measure in MEASURES),
+        *(f"confidence:{measure}:{suffix}" for measure in ("lowest", "tail") for suffix in FILTERS),
+    ],
+    "quality_confidence": ["quality_confidence:lowest"],
+    "top_percent": [],
+}
+"""Rule -> the votes that are counted by default, where it is not the rule alone."""
 
 
-def usual_ks(judged: Sequence[JudgedProblem]) -> list[int]:
+def usual_ks(problems: Sequence[SampledProblem]) -> list[int]:
     """1, 4, 16, 64, 256 as far as each problem has more samples, and the least number of samples."""
-    most = min(len(one.samples) for one in judged)
+    most = min(len(one.samples) for one in problems)
     return sorted({k for k in (1, 4, 16, 64, 256) if k < most} | {most})
+
+
+def require_samples(problems: Sequence[SampledProblem], ks: Sequence[int]) -> None:
+    """Refuse a k above the number of samples of a problem."""
+    for problem in problems:
+        if len(problem.samples) < max(ks):
+            raise DataError(
+                f"--k = {max(ks)}: problem {problem.key!r} has {len(problem.samples)} samples; "
+                "sample more or give a smaller k"
+            )
+
+
+def require_votes(problems: Sequence[SampledProblem], names: Sequence[str]) -> None:
+    """Refuse a vote that does not exist, or that reads a column which a sample lacks."""
+    for name in names:
+        lacks = _lacks(problems, _columns_of(name))
+        if lacks is not None:
+            column, key, number = lacks
+            raise DataError(
+                f"--rules: {name!r} reads {column}, which sample {number} of problem {key!r} lacks; "
+                "leave the vote out, or add the column"
+            )
 
 
 def metric_rows(judged: Sequence[JudgedProblem], ks: Sequence[int]) -> list[Row]:
@@ -92,21 +133,35 @@ def compared(value_P: np.ndarray, baseline_P: np.ndarray) -> Row:
     return {**asdict(summary(value_P)), "ahead": ahead.value, "ahead_low": ahead.low, "ahead_high": ahead.high}
 
 
-def possible_votes(judged: Sequence[JudgedProblem]) -> list[str]:
+def possible_votes(problems: Sequence[SampledProblem]) -> list[str]:
     """Names of the votes whose columns every sample has."""
-    ballots = [ballots_of(one) for one in judged]
-    has = {name: all(name in b.known for b in ballots) for name in ("score", "quality", "confidence")}
-    names = ["majority"]
-    if has["score"]:
-        names += ["rank", "rank_floor", "score_prob", "softmax", "best_of_n"]
-    if has["quality"]:
-        names += ["quality", "log_odds"]
-    if has["confidence"]:
-        names += [f"confidence:{measure}" for measure in MEASURES]
-        names += [f"confidence:{measure}:{suffix}" for measure in ("lowest", "tail") for suffix in FILTERS]
-    if has["quality"] and has["confidence"]:
-        names.append("quality_confidence:lowest")
-    return [*names, "oracle"]
+    possible = [rule for rule, columns in COLUMNS.items() if _lacks(problems, columns) is None]
+    return [*(name for rule in possible for name in _FORMS.get(rule, [rule])), "oracle"]
+
+
+def _columns_of(name: str) -> tuple[str, ...]:
+    """Columns that a vote reads; ConfigError for a name that is no vote."""
+    if name == "oracle":
+        return ()
+    parsed_vote(name)
+    rule, *rest = name.split(":")
+    return (*COLUMNS[rule], "confidence") if len(rest) == 2 else COLUMNS[rule]
+
+
+def _lacks(problems: Sequence[SampledProblem], columns: Sequence[str]) -> tuple[str, str, int] | None:
+    """The first column that a sample lacks, the problem's key and the sample's number from 1."""
+    for column in columns:
+        for problem in problems:
+            for number, sample in enumerate(problem.samples, 1):
+                if not _has(sample, column):
+                    return column, problem.key, number
+    return None
+
+
+def _has(sample: Sample, column: str) -> bool:
+    if column == "confidence":
+        return token_confidences(sample) is not None
+    return (sample.score if column == "score" else sample.quality) is not None
 
 
 def parsed_vote(name: str) -> tuple[WeightRule, str]:

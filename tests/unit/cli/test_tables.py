@@ -1,11 +1,13 @@
 """A comparison fits the terminal it is printed on."""
 
 import io
+import json
+import math
 
 import pytest
 from rich.console import Console
 
-from arrol.cli.tables import print_columns, print_rows
+from arrol.cli.tables import print_columns, print_json, print_rows
 from arrol.records.store import load_run
 from arrol.reports.tables import comparison_rows, display_rows
 
@@ -80,4 +82,13 @@ def test_columns_beyond_the_width_begin_a_block_with_its_labels():
         "majority            0.700",
         "confidence  0.700  +0.000",
         "",
+    ]
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(capsys):
+    print_json([{"low": math.nan, "of": (math.inf, 0.5)}, None, "nan"])
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == [
+        {"low": None, "of": [None, 0.5]},
+        None,
+        "nan",
     ]

@@ -34,6 +34,20 @@ def test_verdicts_and_answers_are_found_where_they_are_missing():
     assert [sample.answer for sample in one.samples] == ["4", "5", None, "4"]
 
 
+def test_verdicts_and_groups_are_counted_apart():
+    seen = {"verdicts": [], "groups": []}
+    problems = [problem(Sample("#### 4"), Sample("#### 5"), key=str(n)) for n in range(3)]
+    with VerifierPool(verifier_for(problems), num_workers=1) as pool:
+        judged(
+            problems,
+            pool,
+            lambda *told: seen["verdicts"].append(told),
+            lambda *told: seen["groups"].append(told),
+        )
+    assert seen["verdicts"][-1] == (6, 6)
+    assert seen["groups"][-1] == (3, 3)
+
+
 def test_what_a_file_says_is_kept():
     (one,) = judge(problem(Sample("#### 4", answer="four", reward=0.0), Sample("#### 5", reward=1.0)))
     assert [sample.answer for sample in one.samples] == ["four", "5"]

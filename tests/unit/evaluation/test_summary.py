@@ -5,7 +5,19 @@ import pytest
 from arrol.errors import ConfigError, DataError
 from arrol.evaluation.judging import judged, verifier_for
 from arrol.evaluation.problems import Sample, SampledProblem
-from arrol.evaluation.summary import facts, level_rows, metric_rows, parsed_vote, possible_votes, usual_ks, vote_rows
+from arrol.evaluation.summary import (
+    COLUMNS,
+    facts,
+    level_rows,
+    metric_rows,
+    parsed_vote,
+    possible_votes,
+    require_samples,
+    require_votes,
+    usual_ks,
+    vote_rows,
+)
+from arrol.test_time.voting import RULES
 from arrol.verifiers.pool import VerifierPool
 
 
@@ -55,9 +67,20 @@ def test_more_samples_than_there_are_is_refused():
         metric_rows(judge("45"), [3])
 
 
+def problems_of(found):
+    return [one.problem for one in found]
+
+
 def test_usual_ks_end_with_all():
-    assert usual_ks(judge("4" * 20, "4" * 18)) == [1, 4, 16, 18]
-    assert usual_ks(judge("4")) == [1]
+    assert usual_ks(problems_of(judge("4" * 20, "4" * 18))) == [1, 4, 16, 18]
+    assert usual_ks(problems_of(judge("4"))) == [1]
+
+
+def test_a_k_above_the_samples_names_the_problem():
+    found = problems_of(judge("455", "45"))
+    require_samples(found, [1, 2])
+    with pytest.raises(DataError, match=r"--k = 3: problem 'p1' has 2 samples; sample more or give a smaller k"):
+        require_samples(found, [1, 3])
 
 
 def test_votes_are_compared_with_the_majority_of_the_same_samples():
@@ -77,8 +100,8 @@ def test_filters_of_deepconf_keep_the_confident():
 
 
 def test_possible_votes_follow_the_file():
-    assert possible_votes(judge("45")) == ["majority", "oracle"]
-    names = possible_votes(judge("45", score=[[0.0, 1.0]], confidence=[[1.0, 2.0]]))
+    assert possible_votes(problems_of(judge("45"))) == ["majority", "oracle"]
+    names = possible_votes(problems_of(judge("45", score=[[0.0, 1.0]], confidence=[[1.0, 2.0]])))
     assert {"rank", "best_of_n", "confidence:tail", "confidence:lowest:top10"} <= set(names)
     assert "quality" not in names
 
@@ -87,6 +110,19 @@ def test_possible_votes_follow_the_file():
 def test_a_vote_that_does_not_exist_is_refused(name):
     with pytest.raises(ConfigError, match=f"rules: '{name}' is no vote"):
         parsed_vote(name)
+
+
+def test_a_vote_names_the_sample_that_lacks_its_column():
+    found = problems_of(judge("45", "45", score=[[0.0, 1.0], [0.0, None]]))
+    require_votes(found, ["majority", "oracle"])
+    with pytest.raises(DataError, match="--rules: 'rank' reads score, which sample 2 of problem 'p1' lacks"):
+        require_votes(found, ["majority", "rank"])
+    with pytest.raises(DataError, match="'majority:tail:top10' reads confidence, which sample 1 of problem 'p0' lacks"):
+        require_votes(found, ["majority:tail:top10"])
+
+
+def test_every_rule_has_its_columns():
+    assert set(COLUMNS) == set(RULES)
 
 
 def test_a_vote_whose_values_are_missing_says_which():
