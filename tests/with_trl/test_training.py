@@ -137,6 +137,21 @@ def test_a_prompt_without_any_reward_teaches_nothing_and_is_counted(tmp_path, op
     assert torch.isfinite(weights(host)).all()
 
 
+def test_rewards_below_the_threshold_are_told_at_the_end_of_the_warmup(tmp_path, caplog):
+    """Up to 0.4 under the default threshold of 0.5: every label is wrong, so the head learns nothing."""
+
+    def partial_credit(completions, answer, **kwargs):
+        return [0.4 * reward for reward in has_digit(completions, answer)]
+
+    sizes = {"per_device_train_batch_size": 32, "pruning_warmup_steps": 2}
+    trainer(config(tmp_path, max_steps=3, **sizes), reward_funcs=partial_credit).train()
+    (line,) = [record.getMessage() for record in caplog.records if "success_threshold" in record.getMessage()]
+    assert line == (
+        "arrol: success_threshold = 0.5: none of the 64 rewards of 'partial_credit' so far (0 to 0.4) is above it, so "
+        "the head has learned nothing; set it between the rewards of wrong and of right answers, or use easier prompts"
+    )
+
+
 def test_evaluation_is_neither_pruned_nor_random(tmp_path):
     args = config(
         tmp_path,

@@ -8,6 +8,7 @@ decisions of a batch are made by one version of the head. Randomness is keyed by
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, R
 from arrol.integrations.trl.async_signal import delivered_groups
 from arrol.integrations.trl.batch import RewardedGroup
 from arrol.integrations.trl.signal import OutcomeValues
+from arrol.integrations.warmup import Warmup
 from arrol.protocols import PendingVerdict
 from arrol.training.verdicts import VerdictQueue
 from arrol.types import Completion, GroupRequest, Prompt, Rollout, RolloutId, State, Verdict
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
@@ -96,7 +100,7 @@ class BatchMaker:
 
     def __init__(self, parts: BatchParts) -> None:
         self._parts = parts
-        self._values = OutcomeValues()
+        self._values, self._warmup = OutcomeValues(), Warmup(parts.config)
         self._position = self._num_groups = 0
         self._asked: dict[RolloutId, RewardedRollout] = {}
 
@@ -119,11 +123,12 @@ class BatchMaker:
         parts.rollouts.write(allocator.begin(memory.step, self._next_prompt), more)
         num_versions = version() - written_by + 1
         verdicts.observe()
-        groups = [RewardedGroup(group, self._totals(group.rollouts)) for group in allocator.groups()]
+        groups = [RewardedGroup(group, *self._totals(group.rollouts)) for group in allocator.groups()]
         samples = self._samples(groups, written_by)
         metrics = memory.learn([each.group for each in groups]) | allocator.metrics()
         allocator.rule.learn([each.group.prompt.key for each in groups], allocator.tally())
         self._values.learn(groups)
+        self._observe(groups)
         self._num_groups += len(groups)
         metrics |= {
             "async/batch_s": time.monotonic() - began,
@@ -141,6 +146,7 @@ class BatchMaker:
             "controller": parts.rollouts.controller.save(),
             "rule": parts.allocator.rule.save(),
             "values": vars(self._values).copy(),
+            "warmup": self._warmup.save(),
             "position": self._position,
             "groups": self._num_groups,
         }
@@ -151,7 +157,15 @@ class BatchMaker:
         self._parts.rollouts.controller.load(cast(State, state["controller"]))
         self._parts.allocator.rule.load(cast(State, state["rule"]))
         self._values = OutcomeValues(**cast(dict[str, float], state["values"]))
+        self._warmup.load(cast(State, state["warmup"]))
         self._position, self._num_groups = cast(int, state["position"]), cast(int, state["groups"])
+
+    def _observe(self, groups: Sequence[RewardedGroup]) -> None:
+        """Warn once when all labels of the warm-up are equal."""
+        parts, values = self._parts, np.concatenate([each.success_G for each in groups])
+        warning = self._warmup.label_warning(values, parts.memory.step, parts.rewards.names[parts.label])
+        if warning:
+            logger.warning("arrol: %s", warning)
 
     def _next_prompt(self) -> Prompt:
         self._position += 1
@@ -169,14 +183,14 @@ class BatchMaker:
 
         return wait
 
-    def _totals(self, rollouts: Sequence[Rollout]) -> np.ndarray:
-        """float64 ``[G]``: sum of the reward functions; NaN for a rollout without any."""
-        totals = []
-        for rollout in rollouts:
-            asked = self._asked.get(rollout.rollout_id)
-            values = asked.values.result() if asked is not None else np.array([np.nan])
-            totals.append(np.nan if np.isnan(values).all() else float(np.nansum(values)))
-        return np.array(totals)
+    def _totals(self, rollouts: Sequence[Rollout]) -> tuple[np.ndarray, np.ndarray]:
+        """Two float64 ``[G]``, NaN where none: sum of the reward functions; value of the one for labels."""
+        silent = np.full(len(self._parts.rewards.names), np.nan)
+        asked = [self._asked.get(rollout.rollout_id) for rollout in rollouts]
+        values = np.array([silent if each is None else each.values.result() for each in asked])
+        values = values.reshape(len(asked), len(silent))
+        total_G = np.where(np.isnan(values).all(1), np.nan, np.nansum(values, axis=1))
+        return total_G, values[:, self._parts.label]
 
     def _samples(self, groups: Sequence[RewardedGroup], version: int) -> list[RolloutSample]:
         """TRL's samples of what is delivered, siblings side by side."""

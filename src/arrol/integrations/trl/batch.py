@@ -28,6 +28,8 @@ class RewardedGroup:
     """The reward of a rollout is its label: 1 success, 0 failure, None unknown."""
     total_G: np.ndarray
     """float64 ``[G]``: weighted sum of the reward functions, as TRL trains on it; NaN without a reward."""
+    success_G: np.ndarray
+    """float64 ``[G]``: value of the reward function that says what is right; NaN without one."""
 
     @property
     def is_pruned(self) -> bool:
@@ -90,7 +92,8 @@ class RolloutBatch:
         for rollout, value in zip(self.rollouts, known[place], strict=True):
             rollout.reward = None if np.isnan(value) else float(value > threshold)
         ends = np.cumsum([len(group.rollouts) for group in self.groups])[:-1]
-        return [RewardedGroup(group, part) for group, part in zip(self.groups, np.split(total, ends), strict=True)]
+        parts = zip(self.groups, np.split(total, ends), np.split(known[place], ends), strict=True)
+        return [RewardedGroup(group, total_G, success_G) for group, total_G, success_G in parts]
 
 
 @dataclass(frozen=True)

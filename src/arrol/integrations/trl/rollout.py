@@ -7,6 +7,7 @@ group's statistics. Each rank prunes its own whole groups; outcomes are gathered
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -33,7 +34,10 @@ from arrol.integrations.trl.signal import (
     thinning_factors,
     trl_advantages,
 )
+from arrol.integrations.warmup import Warmup
 from arrol.types import GroupRequest, Prompt, Rollout, State
+
+logger = logging.getLogger(__name__)
 
 
 def pruned_rollout(
@@ -66,7 +70,7 @@ class PrunedRollout:
     ) -> None:
         self.config, self.success_reward = config, success_reward
         self._cache_gib, self._two_phase = cache_budget(cache_gib), two_phase
-        self._values = OutcomeValues()
+        self._values, self._warmup = OutcomeValues(), Warmup(config)
         self._sampler: Sampler | None = None
         self._memory: HostMemory | None = None
         self._allocation: HostAllocation | None = None
@@ -133,6 +137,7 @@ class PrunedRollout:
             | (self._allocation.metrics() if self._allocation and selects(self.config) else {})
         )
         self._values.learn(everyone)
+        self._observe(everyone, trainer, memory.step)
 
     def loss_inputs(self, inputs: Inputs, trainer: TrainerLike) -> Inputs:
         """What ``compute_loss`` should get: rows that train, with their advantages.
@@ -169,7 +174,8 @@ class PrunedRollout:
         """All that learns, beside a checkpoint; on one rank. Nothing before the first batch."""
         if self._memory is None or self._sampler is None:
             return
-        write_head(folder, {**self._memory.save(), "sampler": self._sampler.save(), "values": vars(self._values)})
+        own = {"sampler": self._sampler.save(), "values": vars(self._values), "warmup": self._warmup.save()}
+        write_head(folder, {**self._memory.save(), **own})
 
     def load(self, folder: Path) -> bool:
         """Continue from there at the first batch; False when the folder has no head."""
@@ -195,8 +201,16 @@ class PrunedRollout:
             memory.load(self._saved)
             sampler.load(cast(State, self._saved["sampler"]))
             self._values = OutcomeValues(**cast(dict[str, float], self._saved["values"]))
+            self._warmup.load(cast(State, self._saved["warmup"]))
         self._sampler, self._memory = sampler, memory
         return sampler, memory
+
+    def _observe(self, everyone: Sequence[RewardedGroup], trainer: TrainerLike, step: int) -> None:
+        """Warn once when all labels of the warm-up are equal."""
+        values = np.concatenate([each.success_G for each in everyone])
+        warning = self._warmup.label_warning(values, step, self.success_reward or trainer.reward_func_names[0])
+        if warning and trainer.accelerator.is_main_process:
+            logger.warning("arrol: %s", warning)
 
     def _requests(self, prompt_ids: list[list[int]], trainer: TrainerLike, memory: HostMemory) -> list[GroupRequest]:
         """Whole groups, numbered over all ranks so that random streams differ between ranks."""

@@ -28,6 +28,7 @@ from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.verl.options import VerlOptions
 from arrol.integrations.verl.watch import Silence, probe_advice, waiting_for
+from arrol.integrations.warmup import Warmup
 from arrol.pruning.controller import PruningController
 from arrol.types import Completion, FinishReason, ProbeEvent, Prompt, Rollout, RolloutGroup, RolloutId, State
 
@@ -108,7 +109,7 @@ class PruningService:
         """``shape``: prompts per step and rollouts of each, for allocation rules."""
         self._host, self._seed, self._stop_token_ids = options.host, seed, list(stop_token_ids)
         self._run = secrets.token_hex(8)  # changes no draw
-        self._memory = HostMemory(options.host, 0, seed=seed)
+        self._memory, self._warmup = HostMemory(options.host, 0, seed=seed), Warmup(options.host)
         self._allocation: HostAllocation | None = None
         if options.has_allocation:
             assert shape is not None
@@ -242,6 +243,9 @@ class PruningService:
         if advice and not self._has_advised:
             self._has_advised = True
             logger.warning("%s", advice)
+        warning = self._warmup.label_warning(np.concatenate(totals), self._memory.step)
+        if warning:
+            logger.warning("arrol: %s", warning)
         if self._unusable:
             logger.warning(
                 "arrol: %d rewards of this step are not finite; these rollouts do not train", len(self._unusable)
@@ -279,12 +283,14 @@ class PruningService:
     def save(self) -> State:
         """For a checkpoint; :meth:`settle` first."""
         rule = self._allocation.save() if self._allocation is not None else {}
-        return {"memory": self._memory.save(), "controller": self._controller.save(), "allocation": rule}
+        own = {"controller": self._controller.save(), "allocation": rule, "warmup": self._warmup.save()}
+        return {"memory": self._memory.save(), **own}
 
     def load(self, state: State) -> None:
         """CheckpointError when the head has another shape."""
         self._memory.load(cast(State, state["memory"]))
         self._controller.load(cast(State, state["controller"]))
+        self._warmup.load(cast(State, state["warmup"]))
         if self._allocation is not None and state.get("allocation"):  # empty: saved under a rule without memory
             self._allocation.load(cast(State, state["allocation"]))
 

@@ -25,7 +25,7 @@ def group_of(number, rewards, survival, tokens):
         label = None if reward is None or np.isnan(reward) else float(reward)
         rollouts.append(Rollout(rollout_id, completion, decision, label))
     total_G = np.array([np.nan if reward is None else reward for reward in rewards], float)
-    return RewardedGroup(RolloutGroup(Prompt(str(number), (5,), "", ""), rollouts), total_G)
+    return RewardedGroup(RolloutGroup(Prompt(str(number), (5,), "", ""), rollouts), total_G, total_G)
 
 
 PRUNED = group_of(0, [1.0, 0.0, None, None], [0.5] * 4, [4, 6, 3, 3])

@@ -32,7 +32,7 @@ SURVIVAL = np.array([0.9, 0.3, 0.5, 0.7, 1.0])
 def verified(keep, survival, rewards, number=0, quality=0.5, totals=None):
     group = group_of(keep, survival, rewards, number=number, quality=quality)
     total = np.where(np.array(keep, bool), rewards if totals is None else totals, np.nan)
-    return RewardedGroup(group, total)
+    return RewardedGroup(group, total, total)
 
 
 def signals(groups, lessons=None, *, scale="group", **options):
@@ -77,7 +77,7 @@ def test_their_expectation_over_all_lotteries_is_the_full_groups(correction):
 
 def test_a_survivor_without_any_reward_leaves_its_group():
     silent = np.array([1.0, np.nan, 0.0, 1.0, 0.0])
-    (row,) = advantages([RewardedGroup(group_of([1] * 5, [1.0] * 5, silent), silent)], scale="none")
+    (row,) = advantages([RewardedGroup(group_of([1] * 5, [1.0] * 5, silent), silent, silent)], scale="none")
     known = np.array([1.0, 0.0, 1.0, 0.0])
     np.testing.assert_allclose(row[[0, 2, 3, 4]], known - known.mean(), atol=1e-12)
     assert row[1] == 0.0
@@ -103,7 +103,7 @@ SILENT = np.full(5, np.nan)
 @pytest.mark.parametrize("keep", [[0] * 5, [1, 0, 0, 1, 1], [1] * 5])
 def test_a_group_without_any_reward_teaches_nothing(keep, selection, options, scale):
     """All stopped, or the reward functions returned None for every survivor of the prompt."""
-    silent = RewardedGroup(group_of(keep, SURVIVAL, [None] * 5), SILENT)
+    silent = RewardedGroup(group_of(keep, SURVIVAL, [None] * 5), SILENT, SILENT)
     lessons = [Lesson(selection), Lesson(whole(5))]
     other = verified([1] * 5, [1.0] * 5, REWARDS, number=1)
     first, second = signals([silent, other], lessons, scale=scale, **options)
@@ -123,7 +123,7 @@ def test_values_follow_earlier_rewards_by_label():
     group = group_of([1, 1, 0, 1], [0.5, 1.0, 0.5, 0.5], [1.0, 0.0, 0.0, 1.0])
     totals = np.array([3.0, -1.0, np.nan, 5.0])
     for _ in range(200):
-        values.learn([RewardedGroup(group, totals)])
+        values.learn([RewardedGroup(group, totals, totals)])
     assert values.right == pytest.approx(4.0)
     assert values.wrong == pytest.approx(-1.0)
     np.testing.assert_allclose(values.predict(np.array([0.0, 0.25, 1.0, np.nan])), [-1, 0.25, 4, np.nan])
@@ -237,7 +237,7 @@ def test_mc_grpo_leaves_the_median_rollout_out():
 def test_stopped_and_silent_rollouts_leave_a_selection():
     keep, survival = [1, 1, 0, 1, 1], [0.5, 0.5, 0.5, 0.5, 1.0]
     totals = np.array([1.0, 0.0, np.nan, 1.0, np.nan])
-    group = RewardedGroup(group_of(keep, survival, REWARDS), totals)
+    group = RewardedGroup(group_of(keep, survival, REWARDS), totals, totals)
     selection = pods(totals, 2, [0])
     (signal,) = signals([group], [Lesson(selection)], correction="ipw")
     np.testing.assert_array_equal(signal.weight_G, np.where(selection.train_G, 2.0, 0.0))

@@ -130,3 +130,17 @@ def test_a_rollout_of_a_settled_step_is_told_to_stop():
         return await waiting, await service.probed((1, 0, 1), 0, logprobs_of(1))
 
     assert asyncio.run(main()) == (False, False)
+
+
+def test_rewards_below_the_threshold_are_told_after_the_warmup(caplog):
+    async def main():
+        service = service_of(rule="never", observe=True, warmup_steps=2)
+        for step in (1, 2, 3):
+            await service.begin(step, [("a", 32)])
+            for index in range(32):
+                service.outcome((step, 0, index), 9, 0.0125 * index, is_truncated=False)
+            await service.settle()
+
+    asyncio.run(main())
+    (line,) = [message for message in caplog.messages if "success_threshold" in message]
+    assert line.startswith("arrol: success_threshold = 0.5: none of the 64 rewards so far (0 to 0.3875) is above it, ")
