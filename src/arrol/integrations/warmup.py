@@ -24,11 +24,11 @@ class ChosenProbe(NamedTuple):
 
     tokens: int
     median: float
-    count: int
+    completions: int
 
     def __str__(self) -> str:
         return (
-            f"probe_tokens = [{self.tokens}]: half of the median length of the first {self.count} completions "
+            f"probe_tokens = [{self.tokens}]: half of the median length of the first {self.completions} completions "
             f"({self.median:g} tokens), at most {LATEST_PROBE}"
         )
 
