@@ -63,8 +63,24 @@ def has_digit(completions, answer, **kwargs):
     return [float(digit in text_of(c)) for c, digit in zip(completions, answer, strict=True)]
 
 
+def has_digit_on_two_ranks(completions, answer, **kwargs):
+    assert torch.distributed.get_world_size() == 2
+    return has_digit(completions, answer)
+
+
 def is_short(completions, **kwargs):
     return [0.1 * (len(text_of(c)) < 20) for c in completions]
+
+
+def reward_model(folder):
+    """A random sequence classifier with its tokenizer; the folder."""
+    from transformers import LlamaForSequenceClassification
+
+    policy, tokenizer = model_and_tokenizer(seed=1)
+    policy.config.num_labels, policy.config.pad_token_id = 1, tokenizer.pad_token_id
+    LlamaForSequenceClassification(policy.config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 SETTINGS = {

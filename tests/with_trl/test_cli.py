@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -38,12 +37,6 @@ quality: {{hidden_size: 8, min_class_records: 4}}
 """
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
-
-
 @pytest.fixture
 def config(tmp_path):
     model, tokenizer = trl_host.model_and_tokenizer()
@@ -66,16 +59,26 @@ def test_a_yaml_of_trls_keys_and_ours(config, tmp_path, capsys):
 
 
 def test_two_processes_under_accelerate_launch(config, tmp_path):
-    tests = os.path.dirname(trl_host.__file__)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests, "HF_HUB_OFFLINE": "1"}
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port()]
-    command = [sys.executable, *launch, "--module", "arrol.cli.main", "grpo", "--config", str(config)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    """``arrol grpo`` with launch arguments calls accelerate's launcher; the reward function counts the processes."""
+    config.write_text(config.read_text().replace("has_digit", "has_digit_on_two_ranks") + "num_processes: 2\n")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([os.path.dirname(trl_host.__file__), os.environ.get("PYTHONPATH", "")])
+    launch = ["--accelerate_config", "multi_gpu", "--mixed_precision", "no", "--main_process_port", "0"]
+    command = [sys.executable, "-m", "arrol.cli.main", "grpo", *launch, "--config", str(config), "--max_steps", "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "model.safetensors").is_file()
     rows = [line for line in done.stdout.splitlines() if "arrol/rollout/survivors_frac" in line]
-    assert len(rows) == 3  # written once, not once per process
+    assert len(rows) == 2  # written once, not once per process
+
+
+def test_a_reward_model_joins_the_reward_functions(config, tmp_path, capsys):
+    classifier = trl_host.reward_model(tmp_path / "judge")
+    flags = ["--reward_model_name_or_path", classifier, "--success_reward", "has_digit", "--max_steps", "2"]
+    assert main(["grpo", "--config", str(config), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "'rewards/judge/mean'" in printed
+    assert "'rewards/has_digit/mean'" in printed
 
 
 @pytest.mark.parametrize(
@@ -84,8 +87,16 @@ def test_two_processes_under_accelerate_launch(config, tmp_path):
         (["--keep_ratio", "7"], "keep_ratio = 7"),
         (["--dataset_name", "/nowhere/at/all"], "dataset_name = '/nowhere/at/all'"),
         (["--dataset_train_split", "nowhere"], "dataset_train_split = 'nowhere'"),
-        (["--reward_funcs", "nobody"], "reward_funcs = 'nobody'"),
+        (
+            ["--reward_funcs", "nobody"],
+            "reward_funcs = 'nobody': give a dotted path such as module.function, or one of ['accuracy_reward', "
+            "'reasoning_accuracy_reward', 'think_format_reward', 'get_soft_overlong_punishment']",
+        ),
         (["--reward_funcs", "trl_host.nobody"], "reward_funcs = 'trl_host.nobody'"),
+        (["--keep_ration", "0.5"], "--keep_ration: no option of arrol grpo or accelerate launch; leave it out, or "),
+        (["x.yaml"], "x.yaml: no option of arrol grpo or accelerate launch; leave it out, or correct it"),
+        (["--multi_gpu", "x.yaml"], "x.yaml: no option of arrol grpo or accelerate launch; leave it out, or "),
+        (["--accelerate_config", "nowhere"], "Accelerate config nowhere is neither a file nor a valid config"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(config, capsys, flags, words):
@@ -106,5 +117,13 @@ def test_a_missing_file_is_an_error():
         run_grpo(["--config", "nowhere.yaml"])
 
 
+def test_a_launched_process_is_not_launched_again(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    with pytest.raises(ConfigError, match=r"^--num_processes: this process was launched already; give it to accel"):
+        run_grpo(["--config", str(config), "--num_processes", "2"])
+
+
 def test_rewards_by_trls_names():
+    too_long = [[0] * 1281]
+    assert reward_function("get_soft_overlong_punishment")(completion_ids=too_long) == [-1]
     assert reward_function("think_format_reward")(completions=[[{"content": "no"}]]) == [0.0]

@@ -72,7 +72,6 @@ def test_options_from_flags_are_json(tmp_path):
         ({"success_reward": "typo"}, {}, "success_reward = 'typo'"),
         ({}, {"rollout_func": lambda prompts, trainer: {}}, "rollout_func"),
         ({}, {"reward_funcs": torch.nn.Linear(1, 1)}, "a reward model cannot"),
-        ({}, {"reward_funcs": "hub/reward"}, "a reward model cannot"),
         ({}, {"reward_funcs": None}, "reward_funcs: missing"),
         ({"use_liger_kernel": True}, {}, "use_liger_kernel"),
     ],

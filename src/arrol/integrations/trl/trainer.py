@@ -23,6 +23,7 @@ from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
 from arrol.integrations.trl.host import require_sampling
+from arrol.integrations.trl.reward_model import with_reward_models
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
 from arrol.integrations.trl.rules import changes_nothing, replaces_advantages
@@ -103,6 +104,7 @@ def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> P
             f"rollout_func = {rollout!r}: would replace the one that prunes; leave it out, or set rule = 'never'"
         )
     functions = given["reward_funcs"] if isinstance(given["reward_funcs"], list) else [given["reward_funcs"]]
+    functions = with_reward_models(functions, given.get("reward_processing_classes"), args)
     given["reward_funcs"] = prune_rewards(functions)
     success_place([reward_name(function) for function in functions], rollout.success_reward)
     given["rollout_func"] = rollout
