@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from arrol.engines.vllm.request import StopReport
+from arrol.engines.vllm.request import StopReport, pruning_args
+from arrol.engines.vllm.sampler import completion_of, settings_of
+from arrol.types import FinishReason
 from vllm_host import (
     ARROL,
     HIDDEN,
@@ -161,6 +163,15 @@ def test_a_structured_answer_stays_structured_beside_the_pruned(llm):
     assert all(completion.text.isdecimal() for completion in both.outputs)
     assert 1 <= sum(map(is_pruned, both.outputs)) <= SIZE // 2
     assert 1 <= sum(map(is_pruned, free.outputs)) <= SIZE // 2
+
+
+def test_vllms_detection_of_repetition_ends_a_survivor_as_truncated(llm):
+    settings = {"max_tokens": TOTAL, "ignore_eos": True, "logprobs": 0, "allowed_token_ids": [65]}
+    settings["repetition_detection"] = {"max_pattern_size": 1, "min_count": PROBES[0] + 3}
+    settings["extra_args"] = pruning_args(group="repeats", size=2, rule="never", report=True)
+    (answer,) = generate(llm, PROMPTS[:1], [settings_of(llm, settings)])
+    assert (answer.outputs[0].finish_reason, len(answer.outputs[0].token_ids)) == ("repetition", PROBES[0] + 3)
+    assert completion_of(answer.outputs[0]).finish_reason is FinishReason.LENGTH
 
 
 def test_the_worker_forgets_ended_requests(llm):

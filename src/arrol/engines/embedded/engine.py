@@ -15,7 +15,7 @@ import torch
 from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.attention import over_rows
 from arrol.engines.embedded.batch import Batch
-from arrol.engines.embedded.cache import PromptCache, RowCache
+from arrol.engines.embedded.cache import PromptCache, RowCache, hidden_states
 from arrol.engines.embedded.decoder import flat_decoder, product
 from arrol.engines.embedded.memory import cache_bytes
 from arrol.engines.embedded.own_cache import OwnCache
@@ -116,9 +116,7 @@ class EmbeddedEngine(Engine):
     def decoder(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
         """Hidden states after the final norm; ``mask`` is true where attention may look."""
         mask = additive(mask, self._dtype) if self._needs_numbers else mask
-        return self._model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state
+        return hidden_states(self._model, ids, mask, positions, cache)
 
     def step(self, token_S: torch.Tensor, cache: RowCache | OwnCache, width: int) -> torch.Tensor:
         """Feed one token to every live row; ``width`` is one more than the longest holds. Hidden states ``[S, D]``."""

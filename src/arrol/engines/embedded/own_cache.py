@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from arrol.engines.embedded.cache import hidden_states
+
 SAMPLE = (2, 3, 4, 5, 6), (4, 2, 3)
 TOLERANCE = 5e-2
 """Largest difference from a forward pass without cache, as a share of the largest hidden state; bfloat16 needs it."""
@@ -87,9 +89,7 @@ class OwnCache:
         self._mask_SW = self._mask_SW[rows_S]
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        return self._model.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
+        return hidden_states(self._model, ids, mask, positions, cache)[:, -1]
 
 
 def agrees(model: Any) -> bool:

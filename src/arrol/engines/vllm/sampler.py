@@ -29,6 +29,9 @@ from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import END
 from arrol.types import Completion, FinishReason, GroupRequest, RolloutId, SamplingParams
 
+REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "repetition": FinishReason.LENGTH}
+"""vLLM's ``finish_reason`` -> ours. A completion cut at a repetition is truncated, as TRL and verl take it."""
+
 
 class LlmLike(Protocol):
     """The part of vLLM's ``LLM`` that a sampler needs. Its settings are vLLM's SamplingParams."""
@@ -214,11 +217,12 @@ def settings_of(llm: LlmLike, fields: Mapping[str, Any]) -> Any:
     if isinstance(llm, TranslatingLlm):
         return llm.settings(fields)
     from vllm import SamplingParams as VllmSamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
-    if isinstance(grammar := fields.get("structured_outputs"), Mapping):
-        fields = {**fields, "structured_outputs": StructuredOutputsParams(**grammar)}
-    return VllmSamplingParams(**fields, detokenize=False)
+    classes = {"structured_outputs": StructuredOutputsParams, "repetition_detection": RepetitionDetectionParams}
+    given = {name: fields[name] for name in classes if isinstance(fields.get(name), Mapping)}
+    built = {name: classes[name](**mapping) for name, mapping in given.items()}
+    return VllmSamplingParams(**{**fields, **built}, detokenize=False)
 
 
 def completion_of(output: Any, report: StopReport | None = None) -> Completion:
@@ -228,7 +232,7 @@ def completion_of(output: Any, report: StopReport | None = None) -> Completion:
     tokens = tuple(output.token_ids)
     steps = zip(tokens, output.logprobs or (), strict=True)
     logprob_T = np.array([step[token].logprob for token, step in steps], np.float32)
-    reason = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}.get(output.finish_reason, FinishReason.ERROR)
+    reason = REASONS.get(output.finish_reason, FinishReason.ERROR)
     if report is not None and not report.keep:
         reason = FinishReason.PRUNED
     if not np.isfinite(logprob_T).all():

@@ -30,7 +30,7 @@ UNSET: Mapping[str, tuple[object, ...]] = {
 """Sampling setting that only vLLM has -> values without effect."""
 PASSED_ON = frozenset(
     {"temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"}
-    | {"min_tokens", "logit_bias", "bad_words", "allowed_token_ids", "structured_outputs"}
+    | {"min_tokens", "logit_bias", "bad_words", "allowed_token_ids", "structured_outputs", "repetition_detection"}
 )
 """Keys of ``generation_kwargs`` that go to vLLM."""
 
