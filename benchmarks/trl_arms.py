@@ -94,7 +94,7 @@ class Journal:
 
 
 def build_callback(journal: Journal, steps: int, every: int) -> Any:
-    """Clock, rows and evaluations around TRL's steps."""
+    """Clock, rows and evaluations around the steps of a trainer of TRL."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -153,7 +153,7 @@ def run_arm(arm: str, seed: int, flags: argparse.Namespace, folder: Path, comman
     )
     with RecordWriter(folder / f"{arm}-{seed}" / "records.jsonl") as writer:
         journal = Journal(writer, task, tokenizer, seed, flags.eval_prompts)
-        writer.write(_run_record(arm, seed, args, flags, command))
+        writer.write(run_record("trl", arm, seed, args.to_dict(), flags, command, PROMPTS))
         trainer = GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
             reward_funcs=journal.reward,
@@ -167,16 +167,25 @@ def run_arm(arm: str, seed: int, flags: argparse.Namespace, folder: Path, comman
         writer.write(EndRecord(step=flags.steps, outcome="finished", totals=journal.totals))
 
 
-def _run_record(arm: str, seed: int, args: Any, flags: argparse.Namespace, command: Sequence[str]) -> RunRecord:
+def run_record(
+    name: str,
+    arm: str,
+    seed: int,
+    args: dict[str, Any],
+    flags: argparse.Namespace,
+    command: Sequence[str],
+    prompts: int,
+) -> RunRecord:
+    """Of a run with these arguments of the trainer and ``prompts`` in a step."""
     import trl
 
     made = provenance(command, (seed,))
     config = {
-        "model": MODEL, "trl": trl.__version__, "prompts_per_step": PROMPTS, "eval_prompts": flags.eval_prompts,
-        **{key: value for key, value in args.to_dict().items() if key not in ("output_dir", "logging_dir", "run_name")},
+        "model": MODEL, "trl": trl.__version__, "prompts_per_step": prompts, "eval_prompts": flags.eval_prompts,
+        **{key: value for key, value in args.items() if key not in ("output_dir", "logging_dir", "run_name")},
     }  # fmt: skip
     return RunRecord(
-        run_id=f"trl-{arm}-{seed}", name="trl", arm=arm, seed=seed, command=made.command, commit=made.commit,
+        run_id=f"{name}-{arm}-{seed}", name=name, arm=arm, seed=seed, command=made.command, commit=made.commit,
         dirty=made.dirty, versions={**made.versions, "trl": trl.__version__}, device=made.device, config=config,
         started_at=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
     )  # fmt: skip
