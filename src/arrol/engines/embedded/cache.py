@@ -14,6 +14,7 @@ returns the live part; in a prefill it keeps what it is given. Legend: ``S`` row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache as cached
 from inspect import signature
 from typing import Any
@@ -35,17 +36,16 @@ def columns_for(width: int) -> int:
 
 
 @cached
-def cache_keyword(model_class: type) -> str:
+def cache_keyword(forward: Callable[..., object]) -> str:
     """``cache`` from transformers 5.24 on, before it and in a model's own code ``past_key_values``."""
-    return "cache" if "cache" in signature(model_class.forward).parameters else "past_key_values"
+    return "cache" if "cache" in signature(forward).parameters else "past_key_values"
 
 
 def hidden_states(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> Any:
     """Hidden states ``[S, T, D]`` after the final norm; ``cache`` grows by the ``T`` tokens."""
     base = model.base_model
-    return base(
-        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{cache_keyword(type(base)): cache}
-    ).last_hidden_state
+    given = {cache_keyword(type(base).forward): cache}
+    return base(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **given).last_hidden_state
 
 
 class PromptCache(Cache):
