@@ -5,7 +5,7 @@
     python examples/06_trl.py --write-data runs/arithmetic-data      # the same prompts as a dataset for arrol grpo
     arrol grpo --config configs/trl-arithmetic.yaml
 
-Needs ``pip install 'arrol[trl]'``, or ``make trl-env``. Expected: about half of the candidates stopped after two steps,
+Needs ``pip install '.[trl]'``, or ``make trl-env``. Expected: about half of the candidates stopped after two steps,
 and a reward that rises (it is a mean over survivors, see docs/trl.md); TRL alone takes about twice as long.
 """
 

@@ -89,7 +89,7 @@ TABLE = {
     "docs/tour.md: cli > reports | integrations > training | evaluation > assembly > engines > pruning | algorithms |"
     " tasks | test_time": Row("nowhere", why=DRAWING),
     # docs/trl.md
-    "pip install 'arrol[trl]'": Row("nowhere", why=INSTALL),
+    "pip install '.[trl]'": Row("nowhere", why=INSTALL),
     f"docs/trl.md: {IMPORT}": Row("trl"),
     f"{TRL_PYTHON} examples/06_trl.py": Row("trl", run=f"+ {ONE_STEP}"),
     f"{TRL_PYTHON} examples/06_trl.py --rule never": Row("test", why="tests/with_trl/test_training.py: never"),
@@ -125,7 +125,7 @@ TABLE = {
     SERVE: Row("vllm", after=(EXPORT,)),
     f"{VLLM_PYTHON} {CLIENT}": Row("vllm", after=(SERVE,)),
     # docs/verl.md
-    'pip install "arrol[verl]"': Row("nowhere", why=INSTALL),
+    "pip install '.[verl]'": Row("nowhere", why=INSTALL),
     VERL_QUICKSTART: Row("verl"),
     VERL_ARGS: Row("nowhere", why="dots stand for the user's command"),
     'derived=$(python -m arrol.integrations.verl "${args[@]}")': Row("verl"),

@@ -25,5 +25,16 @@ def test_every_entry_belongs_to_a_refusal():
     assert [part for part in fragments() if not any(part in text for text in texts)] == []
 
 
+def test_nothing_says_to_install_arrol_from_an_index():
+    """It is in none yet."""
+    root = PAGE.parents[1]
+    files = [
+        root / "README.md",
+        *(path for folder in ("src", "docs", "examples") for path in (root / folder).rglob("*")),
+    ]
+    texts = [path for path in files if path.suffix in (".md", ".py", ".sh")]
+    assert [str(path) for path in texts if re.search(r"""\binstall ['"]?arrol""", path.read_text("utf-8"))] == []
+
+
 def test_there_are_refusals():
     assert len(refusals()) > 250

@@ -32,7 +32,7 @@ def run_grpo(flags: Sequence[str]) -> int:
         from trl import DatasetMixtureConfig, ModelConfig, TrlParser, get_peft_config
         from trl.scripts.grpo import GRPOScriptArguments
     except ImportError:
-        raise MissingExtraError("trl is not installed; run: pip install 'arrol[trl]'") from None
+        raise MissingExtraError("trl is not installed; run: pip install '.[trl]' in a checkout of arrol") from None
     is_launched = bool(SET_BY_LAUNCHERS & os.environ.keys())
     parser = TrlParser((GRPOScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig), prog="arrol grpo")
     try:

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     commands.add_parser(
         "grpo",
-        help="TRL's GRPO with pruning: arrol grpo --config x.yaml, TRL's keys and ours; needs arrol[trl]",
+        help="TRL's GRPO with pruning: arrol grpo --config x.yaml, TRL's keys and ours; needs the extra trl",
         add_help=False,
         allow_abbrev=False,
     )

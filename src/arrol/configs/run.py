@@ -121,7 +121,7 @@ class EngineConfig(StrictModel):
 
 
 class VllmEngineConfig(StrictModel):
-    """vLLM as the engine; needs the extra arrol[vllm]."""
+    """vLLM as the engine; needs the extra ``vllm``."""
 
     name: Literal["vllm"] = "vllm"
     max_rows: int = Field(256, ge=1)

@@ -106,7 +106,7 @@ def require_services(report_to: Sequence[str]) -> None:
     """MissingExtraError for a service that is not installed."""
     for service in report_to:
         if find_spec(service) is None:
-            raise MissingExtraError(f"report_to = {service!r}: not installed; pip install 'arrol[{service}]'")
+            raise MissingExtraError(f"report_to = {service!r}: not installed; run: pip install {service}")
 
 
 def build_sinks(report_to: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> list[Sink]:

@@ -28,7 +28,8 @@ try:
     from vllm.v1.request import RequestStatus as RequestStatus
 except ImportError as error:
     raise MissingExtraError(
-        f"engine = 'vllm': vLLM could not be loaded ({error}); install arrol[vllm], or use the embedded engine"
+        f"engine = 'vllm': vLLM could not be loaded ({error}); run: pip install '.[vllm]' in a checkout of arrol, "
+        "or use the embedded engine"
     ) from None
 
 if TYPE_CHECKING:

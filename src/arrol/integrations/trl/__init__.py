@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "trl":
             raise
-        raise MissingExtraError("trl is not installed; run: pip install 'arrol[trl]'") from None
+        raise MissingExtraError("trl is not installed; run: pip install '.[trl]' in a checkout of arrol") from None
 
 
 def __dir__() -> list[str]:

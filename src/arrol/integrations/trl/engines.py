@@ -193,7 +193,7 @@ def vllm_with_our_classes(args: GRPOConfig, *, two_phase: bool) -> Iterator[None
     if original is None:
         raise ConfigError(
             "vllm_mode = 'colocate': vLLM is not installed, or this TRL builds it elsewhere; "
-            "install arrol[vllm], or set vllm_two_phase = True"
+            "run: pip install '.[vllm]' in a checkout of arrol, or set vllm_two_phase = True"
         )
     ours: dict[str, object] = {
         "scheduler_cls": "arrol.engines.vllm.PruningScheduler",

@@ -37,7 +37,7 @@ def compose(arguments: Sequence[str]) -> Config:
         raise ConfigError(f"{bare[0]}: verl's config has no key {NAME!r}; write +{bare[0]}")
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
-        raise MissingExtraError('verl: not installed; run: pip install "arrol[verl]"')
+        raise MissingExtraError("verl: not installed; run: pip install '.[verl]' in a checkout of arrol")
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -54,7 +54,9 @@ def installation() -> list[str]:
     """Versions; ConfigError where verl would not load the entry point."""
     found = [entry for entry in metadata.entry_points(group=GROUP) if entry.name == PLUGIN]
     if not found:
-        raise ConfigError(f"{GROUP} = none named {PLUGIN!r}: arrol is not installed here; run: pip install arrol")
+        raise ConfigError(
+            f"{GROUP} = none named {PLUGIN!r}: arrol is not installed here; run: pip install . in a checkout of arrol"
+        )
     try:
         found[0].load()
     except Exception as error:  # any failure: verl would hide it
