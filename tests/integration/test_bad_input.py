@@ -85,8 +85,8 @@ def test_an_engine_that_is_not_installed_is_one_line(config, tmp_path, capsys):
     ("content", "problem"),
     [
         ("", "the file is empty|no row|empty"),
-        ("{\n", "cannot be read"),
-        ("[1]\n", "is no table"),
+        ("{\n", "is not JSON"),
+        ("[1]\n", "row 1 is a number"),
         ('{"question": "", "answer": "1"}\n', "prompt_column"),
         ('{"question": "0", "answer": null}\n', "answer_column"),
     ],

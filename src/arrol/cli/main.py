@@ -90,7 +90,7 @@ def _command(commands: argparse._SubParsersAction, name: str, text: str, example
 
 def _samples_options(command: argparse.ArgumentParser, *, required: bool) -> None:
     command.add_argument(
-        "--samples", required=required, metavar="FILE", help="JSONL, JSON or Parquet of any tool, or a folder"
+        "--samples", required=required, metavar="FILE", help="JSONL, JSON, CSV, TSV or Parquet of any tool, or a folder"
     )
     command.add_argument("--k", metavar="1,4,16", help="numbers of samples; default some up to all")
     command.add_argument("--group-by", choices=["key", "prompt"], help="which rows of one completion belong together")

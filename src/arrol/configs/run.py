@@ -56,7 +56,7 @@ class CountdownTaskConfig(StrictModel):
 
 
 class DatasetTaskConfig(StrictModel):
-    """Prompts and gold answers from JSONL, Parquet, a folder or a hub name."""
+    """Prompts and gold answers from a file, a folder or a hub name."""
 
     name: Literal["dataset"] = "dataset"
     source: str

@@ -10,8 +10,8 @@ Our own format is JSONL, one problem per line. The worked example is one such li
 The fields are those of :class:`SampledProblem` and :class:`Sample`. Only ``key``, ``prompt``, ``samples`` and each
 ``completion`` are required; unknown fields are refused.
 
-Rows of lighteval, verl, Qwen2.5-Math and plain rows are read too (``dialects.py`` lists their columns), from JSONL, a
-JSON list or Parquet, one row per problem or one per completion. A folder is read file by file. The first row that
+Rows of other tools and plain rows are read too (``dialects.py`` lists their columns), from every form of a table
+(``records/tables.py``), one row per problem or one per completion. A folder is read file by file. The first row that
 cannot be read is an error that names file, line, field and remedy.
 """
 
@@ -19,19 +19,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from arrol.errors import ConfigError, DataError
 from arrol.evaluation.dialects import Part, part_of, prompt_key
 from arrol.evaluation.problems import Sample, SampledProblem, problem_of, row_of
 from arrol.records.lines import LineWriter
 from arrol.records.store import portable_path
+from arrol.records.tables import SUFFIXES, table_rows, table_suffix
 
 __all__ = ["Sample", "SampleWriter", "SampledProblem", "read_samples", "write_samples"]
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUMMARIES = re.compile(r"(results_.*|metrics)\.json")
+"""Files of lm-evaluation-harness and NeMo-Skills beside those with the samples."""
 GroupBy = Literal["key", "prompt"]
 
 
@@ -61,7 +63,7 @@ def read_samples(path: str | Path, *, group_by: GroupBy | None = None) -> list[S
     if group_by not in (None, "key", "prompt"):
         raise ConfigError(f"group_by: {group_by!r} is unknown; choose key or prompt")
     gathered: dict[str, tuple[Part, str]] = {}
-    for where, row in _rows(Path(path)):
+    for where, row in (found for file in _files(Path(path)) for found in table_rows(file, field="samples")):
         if "samples" in row:
             problem = problem_of(row, where)
             part = Part(problem.key, True, problem.prompt, problem.answer, problem.level, [*problem.samples], True)
@@ -97,79 +99,15 @@ def _group_name(part: Part, group_by: GroupBy | None, where: str) -> str:
     return part.key
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every row, with the file and line that an error names."""
-    for file in _files(path):
-        unit = "row" if file.suffix in (".json", ".parquet") else "line"
-        read = {".parquet": _parquet_rows, ".json": _json_rows}.get(file.suffix, _lines)
-        shown = repr(_shown(file))
-        try:
-            for number, row in read(file, shown):
-                where = f"{shown} {unit} {number}"
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f"samples: {where} is {_kind(row)}; every {unit} must be an object with named columns"
-                    )
-                yield where, row
-        except OSError as error:
-            reason = error.strerror or str(error).splitlines()[0][:100]
-            raise DataError(
-                f"samples: {shown} cannot be read ({reason}); give a file of samples, or a folder of them"
-            ) from None
-
-
 def _files(path: Path) -> list[Path]:
+    """The file, or the files of a folder by number; summaries that tools write beside their samples are left out."""
     if not path.is_dir():
         return [path]
-    files = [file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()]
+    files = [file for file in path.iterdir() if file.is_file() and table_suffix(file) in SUFFIXES]
+    files = [file for file in files if not SUMMARIES.fullmatch(file.name)]
     if not files:
         raise DataError(f"samples: {_shown(path)!r} holds no {', '.join(SUFFIXES)} file; give a file of samples")
     return sorted(files, key=lambda file: [int(p) if p.isdecimal() else p for p in re.split(r"([0-9]+)", file.name)])
-
-
-def _lines(file: Path, shown: str) -> Iterator[tuple[int, Any]]:
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, _parsed(line, f"{shown} line {number}", is_torn=not line.endswith(b"\n"))
-
-
-def _json_rows(file: Path, shown: str) -> Iterator[tuple[int, Any]]:
-    content = file.read_bytes()
-    rows = _parsed(content, shown, is_torn=False) if content.strip() else []
-    if not isinstance(rows, list):
-        raise DataError(f"samples: {shown} is {_kind(rows)}; give a list of rows, or one row per line as .jsonl")
-    yield from enumerate(rows, 1)
-
-
-def _parquet_rows(file: Path, shown: str) -> Iterator[tuple[int, Any]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        batches = parquet.ParquetFile(file).iter_batches(batch_size=256)
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-    except ArrowException as error:
-        reason = (str(error).splitlines() or ["damaged"])[0][:100]
-        raise DataError(f"samples: {shown} cannot be read ({reason}); write the Parquet file again") from None
-
-
-def _parsed(line: bytes, where: str, *, is_torn: bool) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        reason, remedy = f"byte {error.start + 1} is not UTF-8", "convert the file to UTF-8"
-    except RecursionError:
-        reason, remedy = "it is nested too deep", "remove that line"
-    except ValueError as error:
-        reason, remedy = str(error).splitlines()[0][:100], "mend or remove that line"
-        if is_torn:
-            remedy = "the file ends in the middle of it: remove that line, or let the run that wrote it resume"
-    raise DataError(f"samples: {where} is not JSON ({reason}); {remedy}")
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "true or false"}
-    return names.get(type(value), "a number")
 
 
 def _shown(path: str | Path) -> str:

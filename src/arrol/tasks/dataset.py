@@ -1,4 +1,4 @@
-r"""Prompts and gold answers from JSONL, JSON, Parquet, a folder or a hub name.
+r"""Prompts and gold answers from a file, a folder or a hub name.
 
 Sample: the GSM8K row ``{"question": "Natalia sold clips ...", "answer": "Natalia sold 48/2 ...\n#### 72"}`` becomes a
 prompt with the answer ``72`` and the worked solution beside it.

@@ -1,16 +1,14 @@
-"""Rows of a file, a folder, a preset or a hub name; JSONL, JSON and Parquet."""
+"""Rows of a file, a folder, a preset or a hub name."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from arrol.errors import DataError, MissingExtraError
+from arrol.records.tables import SUFFIXES, table_rows, table_stem, table_suffix
 from arrol.tasks.presets import PRESETS, preset_of
-
-SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 class SplitMissing(DataError):
@@ -23,15 +21,17 @@ def has_splits(source: str) -> bool:
     return not Path(source).is_file() and not (preset and preset.only_split)
 
 
-def records(source: str, split: str) -> Iterable[dict[str, Any]]:
+def records(source: str, split: str) -> Iterable[Mapping[str, Any]]:
     """The rows of a split; a single file is one split of any name."""
     path = Path(source)
     if path.is_file():
-        return _file_records(path)
+        return _file_records([path])
     if path.is_dir():
-        return (record for file in _split_files(path, split) for record in _file_records(file))
+        return _file_records(_split_files(path, split))
     preset = preset_of(source)
-    if preset is None and (path.suffix in SUFFIXES or source.count("/") != 1 or source.startswith((".", "~", "/"))):
+    if preset is None and (
+        table_suffix(path) in SUFFIXES or source.count("/") != 1 or source.startswith((".", "~", "/"))
+    ):
         raise DataError(
             f"source: {source!r} is no file or folder; give a path, owner/name on the hub,"
             f" or one of {', '.join(PRESETS)}"
@@ -41,37 +41,20 @@ def records(source: str, split: str) -> Iterable[dict[str, Any]]:
 
 def _split_files(folder: Path, split: str) -> list[Path]:
     """``train.jsonl``, ``train-00000-of-00002.parquet`` and the like, at any depth."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
-    chosen = [path for path in files if path.stem == split or path.stem.startswith((f"{split}-", f"{split}_"))]
+    files = sorted(path for path in folder.rglob("*") if table_suffix(path) in SUFFIXES)
+    stems = {path: table_stem(path) for path in files}
+    chosen = [path for path in files if stems[path] == split or stems[path].startswith((f"{split}-", f"{split}_"))]
     if not chosen:
         names = ", ".join(path.name for path in files[:8]) or "nothing readable"
         raise SplitMissing(f"split: {split!r} is not in {str(folder)!r}; the folder holds {names}")
     return chosen
 
 
-def _file_records(path: Path) -> list[dict[str, Any]]:
-    where = repr(str(path))
-    try:
-        if path.suffix == ".parquet":
-            from pyarrow import parquet
-
-            records = parquet.read_table(path).to_pylist()
-        elif path.suffix == ".json":
-            records = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            records = []
-            for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-                where = f"{str(path)!r} line {number}"
-                if line.strip():
-                    records.append(json.loads(line))
-    except (OSError, ValueError, RecursionError) as error:  # pyarrow's and json's are ValueErrors, as is bad UTF-8
-        raise DataError(f"source: {where} cannot be read ({_reason(error)}); give JSONL, JSON or Parquet") from error
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(f"source: {str(path)!r} is no table; every line must be an object with named columns")
-    return records
+def _file_records(files: list[Path]) -> Iterable[Mapping[str, Any]]:
+    return (row for file in files for _, row in table_rows(file, field="source"))
 
 
-def _hub_records(hub: str, split: str) -> Iterable[dict[str, Any]]:
+def _hub_records(hub: str, split: str) -> Iterable[Mapping[str, Any]]:
     try:
         import datasets
     except ImportError as error:

@@ -160,13 +160,14 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
     [
         ([], "is empty; give a file with at least one row"),
         (["", " "], "is empty"),
-        (["{"], r"line 1 is not JSON \(Expecting.*; mend or remove that line"),
+        (["{"], r"is not JSON \(Expecting.*; mend or remove that line"),
         ([own(), '{"key": "b", "pro'], "line 2 is not JSON"),
         (["[" * 100_000], r"line 1 is not JSON \(it is nested too deep\); remove that line"),
         (['{"key": "a", "level": ' + "9" * 5_000 + "}"], r"line 1 is not JSON \(Exceeds the limit"),
         (["3"], "line 1 is a number; every line must be an object with named columns"),
         (["null"], "line 1 is null"),
-        (["[]"], "line 1 is a list"),
+        (["[]"], "is empty"),
+        ([own(), "[]"], "line 2 is a list"),
         ([{"prompt": "p"}], r"line 1: no column holds completions \(columns: prompt\); name it completion"),
         ([{}], "no column holds completions"),
         ([own(), own()], r"line 2: key = 'a': also on '.*' line 1; give each problem one row and one key"),
@@ -220,7 +221,7 @@ def test_damage_is_one_line_that_names_file_line_and_remedy(tmp_path, rows, mess
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"a": "\xff"}\n', r"line 1 is not JSON \(byte 8 is not UTF-8\); convert the file to UTF-8"),
-        ("a.json", b"{}", "is an object; give a list of rows, or one row per line as .jsonl"),
+        ("a.json", b"{}", r"line 1: no column holds completions \(columns: \)"),
         ("a.json", b"[{}", "is not JSON"),
         ("a.json", b"[3]", "row 1 is a number"),
         ("a.json", b"", "is empty"),
@@ -242,7 +243,7 @@ def test_a_byte_order_mark_is_no_damage(tmp_path):
 
 def test_files_that_are_not_there(tmp_path):
     for name in ("no.jsonl", "no.json", "no.parquet", "no"):
-        with pytest.raises(DataError, match=rf"{name}' cannot be read \(.*\); give a file of samples, or a folder"):
+        with pytest.raises(DataError, match=rf"{name}' cannot be read \(.*\); give a file, or a folder of files"):
             read_samples(tmp_path / name)
-    with pytest.raises(DataError, match=r"holds no \.jsonl, \.json, \.parquet file"):
+    with pytest.raises(DataError, match=r"holds no \.jsonl, \.json, \.csv, \.tsv, \.parquet file"):
         read_samples(tmp_path)

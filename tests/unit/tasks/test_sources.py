@@ -20,10 +20,10 @@ def test_splits_are_where_there_can_be_two(tmp_path):
 def test_the_line_that_cannot_be_read_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"a": 1}) + "\n\n{\n")
-    with pytest.raises(DataError, match=r"source: '.*a\.jsonl' line 3 cannot be read \(Expecting"):
+    with pytest.raises(DataError, match=r"source: '.*a\.jsonl' line 3 is not JSON \(Expecting"):
         list(records(str(path), "train"))
     path.write_text("[" * 100_000)
-    with pytest.raises(DataError, match="line 1 cannot be read"):
+    with pytest.raises(DataError, match="line 1 is not JSON"):
         list(records(str(path), "train"))
 
 

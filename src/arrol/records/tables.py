@@ -1,0 +1,176 @@
+"""Rows of a table: JSONL, a JSON list, CSV, TSV or Parquet; each but Parquet also compressed, as ``.gz``.
+
+The name tells JSON, CSV, TSV and Parquet apart. Whether JSON is one row per line or one list is read from the content:
+an indented list in a ``.jsonl`` and lines in a ``.json`` are read too. An object whose keys are all whole numbers is a
+table as OpenCompass writes it; each key becomes the cell ``idx`` of its row.
+
+Cells of CSV and TSV are texts. An empty cell is None. A cell that is a JSON list becomes that list where it holds
+objects (chat messages) or where the name of its column ends in ``s``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from arrol.errors import DataError
+from arrol.records.store import portable_path
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+MAX_CELL = 2**31 - 1
+"""Characters of a cell of CSV; Python's own limit of 131,072 is shorter than a long completion."""
+
+
+class _Unreadable(Exception):
+    """Place, what is wrong and what to do; becomes a DataError that begins with field and file."""
+
+
+def table_suffix(path: Path) -> str:
+    """The suffix in lower case, without ``.gz``."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def table_stem(path: Path) -> str:
+    """The name without its suffix and without ``.gz``."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).stem
+
+
+def table_rows(path: Path, *, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every row with its place, for example ``'a.jsonl' line 3``; ``field`` begins the error of a damaged file."""
+    shown = repr(portable_path(str(path)))
+    try:
+        for place, row in _rows(path):
+            if not isinstance(row, Mapping):
+                unit = place.split()[0]
+                raise _Unreadable(f"{place} is {_kind(row)}; every {unit} must be an object with named columns")
+            yield shown + place, row
+    except _Unreadable as error:
+        raise DataError(f"{field}: {shown}{error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0][:100]
+        raise DataError(f"{field}: {shown} cannot be read ({reason}); give a file, or a folder of files") from None
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Rows with their place in the file, such as `` line 3``."""
+    suffix = table_suffix(path)
+    if suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+        yield from _separated_rows(file, suffix) if suffix in (".csv", ".tsv") else _json_rows(file)
+
+
+def _json_rows(file: gzip.GzipFile | io.BufferedReader) -> Iterator[tuple[str, Any]]:
+    """One row per line, or the rows of one value that fills the file, over several lines or on one."""
+    lines = enumerate(file, 1)
+    number, line = next(((number, line) for number, line in lines if line.strip()), (0, b""))
+    if not line:
+        return
+    try:
+        first = _parsed(line, f" line {number}", is_torn=not line.endswith(b"\n"))
+    except _Unreadable as torn:
+        try:
+            whole = _parsed(line + file.read(), "", is_torn=False)
+        except _Unreadable as error:
+            raise (error if line.strip() in (b"[", b"{", b"[{") else torn) from None
+        yield from _listed(whole)
+        return
+    rest = ((number, line) for number, line in lines if line.strip())
+    second = next(rest, None)
+    if second is None:
+        yield from _listed(first) if isinstance(first, list) or _is_indexed(first) else [(f" line {number}", first)]
+        return
+    yield f" line {number}", first
+    for number, line in itertools.chain([second], rest):
+        yield f" line {number}", _parsed(line, f" line {number}", is_torn=not line.endswith(b"\n"))
+
+
+def _listed(value: Any) -> Iterator[tuple[str, Any]]:
+    """The rows of a value that is a whole file."""
+    if _is_indexed(value):
+        value = [{"idx": index, **row} for index, row in value.items()]
+    yield from ((f" row {number}", row) for number, row in enumerate(value if isinstance(value, list) else [value], 1))
+
+
+def _is_indexed(value: Any) -> bool:
+    """True for rows by index: ``{"0": {...}, "1": {...}}``."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(key.isdecimal() and isinstance(row, dict) for key, row in value.items())
+    )
+
+
+def _parsed(text: bytes, place: str, *, is_torn: bool) -> Any:
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        reason, remedy = f"byte {error.start + 1} is not UTF-8", "convert the file to UTF-8"
+    except RecursionError:
+        reason, remedy = "it is nested too deep", "remove that line"
+    except ValueError as error:
+        reason, remedy = str(error).splitlines()[0][:100], "mend or remove that line"
+        if is_torn:
+            remedy = "the file ends in the middle of it: remove that line, or let the run that wrote it resume"
+    raise _Unreadable(f"{place} is not JSON ({reason}); {remedy}")
+
+
+def _separated_rows(file: gzip.GzipFile | io.BufferedReader, suffix: str) -> Iterator[tuple[str, Any]]:
+    """Rows of CSV or TSV; the first line names the columns."""
+    csv.field_size_limit(MAX_CELL)
+    number = 0
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        reader = csv.reader(text, "excel-tab" if suffix == ".tsv" else "excel")
+        try:
+            names = next(reader, [])
+            if len(set(names)) != len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise _Unreadable(f": two columns are named {twice!r}; rename one of them")
+            for number, cells in enumerate(filter(None, reader), 1):
+                if len(cells) != len(names):
+                    raise _Unreadable(
+                        f" row {number} has {len(cells)} cells for {len(names)} columns; quote cells with separators"
+                    )
+                yield f" row {number}", {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True)}
+        except UnicodeDecodeError:
+            raise _Unreadable(f" row {number + 1} is not UTF-8; convert the file to UTF-8") from None
+        except csv.Error as error:
+            raise _Unreadable(f" row {number + 1} cannot be read ({error}); write the file again") from None
+
+
+def _cell(name: str, cell: str) -> Any:
+    if not cell:
+        return None
+    if cell.startswith("[") and cell.endswith("]"):
+        try:
+            values = json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+        if name.endswith("s") or (values and all(isinstance(value, dict) for value in values)):
+            return values
+    return cell
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        batches = parquet.ParquetFile(path).iter_batches(batch_size=256)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
+    except ArrowException as error:
+        reason = (str(error).splitlines() or ["damaged"])[0][:100]
+        raise _Unreadable(f" cannot be read ({reason}); write the Parquet file again") from None
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "true or false"}
+    return names.get(type(value), "a number")

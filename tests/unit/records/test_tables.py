@@ -1,0 +1,117 @@
+"""The same rows come out of every form of a table, and each kind of damage is one line."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from arrol.errors import DataError
+from arrol.records.tables import table_rows, table_stem, table_suffix
+
+ROWS = [{"prompt": "2 + 2?", "completion": "It is\n4, or \u221a16"}, {"prompt": "half\t?", "completion": None}]
+
+
+def lines(rows=ROWS):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def separated(delimiter):
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(ROWS[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return out.getvalue()
+
+
+FORMS = {
+    "a.jsonl": (lines(), "line"),
+    "lines.json": (lines(), "line"),
+    "blank.jsonl": (lines().replace("\n", "\r\n\r\n"), "line"),
+    "list.json": (json.dumps(ROWS), "row"),
+    "indented.jsonl": (json.dumps(ROWS, indent=4), "row"),
+    "one-per-line.jsonl": (json.dumps(ROWS).replace("}, ", "},\n"), "row"),
+    "a.csv": (separated(","), "row"),
+    "a.TSV": (separated("\t"), "row"),
+}
+
+
+def read(path):
+    return list(table_rows(path, field="samples"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_has_the_same_rows(tmp_path, name, compressed):
+    text, unit = FORMS[name]
+    path = tmp_path / (f"{name}.gz" if compressed else name)
+    content = b"\xef\xbb\xbf" + text.encode()
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    found = read(path)
+    assert [row for _, row in found] == ROWS
+    assert [place.split("' ")[1].split()[0] for place, _ in found] == [unit, unit]
+
+
+def test_one_object_is_one_row_however_it_is_indented(tmp_path):
+    for indent in (None, 2):
+        path = tmp_path / "a.json"
+        path.write_text(json.dumps(ROWS[0], indent=indent), "utf-8")
+        assert [row for _, row in read(path)] == ROWS[:1]
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_rows_by_index_keep_it(tmp_path, indent):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"0": ROWS[0], "1": ROWS[1]}, indent=indent), "utf-8")
+    assert [row for _, row in read(path)] == [{"idx": "0", **ROWS[0]}, {"idx": "1", **ROWS[1]}]
+
+
+def test_lists_in_cells_of_csv(tmp_path):
+    path = tmp_path / "a.csv"
+    messages = [{"role": "user", "content": "q"}]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["prompt", "completions", "answer"])
+        writer.writerow([json.dumps(messages), '["a", "b"]', "[1, 2]"])
+        writer.writerow(["[0, 1) or [1, 2]", "[not a list]", "[" * 100_000 + "]"])
+    (_, first), (_, second) = read(path)
+    assert first == {"prompt": messages, "completions": ["a", "b"], "answer": "[1, 2]"}
+    assert (second["prompt"], second["completions"]) == ("[0, 1) or [1, 2]", "[not a list]")
+
+
+def test_a_completion_may_be_long(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("completion\n" + "x" * 200_000 + "\n", "utf-8")
+    assert len(read(path)[0][1]["completion"]) == 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"a,a\n1,2\n", "': two columns are named 'a'; rename one of them"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", "' row 2 has 3 cells for 2 columns; quote cells with separators"),
+        ("a.csv", b"a,b\n1\n", "row 1 has 1 cells for 2 columns"),
+        ("a.csv", b"a\n1\n\xff\n", "is not UTF-8; convert the file to UTF-8"),
+        ("a.jsonl.gz", b"not compressed", "cannot be read (Not a gzipped file (b'no')); give a file, or a folder"),
+        ("a.jsonl.gz", gzip.compress(lines().encode())[:-9], "cannot be read (Compressed file ended"),
+        ("a.jsonl", b'[\n{"a": 1},\n{"a" 2}\n]', "' is not JSON (Expecting ':' delimiter: line 3 column 6"),
+        ("a.jsonl", b'{"a": 1}\n[2]\n', "' line 2 is a list; every line must be an object with named columns"),
+        ("a.json", b'["x"]', "' row 1 is a text; every row must be an object with named columns"),
+    ],
+)
+def test_damage_is_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("samples: '")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_without_their_suffixes():
+    for name in ("test.jsonl", "test.jsonl.gz", "test.JSONL.GZ"):
+        assert (table_stem(Path("folder") / name), table_suffix(Path(name))) == ("test", ".jsonl")
+    assert table_suffix(Path("no")) == ""
