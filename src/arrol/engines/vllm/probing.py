@@ -29,14 +29,21 @@ MAX_KEPT = 65536
 """Rollouts whose features are held for a trainer that does not fetch them; the oldest are dropped first."""
 
 
+class Tag(NamedTuple):
+    """Under which a rollout's features are held for its trainer; other runs have rollouts of the same id."""
+
+    run: str
+    rollout_id: RolloutId
+
+
 class Watch(NamedTuple):
     """What the scheduler tells the worker about one request in one step."""
 
     start: int
     """Completion index (from 0) of the first token fed in this step; negative while the prompt is being fed."""
     probes: tuple[int, ...]
-    tag: RolloutId | None
-    """Rollout id under which its features are held for the trainer."""
+    tag: Tag | None
+    """None: its features are not held."""
     score_end: bool = False
     """Score it in every step, since any may be its last."""
 
@@ -111,8 +118,8 @@ class ProbeReader:
         self._records: dict[str, _Record] = {}
         self._sum_SD = torch.zeros(0, 0)
         self._free: list[int] = []
-        self._kept: dict[RolloutId, dict[int, np.ndarray]] = {}
-        """Rollout -> probe length -> features ``[F]``."""
+        self._kept: dict[Tag, dict[int, np.ndarray]] = {}
+        """Tag -> probe length -> features ``[F]``."""
 
     @property
     def _needs_mean(self) -> bool:
@@ -155,10 +162,9 @@ class ProbeReader:
             gathered.ready.synchronize()
         return self._scores(gathered, self.snapshot)
 
-    def take_kept(self) -> dict[RolloutId, dict[int, np.ndarray]]:
-        """Rollout -> probe length -> features, held since the last call."""
-        kept, self._kept = self._kept, {}
-        return kept
+    def take_kept(self, run: str = "") -> dict[RolloutId, dict[int, np.ndarray]]:
+        """Rollout -> probe length -> features of a run, held since the last call."""
+        return {tag.rollout_id: self._kept.pop(tag) for tag in list(self._kept) if tag.run == run}
 
     def _portions(self, fed: Sequence[Fed]) -> list[list[_Portion]]:
         """Rounds of portions, at most one per request and round; a single round unless drafts crossed a probe."""
@@ -241,7 +247,7 @@ class ProbeReader:
             row_T[: len(known)] = known
         return logprob_statistics(logprobs_CT, length_C)
 
-    def _keep(self, tag: RolloutId, length: int, features_F: np.ndarray) -> None:
+    def _keep(self, tag: Tag, length: int, features_F: np.ndarray) -> None:
         self._kept.setdefault(tag, {})[length] = features_F
         if len(self._kept) > MAX_KEPT:
             del self._kept[next(iter(self._kept))]

@@ -24,7 +24,7 @@ class RemoteController(TrainingController):
 
     def __init__(self, config: PruningBase, *, seed: int) -> None:
         self._config, self._seed = config, seed
-        self._run = secrets.token_hex(8)
+        self.run = secrets.token_hex(8)
         """Tells this trainer's groups from those of others on the same server; it changes no draw."""
         self._decisions: dict[RolloutId, PruningDecision] = {}
         self._sizes: dict[tuple[int, int], int] = {}
@@ -82,7 +82,7 @@ class RemoteController(TrainingController):
             step=request.step,
             batch_groups=num_groups if whole_batch else None,
             seed=self._seed,
-            run=self._run,
+            run=self.run,
             success_rate=request.success_rate,
             report=True,
             **rule.model_dump(mode="json"),

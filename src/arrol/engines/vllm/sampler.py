@@ -95,15 +95,16 @@ class LlmSampler:
             call.flow(self._llm)
         else:
             call.rounds()
-        for rollout_id, features_at in self._features().items() if has_probes else ():
+        held = self._features(controller.run) if controller is not None and has_probes else {}
+        for rollout_id, features_at in held.items():
             if rollout_id in asked.done:
                 asked.done[rollout_id].features_at.update(features_at)
         return asked.completions()
 
-    def _features(self) -> dict[RolloutId, dict[int, np.ndarray]]:
+    def _features(self, run: str) -> dict[RolloutId, dict[int, np.ndarray]]:
         """Rollout id -> probe length -> float32 ``[F]``."""
         found: dict[RolloutId, dict[int, np.ndarray]] = {}
-        for answer in self._llm.collective_rpc("arrol_take_features"):
+        for answer in self._llm.collective_rpc("arrol_take_features", args=(run,)):
             rows = np.frombuffer(base64.b64decode(answer["features"]), np.float32)
             rows = rows.reshape(len(answer["index"]), answer["size"])
             for (step, group, index, length), row in zip(answer["index"], rows, strict=True):

@@ -21,7 +21,7 @@ import numpy as np
 from arrol.configs.base import shown
 from arrol.engines.vllm import compat
 from arrol.engines.vllm.groups import GroupBook, ProbeScore
-from arrol.engines.vllm.probing import Watch
+from arrol.engines.vllm.probing import Tag, Watch
 from arrol.engines.vllm.request import REFUSED, PruningRequest, StopReport, parse_args
 from arrol.errors import ConfigError
 from arrol.protocols import Estimator
@@ -232,7 +232,7 @@ class PruningScheduler(_PruningSchedulerBase):
             request, pruning = self.requests[request_id], book.pruning(request_id)
             start = request.num_computed_tokens - count - request.num_prompt_tokens
             if start + count >= 0 and (pruning.score_end or start < pruning.probe_tokens[-1]):
-                tag = book.rollout_id(request_id) if pruning.report else None
+                tag = Tag(pruning.run, book.rollout_id(request_id)) if pruning.report else None
                 watched[request_id] = Watch(start, pruning.probe_tokens, tag, pruning.score_end)
         return watched
 

@@ -150,14 +150,15 @@ class PruningWorker(compat.PlatformWorker):
             )
         return snapshot
 
-    def arrol_take_features(self) -> TakenFeatures:
-        """By ``collective_rpc``: features held since the last call, of requests with ``report``."""
+    def arrol_take_features(self, run: str = "") -> TakenFeatures:
+        """By ``collective_rpc``: features held since the last call, of requests of ``run`` with ``report``."""
         if not compat.is_output_rank(self):
             return {"index": [], "features": "", "size": 0}
-        kept = [(tag, length, row) for tag, rows in self._reader.take_kept().items() for length, row in rows.items()]
+        held = self._reader.take_kept(run)
+        kept = [(rollout_id, length, row) for rollout_id, rows in held.items() for length, row in rows.items()]
         rows = np.stack([row for _, _, row in kept]) if kept else np.zeros((0, 0), np.float32)
         return {
-            "index": [[*tag, length] for tag, length, _ in kept],
+            "index": [[*rollout_id, length] for rollout_id, length, _ in kept],
             "features": base64.b64encode(rows.tobytes()).decode(),
             "size": int(rows.shape[1]),
         }

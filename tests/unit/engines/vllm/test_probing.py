@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from arrol.configs.method import QualityConfig
 from arrol.engines.vllm import probing
-from arrol.engines.vllm.probing import FIRST_SLOTS, Fed, ProbeReader, Watch
+from arrol.engines.vllm.probing import FIRST_SLOTS, Fed, ProbeReader, Tag, Watch
 from arrol.quality.calibration import Calibration
 from arrol.quality.features import FeatureLayout
 from arrol.quality.head import QualityHead
 from arrol.quality.snapshot import EstimatorSnapshot
+from arrol.types import RolloutId
 
 WIDTH, PROBES = 6, (3, 7)
 ALL = ("last_hidden", "mean_hidden", "logprobs")
@@ -39,7 +40,8 @@ class Rollout:
         self.name, self.prompt, self.probes, self.has_logprobs = name, prompt, probes, has_logprobs
         self.hidden_TD = rng.normal(size=(prompt + length, WIDTH)).astype(np.float32)
         self.logprob_T = -rng.exponential(size=length).astype(np.float32)
-        self.tag = (1, 2, seed)
+        self.rollout_id = RolloutId(1, 2, seed)
+        self.tag = Tag("", self.rollout_id)
 
     def features(self, names, length):
         known_TD, logprob_T = self.hidden_TD[self.prompt :][:length], self.logprob_T[:length]
@@ -77,7 +79,7 @@ def play(reader, rollout, cuts):
 
 
 def assert_features(reader, rollout, names=ALL, probes=PROBES):
-    kept = reader.take_kept()[rollout.tag]
+    kept = reader.take_kept()[rollout.rollout_id]
     assert tuple(kept) == probes
     for length in probes:
         np.testing.assert_allclose(kept[length], rollout.features(names, length), rtol=1e-5, atol=1e-6)
@@ -118,7 +120,7 @@ def test_sums_are_float32_whatever_the_model_computes_in(dtype):
         fed = [Fed("a", Watch(start, (4096,), rollout.tag), 256, 0)]
         gathered = reader.gather(fed, torch.ones(256, WIDTH, dtype=dtype))
     reader.finish(fed, {}, gathered)
-    assert reader.take_kept()[rollout.tag][4096].tolist() == [1.0] * WIDTH
+    assert reader.take_kept()[rollout.rollout_id][4096].tolist() == [1.0] * WIDTH
 
 
 @seeded
@@ -151,7 +153,9 @@ def test_portions_of_any_size_and_recomputation_change_nothing(seed):
     kept = reader.take_kept()
     for rollout in rollouts:
         for length in PROBES:
-            np.testing.assert_allclose(kept[rollout.tag][length], rollout.features(ALL, length), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                kept[rollout.rollout_id][length], rollout.features(ALL, length), rtol=1e-4, atol=1e-5
+            )
 
 
 def speculate(reader, rollout, accepted):
@@ -201,7 +205,7 @@ def test_a_request_that_skipped_a_position_has_no_score(skipped, silent):
         if index != skipped:
             scores += step(reader, [(rollout, index, 1)])
     assert [np.isnan(s.score) for s in scores] == silent
-    assert np.isnan(reader.take_kept()[rollout.tag][7]).all()
+    assert np.isnan(reader.take_kept()[rollout.rollout_id][7]).all()
 
 
 def test_a_gap_is_not_mended_by_recomputation():
@@ -325,8 +329,19 @@ def test_features_are_kept_for_those_who_ask_and_taken_once():
     does_not.tag = None
     for rollout in (asks, does_not):
         assert len(play(reader, rollout, range(10))) == 2
-    assert list(reader.take_kept()) == [asks.tag]
+    assert list(reader.take_kept()) == [asks.rollout_id]
     assert reader.take_kept() == {}
+
+
+def test_no_trainer_takes_the_features_of_another():
+    reader, mine, other = ProbeReader(snapshot_of()), Rollout("a"), Rollout("b", 1)
+    mine.tag, other.tag = Tag("mine", mine.rollout_id), Tag("other", mine.rollout_id)
+    for rollout in (mine, other):
+        play(reader, rollout, range(10))
+    assert reader.take_kept() == {}
+    for run, rollout in (("mine", mine), ("other", other)):
+        (kept,) = reader.take_kept(run).values()
+        np.testing.assert_allclose(kept[PROBES[0]], rollout.features(ALL, PROBES[0]), rtol=1e-5)
 
 
 def test_features_that_are_not_fetched_are_bounded_and_the_oldest_go_first(monkeypatch):

@@ -58,6 +58,8 @@ def test_decisions_features_and_the_head_cross_over():
     assert [d.keep for d in controller.decisions(5, 0)] == [True, False, True, False]
     assert group[1].features_at[2].tolist() == [0, 1, 2]
     assert [name for name, *_ in llm.rpcs] == ["arrol_set_estimator", "arrol_take_features"]
+    run = llm.asked[0]["extra_args"]["arrol_run"]
+    assert llm.rpcs[1] == ("arrol_take_features", run)
     assert EstimatorSnapshot.from_bytes(base64.b64decode(llm.rpcs[0][1])).probe_tokens == (2,)
     assert len({fields["seed"] for fields in llm.asked}) == 4
     sampler.generate(requests, SamplingParams(9), seed=1, controller=controller)

@@ -13,9 +13,10 @@ if not vllm_host.has_vllm():
     pytest.skip("needs vLLM: make test-vllm", allow_module_level=True)
 
 from arrol.engines.vllm import compat
-from arrol.engines.vllm.probing import ProbeReader, Watch
+from arrol.engines.vllm.probing import ProbeReader, Tag, Watch
 from arrol.engines.vllm.scheduler import ScoredResult
 from arrol.engines.vllm.worker import PruningWorker, ScoringOutput
+from arrol.types import RolloutId
 from vllm_host import HIDDEN, snapshot_of
 
 PROBE = 3
@@ -75,7 +76,7 @@ def feed(worker, start, answer, *, count=1, request="r", finished=()):
     worker.model_runner.execute_model_state = state
     worker.answer = answer
     worker.execute_model(
-        plan_of({request: count}, {request: Watch(start, (PROBE,), (1, 0, 0), score_end=False)}, finished)
+        plan_of({request: count}, {request: Watch(start, (PROBE,), Tag("", RolloutId(1, 0, 0)))}, finished)
     )
     return worker.sample_tokens(None)
 
