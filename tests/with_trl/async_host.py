@@ -58,7 +58,7 @@ def worker_of(folder, args, reward_funcs=trl_host.has_digit, *, policy=None, row
 
     torch.set_num_threads(1)
     policy = policy or LocalPolicy(folder)
-    options = {**PRUNING, **options}
+    options = {name: value for name, value in {**PRUNING, **options}.items() if value is not None}
     data = trl_host.dataset() if rows is None else rows
     return PrunedRolloutWorker(
         folder, args, data, reward_funcs, tokenizer_of(folder), engine=policy.engine, **options

@@ -16,6 +16,7 @@ result = {
     "ranks": host.accelerator.num_processes,
     "weights": trl_host.weights(host).tolist(),
     "head": host.pruned.memory.estimator.snapshot().to_bytes().hex(),
+    "probes": list(host.pruned.memory.probe_tokens),
     "survivors": sum(rollout.survived for rollout in host.pruned.batch.rollouts),
     "generated": trl_host.history(host, "arrol/tokens/generated"),
 }

@@ -9,6 +9,7 @@ import pytest
 import trl_host
 from arrol.errors import DataError
 from arrol.integrations.memory import HEAD_FILE, write_head
+from trl_host import history
 
 pytestmark = pytest.mark.skipif(not trl_host.has_async(), reason="the worker protocol of TRL 1.16")
 STEPS = {"save_strategy": "steps", "save_steps": 2}
@@ -45,7 +46,9 @@ def test_a_loaded_worker_goes_on_as_if_nothing_had_happened(folder, tmp_path, op
 
 
 def test_a_resumed_run_goes_on_behind_what_was_trained(folder, tmp_path):
-    _, worker = async_host.trained(folder, tmp_path, settings={**STEPS, "max_steps": 2}, rule="neyman")
+    """Without ``probe_tokens``: the lengths of the first batch choose the probe."""
+    options = {"rule": "neyman", "probe_tokens": None}
+    _, worker = async_host.trained(folder, tmp_path, settings={**STEPS, "max_steps": 2}, **options)
     # two steps of 16 samples, and TRL's loader holds the next 16
     assert worker.rollout_buffer.num_taken == 3 * 16
     saved = json.loads((tmp_path / "checkpoint-2" / f"{HEAD_FILE}.json").read_text())
@@ -53,7 +56,7 @@ def test_a_resumed_run_goes_on_behind_what_was_trained(folder, tmp_path):
     assert saved["position"] == 2 * saved["step"], "two prompts a batch"
 
     args = async_host.config(tmp_path, **STEPS, max_steps=4)
-    again, policy = async_host.worker_of(folder, args, rule="neyman")
+    again, policy = async_host.worker_of(folder, args, **options)
     resumed = async_host.trainer_of(folder, args, again, policy)
     resumed.train(resume_from_checkpoint=True)
     later = json.loads((tmp_path / "checkpoint-4" / f"{HEAD_FILE}.json").read_text())
@@ -62,6 +65,9 @@ def test_a_resumed_run_goes_on_behind_what_was_trained(folder, tmp_path):
     assert later["position"] == 2 * later["step"]
     assert later["estimator"]["version"] > saved["estimator"]["version"]
     assert later["groups"] == later["position"], "every prompt of these batches was asked"
+    (probe,) = later["probe_tokens"]
+    assert saved["probe_tokens"] in ([], [probe])
+    assert history(resumed, "arrol/pruning/kept_frac")[-1] < 1.0
 
 
 def test_two_runs_at_a_staleness_of_one_are_equal(folder, tmp_path):

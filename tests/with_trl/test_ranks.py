@@ -23,9 +23,13 @@ def run(folder, ranks, **changes):
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 
-@pytest.mark.parametrize(("loss_type", "allocation"), [("dapo", "uniform"), ("grpo", "uniform"), ("grpo", "aero")])
-def test_two_ranks_train_what_one_process_would(tmp_path, loss_type, allocation):
-    common = {"loss_type": loss_type, "max_steps": 4, "allocation": allocation}
+@pytest.mark.parametrize(
+    ("loss_type", "allocation", "probe_tokens"),
+    [("dapo", "uniform", None), ("grpo", "uniform", [6]), ("grpo", "aero", [6])],
+)
+def test_two_ranks_train_what_one_process_would(tmp_path, loss_type, allocation, probe_tokens):
+    """None: the lengths of both ranks choose the probe."""
+    common = {"loss_type": loss_type, "max_steps": 4, "allocation": allocation, "probe_tokens": probe_tokens}
     two = run(tmp_path / "two", 2, per_device_train_batch_size=16, **common)
     assert [result["ranks"] for result in two] == [2, 2]
     assert two[0]["weights"] == two[1]["weights"]
@@ -33,6 +37,7 @@ def test_two_ranks_train_what_one_process_would(tmp_path, loss_type, allocation)
     assert two[0]["survivors"] != two[1]["survivors"]  # else equal row counts would prove nothing
     (one,) = run(tmp_path / "one", 1, per_device_train_batch_size=32, **common)
     assert one["generated"] == two[0]["generated"]
+    assert one["probes"] == two[0]["probes"] == two[1]["probes"] != []
     np.testing.assert_allclose(one["weights"], two[0]["weights"], rtol=0, atol=2e-4)
 
 

@@ -26,6 +26,8 @@ def graded(completions, answer, **columns):
         ({"draw": "bernoulli"}, has_digit),
         ({"draw": "systematic"}, graded),
         ({"allocation": "aero"}, has_digit),
+        ({"probe_tokens": None, "pruning_warmup_steps": 12}, has_digit),  # saved while lengths are measured
+        ({"probe_tokens": None, "pruning_warmup_steps": 3}, has_digit),  # the probe is chosen after the first batch
     ],
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, options, reward):
@@ -44,6 +46,20 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, options, reward):
     )
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[key], other[key], equal_nan=True) for key in one)
+    assert whole.pruned.memory.probe_tokens == resumed.pruned.memory.probe_tokens != ()
+
+
+@pytest.mark.parametrize("given", [None, [6]])
+def test_a_probe_given_later_is_kept_and_a_chosen_one_comes_from_the_checkpoint(tmp_path, given):
+    """The checkpoint of a measuring run has no probe, and the next one has the probe of its head."""
+    unset = {"probe_tokens": None, "pruning_warmup_steps": 8, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    trainer(config(tmp_path, **{**unset, "max_steps": 3})).train()
+    heads = [json.loads((tmp_path / f"checkpoint-{n}" / f"{HEAD_FILE}.json").read_text()) for n in (1, 2, 3)]
+    assert [head["probe_tokens"] for head in heads[:2]] == [[], []]
+    (chosen,) = heads[2]["probe_tokens"]
+    resumed = trainer(config(tmp_path / "again", **{**unset, "probe_tokens": given, "max_steps": 4}))
+    resumed.train(resume_from_checkpoint=str(tmp_path / ("checkpoint-2" if given else "checkpoint-3")))
+    assert list(resumed.pruned.memory.probe_tokens) == (given or [chosen])
 
 
 def test_the_policy_folder_stays_plain_and_the_head_is_readable(tmp_path):

@@ -24,7 +24,7 @@ SIZES = {
     "disable_tqdm": True,
     "model_init_kwargs": {"num_hidden_layers": 3},
 }
-PRUNING = {"probe_tokens": [4], "pruning_warmup_steps": 1, "quality": {"hidden_size": 8, "min_class_records": 2}}
+PRUNING = {"pruning_warmup_steps": 1, "quality": {"hidden_size": 8, "min_class_records": 2}}
 NOISE = 0.25
 """Largest difference of log-probabilities in bfloat16, in nats; the mean is far smaller."""
 
@@ -94,6 +94,7 @@ def test_five_steps_prune_and_stay_finite(pruned):
     kept = history(pruned, "arrol/pruning/kept_frac")
     assert kept[0] == 1.0
     assert max(kept[1:]) < 1.0
+    assert pruned.pruned.memory.probe_tokens == (5,)  # no answer ends before its limit of 10
     logged = [row for row in pruned.state.log_history if "loss" in row]
     assert len(logged) == 5
     assert all(torch.isfinite(torch.tensor(list(row.values()))).all() for row in logged)
@@ -124,7 +125,7 @@ def test_an_adapter_is_sampled_as_it_is_trained(tmp_path):
 def test_the_whole_model_is_sampled_as_exactly_as_it_is_trained(tmp_path):
     """Thirty layers of bfloat16: two passes in another order differ, and the sampler's is no further from float32."""
     sizes = {"per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 8, "max_steps": 1}
-    changes = {"probe_tokens": [4], "keep_ratio": 1.0, "learning_rate": 0.0, "model_init_kwargs": None, **sizes}
+    changes = {"keep_ratio": 1.0, "learning_rate": 0.0, "model_init_kwargs": None, **sizes}
     host = built(GRPOTrainer, GRPOConfig, tmp_path, **changes)
     host.train()
     assert len(host.model.base_model.layers) == 30

@@ -71,7 +71,8 @@ def colocated(folder, out, cls=GRPOTrainer, **changes):
 
 
 def test_colocated_rollouts_are_stopped_inside_vllm(folder, tmp_path):
-    host = colocated(folder, tmp_path, max_steps=5, learning_rate=5e-3)
+    """At the probe that the lengths of the first batch have chosen; the head is one batch younger."""
+    host = colocated(folder, tmp_path, max_steps=5, learning_rate=5e-3, probe_tokens=None)
     try:
         host.train()
     finally:
@@ -82,10 +83,12 @@ def test_colocated_rollouts_are_stopped_inside_vllm(folder, tmp_path):
     assert max(history(host, "sampling/sampling_logp_difference/mean")) < 5e-3  # vLLM follows, in bfloat16
     assert history(host, "arrol/rollout/finish/pruned")[-1] > 0
     stopped = [r for r in host.pruned.batch.rollouts if not r.survived]
-    assert all(6 <= r.completion.num_tokens < 24 for r in stopped)
-    assert all(r.completion.features_at[6].shape == (2 * 128 + 3,) for r in host.pruned.batch.rollouts if r.decision)
-    assert host.pruned.memory.estimator.version == 5
-    assert [r.decision.version for r in host.pruned.batch.rollouts if r.decision] == [4] * len(
+    (probe,) = host.pruned.memory.probe_tokens
+    assert all(probe <= r.completion.num_tokens < 24 for r in stopped)
+    size = (2 * 128 + 3,)
+    assert all(r.completion.features_at[probe].shape == size for r in host.pruned.batch.rollouts if r.decision)
+    assert host.pruned.memory.estimator.version == 4
+    assert [r.decision.version for r in host.pruned.batch.rollouts if r.decision] == [3] * len(
         [r for r in host.pruned.batch.rollouts if r.decision]
     )
 

@@ -68,18 +68,24 @@ class HostMemory:
         }
 
     def load(self, state: State) -> None:
-        """CheckpointError when the head has another shape."""
-        mine = self.save()
-        for field in ("layout", "probe_tokens"):
+        """CheckpointError when the head has another shape. A state without probes, from before they were chosen, has no
+        head: this one's stays."""
+        mine, has_head = self.save(), bool(state["probe_tokens"])
+        for field in ("layout", "probe_tokens") if has_head else ("layout",):
             if state[field] != mine[field]:
                 raise CheckpointError(
                     f"{field} = {mine[field]!r}: the checkpoint's head was trained with {state[field]!r}; "
                     f"set that value, or delete the two {HEAD_FILE} files to start a new head"
                 )
         self.step = int(cast(int, state["step"]))
-        self.estimator.load(cast(State, state["estimator"]))
+        if self.has_probes_of(state):
+            self.estimator.load(cast(State, state["estimator"]))
         self.history.load(cast(State, state["history"]))
         self.ledger.load(cast(State, state["ledger"]))
+
+    def has_probes_of(self, state: State) -> bool:
+        """A saved state has the same probes, so that its head and its controller fit."""
+        return state["probe_tokens"] == list(self.probe_tokens)
 
 
 def write_head(folder: Path, state: State) -> None:

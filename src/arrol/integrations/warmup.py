@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from arrol.configs.host import HostConfig
-from arrol.types import State
+from arrol.types import FinishReason, RolloutGroup, State
 
 ENOUGH = 64
 """Completions behind a probe, unless a quarter of the warm-up has passed; rewards behind the warning."""
@@ -43,20 +43,21 @@ class Warmup:
         self._rewards = {"count": 0.0, "lowest": np.inf, "highest": -np.inf}
         self._is_judged = False
 
-    def add_lengths(self, lengths: Iterable[int]) -> None:
-        """Of completions that nothing could stop."""
-        self._lengths += lengths
+    def add_lengths(self, groups: Iterable[RolloutGroup]) -> None:
+        """Of a batch in which nothing could be stopped."""
+        completions = (rollout.completion for group in groups for rollout in group.rollouts)
+        self._lengths += [each.num_tokens for each in completions if each.finish_reason is not FinishReason.ERROR]
 
-    def probe(self, step: int, longest: int) -> ChosenProbe | None:
-        """The probe for completions of at most ``longest`` tokens, after batch ``step``; None before enough are known.
+    def probe(self, step: int) -> ChosenProbe | None:
+        """The probe after batch ``step``; None before enough lengths are known.
 
-        Enough are 64, or those of a quarter of the warm-up.
+        Enough are 64, or those of a quarter of the warm-up. It lies below the length limit, as no median is above that.
         """
         count = len(self._lengths)
         if not count or (count < ENOUGH and 4 * step < self._steps):
             return None
         median = float(np.median(self._lengths))
-        return ChosenProbe(max(1, min(LATEST_PROBE, int(median / 2), longest - 1)), median, count)
+        return ChosenProbe(max(1, min(LATEST_PROBE, int(median / 2))), median, count)
 
     def label_warning(self, rewards: np.ndarray, step: int, name: str = "") -> str | None:
         """Add the rewards of batch ``step``; once, after the warm-up, a line when the threshold does not divide them.
@@ -89,7 +90,12 @@ class Warmup:
         self._is_judged = bool(state["is_judged"])
 
 
+def without_probes(config: HostConfig) -> HostConfig:
+    """The same options with no probe yet, where the rule has one: the first batches choose it."""
+    return with_probes(config, ()) if config.pruning.has_probes else config
+
+
 def with_probes(config: HostConfig, probe_tokens: Iterable[int]) -> HostConfig:
-    """The same options with these probes; none while the first batches choose them."""
+    """The same options with these probes."""
     pruning = config.pruning.model_copy(update={"probe_tokens": tuple(probe_tokens)})
     return config.model_copy(update={"pruning": pruning})

@@ -6,6 +6,7 @@ import pytest
 from arrol.configs.host import parse_host
 from arrol.errors import CheckpointError
 from arrol.integrations.memory import HEAD_FILE, HostMemory, read_head, write_head
+from arrol.integrations.warmup import without_probes
 
 from .groups import group_of
 
@@ -47,6 +48,18 @@ def test_all_of_it_comes_back(tmp_path):
     np.testing.assert_array_equal(other.estimator.scores(features, 0), memory.estimator.scores(features, 0))
     groups = [group_of([1, 1, 0], [0.5] * 3, [1.0, 0.0, 0.0], step=5, features=4)]
     assert other.learn(groups) == pytest.approx(memory.learn(groups), nan_ok=True)
+
+
+def test_a_state_from_before_the_probe_was_chosen_has_no_head():
+    measuring = memory_of(without_probes(CONFIG))
+    measuring.step = 2
+    measuring.learn([group_of([1, 1], [1.0, 1.0], [1.0, 0.0])])
+    other = memory_of()
+    before = other.estimator.save()
+    other.load(measuring.save())
+    assert (other.step, other.history.success_rate("p0"), other.probe_tokens) == (2, 0.5, (4,))
+    assert other.ledger.totals == measuring.ledger.totals
+    np.testing.assert_equal(other.estimator.save(), before)
 
 
 def test_no_head_is_none(tmp_path):

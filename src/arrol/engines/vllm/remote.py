@@ -67,7 +67,7 @@ class RemoteController(TrainingController):
 
         ``later``: requests of this call to ``generate`` have been sent before.
         """
-        if not self._config.has_probes:
+        if not self.probe_tokens:
             return {}
         rule: PruningBase = self._config
         if not request.prune or isinstance(rule, OracleRule):  # oracle decides after verification

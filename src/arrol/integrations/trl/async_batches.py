@@ -26,7 +26,7 @@ from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, R
 from arrol.integrations.trl.async_signal import delivered_groups
 from arrol.integrations.trl.batch import RewardedGroup
 from arrol.integrations.trl.signal import OutcomeValues
-from arrol.integrations.warmup import Warmup
+from arrol.integrations.warmup import ChosenProbe, Warmup
 from arrol.protocols import PendingVerdict
 from arrol.training.verdicts import VerdictQueue
 from arrol.types import Completion, GroupRequest, Prompt, Rollout, RolloutId, State, Verdict
@@ -154,15 +154,23 @@ class BatchMaker:
     def load(self, state: State) -> None:
         """CheckpointError when the head has another shape."""
         self._parts.memory.load(state)
-        self._parts.rollouts.controller.load(cast(State, state["controller"]))
+        if self._parts.memory.has_probes_of(state):
+            self._parts.rollouts.controller.load(cast(State, state["controller"]))
         self._parts.allocator.rule.load(cast(State, state["rule"]))
         self._values = OutcomeValues(**cast(dict[str, float], state["values"]))
         self._warmup.load(cast(State, state["warmup"]))
         self._position, self._num_groups = cast(int, state["position"]), cast(int, state["groups"])
 
+    def chosen_probe(self) -> ChosenProbe | None:
+        """The probe that the lengths have chosen; None where there is one, or before enough lengths are known."""
+        memory = self._parts.memory
+        return None if memory.probe_tokens else self._warmup.probe(memory.step)
+
     def _observe(self, groups: Sequence[RewardedGroup]) -> None:
-        """Warn once when all labels of the warm-up are equal."""
+        """Lengths for the probe, while there is none; one warning when all labels of the warm-up are equal."""
         parts, values = self._parts, np.concatenate([each.success_G for each in groups])
+        if not parts.memory.probe_tokens:
+            self._warmup.add_lengths(each.group for each in groups)
         warning = self._warmup.label_warning(values, parts.memory.step, parts.rewards.names[parts.label])
         if warning:
             logger.warning("arrol: %s", warning)

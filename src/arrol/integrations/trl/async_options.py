@@ -19,6 +19,7 @@ from arrol.configs.base import StrictModel, validate
 from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import OracleRule
 from arrol.errors import ConfigError
+from arrol.integrations.warmup import LATEST_PROBE, without_probes
 
 if TYPE_CHECKING:
     from trl.experimental.async_grpo import AsyncGRPOConfig
@@ -49,7 +50,7 @@ def parse_options(args: AsyncGRPOConfig, given: Mapping[str, object]) -> tuple[H
     """Checked options; ConfigError names the first that is wrong."""
     own = {name: value for name, value in given.items() if name in WorkerOptions.model_fields}
     worker = validate(WorkerOptions, own)
-    half = [min(512, max(1, args.max_completion_length // 2))]
+    half = [min(LATEST_PROBE, max(1, args.max_completion_length // 2))]
     config = parse_host({"probe_tokens": half, **{name: given[name] for name in given.keys() - own.keys()}})
     _require_supported(args)
     _require_possible(args, config)
@@ -61,7 +62,7 @@ def parse_options(args: AsyncGRPOConfig, given: Mapping[str, object]) -> tuple[H
         for theirs, ours in HERE.items():
             message = message.replace(theirs, ours)
         raise ConfigError(message) from None
-    return config, worker
+    return config if "probe_tokens" in given else without_probes(config), worker
 
 
 def require_trl() -> None:

@@ -10,6 +10,7 @@ queue. It runs in a thread of the trainer's process: generation is HTTP to ``vll
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -31,12 +32,14 @@ from arrol.integrations.trl.async_options import parse_options, require_trl, sam
 from arrol.integrations.trl.async_queue import SampleQueue, Snapshots
 from arrol.integrations.trl.async_rewards import RewardCalls, Row
 from arrol.integrations.trl.batch import RewardFunction, success_place
+from arrol.integrations.warmup import with_probes
 from arrol.types import SamplingParams, State
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from trl.experimental.async_grpo import AsyncGRPOConfig
 
+logger = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 15.0
 """TRL's own wait for its worker."""
 EMPTY_BATCHES = 100
@@ -165,6 +168,8 @@ class PrunedRolloutWorker(TrainerCallback):
             AutoConfig.from_pretrained(self._model, trust_remote_code=self._args.trust_remote_code),
         )
         text = config.get_text_config()
+        if self._saved is not None and not self._config.pruning.probe_tokens:
+            self._config = with_probes(self._config, cast(list[int], self._saved["probe_tokens"]))
         memory = HostMemory(self._config, int(text.hidden_size), seed=args.seed)
         params = SamplingParams(
             args.max_completion_length,
@@ -222,6 +227,7 @@ class PrunedRolloutWorker(TrainerCallback):
         self._snapshots.add(0, maker.save())
         try:
             while self._wait_for_demand():
+                maker = self._with_probe(maker)
                 batch = maker.make(lambda: self._version, self._alive)
                 self.metrics_queue.put({f"arrol/{key}": v for key, v in batch.metrics.items() if not np.isnan(v)})
                 empty = 0 if batch.samples else empty + 1
@@ -235,6 +241,15 @@ class PrunedRolloutWorker(TrainerCallback):
                 self.rollout_buffer.put_all(batch.samples)
         except BaseException as error:  # TRL asks for it by check_health
             self._failure = None if self._stopping.is_set() else error
+
+    def _with_probe(self, maker: BatchMaker) -> BatchMaker:
+        """The maker; built again, as by a resumed run, when the lengths have chosen the probe."""
+        found = maker.chosen_probe()
+        if found is None:
+            return maker
+        logger.warning("arrol: %s", found)
+        self._saved, self._config = maker.save(), with_probes(self._config, [found.tokens])
+        return self.batch_maker()
 
     def _alive(self) -> None:
         self._heard = time.monotonic()

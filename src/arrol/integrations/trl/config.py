@@ -15,6 +15,7 @@ from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import OracleRule
 from arrol.errors import ConfigError
 from arrol.integrations.trl.rules import cache_budget, changes_nothing, refuse_impossible
+from arrol.integrations.warmup import LATEST_PROBE, without_probes
 
 RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rule"}
 """Field here -> field of arrol's configs, where TRL has taken the name."""
@@ -37,7 +38,9 @@ class GRPOConfig(trl.GRPOConfig):
     keep_ratio: float = field(default=0.5, metadata={"help": "Share of the candidates that survive, in (0, 1]."})
     probe_tokens: list[int] | None = field(
         default=None,
-        metadata={"help": "Completion lengths at which rollouts are scored; default: half the limit, at most 512."},
+        metadata={
+            "help": "Completion lengths at which rollouts are scored; default: half of the median length, at most 512."
+        },
     )
     draw: str | None = field(
         default=None, metadata={"help": "systematic (exact count per group) or bernoulli; default: the rule's own."}
@@ -100,14 +103,15 @@ class GRPOConfig(trl.GRPOConfig):
         self.host_config()
 
     def host_config(self) -> HostConfig:
-        """The options of pruning, checked."""
+        """The options of pruning, checked; no probe where the first lengths choose it."""
         options = {RENAMED.get(name, name): getattr(self, name) for name in FLAT_FIELDS}
         half = max(1, (self.max_completion_length or 2) // 2)
-        options["probe_tokens"] = list(self.probe_tokens or [min(512, half)])
+        options["probe_tokens"] = list(self.probe_tokens or [min(LATEST_PROBE, half)])
         for name in ("draw", "correction"):
             if options[name] is None:
                 del options[name]
-        options |= _mapping("rule_options", self.rule_options)
+        rule_options = _mapping("rule_options", self.rule_options)
+        options |= rule_options
         options["quality"] = _mapping("quality", self.quality)
         options["allocation"] = _mapping("allocation_options", self.allocation_options) | {"rule": self.allocation}
         try:
@@ -119,7 +123,7 @@ class GRPOConfig(trl.GRPOConfig):
             raise ConfigError("rule = 'oracle': decides after verification, which only arrol train can; use another")
         if not changes_nothing(config):
             _require_possible(self, config)
-        return config
+        return config if self.probe_tokens or "probe_tokens" in rule_options else without_probes(config)
 
 
 def _require_possible(args: GRPOConfig, config: HostConfig) -> None:

@@ -34,7 +34,7 @@ from arrol.integrations.trl.signal import (
     thinning_factors,
     trl_advantages,
 )
-from arrol.integrations.warmup import Warmup
+from arrol.integrations.warmup import Warmup, with_probes, without_probes
 from arrol.types import GroupRequest, Prompt, Rollout, State
 
 logger = logging.getLogger(__name__)
@@ -50,10 +50,12 @@ def pruned_rollout(
     """A ``rollout_func`` for a trainer of your own; ``options`` are the fields of the rule and of ``HostConfig``.
 
     Also pass ``reward_funcs=prune_rewards(...)``, and in ``compute_loss`` use the result of
-    :meth:`PrunedRollout.loss_inputs`. ConfigError names the first option that is wrong.
+    :meth:`PrunedRollout.loss_inputs`. Without ``probe_tokens`` the first lengths choose the probe. ConfigError names
+    the first option that is wrong.
     """
     config = parse_host(options)
     refuse_impossible(config)
+    config = config if "probe_tokens" in options else without_probes(config)
     return PrunedRollout(config, success_reward=success_reward, cache_gib=cache_gib, two_phase=two_phase)
 
 
@@ -94,6 +96,7 @@ class PrunedRollout:
             rows = RolloutBatch(groups).rows
             return _output(prompt_ids, rows, [None] * len(rows), trainer)
         self.settle()
+        sampler, memory = self._with_probe(trainer)
         self._evaluated = 0
         memory.step += 1
         groups = sampler.sample(self._requests(prompt_ids, trainer, memory), prune=True)
@@ -174,8 +177,7 @@ class PrunedRollout:
         """All that learns, beside a checkpoint; on one rank. Nothing before the first batch."""
         if self._memory is None or self._sampler is None:
             return
-        own = {"sampler": self._sampler.save(), "values": vars(self._values), "warmup": self._warmup.save()}
-        write_head(folder, {**self._memory.save(), **own})
+        write_head(folder, {**self._learned(self._memory), "sampler": self._sampler.save()})
 
     def load(self, folder: Path) -> bool:
         """Continue from there at the first batch; False when the folder has no head."""
@@ -188,6 +190,8 @@ class PrunedRollout:
         if self._memory is not None and self._sampler is not None:
             return self._sampler, self._memory
         config, seed = trainer.accelerator.unwrap_model(trainer.model).config.get_text_config(), trainer.args.seed
+        if self._saved is not None and not self.config.pruning.probe_tokens:
+            self.config = with_probes(self.config, cast(list[int], self._saved["probe_tokens"]))
         memory = HostMemory(self.config, int(config.hidden_size), seed=seed)
         sampler = build_sampler(trainer, self.config, memory, cache_gib=self._cache_gib, two_phase=self._two_phase)
         processes, size = trainer.accelerator.num_processes, trainer.num_generations
@@ -199,14 +203,33 @@ class PrunedRollout:
         )
         if self._saved is not None:
             memory.load(self._saved)
-            sampler.load(cast(State, self._saved["sampler"]))
+            if memory.has_probes_of(self._saved):
+                sampler.load(cast(State, self._saved["sampler"]))
             self._values = OutcomeValues(**cast(dict[str, float], self._saved["values"]))
             self._warmup.load(cast(State, self._saved["warmup"]))
         self._sampler, self._memory = sampler, memory
         return sampler, memory
 
+    def _with_probe(self, trainer: TrainerLike) -> tuple[Sampler, HostMemory]:
+        """Sampler and memory; built again, as by a resumed run, when the lengths of all ranks have chosen the probe."""
+        sampler, memory = self._ready(trainer)
+        found = None if memory.probe_tokens else self._warmup.probe(memory.step)
+        if found is None:
+            return sampler, memory
+        if trainer.accelerator.is_main_process:
+            logger.warning("arrol: %s", found)
+        self._saved = self._learned(memory)
+        self.config, self._memory = with_probes(self.config, [found.tokens]), None
+        return self._ready(trainer)
+
+    def _learned(self, memory: HostMemory) -> State:
+        """All that learns, on every rank, except the sampler's part."""
+        return {**memory.save(), "values": dict(vars(self._values)), "warmup": self._warmup.save()}
+
     def _observe(self, everyone: Sequence[RewardedGroup], trainer: TrainerLike, step: int) -> None:
-        """Warn once when all labels of the warm-up are equal."""
+        """Lengths for the probe, while there is none; one warning when all labels of the warm-up are equal."""
+        if not self.config.pruning.probe_tokens:
+            self._warmup.add_lengths(each.group for each in everyone)
         values = np.concatenate([each.success_G for each in everyone])
         warning = self._warmup.label_warning(values, step, self.success_reward or trainer.reward_func_names[0])
         if warning and trainer.accelerator.is_main_process:
