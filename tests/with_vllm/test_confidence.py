@@ -48,5 +48,6 @@ def test_what_needs_a_head_or_has_no_logprobs_is_refused_and_the_others_go_on(ll
     good = params(TOTAL, n=SIZE, group="good", rule="uniform", probe_tokens=PROBE)
     first, second, third = generate(llm, [PROMPTS[0]] * 3, [headless, blind, good])
     assert {c.stop_reason.split(":")[1] for c in first.outputs} == {"arrol_rule = 'neyman'"}
+    assert {c.finish_reason for c in [*first.outputs, *second.outputs]} == {"error"}
     assert {c.stop_reason.split(":")[1] for c in second.outputs} == {"logprobs = None"}
     assert sum(map(is_pruned, third.outputs)) == SIZE // 2

@@ -145,7 +145,7 @@ def test_bad_arguments_refuse_one_request_and_the_others_go_on(llm):
     for answer, field in ((refused, "arrol_keep_ratio = 7"), (unknown, "arrol_probe_tokens = [9]")):
         for completion in answer.outputs:
             assert completion.stop_reason.startswith(f"refused:{field}")
-            assert (len(completion.token_ids), completion.finish_reason) == (0, "stop")
+            assert (len(completion.token_ids), completion.finish_reason) == (0, "error")
     assert 1 <= sum(map(is_pruned, good.outputs)) <= SIZE // 2
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,7 @@ def server(model, environment):
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     flags = {"host": "127.0.0.1", "port": port, "model": model, "served-model-name": "tiny"}
+    flags["logits-processors"] = "arrol.engines.vllm:RequestCheck"
     flags |= {name.replace("_", "-"): value for name, value in {**TINY, **ARROL}.items() if not isinstance(value, bool)}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
     command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -129,6 +131,12 @@ def test_the_server_prunes_by_the_arguments_of_the_request(server):
         for choice, report in zip(group, reports, strict=True):
             assert len(choice["token_ids"]) == len(choice["logprobs"]["token_logprobs"])
             assert choice["finish_reason"] == ("length" if report.keep else "stop")
-    refused = choices(server, "systematic", arrol_keep_ratio=7)
-    assert [choice["stop_reason"][:24] for choice in refused] == ["refused:arrol_keep_ratio"] * SIZE
-    assert [choice["token_ids"] for choice in refused] == [[]] * SIZE
+    for changes, code, words in (
+        ({"arrol_keep_ratio": 7}, 400, "arrol_keep_ratio = 7: "),
+        ({"arrol_size": SIZE - 1}, 400, f"n = {SIZE}: above arrol_size = {SIZE - 1}; "),
+        ({"arrol_group": "h", "arrol_probe_tokens": [9]}, 500, "Internal server error"),  # only the scheduler knows
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            choices(server, "systematic", **changes)
+        with refusal.value as answer:
+            assert (answer.code, json.load(answer)["error"]["message"][: len(words)]) == (code, words)

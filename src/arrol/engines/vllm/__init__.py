@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from arrol.engines.vllm.admission import RequestCheck
     from arrol.engines.vllm.engine import VllmEngine
     from arrol.engines.vllm.request import PruningRequest, StopReport, pruning_args
     from arrol.engines.vllm.scheduler import ConfidenceScheduler, PruningScheduler
@@ -21,6 +22,7 @@ __all__ = [
     "PruningRequest",
     "PruningScheduler",
     "PruningWorker",
+    "RequestCheck",
     "StopReport",
     "VllmEngine",
     "pruning_args",
@@ -31,6 +33,7 @@ _HOMES = {
     "PruningRequest": "request",
     "PruningScheduler": "scheduler",
     "PruningWorker": "worker",
+    "RequestCheck": "admission",
     "StopReport": "request",
     "VllmEngine": "engine",
     "pruning_args": "request",

@@ -173,6 +173,17 @@ def parse_args(extra_args: Mapping[str, Any] | None) -> PruningRequest | None:
         raise ConfigError(f"{PREFIX}{str(error).removeprefix('rule.').removeprefix('pruning.')}") from None
 
 
+def require_admissible(extra_args: Mapping[str, Any] | None, n: int) -> None:
+    """ConfigError for arguments that no group could have; ``n`` is the number of completions of the request."""
+    pruning = parse_args(extra_args)
+    if pruning is None:
+        return
+    if n > pruning.size:
+        raise ConfigError(f"n = {n}: above arrol_size = {pruning.size}; set arrol_size to the rollouts of the group")
+    if n > 1 and pruning.index is not None:
+        raise ConfigError(f"arrol_index = {pruning.index}: one index for n = {n} completions; leave it out, or set n=1")
+
+
 def _require_short(key: str, value: object) -> None:
     """ConfigError for anything too long to be looked at: one client must not slow the others."""
     if len(key) > MAX_NAME:

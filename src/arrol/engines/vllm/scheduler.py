@@ -4,14 +4,16 @@
 needs no worker and reads the sampled tokens' log-probabilities. Both take their decisions from ``groups.GroupBook``.
 
 A request stopped at probe L returns exactly its first L tokens (more if it waited for siblings), finish reason ``stop``
-(some trainers resume ``abort``) and a ``stop_reason`` that begins with ``pruned:`` and holds the score. Positions are
-counted, not sampled tokens: right under asynchronous scheduling, chunked prefill and recomputation after preemption.
+(some trainers resume ``abort``) and a ``stop_reason`` that begins with ``pruned:`` and holds the score. A request that
+contradicts its group or the head ends with finish reason ``error`` (HTTP 500), on which no trainer trains. Positions
+are counted, not sampled tokens: right under asynchronous scheduling, chunked prefill, recomputation after preemption.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -42,6 +44,9 @@ ESTIMATOR_VARIABLE = "ARROL_ESTIMATOR"
 """Environment variable: file of the estimator that scheduler and worker load at start."""
 HEADLESS = f"no request is pruned until one is set by {ESTIMATOR_VARIABLE} or arrol_set_estimator"
 
+WARNING_S = 30.0
+"""Between two warnings of one kind."""
+
 
 @runtime_checkable
 class WatchingPlan(Protocol):
@@ -55,6 +60,22 @@ class ScoredResult(Protocol):
     """vLLM's ``ModelRunnerOutput`` with our attribute, on the way back."""
 
     arrol_scores: StepScores
+
+
+class RareWarning:
+    """Logs at most one line in ``WARNING_S``; a line counts the ones left out before it."""
+
+    def __init__(self) -> None:
+        self._due, self._left_out = -math.inf, 0
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            self._left_out += 1
+            return
+        more = f" ({self._left_out} more since the last warning)" if self._left_out else ""
+        compat.logger.warning("arrol: %s%s", text, more)
+        self._due, self._left_out = now + WARNING_S, 0
 
 
 class _PruningSchedulerBase(compat.AsyncScheduler):
@@ -72,6 +93,7 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
         """Newest score of each request with ``score_end``."""
         self._notices: list[tuple[int, compat.EngineCoreOutput]] = []
         """(client, output) for the next step."""
+        self._warn_refused = RareWarning()
 
     def add_request(self, request: Request) -> None:
         known = request.request_id in self.requests
@@ -84,7 +106,8 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
                 self._check(request, pruning)
                 self.book.add(request.request_id, pruning)
         except ConfigError as error:  # an exception would end the engine and all its requests
-            self._end(request, f"{REFUSED}:{error}")
+            self._warn_refused(f"request refused: {error}")
+            self._end(request, f"{REFUSED}:{error}", compat.RequestStatus.FINISHED_ERROR)
 
     def update_from_output(self, plan: SchedulerOutput, result: ModelRunnerOutput) -> Outputs:
         scored = self._scored_before(result)
@@ -144,17 +167,17 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
                 if not is_late:
                     continue
             before = self.kv_cache_manager.usage
-            self._end(request, str(StopReport.of(decision)))
+            self._end(request, str(StopReport.of(decision)), compat.RequestStatus.FINISHED_STOPPED)
             self.kv_usage.append((before, self.kv_cache_manager.usage))
         return later
 
-    def _end(self, request: Request, stop_reason: str) -> None:
+    def _end(self, request: Request, stop_reason: str, status: compat.RequestStatus) -> None:
         """End a request and tell its client, which ``finish_requests`` does not."""
-        self.finish_requests(request.request_id, compat.RequestStatus.FINISHED_STOPPED)
+        self.finish_requests(request.request_id, status)
         output = compat.EngineCoreOutput(
             request_id=request.request_id,
             new_token_ids=[],
-            finish_reason=compat.FinishReason.STOP,
+            finish_reason=compat.RequestStatus.get_finished_reason(status),
             stop_reason=stop_reason,
             events=request.take_events(),
             trace_headers=request.trace_headers,

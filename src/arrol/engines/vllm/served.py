@@ -88,6 +88,7 @@ class ServedLlm:
                 remedy = f"start it with VLLM_SERVER_DEV_MODE=1 and {OUR_CLASSES}, or set vllm_two_phase"
             else:
                 remedy = " ".join(error.read().decode(errors="replace").split())[:300]
+                remedy += "; the server's log says more" if error.code == 500 else ""
             raise ConfigError(f"vllm server = {self._url!r}: {path} answers {error.code}: {remedy}") from None
         except OSError as error:
             raise ConfigError(f"vllm server = {self._url!r}: does not answer ({error}); start it first") from None

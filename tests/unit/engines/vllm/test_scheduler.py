@@ -243,9 +243,19 @@ def test_a_request_that_makes_no_sense_is_refused_and_the_others_go_on(make_loop
     output = loop.answers["bad0"]
     assert output.stop_reason.startswith("refused:arrol_")
     assert words in output.stop_reason
-    assert (str(output.finish_reason), loop.tokens("bad0")) == ("stop", 0)
+    assert (str(output.finish_reason), loop.tokens("bad0")) == ("error", 0), "HTTP 500; no trainer trains on it"
     assert len(loop.pruned()) == 1
     assert_nothing_is_left(loop)
+
+
+def test_refusals_are_in_the_log_but_cannot_flood_it(make_loop, said, monkeypatch):
+    loop, now = make_loop(), [100.0]
+    monkeypatch.setattr("arrol.engines.vllm.scheduler.time.monotonic", lambda: now[0])
+    for name in "abcd":
+        now[0] += 40.0 * (name == "d")
+        loop.add(f"{name}0", TOTAL, pruning=pruning_args(group="g", size=2, probe_tokens=PROBE) | {"arrol_index": 2})
+    problem = "arrol: request refused: arrol_index = 2: must be less than arrol_size = 2"
+    assert said[1:] == [problem, f"{problem} (2 more since the last warning)"]
 
 
 def test_a_refusal_is_delivered_when_no_other_request_runs(make_loop):

@@ -26,6 +26,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200 if known else 500, {"results": [{"got": body["args"]}]})
         elif body["prompt"] == [0]:
             self.reply(400, {"error": "too long"})
+        elif body["prompt"] == [9]:
+            self.reply(500, {"error": "Internal server error"})
         else:
             length = body["prompt"][0]
             choice = {
@@ -90,5 +92,7 @@ def test_each_failure_is_one_line_with_a_remedy(url):
         llm.collective_rpc("unknown")
     with pytest.raises(ConfigError, match=r"answers 400: .*too long"):
         llm.generate([{"prompt_token_ids": [0]}], [{}])
+    with pytest.raises(ConfigError, match=r"answers 500: .*Internal server error.*; the server's log says more$"):
+        llm.generate([{"prompt_token_ids": [9]}], [{}])
     with pytest.raises(ConfigError, match="does not answer"):
         ServedLlm("http://127.0.0.1:9")
