@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from arrol.configs.base import shown
+from arrol.configs.method import NeverRule
 from arrol.engines.vllm.request import ControllerKey, PruningRequest
 from arrol.errors import ConfigError
 from arrol.protocols import Estimator
@@ -53,6 +54,8 @@ class _OpenController:
     controller: PruningController
     step: int
     """Step of requests that name none."""
+    may_stop: bool = True
+    """Its rule is not ``never``."""
     keys: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(step, number) -> waves of the group that are open."""
     numbers: int = 0
@@ -130,8 +133,13 @@ class GroupBook:
 
     @property
     def num_late(self) -> int:
-        """Candidates drawn at a deadline so far, of the controllers that are known."""
-        return sum(owner.controller.num_late for owner in self._owners.values())
+        """Candidates drawn at a deadline so far, of the controllers that are known and may stop requests."""
+        return sum(owner.controller.num_late for owner in self._owners.values() if owner.may_stop)
+
+    @property
+    def largest_group(self) -> int:
+        """Rollouts of the largest open group, or wave of one."""
+        return max((group.size for owner in self._owners.values() for group in owner.groups.values()), default=0)
 
     @property
     def request_ids(self) -> Iterable[str]:
@@ -258,7 +266,8 @@ class GroupBook:
         owner = self._owners.pop(key, None)
         if owner is None:
             controller = PruningController(pruning.rule, self._estimator(pruning), seed=pruning.seed)
-            owner = _OpenController(key, controller, pruning.rule.warmup_steps + 1)
+            may_stop = not isinstance(pruning.rule, NeverRule)
+            owner = _OpenController(key, controller, pruning.rule.warmup_steps + 1, may_stop)
             self._forget_rules(key.run)
         if not owner.request_of:  # its clock has stood still
             owner.controller.tick(float(self._now))

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict, Field, model_validator
 
 from arrol.configs.base import StrictModel, nearest_key, shown, validate
-from arrol.configs.method import RULE_FIELDS, NeymanRule, OracleRule, PruningConfig
+from arrol.configs.method import RULE_FIELDS, NeverRule, NeymanRule, OracleRule, PruningConfig
 from arrol.errors import ConfigError
 from arrol.types import PruningDecision, Reason, RolloutId
 
@@ -121,6 +121,15 @@ class PruningRequest(StrictModel):
     def is_watched(self) -> bool:
         """The request has probes or wants its end scored."""
         return bool(self.probe_tokens) or self.score_end
+
+    @property
+    def rollouts_drawn_together(self) -> int:
+        """Rollouts that wait for each other at a probe; 1 where each is drawn at once, or none is."""
+        rule = self.rule
+        if not self.probe_tokens or rule.draw != "systematic" or isinstance(rule, NeverRule):
+            return 1
+        is_whole_batch = isinstance(rule, NeymanRule) and rule.scope == "batch"
+        return self.size * (self.batch_groups or 1 if is_whole_batch else 1)
 
     @cached_property
     def controller_key(self) -> ControllerKey:

@@ -93,7 +93,7 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
         """Newest score of each request with ``score_end``."""
         self._notices: list[tuple[int, compat.EngineCoreOutput]] = []
         """(client, output) for the next step."""
-        self._warn_refused = RareWarning()
+        self._warn_refused, self._warn_slots, self._num_late = RareWarning(), RareWarning(), 0
 
     def add_request(self, request: Request) -> None:
         known = request.request_id in self.requests
@@ -105,6 +105,7 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
             if pruning is not None and pruning.is_watched:
                 self._check(request, pruning)
                 self.book.add(request.request_id, pruning)
+                self._warn_if_siblings_cannot_meet(pruning)
         except ConfigError as error:  # an exception would end the engine and all its requests
             self._warn_refused(f"request refused: {error}")
             self._end(request, f"{REFUSED}:{error}", compat.RequestStatus.FINISHED_ERROR)
@@ -119,6 +120,7 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
         self._note_ends(outputs)
         self.book.probed(self._scored_after(outputs))
         self.book.tick()  # last, as in the embedded engine: an end may complete a barrier before its deadline
+        self._warn_if_late()
         self._stop([*late, *self.book.take_stops()], is_late=True)
         for client, output in self._notices:
             answer = outputs.setdefault(client, compat.EngineCoreOutputs())
@@ -140,6 +142,26 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
         """ConfigError for a request that cannot be judged."""
         if compat.is_streamed(request):
             raise ConfigError("arrol_group: a prompt that is streamed in pieces cannot be pruned; send it whole")
+
+    def _warn_if_siblings_cannot_meet(self, pruning: PruningRequest) -> None:
+        slots = self.vllm_config.scheduler_config.max_num_seqs
+        if pruning.rollouts_drawn_together > slots:
+            self._warn_slots(
+                f"max_num_seqs = {slots}: below the {pruning.rollouts_drawn_together} rollouts that are drawn together "
+                f"(arrol_size = {pruning.size}), so candidates are drawn at barrier_timeout without the others; "
+                f"raise max_num_seqs, or set arrol_draw = 'bernoulli'"
+            )
+
+    def _warn_if_late(self) -> None:
+        """Draws at a deadline have no exact count and may stop fewer."""
+        before, self._num_late = self._num_late, self.book.num_late
+        if self._num_late > before:
+            slots = self.vllm_config.scheduler_config.max_num_seqs
+            self._warn_slots(
+                f"{self._num_late - before} candidates were drawn at barrier_timeout without their siblings "
+                f"(groups of up to {self.book.largest_group}, max_num_seqs = {slots}); raise max_num_seqs to the "
+                f"rollouts in flight, raise arrol_barrier_timeout, or set arrol_draw = 'bernoulli'"
+            )
 
     def _scored_before(self, result: ModelRunnerOutput) -> list[ProbeScore]:
         """Scores known before vLLM appends the step's tokens."""

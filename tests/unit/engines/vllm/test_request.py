@@ -34,6 +34,16 @@ def args(**changes):
     return pruning_args(**{"group": "q", "size": 4, **changes})
 
 
+BATCH = {"rule": "neyman", "scope": "batch", "step": 1, "group": "0", "batch_groups": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"), [({}, 4), (BATCH, 12), ({"draw": "bernoulli"}, 1), ({"rule": "never", "observe": True}, 1)]
+)
+def test_how_many_wait_for_each_other(changes, number):
+    assert parse_args(args(**changes)).rollouts_drawn_together == number
+
+
 def test_docstring_examples():
     result = doctest.testmod(module)
     assert result.attempted >= 4

@@ -211,6 +211,35 @@ def test_the_deadline_judges_those_whose_siblings_never_come(make_loop):
     assert len(loop.scheduler.book) == 0
 
 
+def test_a_group_larger_than_the_slots_is_named_when_it_begins_and_when_it_is_drawn_late(model, said, monkeypatch):
+    """vLLM admits 4 of 8 siblings, which run past the probe and are drawn at the deadline: fewer stop than at once."""
+    now = [100.0]
+    monkeypatch.setattr("arrol.engines.vllm.scheduler.time.monotonic", lambda: now[0])
+    loop = SchedulerLoop(engine_config(model, max_num_seqs=4), PruningScheduler, snapshot=snapshot_of(PROBE))
+    loop.add_group("g", 8, TOTAL, probe_tokens=PROBE, barrier_timeout=9)
+    assert said[1:] == [
+        "arrol: max_num_seqs = 4: below the 8 rollouts that are drawn together (arrol_size = 8), so candidates are "
+        "drawn at barrier_timeout without the others; raise max_num_seqs, or set arrol_draw = 'bernoulli'"
+    ]
+    now[0] += 40.0
+    loop.run()
+    assert said[2:] == [
+        "arrol: 4 candidates were drawn at barrier_timeout without their siblings (groups of up to 8, max_num_seqs = "
+        "4); raise max_num_seqs to the rollouts in flight, raise arrol_barrier_timeout, or set arrol_draw = "
+        "'bernoulli' (7 more since the last warning)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"), [(8, {"draw": "bernoulli"}), (8, {"rule": "never", "observe": True}), (4, {})]
+)
+def test_no_warning_where_siblings_need_not_meet(model, said, size, changes):
+    loop = SchedulerLoop(engine_config(model, max_num_seqs=4), PruningScheduler, snapshot=snapshot_of(PROBE))
+    loop.add_group("g", size, TOTAL, probe_tokens=PROBE, barrier_timeout=9, **changes)
+    loop.run()
+    assert len(said) == 1
+
+
 def test_a_group_that_stays_incomplete_is_forgotten(make_loop, monkeypatch):
     monkeypatch.setattr(groups, "IDLE_S", 0.0)
     loop = make_loop()
