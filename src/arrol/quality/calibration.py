@@ -112,9 +112,9 @@ class ScoredEstimator:
         """Of the head; empty before the first :meth:`load`."""
         return tuple(self.calibrations)
 
-    def at(self, probe_tokens: Sequence[int]) -> ProbeTables:
-        """For a rule with these probes; it follows every :meth:`load`."""
-        return ProbeTables(self, tuple(probe_tokens))
+    def at(self, probe_tokens: Sequence[int], *, headless: float = np.nan) -> ProbeTables:
+        """For a rule with these probes; it follows every :meth:`load`. ``headless`` is the quality before the first."""
+        return ProbeTables(self, tuple(probe_tokens), headless)
 
     def load(self, state: State) -> None:
         """The tables of ``EstimatorSnapshot.tables``."""
@@ -129,8 +129,8 @@ class ScoredEstimator:
 class ProbeTables:
     """An :class:`arrol.protocols.Estimator` over the tables of :class:`ScoredEstimator`, by the length of the probe."""
 
-    def __init__(self, tables: ScoredEstimator, probe_tokens: tuple[int, ...]) -> None:
-        self._tables, self._probe_tokens = tables, probe_tokens
+    def __init__(self, tables: ScoredEstimator, probe_tokens: tuple[int, ...], headless: float = np.nan) -> None:
+        self._tables, self._probe_tokens, self._headless = tables, probe_tokens, headless
 
     @property
     def version(self) -> int:
@@ -144,7 +144,7 @@ class ProbeTables:
         """float64 ``[C]`` in [0, 1]; NaN where the head was not trained at this length."""
         calibration = self._tables.calibrations.get(self._probe_tokens[probe])
         if calibration is None:
-            return np.full(len(score_C), np.nan)
+            return np.full(len(score_C), np.nan if self._tables.calibrations else self._headless)
         return calibration.quality(np.asarray(score_C, float))
 
 

@@ -41,7 +41,7 @@ MAX_PROBES = 64
 MAX_NUMBER = 2**53
 """Of a whole number."""
 DEFAULT_RULE = "uniform"
-"""Reads no quality. Candidates are drawn once a head scores them, or under ``ConfidenceScheduler``."""
+"""Reads no quality, so it prunes without a head too."""
 
 
 class ControllerKey(NamedTuple):

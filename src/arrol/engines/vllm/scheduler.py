@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from arrol.configs.base import shown
+from arrol.configs.method import NeverRule, UniformRule
 from arrol.engines.vllm import compat
 from arrol.engines.vllm.groups import GroupBook, ProbeScore
 from arrol.engines.vllm.probing import Tag, Watch
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 ESTIMATOR_VARIABLE = "ARROL_ESTIMATOR"
 """Environment variable: file of the estimator that scheduler and worker load at start."""
-HEADLESS = f"no request is pruned until one is set by {ESTIMATOR_VARIABLE} or arrol_set_estimator"
+HEADLESS = f"only rule 'uniform' prunes until one is set by {ESTIMATOR_VARIABLE} or arrol_set_estimator"
 
 WARNING_S = 30.0
 """Between two warnings of one kind."""
@@ -262,7 +263,8 @@ class PruningScheduler(_PruningSchedulerBase):
 
     def _warn_without_head(self, request_ids: Iterable[str]) -> None:
         """Once per scheduler. A worker with a head attaches scores to every step of watched requests."""
-        pruned = [i for i in request_ids if i in self.book and self.book.pruning(i).rule.rule != "never"]
+        needless = (NeverRule, UniformRule)
+        pruned = [i for i in request_ids if i in self.book and not isinstance(self.book.pruning(i).rule, needless)]
         if pruned and not self._has_warned:
             self._has_warned = True
             group = self.book.pruning(pruned[0]).group
@@ -292,12 +294,26 @@ class PruningScheduler(_PruningSchedulerBase):
                 self._end_scores[one.request_id] = one.score
         return scores.scored
 
+    def _scored_after(self, outputs: Outputs) -> list[ProbeScore]:
+        """Before the first head: candidates of ``uniform``, with the score and quality of an untrained head."""
+        scored: list[ProbeScore] = []
+        for output in (output for answer in outputs.values() for output in answer.outputs):
+            if self._estimator.probe_tokens or output.request_id not in self.book:
+                continue
+            pruning = self.book.pruning(output.request_id)
+            if isinstance(pruning.rule, UniformRule):
+                now = self.requests[output.request_id].num_output_tokens
+                reached = (n for n in pruning.probe_tokens if now - len(output.new_token_ids) < n <= now)
+                scored += [ProbeScore(output.request_id, length, 0.0) for length in reached]
+        return scored
+
     def _learn(self, tables: State) -> None:
         self._estimator.load(tables)
         self._features = tuple(cast(list[str], tables["features"]))
 
     def _estimator_for(self, pruning: PruningRequest) -> Estimator:
-        return self._estimator.at(pruning.probe_tokens)
+        headless = 0.5 if isinstance(pruning.rule, UniformRule) else math.nan
+        return self._estimator.at(pruning.probe_tokens, headless=headless)
 
     def _check(self, request: Request, pruning: PruningRequest) -> None:
         super()._check(request, pruning)

@@ -66,13 +66,25 @@ def test_before_the_first_head_all_are_kept_and_one_warning_says_so(make_loop, s
     loop.add_group("unpruned", 2, TOTAL, rule="never", probe_tokens=PROBE, observe=True)
     loop.run()
     assert said == [f"arrol: no head; {HEADLESS}"]
-    loop.add_group("g", 4, TOTAL, probe_tokens=PROBE, report=True)
+    loop.add_group("g", 4, TOTAL, rule="balanced", probe_tokens=PROBE, report=True)
     loop.run()
     assert loop.pruned() == []
     assert {loop.answers[f"g.{i}"].stop_reason for i in range(4)} == {None}
-    loop.add_group("h", 4, TOTAL, probe_tokens=PROBE)
+    loop.add_group("h", 4, TOTAL, rule="balanced", probe_tokens=PROBE)
     loop.run()
     assert said[1:] == [f"arrol: group 'g' met no head; {HEADLESS}"]
+    assert_nothing_is_left(loop)
+
+
+def test_a_rule_that_reads_no_quality_needs_no_head(make_loop, said):
+    loop = make_loop(snapshot=None, score=None)
+    loop.add_group("g", 4, TOTAL, probe_tokens=(PROBE, 40), probe_keep_ratios=(0.75, 0.5), report=True)
+    loop.run()
+    assert sorted(loop.tokens(i) for i in loop.requests) == [PROBE, 40, TOTAL, TOTAL]
+    reports = [StopReport.parse(output.stop_reason) for output in loop.answers.values()]
+    assert {report.reason for report in reports} == {"draw"}
+    assert sorted({report.survival for report in reports}) == pytest.approx([0.5, 0.75])
+    assert said == [f"arrol: no head; {HEADLESS}"]
     assert_nothing_is_left(loop)
 
 
