@@ -141,6 +141,7 @@ def test_bad_arguments_refuse_one_request_and_the_others_go_on(llm):
     bad = params(TOTAL, n=2, group="bad", probe_tokens=PROBES)
     bad.extra_args["arrol_keep_ratio"] = 7
     unseen = params(TOTAL, n=2, group="unseen", probe_tokens=9)
+    generate(llm, PROMPTS[:1], [params(3)])  # the scheduler learns which probes the head has
     refused, unknown, good = generate(llm, PROMPTS, [bad, unseen, groups(5)[0]])
     for answer, field in ((refused, "arrol_keep_ratio = 7"), (unknown, "arrol_probe_tokens = [9]")):
         for completion in answer.outputs:
