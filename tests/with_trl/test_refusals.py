@@ -1,6 +1,9 @@
 """What TRL would accept and pruning would silently spoil is refused in one line, before anything is generated."""
 
 import dataclasses
+import functools
+import sys
+import types
 
 import pytest
 import torch
@@ -73,7 +76,7 @@ def test_options_from_flags_are_json(tmp_path):
         ({}, {"rollout_func": lambda prompts, trainer: {}}, "rollout_func"),
         ({}, {"reward_funcs": torch.nn.Linear(1, 1)}, "a reward model cannot"),
         ({}, {"reward_funcs": None}, "reward_funcs: missing"),
-        ({"use_liger_kernel": True}, {}, "use_liger_kernel"),
+        ({"use_liger_kernel": True}, {}, "^use_liger_kernel = True: never run with pruning; set it to False$"),
     ],
 )
 def test_a_trainer_that_would_go_wrong_silently_is_not_built(tmp_path, changes, more, words):
@@ -118,11 +121,47 @@ def test_completions_beyond_the_models_positions_are_refused(tmp_path):
         trainer(config(tmp_path, max_completion_length=126)).train()
 
 
-def test_an_option_that_would_be_ignored_is_refused(tmp_path):
-    if "use_transformers_continuous_batching" not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
+@pytest.mark.filterwarnings("ignore:`use_transformers_paged` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ["use_transformers_paged", "use_transformers_continuous_batching"])
+def test_an_option_that_would_be_ignored_is_refused(tmp_path, name):
+    if name not in {field.name for field in dataclasses.fields(trl.GRPOConfig)}:
         pytest.skip("this TRL has no continuous batching")
-    with pytest.raises(ConfigError, match="use_transformers_continuous_batching = True"):
-        trainer(config(tmp_path, use_transformers_continuous_batching=True))
+    with pytest.raises(ConfigError, match=f"^{name} = True: ignored, since the embedded engine samples; set it to Fal"):
+        trainer(config(tmp_path, **{name: True}))
+
+
+def test_split_layers_are_refused_when_the_trainer_is_built(tmp_path, monkeypatch):
+    original = trl.GRPOTrainer.__init__
+
+    @functools.wraps(original)
+    def sharded(self, *given, **named):
+        original(self, *given, **named)
+        self.is_fsdp_enabled = True
+
+    rest = "the embedded engine needs whole layers on each process; set use_vllm = True, or rule = 'never'$"
+    monkeypatch.setattr("arrol.integrations.trl.host.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ConfigError, match=f"^deepspeed = ZeRO-3: {rest}"):
+        trainer(config(tmp_path))
+    monkeypatch.setattr(trl.GRPOTrainer, "__init__", sharded)
+    with pytest.raises(ConfigError, match=f"^fsdp = True: {rest}"):
+        trainer(config(tmp_path))
+
+
+def test_a_reward_model_is_not_split(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.is_deepspeed_zero3_enabled", lambda: True)
+    words = "^reward_funcs = 'hub/judge': ZeRO-3 would split the reward model; wrap it in a function, or use ZeRO-2$"
+    with pytest.raises(ConfigError, match=words):
+        trainer(config(tmp_path), reward_funcs="hub/judge")
+
+
+def test_unsloth_is_refused(tmp_path, monkeypatch):
+    """It replaces trl.GRPOTrainer, its generation and its loss when it is imported."""
+    monkeypatch.setitem(sys.modules, "unsloth", types.ModuleType("unsloth"))
+    with pytest.raises(
+        ConfigError, match=r"^unsloth = imported: it replaces the parts of TRL that pruning uses, gener"
+    ):
+        trainer(config(tmp_path))
+    assert trainer(config(tmp_path, pruning={"rule": "never"})).pruned is None
 
 
 def test_tools_are_refused(tmp_path):

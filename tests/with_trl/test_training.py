@@ -7,7 +7,7 @@ import torch
 import trl
 
 import trl_host
-from arrol.errors import ConfigError, DataError
+from arrol.errors import ConfigError, DataError, NonFiniteError
 from arrol.integrations.trl import GRPOTrainer, prune_rewards, pruned_rollout
 from arrol.integrations.trl.trainer import SaveHead
 from trl_host import config, has_digit, history, is_short, text_of, trainer, weights
@@ -90,14 +90,16 @@ def test_reward_functions_see_survivors_and_their_columns(tmp_path):
     assert calls == list(enumerate(survivors))
 
 
-def test_several_rewards_async_weighted_and_none(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"rule": "uniform", "pruning_warmup_steps": 0}])
+def test_several_rewards_async_weighted_and_none(tmp_path, options):
     async def late(completions, log_extra, **kwargs):
         log_extra("seen", [text_of(c) for c in completions])
         return [None if len(text_of(c)) % 2 else 0.5 for c in completions]
 
     changes = {"success_reward": "has_digit", "reward_weights": [1.0, 2.0, 0.5], "log_completions": True}
-    host = trainer(config(tmp_path, max_steps=4, **changes), reward_funcs=[has_digit, is_short, late])
+    host = trainer(config(tmp_path, max_steps=4, **changes, **options), reward_funcs=[has_digit, is_short, late])
     host.train()
+    assert (history(host, "arrol/rollout/survivors_frac")[0] < 1) == bool(options)  # stopped from the first batch on
     tables = [pandas.read_parquet(path) for path in (tmp_path / "completions").glob("*.parquet")]
     assert len(tables) == 4
     for table in tables:
@@ -224,6 +226,20 @@ def test_advantages_that_a_subclass_changes_are_not_replaced_in_silence(tmp_path
         words = "^advantages: a subclass changed TRL's, and correction = 'doubly_robust' with allocation = 'uniform' "
         with pytest.raises(ConfigError, match=words):
             host.train()
+
+
+def test_a_policy_that_is_not_finite_ends_the_run_and_leaves_the_head_intact(tmp_path):
+    class Diverged(GRPOTrainer):
+        def compute_loss(self, *given, **named):
+            loss = super().compute_loss(*given, **named)
+            return loss * float("nan") if self.state.global_step == 2 else loss
+
+    host = trainer(config(tmp_path, max_steps=5), Diverged)
+    with pytest.raises(NonFiniteError, match=r"^policy: the logits of every rollout are not finite; resume from an ea"):
+        host.train()
+    assert host.state.global_step == 3
+    assert not torch.isfinite(weights(host)).all()
+    assert host.pruned.memory.estimator.snapshot().is_finite
 
 
 def test_a_reward_too_few_names_its_function(tmp_path):

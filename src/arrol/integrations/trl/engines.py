@@ -21,14 +21,14 @@ from arrol.engines.vllm.phases import TwoPhaseSampler
 from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.sampler import LlmLike, LlmSampler, settings_of
 from arrol.engines.vllm.served import ServedLlm
-from arrol.errors import ConfigError
+from arrol.errors import ConfigError, NonFiniteError
 from arrol.integrations.memory import HostMemory
-from arrol.integrations.trl.host import TrainerLike, sampling_params, vllm_options
+from arrol.integrations.trl.host import TrainerLike, require_whole_layers, sampling_params, vllm_options
 from arrol.integrations.trl.rules import CacheGib
 from arrol.protocols import Controller, Saved, TrainingController
 from arrol.pruning.controller import PruningController
 from arrol.quality.features import FeatureLayout
-from arrol.types import Completion, GroupRequest, RolloutGroup, SamplingParams, State
+from arrol.types import Completion, FinishReason, GroupRequest, RolloutGroup, SamplingParams, State
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -145,10 +145,7 @@ class PolicyEngine:
     """The embedded engine over the model that TRL trains, unwrapped and under TRL's precision for each call."""
 
     def __init__(self, trainer: TrainerLike, layout: FeatureLayout, cache_gib: CacheGib) -> None:
-        if trainer.is_fsdp_enabled:
-            raise ConfigError(
-                "fsdp: the embedded engine needs whole layers on each process; set use_vllm=True, or rule = 'never'"
-            )
+        require_whole_layers(trainer)
         self._trainer, self._layout, self._cache_gib = trainer, layout, cache_gib
         self._engine: EmbeddedEngine | None = None
 
@@ -178,7 +175,13 @@ class PolicyEngine:
                     "cache_gib": self._cache_gib,
                 }
                 self._engine = EmbeddedEngine(model, validate(EngineConfig, config), self._layout)
-            return self._engine.generate(requests, params, seed=seed, controller=controller)
+            written = self._engine.generate(requests, params, seed=seed, controller=controller)
+        if all(each.finish_reason is FinishReason.ERROR for completions in written for each in completions):
+            raise NonFiniteError(
+                "policy: the logits of every rollout are not finite; resume from an earlier checkpoint, with a lower "
+                "learning_rate or max_grad_norm"
+            )
+        return written
 
 
 @contextmanager

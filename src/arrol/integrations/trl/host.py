@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError
@@ -85,6 +86,17 @@ def tokenized_prompts(prompts: TrlPrompts, trainer: TrainerLike) -> list[list[in
         return_dict=True,
         **trainer.chat_template_kwargs,
     )["input_ids"]
+
+
+def require_whole_layers(trainer: TrainerLike) -> None:
+    """ConfigError where the embedded engine would sample from layers that are split over processes."""
+    shards = {"fsdp = True": trainer.is_fsdp_enabled, "deepspeed = ZeRO-3": is_deepspeed_zero3_enabled()}
+    for setting, is_on in shards.items():
+        if is_on and not trainer.use_vllm:
+            raise ConfigError(
+                f"{setting}: the embedded engine needs whole layers on each process; set use_vllm = True, or rule = "
+                "'never'"
+            )
 
 
 def require_positions(prompt_ids: list[list[int]], trainer: TrainerLike) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
-from arrol.integrations.trl.host import require_sampling
+from arrol.integrations.trl.host import require_sampling, require_whole_layers
 from arrol.integrations.trl.reward_model import with_reward_models
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
@@ -53,6 +54,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             super().__init__(**given)
         if self.pruned is not None:
             _require_adapter_in_layers(self.model)
+            require_whole_layers(self)
 
     def compute_loss(self, model: Any, inputs: Any, *positional: Any, **named: Any) -> Any:
         """TRL's loss over the survivors."""
@@ -115,18 +117,23 @@ def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> P
 
 def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, Any]) -> None:
     """ConfigError for what TRL accepts and pruning would silently spoil."""
+    if "unsloth" in sys.modules:
+        raise ConfigError(
+            "unsloth = imported: it replaces the parts of TRL that pruning uses, generation and loss; do not import "
+            "it, or set rule = 'never'"
+        )
     for name in ("tools", "environment_factory"):
         if given.get(name):
             raise ConfigError(f"{name}: TRL ignores env_mask there, so nothing can be stopped; set rule = 'never'")
     if args.loss_type not in LOSS_TYPES:
         raise ConfigError(f"loss_type = {args.loss_type!r}: its denominator is unknown here; use one of {LOSS_TYPES}")
     if args.use_liger_kernel:
-        raise ConfigError("use_liger_kernel = True: its fused loss was not tested with pruning; set it to False")
-    if getattr(args, "use_transformers_continuous_batching", False):  # newer TRL only
-        raise ConfigError(
-            "use_transformers_continuous_batching = True: ignored, since the embedded engine samples; "
-            "set it to False, or rule = 'never'"
-        )
+        raise ConfigError("use_liger_kernel = True: never run with pruning; set it to False")
+    for name in ("use_transformers_paged", "use_transformers_continuous_batching"):
+        if getattr(args, name, False):  # each TRL has one of them at least
+            raise ConfigError(
+                f"{name} = True: ignored, since the embedded engine samples; set it to False, or rule = 'never'"
+            )
     if replaces_advantages(config) and args.multi_objective_aggregation != "sum_then_normalize":
         raise ConfigError(
             f"multi_objective_aggregation = {args.multi_objective_aggregation!r}: uses TRL's own advantages; "
@@ -150,10 +157,10 @@ def _require_adapter_in_layers(model: Any) -> None:
 
 
 def _require_supported_vllm(args: GRPOConfig, config: HostConfig) -> None:
-    if args.vllm_enable_sleep_mode:
-        raise ConfigError("vllm_enable_sleep_mode = True: TRL wakes vLLM only in its own generation; set it to False")
     if args.vllm_mode != "colocate":
         return
+    if args.vllm_enable_sleep_mode:
+        raise ConfigError("vllm_enable_sleep_mode = True: TRL wakes vLLM only in its own generation; set it to False")
     if args.vllm_tensor_parallel_size > 1:
         raise ConfigError(
             f"vllm_tensor_parallel_size = {args.vllm_tensor_parallel_size}: in colocate mode every rank would decide "
