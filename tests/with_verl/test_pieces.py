@@ -136,6 +136,7 @@ def write(data, monkeypatch):
 
     async def run(config, server, then):
         ticket = {"step": 3, "group": 5, "size": 4, "success_rate": 0.25, "stop_token_ids": [1], "seed": 42, "run": "r"}
+        ticket["probe_tokens"] = [4]
         loop = PrunedAgentLoop(
             DictConfigWrap(config), server, tokenizer, None, RLHFDataset, DictConfigWrap(config.data)
         )  # fmt: skip

@@ -72,7 +72,7 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
 
         return TwoCalls(
             self.server_manager,
-            probe_tokens=rule.probe_tokens if rule.has_probes else (),
+            probe_tokens=ticket["probe_tokens"],
             limits=limits,
             ask=ask,
             prioritized=self.rollout_config.get("scheduling_policy", "fcfs") == "priority",

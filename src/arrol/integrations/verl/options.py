@@ -20,12 +20,11 @@ from arrol.configs.method import NeymanRule
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts
 from arrol.integrations.verl.rules import refuse, refuse_impossible
+from arrol.integrations.warmup import LATEST_PROBE
 
 Way = Literal["two_calls", "engine"]
 BARRIER_TIMEOUT_S = 600
 """Default deadline: long, because a draw without siblings keeps no exact share."""
-LATEST_PROBE = 512
-"""Default probe of long responses."""
 BARRIER_STEPS = 64
 """Default deadline inside vLLM, in decode steps."""
 NAME = "arrol"
@@ -39,6 +38,8 @@ class VerlOptions:
     host: HostConfig
     way: Way = "two_calls"
     """two_calls: generate up to a probe, decide, continue, with any server; engine: inside vLLM, in one call."""
+    chooses_probe: bool = False
+    """The first lengths choose the probe; the one in ``host`` stands for it until then, in checks."""
 
     @property
     def has_allocation(self) -> bool:
@@ -65,7 +66,8 @@ class VerlOptions:
 def parse_options(values: Mapping[str, object], response_length: int = 0) -> VerlOptions:
     """Options under ``arrol``; ConfigError names the first mistake and the next step.
 
-    The default probe is at most half of ``response_length``, where it is given.
+    Without ``probe_tokens`` the first lengths choose the probe (way ``two_calls``); in the way ``engine`` it is 512, at
+    most half of ``response_length``.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{NAME} = {values!r}: holds the options; set one of them, as in +{NAME}.rule={DEFAULT_RULE}")
@@ -73,6 +75,7 @@ def parse_options(values: Mapping[str, object], response_length: int = 0) -> Ver
     way = given.pop("way", "two_calls")
     if way not in get_args(Way):
         raise ConfigError(f"{NAME}.way = {way!r}: unknown; choose one of {', '.join(get_args(Way))}")
+    chooses_probe = way == "two_calls" and "probe_tokens" not in given
     if response_length:
         given.setdefault("probe_tokens", min(LATEST_PROBE, max(response_length // 2, 1)))
     given.setdefault("correction", "plain")
@@ -81,7 +84,7 @@ def parse_options(values: Mapping[str, object], response_length: int = 0) -> Ver
     if isinstance(quality, Mapping):
         given["quality"] = {"features": ["logprobs"], **quality}
     try:
-        options = VerlOptions(parse_host(given), cast(Way, way))
+        options = VerlOptions(parse_host(given), cast(Way, way), chooses_probe)
         refuse_impossible(options.host, options.way)
         _refuse(options.host)
     except ConfigError as error:

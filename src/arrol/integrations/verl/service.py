@@ -28,7 +28,7 @@ from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.verl.options import VerlOptions
 from arrol.integrations.verl.watch import Silence, probe_advice, waiting_for
-from arrol.integrations.warmup import Warmup
+from arrol.integrations.warmup import Warmup, with_probes, without_probes
 from arrol.pruning.controller import PruningController
 from arrol.types import Completion, FinishReason, ProbeEvent, Prompt, Rollout, RolloutGroup, RolloutId, State
 
@@ -74,6 +74,8 @@ class Ticket(TypedDict):
     run: str
     """Tells this trainer's groups from those of others on the same vLLM server."""
     stop_token_ids: list[int]
+    probe_tokens: list[int]
+    """None while the first lengths are measured."""
 
 
 @dataclass
@@ -107,16 +109,12 @@ class PruningService:
         self, options: VerlOptions, *, seed: int, shape: StepShape | None = None, stop_token_ids: Sequence[int] = ()
     ) -> None:
         """``shape``: prompts per step and rollouts of each, for allocation rules."""
-        self._host, self._seed, self._stop_token_ids = options.host, seed, list(stop_token_ids)
+        self._host = without_probes(options.host) if options.chooses_probe else options.host
+        self._options, self._seed, self._shape, self._stop_token_ids = options, seed, shape, list(stop_token_ids)
         self._run = secrets.token_hex(8)  # changes no draw
-        self._memory, self._warmup = HostMemory(options.host, 0, seed=seed), Warmup(options.host)
+        self._warmup = Warmup(options.host)
         self._allocation: HostAllocation | None = None
-        if options.has_allocation:
-            assert shape is not None
-            self._allocation = HostAllocation(options.host.allocation, shape, self._memory.history, seed=seed)
-        self._controller = PruningController(
-            options.host.pruning, self._memory.estimator, seed=seed, whole_group=options.keeps_share_of_group
-        )
+        self._build()
         self._groups: dict[tuple[int, int], _GroupState] = {}
         self._trains: dict[RolloutId, bool] = {}
         """Whether each rollout of the step settled last trains, where the rule selects rows."""
@@ -130,6 +128,17 @@ class PruningService:
         """Set when a group ends."""
         self._clock: asyncio.Task[None] | None = None
 
+    def _build(self) -> None:
+        """Head, allocation rule and controller for the probes of the options."""
+        host, seed = self._host, self._seed
+        self._memory = HostMemory(host, 0, seed=seed)
+        if self._options.has_allocation:
+            assert self._shape is not None
+            self._allocation = HostAllocation(host.allocation, self._shape, self._memory.history, seed=seed)
+        self._controller = PruningController(
+            host.pruning, self._memory.estimator, seed=seed, whole_group=self._options.keeps_share_of_group
+        )
+
     async def begin(self, step: int, prompts: Sequence[tuple[str, int]]) -> list[Ticket]:
         """Announce ``(key, size)`` of each prompt of a batch; a ticket of size 0 means that the prompt is skipped.
 
@@ -137,6 +146,12 @@ class PruningService:
         """
         if any(key[0] != step for key in self._groups):
             await self.settle()
+        found = None if self._groups or self._memory.probe_tokens else self._warmup.probe(self._memory.step)
+        if found is not None:
+            logger.warning("arrol: %s", found)
+            state, self._host = self.save(), with_probes(self._host, [found.tokens])
+            self._build()
+            self.load(state)
         self._memory.step = step
         self._unusable = {rollout_id for rollout_id in self._unusable if rollout_id.step == step}
         self._silence.heard()
@@ -154,6 +169,7 @@ class PruningService:
             ticket: Ticket = {
                 "step": step, "group": number, "size": size, "success_rate": success_rate, "seed": self._seed,
                 "run": self._run, "stop_token_ids": self._stop_token_ids,
+                "probe_tokens": list(self._controller.probe_tokens),
             }  # fmt: skip
             tickets.append(ticket)
         return tickets
@@ -243,6 +259,8 @@ class PruningService:
         if advice and not self._has_advised:
             self._has_advised = True
             logger.warning("%s", advice)
+        if not self._memory.probe_tokens:
+            self._warmup.add_lengths(groups)
         warning = self._warmup.label_warning(np.concatenate(totals), self._memory.step)
         if warning:
             logger.warning("arrol: %s", warning)
@@ -288,8 +306,13 @@ class PruningService:
 
     def load(self, state: State) -> None:
         """CheckpointError when the head has another shape."""
-        self._memory.load(cast(State, state["memory"]))
-        self._controller.load(cast(State, state["controller"]))
+        memory = cast(State, state["memory"])
+        if not self._host.pruning.probe_tokens and memory["probe_tokens"]:
+            self._host = with_probes(self._host, cast(list[int], memory["probe_tokens"]))
+            self._build()
+        self._memory.load(memory)
+        if self._memory.has_probes_of(memory):
+            self._controller.load(cast(State, state["controller"]))
         self._warmup.load(cast(State, state["warmup"]))
         if self._allocation is not None and state.get("allocation"):  # empty: saved under a rule without memory
             self._allocation.load(cast(State, state["allocation"]))

@@ -29,6 +29,11 @@ def test_the_default_probe_lies_within_the_response(response_length, probe):
     assert parse_options({"probe_tokens": 16}, response_length).host.pruning.probe_tokens == (16,)
 
 
+def test_only_two_calls_choose_the_probe_and_never_one_that_is_given():
+    given = [{}, {"probe_tokens": 16}, {"way": "engine", "rule": "uniform"}]
+    assert [parse_options(values).chooses_probe for values in given] == [True, False, False]
+
+
 def test_other_fields_of_the_head_may_be_set():
     assert parse_options({"quality": {"hidden_size": 32}}).host.quality.features == ("logprobs",)
 

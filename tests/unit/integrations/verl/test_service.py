@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
+from arrol.algorithms.allocation.rule import StepShape
 from arrol.errors import CheckpointError
 from arrol.integrations.memory import read_head, write_head
 from arrol.integrations.verl.options import parse_options
@@ -163,7 +164,7 @@ def test_it_learns_from_rewards_of_survivors_once():
     assert first["rollout/success_frac_after"] == 0.5
     assert rates == [1.0, 0.0]
     assert tickets[0]["run"] != asyncio.run(service_of().begin(1, [("a", 4)]))[0]["run"]
-    own = {"seed": 7, "run": tickets[0]["run"], "stop_token_ids": []}
+    own = {"seed": 7, "run": tickets[0]["run"], "stop_token_ids": [], "probe_tokens": [4]}
     assert tickets[1] == {"step": 2, "group": 1, "size": 4, "success_rate": 0.0, **own}
 
 
@@ -247,6 +248,45 @@ def test_a_resumed_service_goes_on_as_if_it_had_not_stopped(tmp_path):
     (kept, state), (kept_again, state_again) = asyncio.run(straight()), asyncio.run(resumed())
     assert kept == kept_again
     assert_equal(state, state_again)
+
+
+def test_the_first_lengths_choose_the_probe_and_a_resumed_service_keeps_it(tmp_path, caplog):
+    """``warmup_steps`` 12: three steps are measured. The checkpoints are of the second and of the fifth step."""
+
+    def service():
+        options = {"rule": "neyman", "warmup_steps": 12, "allocation": {"rule": "pods", "train_size": 2}}
+        return PruningService(parse_options(options), seed=7, shape=StepShape(2, 4))
+
+    async def played(one, steps):
+        probes = []
+        for step in steps:
+            tickets = await one.begin(step, [("a", 4), ("b", 4)])
+            probes.append(tickets[0]["probe_tokens"])
+            ids = [(step, ticket["group"], index) for ticket in tickets for index in range(4)]
+            waits = [one.probed(rollout, 0, logprobs_of(rollout[2])) for rollout in ids if probes[-1]]
+            assert all(await asyncio.gather(*waits))
+            for rollout in ids:
+                one.outcome(rollout, 20 + rollout[2], float(rollout[2] % 2), is_truncated=False)
+            await one.settle()
+        return probes
+
+    async def main():
+        whole = service()
+        probes = await played(whole, range(1, 8))
+        for saved_at in (2, 5):
+            first, second = service(), service()
+            await played(first, range(1, saved_at + 1))
+            write_head(tmp_path, first.save())
+            second.load(read_head(tmp_path))
+            assert await played(second, range(saved_at + 1, 8)) == probes[saved_at:]
+            assert_equal(whole.save(), second.save())
+        return probes
+
+    assert asyncio.run(main()) == [[], [], [], [10], [10], [10], [10]]
+    words = (
+        "arrol: probe_tokens = [10]: half of the median length of the first 24 completions (21.5 tokens), at most 512"
+    )
+    assert caplog.messages.count(words) == 3
 
 
 def test_the_head_of_another_probe_is_refused(tmp_path):
