@@ -50,9 +50,12 @@ def test_a_wrong_option_is_named(tmp_path, changes, words):
     assert "\n" not in str(error.value)
 
 
-def test_the_default_probe_follows_the_length_limit(tmp_path):
-    assert config(tmp_path, pruning={}).host_config().pruning.probe_tokens == (12,)
-    assert config(tmp_path, pruning={}, max_completion_length=4096).host_config().pruning.probe_tokens == (512,)
+@pytest.mark.parametrize(
+    ("pruning", "probes"),
+    [({}, ()), ({"probe_tokens": [9]}, (9,)), ({"rule_options": {"probe_tokens": [7]}}, (7,))],
+)
+def test_the_lengths_choose_the_probe_unless_one_is_given(tmp_path, pruning, probes):
+    assert config(tmp_path, pruning=pruning).host_config().pruning.probe_tokens == probes
 
 
 def test_options_from_flags_are_json(tmp_path):

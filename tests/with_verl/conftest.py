@@ -89,9 +89,9 @@ GRESO = (
 """Four of the same eight prompts in every step."""
 ARMS = {
     # A real model, float32 because a CPU takes minutes for bfloat16: the first arm, since it takes longest.
+    # Its first step measures lengths and chooses the probe.
     "smollm2": Arm(
         (
-            "+arrol.probe_tokens=6",
             "+arrol.warmup_steps=0",
             "data.max_prompt_length=64",
             "data.max_response_length=16",
