@@ -36,7 +36,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from arrol.configs.method import QualityConfig
-from arrol.engines.vllm import pruning_args
+from arrol.engines.vllm import pruning_args, push_estimator
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
 from arrol.quality.snapshot import EstimatorSnapshot
@@ -89,7 +89,12 @@ class Arm:
     """One way of asking one engine; a call generates everything."""
 
     def __init__(
-        self, engine: Any, flags: argparse.Namespace, rule: dict[str, Any], head: bytes | None = None, groups: int = 0
+        self,
+        engine: Any,
+        flags: argparse.Namespace,
+        rule: dict[str, Any],
+        head: EstimatorSnapshot | None = None,
+        groups: int = 0,
     ) -> None:
         """``groups`` of this arm; those of the flags when 0."""
         self.engine, self.flags, self.rule, self.head, self.groups = engine, flags, rule, head, groups
@@ -101,7 +106,7 @@ class Arm:
         flags, prompts, params = self.flags, [], []
         groups = self.groups or flags.groups
         if self.head is not None:
-            self.engine.collective_rpc("arrol_set_estimator", args=(self.head,))
+            push_estimator(self.engine, self.head)
         for group in range(groups):
             for index in range(flags.group_size):
                 asked = (
@@ -154,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         build_model(folder, flags)
         plain, ours = build_engine(folder, flags), build_engine(folder, flags, **CLASSES)
-    everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags).to_bytes()
-    last = snapshot_of(("last_hidden",), flags).to_bytes()
+    everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags)
+    last = snapshot_of(("last_hidden",), flags)
     observe = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
     stops = {"rule": "uniform", "keep_ratio": 0.5, "probe_tokens": flags.probe}
     few = max(1, flags.groups // 4)

@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from arrol.engines.vllm import StopReport, pruning_args
+from arrol.engines.vllm import StopReport, pruning_args, push_estimator
 from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.tasks.arithmetic import ArithmeticTask
 
@@ -30,8 +30,7 @@ def main(folder: str) -> None:
         scheduler_cls="arrol.engines.vllm.PruningScheduler",
         worker_cls="arrol.engines.vllm.PruningWorker",
     )
-    estimator = EstimatorSnapshot.read(Path(folder) / "estimator.safetensors")
-    llm.collective_rpc("arrol_set_estimator", args=(estimator.to_bytes(),))
+    push_estimator(llm, EstimatorSnapshot.read(Path(folder) / "estimator.safetensors"))
 
     task = ArithmeticTask(llm.get_tokenizer(), min_ops=1, max_ops=5, seed=0)
     prompts = task.eval_prompts(32)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arrol.engines.vllm.request import StopReport, pruning_args
-from arrol.engines.vllm.sampler import completion_of, settings_of
+from arrol.engines.vllm.sampler import completion_of, push_estimator, settings_of
 from arrol.types import FinishReason
 from vllm_host import (
     ARROL,
@@ -108,7 +108,7 @@ def test_pruning_changes_no_token_of_a_survivor_nor_of_the_stopped(llm):
 def test_a_new_head_judges_from_the_next_request_on_and_signs_with_its_version(llm, reference):
     snapshot = snapshot_of(*PROBES, seed=5, version=9)
     try:
-        assert llm.collective_rpc("arrol_set_estimator", args=(snapshot.to_bytes(),)) == [9]
+        assert push_estimator(llm, snapshot) == 9
         generate(llm, PROMPTS[:1], [params(3)])  # no request is watched in the step that brings the new tables
         (answer,) = generate(llm, PROMPTS[:1], groups(4)[:1])
     finally:

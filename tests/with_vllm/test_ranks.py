@@ -5,6 +5,8 @@ import pytest
 
 from arrol.engines.vllm import compat
 from arrol.engines.vllm.request import StopReport
+from arrol.engines.vllm.sampler import push_estimator
+from arrol.errors import ConfigError
 from vllm_host import ARROL, engine, features_of, generate, is_pruned, leftovers, params, scheduler_of, snapshot_of
 from vllm_host import taken_features as taken
 
@@ -25,9 +27,15 @@ def llm(model):
         patch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
         extension = {"worker_extension_cls": "test_ranks.Loudspeaker"}
         with engine(model, tensor_parallel_size=2, distributed_executor_backend="mp", **extension, **ARROL) as llm:
-            versions = llm.collective_rpc("arrol_set_estimator", args=(snapshot_of(PROBE, version=2).to_bytes(),))
-            assert versions == [2, 2]
             yield llm
+
+
+def test_a_refused_head_leaves_no_answer_to_the_next_call(llm):
+    """vLLM #58242: an error of one rank leaves the answers of the others in their queues."""
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"estimator.hidden_size = 64: the model's is 128; load the estimator"):
+            push_estimator(llm, snapshot_of(PROBE, hidden=64))
+    assert push_estimator(llm, snapshot_of(PROBE, version=2)) == 2
 
 
 def answers_of(llm, step):
@@ -39,6 +47,7 @@ def answers_of(llm, step):
 
 
 def test_features_equal_hugging_face_and_the_stopped_have_the_probed_tokens(llm, reference):
+    push_estimator(llm, snapshot_of(PROBE))
     answers, features = answers_of(llm, 1), taken(llm)
     for group, (prompt, answer) in enumerate(zip(PROMPTS, answers, strict=True)):
         assert sum(map(is_pruned, answer.outputs)) == SIZE // 2
@@ -52,6 +61,7 @@ def test_features_equal_hugging_face_and_the_stopped_have_the_probed_tokens(llm,
 
 
 def test_the_ranks_agree(llm):
+    push_estimator(llm, snapshot_of(PROBE))
     llm.collective_rpc("all_ranks_score")
     answers_of(llm, 2)
     first, second = llm.collective_rpc("arrol_take_features")

@@ -16,6 +16,7 @@ from arrol.configs.base import validate
 from arrol.configs.run import RunConfig
 from arrol.engines.vllm.padding import head_size_of, padded_config, padded_weights
 from arrol.errors import ConfigError
+from arrol.quality.snapshot import ModelFingerprint
 from arrol.training.checkpoint import save_policy
 from arrol.training.policy import load_policy, load_tokenizer
 
@@ -36,6 +37,7 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
     served = policy if head_size is None else widened(policy, head_size)
     save_policy(target / POLICY_FOLDER, served, load_tokenizer(str(source)))
     snapshot = estimator.snapshot()
+    snapshot.model = ModelFingerprint.of(policy.config.get_text_config())
     snapshot.write(target / ESTIMATOR_FILE)
     row = {
         "policy": str(target / POLICY_FOLDER),
@@ -44,6 +46,7 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
         "head_size": head_size_of(policy.config) if head_size is None else head_size,
         "probe_tokens": list(snapshot.probe_tokens),
         "estimator_version": snapshot.version,
+        "model": str(snapshot.model),
     }
     if as_json:
         print_json(row)

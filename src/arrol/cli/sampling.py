@@ -12,7 +12,7 @@ from rich.console import Console
 
 from arrol import assembly
 from arrol.configs.run import RunConfig
-from arrol.errors import CheckpointError, ConfigError
+from arrol.errors import CheckpointError
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.evaluation.reading import CompletionStatistics, read_completions
 from arrol.evaluation.runner import Amount, Written, sample_prompts
@@ -76,11 +76,8 @@ def _read(
     temperature: float,
 ) -> list[SampledProblem]:
     layout = None if estimator is None else estimator.layout
-    if layout is not None and layout.hidden_size != model.config.hidden_size:
-        raise ConfigError(
-            f"--estimator: it reads hidden states of {layout.hidden_size} numbers, the model's have "
-            f"{model.config.hidden_size}; give the estimator that was trained with this model"
-        )
+    if estimator is not None:
+        estimator.require_model(model.config.get_text_config())
     pairs = [(one.prompt.token_ids, completion.token_ids) for one in written for completion in one.completions]
     lengths = (END,) if estimator is None else (*estimator.probe_tokens, END)
     readings = iter(read_completions(model, pairs, layout=layout, lengths=lengths, temperature=temperature))

@@ -11,7 +11,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,8 +29,37 @@ KEY = "arrol-estimator"
 """Entry of the blob's header; its value is JSON."""
 
 
+class TextConfig(Protocol):
+    """The part of a Hugging Face text model's config that tells models apart."""
+
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+
+
+class ModelFingerprint(NamedTuple):
+    """Architecture and size of the model that an estimator was trained with; training changes none of it."""
+
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, config: TextConfig) -> ModelFingerprint:
+        return cls(config.model_type, config.hidden_size, config.num_hidden_layers, config.vocab_size)
+
+    def __str__(self) -> str:
+        sizes = zip(self._fields[1:], self[1:], strict=True)
+        return f"{self.model_type} ({', '.join(f'{name} {size}' for name, size in sizes)})"
+
+
 class EstimatorSnapshot:
     """An :class:`arrol.protocols.Estimator` that no longer learns."""
+
+    model: ModelFingerprint | None = None
+    """Written by ``arrol export``; unknown in older files and in a training run's own pushes."""
 
     def __init__(
         self,
@@ -58,6 +87,17 @@ class EstimatorSnapshot:
         """Whether all weights of the heads are finite; a head with a NaN scores no rollout."""
         return all(bool(value.isfinite().all()) for head in self._heads for value in head.state_dict().values())
 
+    def require_model(self, config: TextConfig) -> None:
+        """ModelError when the estimator was trained with another model than that of ``config``."""
+        known = self.model or self.layout.hidden_size
+        shape = ModelFingerprint.of(config) if self.model else config.hidden_size
+        if known != shape:
+            field = "model" if self.model else "hidden_size"
+            raise ModelError(
+                f"estimator.{field} = {known}: the model's is {shape}; "
+                "load the estimator that was trained with this model"
+            )
+
     def tables(self) -> State:
         """What :class:`arrol.quality.calibration.ScoredEstimator` loads: the calibration without the heads."""
         return {
@@ -73,6 +113,7 @@ class EstimatorSnapshot:
             "version": self.version,
             "features": list(self.layout.names),
             "hidden_size": self.layout.hidden_size,
+            "model": self.model,
             "probe_tokens": list(self.probe_tokens),
             "width": self._heads[0].first.out_features,
             "tables": [
@@ -99,12 +140,16 @@ class EstimatorSnapshot:
             served.load(header)
             if not 0 < len(heads) == len(served.calibrations):
                 raise ValueError("heads and tables")
+            model = header.get("model")
+            shape = None if model is None else ModelFingerprint(str(model[0]), *map(int, model[1:]))
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise ModelError(
                 f"estimator = {source!r}: not an estimator ({type(error).__name__}); "
                 "give a file that arrol export wrote"
             ) from None
-        return cls(layout, served.probe_tokens, heads, list(served.calibrations.values()), version=served.version)
+        made = cls(layout, served.probe_tokens, heads, list(served.calibrations.values()), version=served.version)
+        made.model = shape
+        return made
 
     def write(self, path: Path) -> None:
         """To a file."""

@@ -67,6 +67,8 @@ def test_the_estimator_is_the_checkpoints(run, tmp_path, capsys):
     state = load_state(newest_checkpoint(run / "checkpoints"))["estimator"]
     assert (row["probe_tokens"], row["step"]) == ([4, 8], 2)
     assert snapshot.version == row["estimator_version"] == state["version"] == 2
+    assert str(snapshot.model) == row["model"]
+    snapshot.require_model(AutoModelForCausalLM.from_pretrained(row["policy"]).config)
     saved = state["probes"]["1"]["head"]["first.weight"]
     assert torch.equal(snapshot._heads[1].first.weight, torch.from_numpy(saved))
 

@@ -1,6 +1,7 @@
 """What an estimator knew survives the journey as bytes, and nothing else is taken for it."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from arrol.errors import ModelError
 from arrol.quality.calibration import Calibration, ScoredEstimator
 from arrol.quality.features import FeatureLayout
 from arrol.quality.head import QualityHead
-from arrol.quality.snapshot import KEY, EstimatorSnapshot
+from arrol.quality.snapshot import KEY, EstimatorSnapshot, ModelFingerprint
 
 ALL = ("last_hidden", "mean_hidden", "logprobs")
 PROBES = (8, 16)
@@ -62,6 +63,37 @@ def test_bytes_hold_everything(names, probes):
     again = EstimatorSnapshot.from_bytes(blob)
     assert_same(again, snapshot)
     assert_same(EstimatorSnapshot.from_bytes(again.to_bytes()), snapshot)
+
+
+MODEL = types.SimpleNamespace(model_type="llama", hidden_size=5, num_hidden_layers=2, vocab_size=9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "qwen3"}, "qwen3 (hidden_size 5, num_hidden_layers 2, vocab_size 9)"),
+        ({"num_hidden_layers": 3}, "llama (hidden_size 5, num_hidden_layers 3, vocab_size 9)"),
+        ({"vocab_size": 8}, "llama (hidden_size 5, num_hidden_layers 2, vocab_size 8)"),
+    ],
+)
+def test_the_head_of_another_model_is_refused_by_both_names(changes, told):
+    snapshot = snapshot_of()
+    snapshot.model = ModelFingerprint.of(MODEL)
+    again = EstimatorSnapshot.from_bytes(snapshot.to_bytes())
+    again.require_model(MODEL)
+    with pytest.raises(ModelError) as caught:
+        again.require_model(types.SimpleNamespace(**{**vars(MODEL), **changes}))
+    assert str(caught.value) == (
+        f"estimator.model = llama (hidden_size 5, num_hidden_layers 2, vocab_size 9): the model's is {told}; "
+        "load the estimator that was trained with this model"
+    )
+
+
+def test_without_a_fingerprint_the_hidden_size_is_compared():
+    snapshot = EstimatorSnapshot.from_bytes(with_header(model=None))
+    snapshot.require_model(types.SimpleNamespace(hidden_size=5))
+    with pytest.raises(ModelError, match=r"^estimator.hidden_size = 5: the model's is 6; load the estimator that"):
+        snapshot.require_model(types.SimpleNamespace(hidden_size=6))
 
 
 def test_a_file_holds_everything(tmp_path):
@@ -169,6 +201,8 @@ STRANGERS = {
     "tables as words": with_header(tables=["a", "b"]),
     "tables of words": with_header(tables=[{**TABLE, "quality": ["a"] * 9}] * 2),
     "tables without priors": with_header(tables=[{"quality": [0.5], "is_ready": True}] * 2),
+    "a model of words": with_header(model=["llama", "a", "b", "c"]),
+    "a model cut short": with_header(model=["llama", 5]),
     "no version": with_header(version=None),
     "an endless version": with_header(version=float("inf")),
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from arrol.engines.vllm.admission import RequestCheck
     from arrol.engines.vllm.engine import VllmEngine
     from arrol.engines.vllm.request import PruningRequest, StopReport, pruning_args
+    from arrol.engines.vllm.sampler import push_estimator
     from arrol.engines.vllm.scheduler import ConfidenceScheduler, PruningScheduler
     from arrol.engines.vllm.worker import PruningWorker
 
@@ -26,6 +27,7 @@ __all__ = [
     "StopReport",
     "VllmEngine",
     "pruning_args",
+    "push_estimator",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "StopReport": "request",
     "VllmEngine": "engine",
     "pruning_args": "request",
+    "push_estimator": "sampler",
 }
 
 

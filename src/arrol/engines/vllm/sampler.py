@@ -27,6 +27,7 @@ from arrol.errors import ConfigError
 from arrol.protocols import More
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import END
+from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.types import Completion, FinishReason, GroupRequest, RolloutId, SamplingParams
 
 REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "repetition": FinishReason.LENGTH}
@@ -67,8 +68,7 @@ class LlmSampler:
     def push_estimator(self) -> None:
         """Send head and calibration when they have changed."""
         if self._estimator is not None and self._estimator.version != self._pushed:
-            self._llm.collective_rpc("arrol_set_estimator", args=(as_text(self._estimator.snapshot().to_bytes()),))
-            self._pushed = self._estimator.version
+            self._pushed = push_estimator(self._llm, self._estimator.snapshot())
 
     def generate(
         self,
@@ -187,9 +187,13 @@ class _Call:
         self.asked.end(rollout_id, completion_of(answer.outputs[0], report))
 
 
-def as_text(blob: bytes) -> str:
-    """Base64, for an RPC that may cross HTTP."""
-    return base64.b64encode(blob).decode()
+def push_estimator(llm: LlmLike, snapshot: EstimatorSnapshot) -> int:
+    """Set head and calibration of every worker; returns their version. ConfigError when a worker refuses them."""
+    blob = base64.b64encode(snapshot.to_bytes()).decode()  # the call may cross HTTP
+    for answer in llm.collective_rpc("arrol_set_estimator", args=(blob,)):
+        if "refused" in answer:
+            raise ConfigError(answer["refused"])
+    return snapshot.version
 
 
 def rollout_seed(seed: int, rollout_id: RolloutId) -> int:

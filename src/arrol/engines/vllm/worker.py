@@ -20,7 +20,6 @@ from arrol.engines.vllm import compat
 from arrol.engines.vllm.groups import ProbeScore
 from arrol.engines.vllm.probing import Fed, Gathered, ProbeReader, Watch
 from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE, WatchingPlan
-from arrol.errors import ModelError
 from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.types import State
 
@@ -38,6 +37,14 @@ class StepScores:
     scored: list[ProbeScore]
     tables: State | None = None
     """Calibration after an update of the estimator, once; it arrives before the first score that needs it."""
+
+
+class SetAnswer(TypedDict, total=False):
+    """Answer of ``arrol_set_estimator``, one of the two."""
+
+    version: int
+    refused: str
+    """Why; the estimator before stays."""
 
 
 class TakenFeatures(TypedDict):
@@ -126,23 +133,26 @@ class PruningWorker(compat.PlatformWorker):
 
         return ScoringOutput(output, attach) if isinstance(output, compat.AsyncModelRunnerOutput) else attach(output)
 
-    def arrol_set_estimator(self, blob: bytes | str) -> int:
-        """By ``collective_rpc``: score by this estimator from the next step on; returns its version. Text is base64."""
-        blob = base64.b64decode(blob) if isinstance(blob, str) else blob
-        snapshot, known = self._fitting(EstimatorSnapshot.from_bytes(blob)), self._reader.snapshot
+    def arrol_set_estimator(self, blob: bytes | str) -> SetAnswer:
+        """By ``collective_rpc``: score by this estimator from the next step on. Text is base64.
+
+        A refusal is returned: an error of one rank leaves the others' answers to the next call (vLLM #58242).
+        """
+        try:
+            blob = base64.b64decode(blob) if isinstance(blob, str) else blob
+            snapshot = self._fitting(EstimatorSnapshot.from_bytes(blob))
+        except ValueError as error:  # ModelError, or text that is not base64
+            compat.logger.error("arrol: the head is refused: %s", error)
+            return {"refused": str(error)}
+        known = self._reader.snapshot
         if known is not None and known.layout != snapshot.layout:
             self._reader = ProbeReader()  # sums for other features are of no use: running requests get no score
         self._reader.snapshot, self._tables = snapshot, snapshot.tables()
-        return snapshot.version
+        return {"version": snapshot.version}
 
     def _fitting(self, snapshot: EstimatorSnapshot) -> EstimatorSnapshot:
         """ModelError for the head of another model; a warning for one whose scores are NaN."""
-        size = int(self.model_config.get_hidden_size())
-        if snapshot.layout.hidden_size != size:
-            raise ModelError(
-                f"estimator.hidden_size = {snapshot.layout.hidden_size}: the model's is {size}; "
-                "load the estimator that was trained with this model"
-            )
+        snapshot.require_model(self.model_config.hf_text_config)
         if not snapshot.is_finite:
             compat.logger.warning(
                 "arrol: head version %d has weights that are not finite; no request is pruned until another is set",

@@ -13,8 +13,8 @@ def said(monkeypatch):
     from arrol.engines.vllm import compat
 
     lines = []
-    monkeypatch.setattr(compat.logger, "info", lambda text, *values: lines.append(text % values))
-    monkeypatch.setattr(compat.logger, "warning", lambda text, *values: lines.append(text % values))
+    for level in ("info", "warning", "error"):
+        monkeypatch.setattr(compat.logger, level, lambda text, *values: lines.append(text % values))
     return lines
 
 

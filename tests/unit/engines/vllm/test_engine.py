@@ -12,9 +12,9 @@ from arrol.configs.method import NeverRule, NeymanRule, QualityConfig, UniformRu
 from arrol.configs.run import SamplingConfig, VllmEngineConfig
 from arrol.engines.vllm.engine import VllmEngine
 from arrol.engines.vllm.remote import RemoteController
-from arrol.engines.vllm.sampler import rollout_seed
+from arrol.engines.vllm.sampler import push_estimator, rollout_seed
 from arrol.engines.vllm.weights import MEMORY
-from arrol.errors import ConfigError, ModelError
+from arrol.errors import ConfigError
 from arrol.pruning.controller import PruningController
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
@@ -200,8 +200,8 @@ def test_a_probe_the_head_was_not_trained_at_is_refused_by_name(engine):
 
 def test_the_head_of_another_model_is_refused(engine):
     other = QualityEstimator(QualityConfig(), FeatureLayout(("last_hidden",), 16), PROBES, seed=0)
-    with pytest.raises(ModelError, match=r"estimator.hidden_size = 16: the model's is 32; load"):
-        engine._llm.collective_rpc("arrol_set_estimator", args=(other.snapshot().to_bytes(),))
+    with pytest.raises(ConfigError, match=r"estimator.hidden_size = 16: the model's is 32; load"):
+        push_estimator(engine._llm, other.snapshot())
 
 
 def test_nothing_is_left_behind_when_vllm_does_not_start(model, monkeypatch):

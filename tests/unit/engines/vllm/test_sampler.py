@@ -25,7 +25,7 @@ class FakeLlm:
     """Stops the odd ones."""
 
     def __init__(self):
-        self.rpcs, self.asked = [], []
+        self.rpcs, self.asked, self.set_answers = [], [], [{"version": 1}]
 
     @staticmethod
     def settings(fields):
@@ -45,7 +45,7 @@ class FakeLlm:
         if method == "arrol_take_features":
             rows = np.arange(3, dtype=np.float32)
             return [{"index": [[5, 0, 1, 2]], "features": base64.b64encode(rows.tobytes()).decode(), "size": 3}]
-        return [1]
+        return self.set_answers
 
 
 def test_decisions_features_and_the_head_cross_over():
@@ -64,6 +64,18 @@ def test_decisions_features_and_the_head_cross_over():
     assert len({fields["seed"] for fields in llm.asked}) == 4
     sampler.generate(requests, SamplingParams(9), seed=1, controller=controller)
     assert [name for name, *_ in llm.rpcs].count("arrol_set_estimator") == 1  # it has not changed
+
+
+def test_a_head_that_one_rank_refuses_is_one_error_and_is_sent_again():
+    llm = FakeLlm()
+    sampler = LlmSampler(llm, QualityEstimator(QualityConfig(features=("logprobs",)), LAYOUT, (2,), seed=0))
+    llm.set_answers = [{"version": 0}, {"refused": "estimator.model = other: why"}]
+    with pytest.raises(ConfigError, match=r"^estimator.model = other: why$"):
+        sampler.push_estimator()
+    llm.set_answers = [{"version": 0}] * 2
+    sampler.push_estimator()
+    sampler.push_estimator()
+    assert len(llm.rpcs) == 2
 
 
 def test_without_a_controller_nothing_of_ours_is_asked():

@@ -16,10 +16,12 @@ from arrol.engines.vllm import compat
 from arrol.engines.vllm.probing import ProbeReader, Tag, Watch
 from arrol.engines.vllm.scheduler import ScoredResult
 from arrol.engines.vllm.worker import PruningWorker, ScoringOutput
+from arrol.quality.snapshot import ModelFingerprint
 from arrol.types import RolloutId
 from vllm_host import HIDDEN, snapshot_of
 
 PROBE = 3
+MODEL = types.SimpleNamespace(model_type="qwen3", hidden_size=HIDDEN, num_hidden_layers=2, vocab_size=264)
 
 
 class Promise(compat.AsyncModelRunnerOutput):
@@ -42,7 +44,7 @@ def worker(monkeypatch):
     one = object.__new__(PruningWorker)
     one._reader, one._tables, one._plan, one.answer = ProbeReader(snapshot_of(PROBE)), None, None, None
     one.model_runner = types.SimpleNamespace(execute_model_state=None)
-    one.model_config = types.SimpleNamespace(get_hidden_size=lambda: HIDDEN)
+    one.model_config = types.SimpleNamespace(hf_text_config=MODEL)
     monkeypatch.setattr(compat.PlatformWorker, "execute_model", lambda self, plan: None)
     monkeypatch.setattr(compat.PlatformWorker, "sample_tokens", lambda self, grammar_output: self.answer)
     monkeypatch.setattr(compat, "is_output_rank", lambda worker: True)
@@ -136,7 +138,7 @@ def test_without_a_head_and_off_the_output_rank_nothing_is_done(worker, monkeypa
 
 def test_a_new_head_sends_its_tables_once_with_the_next_answer(worker):
     worker._reader = ProbeReader()
-    assert worker.arrol_set_estimator(snapshot_of(PROBE, version=4).to_bytes()) == 4
+    assert worker.arrol_set_estimator(snapshot_of(PROBE, version=4).to_bytes()) == {"version": 4}
     assert feed(worker, 0, answer_of("r")).arrol_scores.tables["version"] == 4
     assert feed(worker, 1, answer_of("r")).arrol_scores.tables is None
 
@@ -144,7 +146,7 @@ def test_a_new_head_sends_its_tables_once_with_the_next_answer(worker):
 def test_a_head_with_a_nan_is_named_in_the_log(worker, said):
     snapshot = snapshot_of(PROBE, version=5)
     snapshot._heads[0].first.weight.data[0, 0] = np.nan
-    assert worker.arrol_set_estimator(snapshot.to_bytes()) == 5
+    assert worker.arrol_set_estimator(snapshot.to_bytes()) == {"version": 5}
     assert said == ["arrol: head version 5 has weights that are not finite; no request is pruned until another is set"]
 
 
@@ -168,11 +170,40 @@ def test_those_who_left_are_forgotten_even_by_a_step_that_samples_nothing(worker
     assert not worker._reader._records
 
 
-def test_a_blob_that_is_no_estimator_is_refused_and_the_old_one_stays(worker):
-    from arrol.errors import ModelError
+def blob_of(**changes):
+    """A head whose file names the worker's model, but for ``changes``."""
+    snapshot = snapshot_of(PROBE)
+    snapshot.model = ModelFingerprint.of(MODEL)._replace(**changes)
+    return snapshot.to_bytes()
 
+
+REFUSALS = {
+    "no estimator": (b"no", "estimator = 'bytes': not an estimator (ValueError); give a file that arrol export wrote"),
+    "no base64": ("a", "Invalid base64-encoded string"),
+    "another width": (
+        snapshot_of(PROBE, hidden=5).to_bytes(),
+        "estimator.hidden_size = 5: the model's is 128; load the estimator that was trained with this model",
+    ),
+    "another model": (
+        blob_of(model_type="llama", num_hidden_layers=30),
+        "estimator.model = llama (hidden_size 128, num_hidden_layers 30, vocab_size 264): "
+        "the model's is qwen3 (hidden_size 128, num_hidden_layers 2, vocab_size 264); "
+        "load the estimator that was trained with this model",
+    ),
+}
+
+
+@pytest.mark.parametrize(("blob", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_is_returned_and_logged_and_the_old_head_stays(worker, said, blob, message):
+    """Raised, it would leave the answers of the other ranks to the next call."""
     old = worker._reader.snapshot
-    with pytest.raises(ModelError, match="not an estimator"):
-        worker.arrol_set_estimator(b"no")
+    answer = worker.arrol_set_estimator(blob)
+    assert list(answer) == ["refused"]
+    assert answer["refused"].startswith(message)
+    assert said == [f"arrol: the head is refused: {answer['refused']}"]
     assert worker._reader.snapshot is old
     assert worker._tables is None
+
+
+def test_a_head_that_names_the_model_is_taken(worker):
+    assert worker.arrol_set_estimator(blob_of()) == {"version": 0}
