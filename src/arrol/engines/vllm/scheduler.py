@@ -24,6 +24,7 @@ from arrol.configs.base import shown
 from arrol.configs.method import NeverRule, UniformRule
 from arrol.engines.vllm import compat
 from arrol.engines.vllm.groups import GroupBook, ProbeScore
+from arrol.engines.vllm.metrics import process_metrics
 from arrol.engines.vllm.probing import Tag, Watch
 from arrol.engines.vllm.request import REFUSED, PruningRequest, StopReport, parse_args
 from arrol.errors import ConfigError
@@ -88,6 +89,7 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
         super().__init__(*args, **kwargs)
         compat.require_scheduler(self.vllm_config, reads_hidden_states=self.reads_hidden_states)
         self.book = GroupBook(self._estimator_for, rank=compat.data_parallel_rank(self.vllm_config))
+        self._metrics = process_metrics()
         self.kv_usage: deque[tuple[float, float]] = deque(maxlen=4096)
         """Share of the KV cache in use before and after each stop."""
         self._end_scores: dict[str, float] = {}
@@ -106,8 +108,10 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
             if pruning is not None and pruning.is_watched:
                 self._check(request, pruning)
                 self.book.add(request.request_id, pruning)
+                self._metrics.open_groups.set(self.book.num_groups)
                 self._warn_if_siblings_cannot_meet(pruning)
         except ConfigError as error:  # an exception would end the engine and all its requests
+            self._metrics.refused()
             self._warn_refused(f"request refused: {error}")
             self._end(request, f"{REFUSED}:{error}", compat.RequestStatus.FINISHED_ERROR)
 
@@ -176,7 +180,9 @@ class _PruningSchedulerBase(compat.AsyncScheduler):
         gone = [i for i in request_ids if i not in self.requests or self.requests[i].is_finished()]
         for request_id in gone:
             self._end_scores.pop(request_id, None)
+            self._metrics.ended(self.book.decision(request_id))
         self.book.ended(gone, lost=lost)
+        self._metrics.open_groups.set(self.book.num_groups)
 
     def _stop(self, request_ids: list[str], *, is_late: bool = False) -> list[str]:
         """Stop these requests; returns those whose probed token is appended only in this step, which keep it."""

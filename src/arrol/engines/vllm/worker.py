@@ -18,6 +18,7 @@ import torch
 
 from arrol.engines.vllm import compat
 from arrol.engines.vllm.groups import ProbeScore
+from arrol.engines.vllm.metrics import process_metrics
 from arrol.engines.vllm.probing import Fed, Gathered, ProbeReader, Watch
 from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE, WatchingPlan
 from arrol.quality.snapshot import EstimatorSnapshot
@@ -102,7 +103,7 @@ class PruningWorker(compat.PlatformWorker):
         if plan.scheduled_spec_decode_tokens:
             return self._after_verification(plan, watched, rows, grammar_output)
         fed = [_fed(plan, rows, request_id, watch) for request_id, watch in watched.items()]
-        gathered = self._reader.gather(fed, rows.hidden_ND)
+        gathered = self._gather(fed, rows)
         output = super().sample_tokens(grammar_output)
         return self._with_scores(output, fed, gathered)
 
@@ -122,13 +123,19 @@ class PruningWorker(compat.PlatformWorker):
             drafts = len(plan.scheduled_spec_decode_tokens.get(request_id, ()))
             accepted = max(len(output.sampled_token_ids[output.req_id_to_index[request_id]]) - 1, 0)
             fed.append(_fed(plan, rows, request_id, watch, drafts - accepted if drafts else 0))
-        return self._with_scores(output, fed, self._reader.gather(fed, rows.hidden_ND))
+        return self._with_scores(output, fed, self._gather(fed, rows))
+
+    def _gather(self, fed: list[Fed], rows: compat.StepRows) -> Gathered | None:
+        with process_metrics().scoring_seconds.time():
+            return self._reader.gather(fed, rows.hidden_ND)
 
     def _with_scores(self, output: Any, fed: list[Fed], gathered: Gathered | None) -> Output:
         (tables, self._tables), reader = (self._tables, None), self._reader
 
         def attach(resolved: Any) -> Any:
-            resolved.arrol_scores = StepScores(reader.finish(fed, _sampled_logprobs(resolved, fed), gathered), tables)
+            with process_metrics().scoring_seconds.time():
+                scored = reader.finish(fed, _sampled_logprobs(resolved, fed), gathered)
+            resolved.arrol_scores = StepScores(scored, tables)
             return resolved
 
         return ScoringOutput(output, attach) if isinstance(output, compat.AsyncModelRunnerOutput) else attach(output)
