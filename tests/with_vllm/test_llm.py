@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from arrol.engines.vllm.request import StopReport, pruning_args
 from arrol.engines.vllm.sampler import completion_of, push_estimator, settings_of
@@ -103,6 +104,19 @@ def test_pruning_changes_no_token_of_a_survivor_nor_of_the_stopped(llm):
     for written, whole in zip(tokens(generate(llm, PROMPTS, groups(3))), tokens(unpruned), strict=True):
         for mine, theirs in zip(written, whole, strict=True):
             assert mine == theirs[: len(mine)]
+
+
+def test_our_counts_are_in_the_registry_of_this_process(llm):
+    def total(name):
+        samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+        return sum(sample.value for sample in samples if f"{sample.name}/{sample.labels.get('outcome')}" == name)
+
+    names = ("arrol:requests_total/pruned", "arrol:requests_total/kept", "arrol:scoring_seconds_sum/None")
+    before = [total(name) for name in names]
+    (answer,) = generate(llm, PROMPTS[:1], groups(6)[:1])
+    pruned, kept, seconds = (total(name) - old for name, old in zip(names, before, strict=True))
+    assert (pruned, pruned + kept) == (sum(map(is_pruned, answer.outputs)), SIZE)
+    assert seconds > 0
 
 
 def test_a_new_head_judges_from_the_next_request_on_and_signs_with_its_version(llm, reference):
