@@ -16,6 +16,7 @@ from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
 from arrol.evaluation.judging import JudgedProblem, disagreements, judged, verifier_for
+from arrol.evaluation.parts import parsed_columns
 from arrol.evaluation.problems import SampledProblem
 from arrol.evaluation.samples import read_samples, write_samples
 from arrol.evaluation.summary import Row, facts, level_rows, metric_rows, require_samples, usual_ks
@@ -29,7 +30,7 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
     asked = parsed_ks(options.k)
     if options.samples:
         _refuse_with_samples(options, flags)
-        problems = read_samples(options.samples, group_by=options.group_by)
+        problems = samples_of(options, console)
     else:
         problems = sampled(options, flags, console, max(asked, default=1))
     ks = asked or usual_ks(problems)
@@ -42,6 +43,16 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
         print_metrics(console, rows)
         print_facts(console, found)
     return 0
+
+
+def samples_of(options: argparse.Namespace, console: Console) -> list[SampledProblem]:
+    """The problems of the samples file; what was left out is printed."""
+    notes: list[str] = []
+    columns = parsed_columns(options.column)
+    problems = read_samples(options.samples, group_by=options.group_by, columns=columns, notes=notes)
+    for note in notes:
+        console.print(f"warning: {note}", soft_wrap=True)
+    return problems
 
 
 def judge(problems: Sequence[SampledProblem], console: Console) -> list[JudgedProblem]:
@@ -61,8 +72,9 @@ def sampled(
     options: argparse.Namespace, flags: Sequence[str], console: Console, max_k: int = 1
 ) -> list[SampledProblem]:
     """Judged completions of the model of a config or a run, also written to a samples file."""
-    if options.source is not None and options.group_by is not None:
-        raise ConfigError(f"--group-by = {options.group_by!r}: only a samples file needs it; leave it out")
+    for name, value in {"--group-by": options.group_by, "--column": options.column}.items():
+        if options.source is not None and value:
+            raise ConfigError(f"{name} = {value!r}: only a samples file needs it; leave it out")
     from arrol.cli import sampling  # loads torch and transformers
 
     config, policy, state = _source(options.source, flags)

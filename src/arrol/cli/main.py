@@ -94,6 +94,9 @@ def _samples_options(command: argparse.ArgumentParser, *, required: bool) -> Non
     )
     command.add_argument("--k", metavar="1,4,16", help="numbers of samples; default some up to all")
     command.add_argument("--group-by", choices=["key", "prompt"], help="which rows of one completion belong together")
+    command.add_argument(
+        "--column", action="append", default=[], metavar="FIELD=NAME", help="column of a field, such as answer=solution"
+    )
 
 
 def split_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[str], list[str]]:

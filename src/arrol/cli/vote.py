@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from arrol.cli.evaluate import judge, parsed_ks, print_facts
+from arrol.cli.evaluate import judge, parsed_ks, print_facts, samples_of
 from arrol.cli.tables import print_columns, print_json
 from arrol.errors import ConfigError
 from arrol.evaluation.online import online_rows
-from arrol.evaluation.samples import read_samples
 from arrol.evaluation.summary import (
     Row,
     facts,
@@ -30,7 +29,7 @@ def run_vote(options: argparse.Namespace) -> int:
         raise ConfigError(f"--window = {options.window}: give a number of tokens from 1")
     names = options.rules.split(",") if options.rules else []
     require_votes([], names)
-    problems = read_samples(options.samples, group_by=options.group_by)
+    problems = samples_of(options, console)
     require_votes(problems, names)
     ks = asked or usual_ks(problems)
     require_samples(problems, ks)

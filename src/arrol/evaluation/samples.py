@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 from arrol.errors import ConfigError, DataError
-from arrol.evaluation.dialects import Part, part_of, prompt_key
+from arrol.evaluation.parts import Part, part_of, prompt_key
 from arrol.evaluation.problems import Sample, SampledProblem, problem_of, row_of
 from arrol.records.lines import LineWriter
 from arrol.records.store import portable_path
@@ -55,28 +55,51 @@ def write_samples(path: str | Path, problems: Iterable[SampledProblem]) -> None:
             writer.write(problem)
 
 
-def read_samples(path: str | Path, *, group_by: GroupBy | None = None) -> list[SampledProblem]:
+def read_samples(
+    path: str | Path,
+    *,
+    group_by: GroupBy | None = None,
+    columns: Mapping[str, str] | None = None,
+    notes: list[str] | None = None,
+) -> list[SampledProblem]:
     """The problems of a file or folder, in order of their first row.
 
     Rows of one completion are grouped by ``key``, by ``prompt``, or (None) by key where a row has one, else by prompt.
+    ``columns`` maps fields to columns, see ``parts.py``. What was left out is appended to ``notes``.
     """
     if group_by not in (None, "key", "prompt"):
         raise ConfigError(f"group_by: {group_by!r} is unknown; choose key or prompt")
     gathered: dict[str, tuple[Part, str]] = {}
-    for where, row in (found for file in _files(Path(path)) for found in table_rows(file, field="samples")):
-        if "samples" in row:
-            problem = problem_of(row, where)
-            part = Part(problem.key, True, problem.prompt, problem.answer, problem.level, [*problem.samples], True)
-        else:
-            part = part_of(row, where)
-        first, place = gathered.setdefault(_group_name(part, group_by, where), (part, where))
-        if first is not part:
-            _require_one_problem(first, place, part, where)
-            first.samples.extend(part.samples)
+    num_unscored = 0
+    for file in _files(Path(path)):
+        for part, where in _parts(file, columns or {}):
+            if not part.samples:
+                num_unscored += 1
+                continue
+            first, place = gathered.setdefault(_group_name(part, group_by, where), (part, where))
+            if first is not part:
+                _require_one_problem(first, place, part, where)
+                first.samples.extend(part.samples)
+    if num_unscored and notes is not None:
+        notes.append(f"{num_unscored} completions without a reward, such as stopped rollouts, are left out")
     if not gathered:
         raise DataError(f"samples: {_shown(path)!r} is empty; give a file with at least one row")
     parts = {name: part for name, (part, _) in gathered.items()}
     return [SampledProblem(key, p.prompt, p.gold, tuple(p.samples), p.level) for key, p in parts.items()]
+
+
+def _parts(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[Part, str]]:
+    """The rows of a file with their places; of rows in several variants, those of the first variant."""
+    variant = None
+    for where, row in table_rows(file, field="samples"):
+        if "samples" in row and not columns:
+            problem = problem_of(row, where)
+            part = Part(problem.key, True, problem.prompt, problem.answer, problem.level, [*problem.samples], True)
+        else:
+            part = part_of(row, where, columns)
+        variant = variant or part.variant
+        if part.variant == variant:
+            yield part, where
 
 
 def _require_one_problem(first: Part, place: str, part: Part, where: str) -> None:

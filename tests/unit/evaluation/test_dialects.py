@@ -2,8 +2,8 @@ r"""Rows of other tools, each as the tool writes it, and what is wrong with brok
 
 import pytest
 
-from arrol.errors import DataError
-from arrol.evaluation.dialects import gold_text, number_text, part_of
+from arrol.errors import ConfigError, DataError
+from arrol.evaluation.parts import gold_text, number_text, parsed_columns, part_of
 from arrol.evaluation.problems import Sample
 
 
@@ -79,6 +79,57 @@ def test_plain_rows_of_lists():
     ]
 
 
+def test_chat_messages_are_the_text_of_their_contents():
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "q"}]}]
+    answer = [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": []}]
+    read = part({"messages": turns, "completion": answer, "answer": "1"})
+    assert (read.prompt, read.samples, read.is_whole) == ("be brief\nq", [Sample("a")], False)
+    read = part({"prompt": turns, "completions": [answer, answer], "answer": "1"})
+    assert (read.samples, read.is_whole) == ([Sample("a"), Sample("a")], True)
+
+
+def test_texts_of_csv_are_numbers_where_numbers_are_due():
+    row = {"prompt": "p", "completion": "42", "answer": "4", "reward": "True", "score": "-1.5", "num_tokens": "7"}
+    assert part(row).samples == [Sample("42", reward=1.0, score=-1.5, num_tokens=7)]
+    assert part({**row, "step": "3", "level": "2"}).level == 2
+
+
+def test_lm_eval_is_known_by_document_and_prompt():
+    row = {"doc_id": 7, "doc": {"problem": "q", "level": "Level 2"}, "target": r"\boxed{3}", "filter": "none"}
+    one = part({**row, "resps": [["a"]], "arguments": [["q", {"until": []}]], "filtered_resps": ["a"]})
+    assert (one.prompt, one.gold, one.level, one.samples, one.is_whole) == ("q", "3", 2, [Sample("a")], False)
+    assert one.key.startswith("7-")
+    assert part({**row, "resps": [["a", "b"]]}).key == one.key, "the prompt comes from doc where arguments lack"
+    assert part({**row, "resps": [["b"]], "arguments": [["other", {}]]}).key != one.key
+
+
+def test_of_several_rewards_a_flag_tells_which_says_right():
+    row = {"step": 1, "prompt": "p", "completion": "a", "format_reward": 1.0, "accuracy_reward": 0.0, "advantage": 0.1}
+    with pytest.raises(
+        DataError, match=r"columns: step, prompt, .*accuracy_reward, advantage\); name it: .*reward=NAME"
+    ):
+        part(row)
+    assert part_of(row, "f", {"reward": "accuracy_reward"}).samples == [Sample("a", reward=0.0)]
+
+
+def test_flags_name_columns_in_rows_of_any_tool():
+    row = {"Frage": "q", "out": {"choices": [{"text": "a"}, {"text": "b"}]}, "meta": {"gold": 3}, "a.b": "key 1"}
+    words = ["prompt=Frage", "completion=out.choices.1.text", "answer=meta.gold", "key=a.b"]
+    read = part_of(row, "f", parsed_columns(words))
+    assert (read.key, read.prompt, read.gold, read.samples) == ("key 1", "q", "3", [Sample("b")])
+    lm_eval = {"doc": {"question": "q", "num": 5}, "resps": [["a"]], "target": "x", "exact_match": 1.0}
+    read = part_of(lm_eval, "f", parsed_columns(["answer=doc.num", "reward=exact_match"]))
+    assert (read.gold, read.samples) == ("5", [Sample("a", reward=1.0)])
+    with pytest.raises(DataError, match=r"samples: f: --column answer=doc\.no: no such column \(columns: doc, resps,"):
+        part_of(lm_eval, "f", {"answer": "doc.no"})
+
+
+@pytest.mark.parametrize("words", [["answer"], ["gold=x"], ["answer="], ["key=a", "key=b"]])
+def test_a_column_flag_has_a_known_field_and_a_name(words):
+    with pytest.raises(ConfigError, match=r"--column = '.*': write FIELD=NAME, each field once; the fields are comple"):
+        parsed_columns(words)
+
+
 def test_gold_stands_in_front_of_answer():
     read = part({"question": "q", "answer": "raw", "gold": "1", "response": "a"})
     assert (read.gold, read.samples) == ("1", [Sample("a")])
@@ -108,7 +159,12 @@ def test_a_row_without_completions_is_refused():
         ({"prompt": "p", "completions": []}, r"completions = \[\] must be a text, or a list of at least one"),
         ({"prompt": "p", "completion": None}, "completion = None must be a text"),
         ({"prompt": "p", "completions": ["a", 3]}, r"completion 2: completion = 3 must be a text"),
-        ({"completion": "a"}, r"prompt = \(missing\) must be a text"),
+        ({"completion": "a"}, r"no column holds prompts \(columns: completion\); name it: --column prompt=NAME"),
+        ({"completion": "a", "prompt": "p"}, r"gold answers or rewards \(columns: completion, prompt\); name it: --"),
+        ({"completion": "a", "prompt": [{"role": "user"}]}, "prompt = .* must be a text that is not empty, or a list"),
+        ({"doc": {}, "resps": [[["-1.5", "True"]]]}, "resps = .* must be one list of texts; log-likelihoods of"),
+        ({"full_prompt": "p", "predictions": "x"}, "predictions = 'x' must be a list of at least one"),
+        ({"full_prompt": "p", "predictions": [[-1.5]], "gold": ["1"]}, "completion 1: completion = .* must be a text"),
         ({"prompt": "", "completion": "a"}, "prompt = '' must be a text that is not empty"),
         (
             {"prompt": "p", "completions": ["a", "b"], "rewards": [1]},

@@ -127,6 +127,36 @@ def test_keys_of_completions_can_be_overruled(tmp_path):
         read_samples(path, group_by="row")
 
 
+def test_completions_of_a_training_step_without_a_reward_are_left_out_and_counted(tmp_path):
+    rows = [
+        {"step": 1, "prompt": "p", "completion": f"c{n}", "len_reward": reward, "advantage": 0.0}
+        for n, reward in enumerate([1.0, None, 0.0, None])
+    ]
+    notes = []
+    (problem,) = read_samples(write(tmp_path / "a.jsonl", *rows), notes=notes)
+    assert [sample.completion for sample in problem.samples] == ["c0", "c2"]
+    assert notes == ["2 completions without a reward, such as stopped rollouts, are left out"]
+
+
+def test_rows_in_several_variants_are_read_once(tmp_path):
+    rows = [
+        {"doc_id": 0, "doc": {"question": "q"}, "target": "1", "resps": [["a"]], "filter": name} for name in ("x", "y")
+    ]
+    write(tmp_path / "samples_a.jsonl", *rows)
+    write(tmp_path / "samples_b.jsonl", *rows[1:])
+    (problem,) = read_samples(tmp_path)
+    assert len(problem.samples) == 2  # one from each file
+
+
+def test_summaries_beside_the_samples_are_not_read(tmp_path):
+    for name in ("results_2026.json", "metrics.json"):
+        write(tmp_path / name, {"results": {}})
+    with pytest.raises(DataError, match="holds no"):
+        read_samples(tmp_path)
+    write(tmp_path / "a.jsonl", own())
+    assert len(read_samples(tmp_path)) == 1
+
+
 def test_json_parquet_and_jsonl_read_alike(tmp_path):
     import pyarrow
     from pyarrow import parquet
@@ -168,7 +198,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path):
         (["null"], "line 1 is null"),
         (["[]"], "is empty"),
         ([own(), "[]"], "line 2 is a list"),
-        ([{"prompt": "p"}], r"line 1: no column holds completions \(columns: prompt\); name it completion"),
+        ([{"prompt": "p"}], r"line 1: no column holds completions \(columns: prompt\); name it: --column"),
         ([{}], "no column holds completions"),
         ([own(), own()], r"line 2: key = 'a': also on '.*' line 1; give each problem one row and one key"),
         ([own(key=None)], r"line 1: key = None must be a text that is not empty; mend or remove that row"),
