@@ -61,6 +61,8 @@ class DatasetTaskConfig(StrictModel):
     name: Literal["dataset"] = "dataset"
     source: str
     """Path of a file or folder, a hub name, or a preset such as gsm8k."""
+    preset: str | None = None
+    """Data set that the path is a copy of, such as svamp: columns and format of the answer are the preset's."""
     split: str = "train"
     """Split to train on; empty to evaluate only."""
     eval_source: str | None = None

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrol.errors import ConfigError, DataError
-from arrol.tasks.presets import preset_of
+from arrol.tasks.presets import Preset, preset_of
 from arrol.tasks.sources import records
 from arrol.verifiers.gold import all_of, any_of, split_parts
 from arrol.verifiers.symbolic import boxed_content
@@ -51,6 +51,8 @@ class Columns:
     prompt: str | None = None
     answer: str | None = None
     answer_format: str | None = None
+    preset: Preset | None = None
+    """Of a local copy; None means the source's own, if it is one."""
 
     def read(self, source: str, split: str, *, deduplicate: bool = False) -> list[Row]:
         """The rows of a split in file order; ``deduplicate`` keeps the first of equal questions."""
@@ -99,7 +101,7 @@ class Columns:
         return solution if isinstance(solution, str) and self.answer != "solution" else ""
 
     def _resolved(self, source: str, first: Mapping[str, Any]) -> Columns:
-        preset = preset_of(source)
+        preset = self.preset or preset_of(source)
         prompt = self.prompt or (preset.prompt_column if preset else _usual(first, USUAL_PROMPT_COLUMNS, "prompt"))
         if not self.prompt and not preset and {"context", "question", "final_answer"} <= first.keys():
             prompt = "context+question"

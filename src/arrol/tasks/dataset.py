@@ -4,7 +4,7 @@ Sample: the GSM8K row ``{"question": "Natalia sold clips ...", "answer": "Natali
 prompt with the answer ``72`` and the worked solution beside it.
 
 A source is a path that exists, else a data set by its usual name (``presets.py``), else a hub name (``owner/name`` or
-``owner/name:subset``). ``columns.py`` reads its rows.
+``owner/name:subset``). ``columns.py`` reads its rows; ``preset`` names the data set that a path is a copy of.
 
 Evaluation rows come from ``eval_source``, else from ``eval_split`` of the training source, else from the rows that
 :func:`~arrol.tasks.base.is_held_out` sets aside; they are never trained on. With an empty ``split`` nothing is trained
@@ -22,7 +22,7 @@ from arrol.errors import ConfigError, DataError, ModelError
 from arrol.protocols import PendingVerdict, Tokenizer, Verifier
 from arrol.tasks.base import TEMPLATES, EpochOrder, is_held_out, require_seed
 from arrol.tasks.columns import Columns, Row
-from arrol.tasks.presets import preset_of
+from arrol.tasks.presets import preset_named, preset_of
 from arrol.tasks.sources import SplitMissing, has_splits
 from arrol.types import Prompt, Verdict
 from arrol.verifiers.integer import IntegerVerifier, parse_integer
@@ -45,6 +45,7 @@ class DatasetTask:
         tokenizer: Tokenizer,
         *,
         source: str,
+        preset: str | None = None,
         split: str = "train",
         eval_source: str | None = None,
         eval_split: str = "test",
@@ -62,10 +63,11 @@ class DatasetTask:
         self.tokenizer = tokenizer
         self.template = template
         self.seed = require_seed(seed)
-        preset = preset_of(source)
-        columns = Columns(prompt_column, answer_column, answer_format)
+        given = None if preset is None else preset_named(preset)
+        known = given or preset_of(source)
+        columns = Columns(prompt_column, answer_column, answer_format, given)
         if split:
-            rows = columns.read(source, split, deduplicate=deduplicate or (preset is not None and preset.deduplicate))
+            rows = columns.read(source, split, deduplicate=deduplicate or (known is not None and known.deduplicate))
             self.train_rows, self.eval_rows = _divide(rows, columns, source, eval_source, eval_split)
         else:
             self.train_rows, self.eval_rows = [], _eval_rows(columns, eval_source or source, source, eval_split)

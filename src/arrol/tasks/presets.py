@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from arrol.errors import ConfigError
+
 
 class Preset(NamedTuple):
     """A data set known by its usual name."""
@@ -58,6 +60,14 @@ def preset_of(source: str) -> Preset | None:
     if "/" in source or Path(source).exists():
         return None
     return PRESETS.get(_NAMES.get(_folded(source), ""))
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of a name, also where a path has that name; ConfigError for an unknown one."""
+    preset = PRESETS.get(_NAMES.get(_folded(name), ""))
+    if preset is None:
+        raise ConfigError(f"preset: {name!r} is unknown; choose from {', '.join(PRESETS)}")
+    return preset
 
 
 def _folded(name: str) -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from arrol.errors import DataError, MissingExtraError
 from arrol.records.tables import SUFFIXES, table_rows, table_stem, table_suffix
 from arrol.tasks.presets import PRESETS, preset_of
+
+HUB_LIMIT_S = 4.0
+"""A hub that does not answer for so long cannot be reached."""
 
 
 class SplitMissing(DataError):
@@ -60,14 +69,42 @@ def _hub_records(hub: str, split: str) -> Iterable[Mapping[str, Any]]:
     except ImportError as error:
         raise MissingExtraError("datasets: not installed; pip install datasets, or give a local file") from error
     name, _, subset = hub.partition(":")
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    is_silent = not was_offline and not hub_answers(endpoint)
+    datasets.config.HF_HUB_OFFLINE = was_offline or is_silent  # then only a cached copy is read, without five retries
     try:
         return datasets.load_dataset(name, subset or None, split=split)
     except (OSError, ValueError) as error:
-        reason = _reason(error)
+        reason = f"{endpoint} does not answer, and no copy is cached" if is_silent else _reason(error)
         kind = SplitMissing if "split" in reason.lower() else DataError
         raise kind(
-            f"source: {hub!r} split {split!r} cannot be loaded ({reason}); give a local file or folder"
+            f"source: {hub!r} split {split!r} cannot be loaded ({reason}); give a local file or folder, with the "
+            "task's preset for its columns"
         ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+
+
+@lru_cache(maxsize=4)
+def hub_answers(endpoint: str, limit_s: float = HUB_LIMIT_S) -> bool:
+    """True when something answers at the address within the limit, also with an error."""
+    answers = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=limit_s).close()
+        except urllib.error.HTTPError:
+            pass
+        except OSError as error:
+            if not (isinstance(error, urllib.error.URLError) and isinstance(error.reason, ssl.SSLError)):
+                return
+        answers.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)  # the look-up of a name has no time limit of its own
+    thread.start()
+    thread.join(limit_s)
+    return bool(answers)
 
 
 def _reason(error: Exception) -> str:

@@ -270,6 +270,19 @@ def test_mistakes_are_one_line(tokenizer, tmp_path, records, fields, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_local_copy_has_the_columns_of_its_preset(tokenizer, tmp_path):
+    row = {"prompt": "raw", "Body": "Ann has 3 eggs", "Question": "How many?", "answer": "raw", "Answer": 3.0}
+    path = write(tmp_path / "test.jsonl", [row])
+    assert make(tokenizer, path, split="", answer_format=None).eval_rows[0].question == "raw"
+    task = make(tokenizer, path, split="", answer_format=None, preset="SVAMP")
+    assert (task.eval_rows[0].question, task.eval_rows[0].answer) == ("Ann has 3 eggs. How many?", "3")
+    named = make(tokenizer, path, split="", answer_format=None, preset="SVAMP", answer_column="answer")
+    assert named.eval_rows[0].answer == "raw"
+    rows = [{"prompt": f"q{n % 20}", "reward_model": {"ground_truth": "1"}} for n in range(60)]
+    task = make(tokenizer, write(tmp_path / "dapo.jsonl", rows), answer_format=None, preset="dapo-math-17k")
+    assert len(task.train_rows) + len(task.eval_rows) == 20
+
+
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[1, 2]\n", b"3\n"])
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_damaged_files_are_one_line(tokenizer, tmp_path, content, suffix):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from arrol.errors import ConfigError
 from arrol.tasks.columns import ANSWER_FORMATS
-from arrol.tasks.presets import PRESETS, preset_of
+from arrol.tasks.presets import PRESETS, preset_named, preset_of
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,14 @@ def test_a_path_of_that_name_goes_first(tmp_path, monkeypatch):
     (tmp_path / "svamp").mkdir()
     assert preset_of("svamp") is None
     assert preset_of("SVAMP-") is not None
+
+
+def test_a_preset_may_be_named_beside_a_path_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "svamp").mkdir()
+    assert preset_named("SVAMP") is PRESETS["svamp"]
+    with pytest.raises(ConfigError, match="preset: 'swamp' is unknown; choose from gsm8k, svamp"):
+        preset_named("swamp")
 
 
 def test_every_preset_names_a_hub_and_a_format():
