@@ -7,6 +7,7 @@ import pytest
 from arrol.cli.main import main
 from arrol.evaluation.samples import read_samples
 from arrol.verifiers.pool import VerifierPool
+from arrol.verifiers.symbolic import SymbolicVerifier
 
 
 @pytest.fixture
@@ -90,6 +91,43 @@ def test_a_problem_without_an_interval_has_null_there(tmp_path, capsys):
     assert votes[0]["ahead_low"] is None
 
 
+def test_verdicts_are_written_and_judged_once(tmp_path, capsys, monkeypatch):
+    row = {"key": "a", "prompt": "?", "answer": "1/2", "samples": [{"completion": c} for c in (
+        "so \\boxed{0.5}", "\\boxed{\\frac12}", "\\boxed{2}", "")]}  # fmt: skip
+    path, out = tmp_path / "samples.jsonl", tmp_path / "verdicts.jsonl"
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    found = call(capsys, "eval", "--samples", path, "--out", out, "--json")
+    (problem,) = read_samples(out)
+    assert [(s.reward, s.answer_class) for s in problem.samples] == [(1.0, 0), (1.0, 0), (0.0, 1), (0.0, None)]
+    assert all(sample.verifier for sample in problem.samples)
+    monkeypatch.setattr(SymbolicVerifier, "verify", lambda *_: pytest.fail("judged twice"))
+    monkeypatch.setattr(SymbolicVerifier, "same", lambda *_: pytest.fail("compared twice"))
+    assert call(capsys, "eval", "--samples", out, "--json") == found
+    assert call(capsys, "vote", "--samples", out, "--json")["facts"] == found["facts"]
+
+
+def test_flags_judge_anew_and_the_table_says_who_judged(tmp_path, capsys):
+    row = {"prompt": "?", "gold": "4", "completion": "Ergebnis: 4 Euro 20\nErgebnis: 4", "reward": 0.0, "pred": "5"}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    assert main(["eval", "--samples", str(path)]) == 0
+    assert "Verdicts by: file 1." in capsys.readouterr().out
+    found = call(capsys, "eval", "--samples", path, "--mark", "Ergebnis:", "--verifier", "symbolic", "--json")
+    assert found["metrics"][0]["value"] == 1.0
+    assert "file" not in found["facts"]["judged_by"]
+
+
+def test_doubts_are_warnings_with_a_count(tmp_path, capsys):
+    row = {"prompt": "?", "gold": "first we add 3 and 4 and then we know that the sum must be 7", "completion": ""}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n", "utf-8")
+    assert main(["eval", "--samples", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "warning: 1 of 1 gold answers look like worked solutions" in out
+    assert "warning: 1 of 1 completions hold no readable answer" in out
+    assert len(call(capsys, "vote", "--samples", path, "--json")["warnings"]) == 2
+
+
 def test_tables_are_for_people(run, capsys):
     assert main(["eval", str(run), "--evaluation.samples_per_prompt", "4"]) == 0
     assert "pass@4" in capsys.readouterr().out
@@ -119,6 +157,9 @@ def test_tables_are_for_people(run, capsys):
         (["vote", "--samples", "{torn}"], "line 2"),
         (["eval", "--samples", "{torn}"], "line 2"),
         (["eval", "--samples", "{good}", "--confidences"], "--confidences"),
+        (["eval", "--samples", "{good}", "--out", "{good}"], "exists; give the name of a new file for the verdicts"),
+        (["vote", "--samples", "nowhere", "--mark", ""], "--mark = '': give the text before an answer"),
+        (["eval", "{config}", "--verifier", "symbolic"], "--verifier = 'symbolic': only a samples file needs it"),
         (["eval", "{empty}"], "holds no checkpoint"),
     ],
 )

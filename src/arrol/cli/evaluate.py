@@ -15,7 +15,8 @@ from arrol.configs.base import validate
 from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
-from arrol.evaluation.judging import JudgedProblem, disagreements, judged, verifier_for
+from arrol.evaluation.cautions import cautions_of
+from arrol.evaluation.judging import JudgedProblem, disagreements, judged, unjudged, verifier_for
 from arrol.evaluation.parts import parsed_columns
 from arrol.evaluation.problems import SampledProblem
 from arrol.evaluation.samples import read_samples, write_samples
@@ -28,36 +29,42 @@ SAMPLES_FILE = "samples.jsonl"
 def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
     console = Console(stderr=options.json, markup=False, highlight=False)
     asked = parsed_ks(options.k)
+    warnings: list[str] = []
     if options.samples:
         _refuse_with_samples(options, flags)
-        problems = samples_of(options, console)
+        problems = samples_of(options, warnings)
     else:
         problems = sampled(options, flags, console, max(asked, default=1))
     ks = asked or usual_ks(problems)
     require_samples(problems, ks)
-    found = judge(problems, console)
+    found = judge(problems, options, console)
+    if options.samples and options.out:
+        write_samples(options.out, [one.problem for one in found])
+        console.print(f"verdicts: {options.out}", soft_wrap=True)
+    warnings += cautions_of(found)
     rows = [*metric_rows(found, ks), *level_rows(found)]
     if options.json:
-        print_json({"facts": facts(found), "metrics": rows})
+        print_json({"facts": facts(found), "warnings": warnings, "metrics": rows})
     else:
         print_metrics(console, rows)
         print_facts(console, found)
+    print_warnings(console, warnings)
     return 0
 
 
-def samples_of(options: argparse.Namespace, console: Console) -> list[SampledProblem]:
-    """The problems of the samples file; what was left out is printed."""
-    notes: list[str] = []
+def samples_of(options: argparse.Namespace, warnings: list[str]) -> list[SampledProblem]:
+    """The problems of the samples file, to be judged anew where a flag says how; appends what was left out."""
+    if not all(options.mark):
+        raise ConfigError("--mark = '': give the text before an answer, such as '####'")
     columns = parsed_columns(options.column)
-    problems = read_samples(options.samples, group_by=options.group_by, columns=columns, notes=notes)
-    for note in notes:
-        console.print(f"warning: {note}", soft_wrap=True)
-    return problems
+    problems = read_samples(options.samples, group_by=options.group_by, columns=columns, notes=warnings)
+    return unjudged(problems) if options.verifier or options.mark else problems
 
 
-def judge(problems: Sequence[SampledProblem], console: Console) -> list[JudgedProblem]:
+def judge(problems: Sequence[SampledProblem], options: argparse.Namespace, console: Console) -> list[JudgedProblem]:
     """Problems with verdicts and classes of equal answers; bars show the progress of both."""
-    with VerifierPool(verifier_for(problems)) as pool, Progress(console=console, transient=True) as progress:
+    verifier = verifier_for(problems, options.verifier, options.mark)
+    with VerifierPool(verifier) as pool, Progress(console=console, transient=True) as progress:
         verdicts = progress.add_task("judging", total=None)
         groups = progress.add_task("grouping equal answers", total=len(problems))
         return judged(
@@ -68,11 +75,18 @@ def judge(problems: Sequence[SampledProblem], console: Console) -> list[JudgedPr
         )
 
 
+def print_warnings(console: Console, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
+
+
 def sampled(
     options: argparse.Namespace, flags: Sequence[str], console: Console, max_k: int = 1
 ) -> list[SampledProblem]:
     """Judged completions of the model of a config or a run, also written to a samples file."""
-    for name, value in {"--group-by": options.group_by, "--column": options.column}.items():
+    given = {"--group-by": options.group_by, "--column": options.column, "--mark": options.mark}
+    given["--verifier"] = options.verifier  # the config's is task.verifier
+    for name, value in given.items():
         if options.source is not None and value:
             raise ConfigError(f"{name} = {value!r}: only a samples file needs it; leave it out")
     from arrol.cli import sampling  # loads torch and transformers
@@ -129,6 +143,8 @@ def print_facts(console: Console, found: Sequence[JudgedProblem]) -> None:
         "without a readable answer. Intervals: bootstrap over problems.",
         soft_wrap=True,
     )
+    judges = ", ".join(f"{name} {count}" for name, count in counts["judged_by"].items())
+    console.print(f"Verdicts by: {judges}.", soft_wrap=True)
     if odd := disagreements(found):
         console.print(
             f"{odd} samples are judged otherwise in votes, where equal answers need equal verdicts.", soft_wrap=True
@@ -163,10 +179,12 @@ def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, d
 
 
 def _refuse_with_samples(options: argparse.Namespace, flags: Sequence[str]) -> None:
-    given = {"CONFIG": options.source, "--estimator": options.estimator, "--out": options.out}
+    given = {"CONFIG": options.source, "--estimator": options.estimator}
     given["--confidences"] = options.confidences or None
     for name, value in given.items():
         if value is not None:
             raise ConfigError(f"{name} = {value!r}: a samples file is scored as it is; leave it out, or --samples")
     if flags:
         raise ConfigError(f"flag = {flags[0]!r}: a samples file has no config; leave it out")
+    if options.out and Path(options.out).exists():
+        raise ConfigError(f"--out = {options.out!r}: exists; give the name of a new file for the verdicts")

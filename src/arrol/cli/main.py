@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--estimator", metavar="FILE", help="estimator that arrol export wrote, to score completions")
     evaluate.add_argument("--confidences", action="store_true", help="keep token confidences, for DeepConf's votes")
-    evaluate.add_argument("--out", metavar="FILE", help="samples file to write; default RUN/samples.jsonl")
+    evaluate.add_argument("--out", metavar="FILE", help="file to write: samples (RUN/samples.jsonl), or verdicts")
     vote = _command(commands, "vote", "compare ways to choose an answer on the same samples")
     for command in (evaluate, vote):
         _samples_options(command, required=command is vote)
@@ -94,6 +94,14 @@ def _samples_options(command: argparse.ArgumentParser, *, required: bool) -> Non
     )
     command.add_argument("--k", metavar="1,4,16", help="numbers of samples; default some up to all")
     command.add_argument("--group-by", choices=["key", "prompt"], help="which rows of one completion belong together")
+    command.add_argument(
+        "--verifier",
+        choices=["integer", "symbolic"],
+        help="judge every completion of the file anew, with this verifier",
+    )
+    command.add_argument(
+        "--mark", action="append", default=[], metavar="TEXT", help="text before an answer, such as '####'; judges anew"
+    )
     command.add_argument(
         "--column", action="append", default=[], metavar="FIELD=NAME", help="column of a field, such as answer=solution"
     )

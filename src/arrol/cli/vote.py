@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from arrol.cli.evaluate import judge, parsed_ks, print_facts, samples_of
+from arrol.cli.evaluate import judge, parsed_ks, print_facts, print_warnings, samples_of
 from arrol.cli.tables import print_columns, print_json
 from arrol.errors import ConfigError
+from arrol.evaluation.cautions import cautions_of
 from arrol.evaluation.online import online_rows
 from arrol.evaluation.summary import (
     Row,
@@ -29,21 +30,24 @@ def run_vote(options: argparse.Namespace) -> int:
         raise ConfigError(f"--window = {options.window}: give a number of tokens from 1")
     names = options.rules.split(",") if options.rules else []
     require_votes([], names)
-    problems = samples_of(options, console)
+    warnings: list[str] = []
+    problems = samples_of(options, warnings)
     require_votes(problems, names)
     ks = asked or usual_ks(problems)
     require_samples(problems, ks)
-    found = judge(problems, console)
+    found = judge(problems, options, console)
+    warnings += cautions_of(found)
     names = names or possible_votes(problems)
     with console.status("counting votes"):
         rows = vote_rows(found, names, ks, window=options.window)
         online = online_rows(found, window=options.window)
     if options.json:
-        print_json({"facts": facts(found), "votes": rows, "online": online})
+        print_json({"facts": facts(found), "warnings": warnings, "votes": rows, "online": online})
     else:
         _print(console, rows, ks)
         _print_online(console, online)
         print_facts(console, found)
+    print_warnings(console, warnings)
     return 0
 
 

@@ -1,7 +1,8 @@
 """Verdicts, classes of equal answers and ballots of sampled problems, for metrics and votes.
 
 Rewards and answers of a file are kept; a verifier finds the missing ones: the integer verifier where every gold answer
-is an integer, else math-verify. Equal answers (0.5 and 1/2) are one class.
+is an integer, else math-verify. Equal answers (0.5 and 1/2) are one class. Samples that were judged and grouped before
+(``arrol eval --out``) are neither judged nor grouped again; :func:`unjudged` forgets the verdicts.
 
 A vote picks a class, so all members of a class must have one verdict. Where they differ, the first member's verdict
 holds in votes; a right sample without a readable answer is wrong in votes, not in pass@k (``disagreements``).
@@ -18,7 +19,6 @@ import numpy as np
 
 from arrol.errors import DataError
 from arrol.evaluation.problems import Sample, SampledProblem
-from arrol.protocols import Verifier
 from arrol.test_time.confidence import confidence_sampled, trace_confidence
 from arrol.test_time.voting import Ballots
 from arrol.verifiers.integer import IntegerVerifier, parse_integer
@@ -27,6 +27,8 @@ from arrol.verifiers.symbolic import SymbolicVerifier
 
 MARKS = ("####", "\\boxed{", "Answer:")
 """Marks of a final integer in a completion."""
+FROM_FILE = "file"
+"""``Sample.verifier`` where the reward came with the completion."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,33 @@ class JudgedProblem:
         return np.array([np.nan if s.num_tokens is None else s.num_tokens for s in self.samples], float)
 
 
-def verifier_for(problems: Sequence[SampledProblem]) -> Verifier:
-    """The integer verifier if it reads every gold answer, else math-verify."""
-    golds = [problem.answer for problem in problems if problem.answer is not None]
-    if golds and all(parse_integer(gold) is not None for gold in golds):
-        return IntegerVerifier(MARKS)
-    return SymbolicVerifier()
+def verifier_for(
+    problems: Sequence[SampledProblem], choice: str | None = None, marks: Sequence[str] = ()
+) -> IntegerVerifier | SymbolicVerifier:
+    """The verifier of that name; None means integer if it reads every gold answer, else symbolic.
+
+    ``marks`` stand before an answer; without any the usual ones do.
+    """
+    golds = [(problem.key, problem.answer) for problem in problems if problem.answer is not None]
+    other = next(((key, gold) for key, gold in golds if parse_integer(gold) is None), None)
+    if choice == "integer" and other is not None:
+        key, gold = other
+        raise DataError(
+            f"--verifier = 'integer': the gold answer {gold[:60]!r} of problem {key!r} is not an integer; "
+            "choose symbolic"
+        )
+    if choice == "integer" or (choice is None and golds and other is None):
+        return IntegerVerifier(marks or MARKS)
+    return SymbolicVerifier(marks) if marks else SymbolicVerifier()
+
+
+def unjudged(problems: Sequence[SampledProblem]) -> list[SampledProblem]:
+    """The problems without rewards, answers and whatever else came of a verdict."""
+    return [replace(one, samples=tuple(_unjudged(sample) for sample in one.samples)) for one in problems]
+
+
+def _unjudged(sample: Sample) -> Sample:
+    return replace(sample, answer=None, reward=None, mark=None, verifier=None, reason=None, answer_class=None)
 
 
 def judged(
@@ -70,8 +93,21 @@ def judged(
     ``progress`` counts verdicts, then ``grouping`` the problems whose equal answers are grouped.
     """
     whole = _with_verdicts(problems, pool, progress)
-    classes = pool.classes_of_all([[sample.answer for sample in problem.samples] for problem in whole], grouping)
-    return [_judged(problem, np.array(found.ids_N, int)) for problem, found in zip(whole, classes, strict=True)]
+    open_ones = [number for number, problem in enumerate(whole) if not _is_grouped(problem)]
+    answers = [[sample.answer for sample in whole[number].samples] for number in open_ones]
+    found = dict(zip(open_ones, pool.classes_of_all(answers, grouping), strict=True))
+    known = [[-1 if s.answer_class is None else s.answer_class for s in problem.samples] for problem in whole]
+    return [
+        _judged(problem, np.array(found[number].ids_N if number in found else known[number], int))
+        for number, problem in enumerate(whole)
+    ]
+
+
+def _is_grouped(problem: SampledProblem) -> bool:
+    """True when every sample was judged and the equal answers were grouped before."""
+    return all(sample.verifier is not None for sample in problem.samples) and any(
+        sample.answer_class is not None for sample in problem.samples
+    )
 
 
 def disagreements(judged_P: Sequence[JudgedProblem]) -> int:
@@ -116,22 +152,34 @@ def _with_verdicts(
                     f"samples: problem {problem.key!r} has neither a gold answer nor rewards; "
                     "add the field answer, or a reward to each sample"
                 )
-            if sample.answer is None or sample.reward is None:
+            if sample.verifier is None and (sample.answer is None or sample.reward is None):
                 pairs.append((sample.completion, problem.answer or ""))
                 places.append((p, n))
-    filled = [list(problem.samples) for problem in problems]
+    filled = [[_kept(sample) for sample in problem.samples] for problem in problems]
+    name = "integer" if isinstance(pool.verifier, IntegerVerifier) else "symbolic"
     for (p, n), verdict in zip(places, pool.verify_all(pairs, progress), strict=True):
-        old = filled[p][n]
+        old = problems[p].samples[n]
         filled[p][n] = replace(
             old,
             answer=verdict.answer if old.answer is None else old.answer,
             reward=verdict.reward if old.reward is None else old.reward,
+            mark=verdict.mark or None,
+            verifier=(verdict.verifier or name) if old.reward is None else FROM_FILE,
+            reason=verdict.reason or None,
         )
     return [replace(problem, samples=tuple(part)) for problem, part in zip(problems, filled, strict=True)]
+
+
+def _kept(sample: Sample) -> Sample:
+    return sample if sample.verifier is not None else replace(sample, verifier=FROM_FILE)
 
 
 def _judged(problem: SampledProblem, class_N: np.ndarray) -> JudgedProblem:
     right_N = np.array([float(sample.reward or 0.0) > 0.5 for sample in problem.samples])
     first = {int(c): bool(right_N[np.flatnonzero(class_N == c)[0]]) for c in np.unique(class_N) if c >= 0}
     votes_N = np.array([first.get(int(c), False) for c in class_N])
-    return JudgedProblem(problem, class_N, right_N, votes_N)
+    samples = tuple(
+        replace(sample, answer_class=int(number) if number >= 0 else None)
+        for sample, number in zip(problem.samples, class_N, strict=True)
+    )
+    return JudgedProblem(replace(problem, samples=samples), class_N, right_N, votes_N)

@@ -53,6 +53,14 @@ class Sample:
     """Of each token: minus the mean log-probability of its k likeliest tokens."""
     probe_qualities: Points = None
     """(completion tokens, calibrated quality) at each probe; empty when it ended before the first."""
+    mark: OptionalText = None
+    """What pointed at the answer, such as ``box`` or ``####``."""
+    verifier: OptionalText = None
+    """What decided the reward; ``file`` where the reward came with the completion. None before a verdict."""
+    reason: OptionalText = None
+    """Why, in a few words."""
+    answer_class: Count = None
+    """Number of its class of equal answers among those of the problem; None when unreadable or not grouped yet."""
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):

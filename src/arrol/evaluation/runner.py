@@ -38,6 +38,9 @@ class Written(NamedTuple):
                 num_tokens=completion.num_tokens,
                 finish_reason=completion.finish_reason,
                 logprobs=tuple(completion.sampler_logprobs_T.tolist()),
+                mark=verdict.mark or None,
+                verifier=verdict.verifier or "task",
+                reason=verdict.reason or None,
             )
             for completion, text, verdict in zip(self.completions, self.texts, self.verdicts, strict=True)
         )

@@ -5,6 +5,7 @@ One row per metric and k, or per vote and k. Differences between votes are paire
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -107,6 +108,7 @@ def facts(judged: Sequence[JudgedProblem]) -> Row:
         "samples": int(sum(len(one.samples) for one in judged)),
         "tokens_per_sample": None if np.isnan(tokens).all() else float(np.nanmean(tokens)),
         "unreadable_frac": float(np.mean(classes < 0)),
+        "judged_by": dict(Counter(sample.verifier or "" for one in judged for sample in one.samples)),
     }
 
 

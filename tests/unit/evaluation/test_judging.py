@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from arrol.errors import DataError
-from arrol.evaluation.judging import ballots_of, disagreements, judged, verifier_for
+from arrol.evaluation.judging import ballots_of, disagreements, judged, unjudged, verifier_for
 from arrol.evaluation.problems import Sample, SampledProblem
+from arrol.evaluation.samples import read_samples, write_samples
+from arrol.verifiers.equivalence import AnswerClasses
 from arrol.verifiers.integer import IntegerVerifier
 from arrol.verifiers.pool import VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
@@ -52,6 +54,58 @@ def test_what_a_file_says_is_kept():
     (one,) = judge(problem(Sample("#### 4", answer="four", reward=0.0), Sample("#### 5", reward=1.0)))
     assert [sample.answer for sample in one.samples] == ["four", "5"]
     assert one.right_N.tolist() == [False, True]
+
+
+def test_every_verdict_says_who_judged():
+    samples = [Sample("so #### 4"), Sample("#### 4", reward=0.0), Sample("x", answer="4", reward=1.0)]
+    (one,) = judge(problem(*samples))
+    assert [sample.verifier == "file" for sample in one.samples] == [False, True, True]
+    assert all(sample.verifier for sample in one.samples)
+    assert [sample.answer_class for sample in one.samples] == [0, 0, 0]
+
+
+def test_what_was_judged_is_neither_judged_nor_grouped_again(tmp_path):
+    problems = [
+        problem(Sample("#### 1/2"), Sample("#### 0.5"), Sample(""), Sample("#### 3"), gold="1/2", key="a"),
+        problem(Sample(""), gold="1/3", key="b"),
+    ]
+    found = judge(*problems)
+    write_samples(tmp_path / "verdicts.jsonl", [one.problem for one in found])
+    again = judged(read_samples(tmp_path / "verdicts.jsonl"), NoPool())
+    for one, two in zip(found, again, strict=True):
+        assert one.problem == two.problem
+        assert one.class_N.tolist() == two.class_N.tolist()
+        assert one.right_N.tolist() == two.right_N.tolist()
+
+
+class NoPool:
+    """Refuses to judge; problems without a readable answer need no comparison."""
+
+    verifier = IntegerVerifier(("####",))
+
+    def verify_all(self, pairs, progress=None):
+        assert pairs == []
+        return []
+
+    def classes_of_all(self, problems, progress=None):
+        assert all(answer is None for answers in problems for answer in answers)
+        return [AnswerClasses([-1] * len(answers), 0, True) for answers in problems]
+
+
+def test_verdicts_can_be_forgotten():
+    old = Sample("#### 4", "five", 0.0, score=1.5, mark="box", verifier="file", reason="no", answer_class=3)
+    (one,) = unjudged([problem(old)])
+    assert one.samples == (Sample("#### 4", score=1.5),)
+
+
+def test_a_verifier_and_marks_can_be_chosen():
+    half = problem(Sample("x"), gold="1/2", key="h")
+    with pytest.raises(DataError, match="--verifier = 'integer': the gold answer '1/2' of problem 'h' is not an integ"):
+        verifier_for([problem(Sample("x")), half], "integer")
+    assert isinstance(verifier_for([problem(Sample("x"))], "symbolic"), SymbolicVerifier)
+    for kind, gold in (("integer", "4"), ("symbolic", "1/2")):
+        verifier = verifier_for([problem(Sample("x"), gold=gold)], None, ["Ergebnis:"])
+        assert verifier.marks == ("Ergebnis:",), kind
 
 
 def test_equal_answers_are_one_candidate():

@@ -136,4 +136,5 @@ def test_facts_count_what_cannot_be_read():
         "samples": 4,
         "tokens_per_sample": 10.0,
         "unreadable_frac": 0.25,
+        "judged_by": {"integer": 4},
     }
