@@ -58,9 +58,9 @@ class Columns:
         """The rows of a split in file order; ``deduplicate`` keeps the first of equal questions."""
         rows: dict[object, Row] = {}
         columns = None
-        for number, record in enumerate(records(source, split), 1):
+        for number, (place, record) in enumerate(records(source, split), 1):
             columns = columns or self._resolved(source, record)
-            row = columns.row(record, f"{source} row {number}")
+            row = columns.row(record, place)
             rows.setdefault(row.key if deduplicate else number, row)
         if not rows:
             raise DataError(f"source: {source!r} split {split!r} is empty; give a file with at least one row")

@@ -16,7 +16,7 @@ from arrol.errors import DataError, MissingExtraError
 from arrol.records.tables import SUFFIXES, table_rows, table_stem, table_suffix
 from arrol.tasks.presets import PRESETS, preset_of
 
-HUB_LIMIT_S = 4.0
+HUB_LIMIT_S = 2.5
 """A hub that does not answer for so long cannot be reached."""
 
 
@@ -30,8 +30,8 @@ def has_splits(source: str) -> bool:
     return not Path(source).is_file() and not (preset and preset.only_split)
 
 
-def records(source: str, split: str) -> Iterable[Mapping[str, Any]]:
-    """The rows of a split; a single file is one split of any name."""
+def records(source: str, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """The rows of a split with their places, which an error names; a single file is one split of any name."""
     path = Path(source)
     if path.is_file():
         return _file_records([path])
@@ -45,7 +45,9 @@ def records(source: str, split: str) -> Iterable[Mapping[str, Any]]:
             f"source: {source!r} is no file or folder; give a path, owner/name on the hub,"
             f" or one of {', '.join(PRESETS)}"
         )
-    return _hub_records(preset.hub if preset else source, (preset and preset.only_split) or split)
+    hub = preset.hub if preset else source
+    rows = _hub_records(hub, (preset and preset.only_split) or split)
+    return ((f"{hub} row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
@@ -59,8 +61,8 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     return chosen
 
 
-def _file_records(files: list[Path]) -> Iterable[Mapping[str, Any]]:
-    return (row for file in files for _, row in table_rows(file, field="source"))
+def _file_records(files: list[Path]) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    return (placed for file in files for placed in table_rows(file, field="source"))
 
 
 def _hub_records(hub: str, split: str) -> Iterable[Mapping[str, Any]]:

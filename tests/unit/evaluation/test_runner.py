@@ -18,7 +18,7 @@ class Task:
         return [Prompt(f"p{i}", (i,), "?", str(i)) for i in range(min(count, 3))]
 
     def verify(self, prompt, text):
-        return Verdict(float(text.endswith(prompt.answer)), text)
+        return Verdict(float(text.endswith(prompt.answer)), text, mark="box", reason="equal")
 
     def submit(self, prompt, text):
         return lambda: self.verify(prompt, text)
@@ -65,3 +65,10 @@ def test_a_row_of_the_learning_curve():
 def test_one_sample_has_no_pass_at_k():
     record = eval_record(sampled(Engine(), 2, 1, seed=0), step=1)
     assert set(record.metrics) == {"eval/completion_tokens/mean"}
+
+
+def test_samples_keep_what_the_verdict_says():
+    (one, *_) = sampled(Engine(), 1, 2, seed=0)
+    done, failed = one.problem().samples
+    assert (done.answer, done.reward, done.mark, done.verifier, done.reason) == ("9", 0.0, "box", "task", "equal")
+    assert (failed.answer, failed.reward, failed.mark, failed.verifier) == (None, 0.0, None, "task")

@@ -90,15 +90,15 @@ def test_what_is_asked_for_goes_first(tmp_path):
 @pytest.mark.parametrize(
     ("record", "columns", "message"),
     [
-        ({**OLYMPIAD, "final_answer": []}, {}, r"answer_column: .* row 1 holds '\[\]'; it must be a text or"),
+        ({**OLYMPIAD, "final_answer": []}, {}, r"answer_column: .*a.jsonl' line 1 holds '\[\]'; it must be a text or"),
         ({**OLYMPIAD, "final_answer": None}, {}, "holds 'None'"),
         ({**OLYMPIAD, "final_answer": ["1", None]}, {}, "holds 'None'"),
         ({"question": "q", "answer": True}, {}, "holds 'True'"),
         ({"question": "q", "answer": {"a": 1}}, {}, "holds"),
         ({"question": "q", "answer": float("inf")}, {}, "holds 'inf'"),
         ({"question": "q", "answer": float("nan")}, {}, "holds 'nan'"),
-        ({**SVAMP, "Body": None, "Question": " "}, {}, "prompt_column: .* row 1 holds ''"),
-        (SVAMP, {"prompt": "Body+Query"}, "prompt_column: 'Query' is not in .* row 1; available: Body, Question"),
+        ({**SVAMP, "Body": None, "Question": " "}, {}, "prompt_column: .*a.jsonl' line 1 holds ''"),
+        (SVAMP, {"prompt": "Body+Query"}, "prompt_column: 'Query' is not in .* line 1; available: Body, Question"),
         ({"question": "q"}, {}, "answer_column: not given and none of answer, final_answer, .* exists"),
     ],
 )  # fmt: skip

@@ -32,10 +32,17 @@ def test_the_line_that_cannot_be_read_is_named(tmp_path):
         list(records(str(path), "train"))
 
 
+def test_a_row_of_many_files_is_known_by_its_file_and_line(tmp_path):
+    for name in ("test-0", "test-1"):
+        (tmp_path / f"{name}.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    places = [place.rpartition("/")[2] for place, _ in records(str(tmp_path), "test")]
+    assert places == ["test-0.jsonl' line 1", "test-0.jsonl' line 2", "test-1.jsonl' line 1", "test-1.jsonl' line 2"]
+
+
 def test_files_of_a_split_are_read_in_order(tmp_path):
     for name in ("test-1.jsonl", "test-0.jsonl", "train.jsonl", "testing.jsonl"):
         (tmp_path / name).write_text(json.dumps({"name": name}) + "\n")
-    assert [row["name"] for row in records(str(tmp_path), "test")] == ["test-0.jsonl", "test-1.jsonl"]
+    assert [row["name"] for _, row in records(str(tmp_path), "test")] == ["test-0.jsonl", "test-1.jsonl"]
     with pytest.raises(SplitMissing, match="split: 'dev' is not in"):
         records(str(tmp_path), "dev")
 
@@ -46,9 +53,14 @@ def test_a_preset_with_one_split_is_asked_for_that(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets, "load_dataset", lambda *words, **fields: [{"words": words, **fields}])
     assert list(records("olympiad_bench", "test")) == [
-        {"words": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP"), "split": "train"}
+        (
+            "Hothan/OlympiadBench:OE_TO_maths_en_COMP row 1",
+            {"words": ("Hothan/OlympiadBench", "OE_TO_maths_en_COMP"), "split": "train"},
+        )
     ]
-    assert list(records("SVAMP", "test")) == [{"words": ("ChilleD/SVAMP", None), "split": "test"}]
+    assert list(records("SVAMP", "test")) == [
+        ("ChilleD/SVAMP row 1", {"words": ("ChilleD/SVAMP", None), "split": "test"})
+    ]
 
 
 @pytest.fixture
