@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,8 @@ def sampled(
     if path.exists():
         raise ConfigError(f"--out = {str(path)!r}: exists; score it with --samples, or give another --out")
     estimator = sampling.snapshot_of(options.estimator, config, policy, state)
+    _require_folder(path)
     problems = sampling.sample(config, policy, estimator, confidences=options.confidences, console=console)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_samples(path, problems)
     console.print(f"samples: {path}", soft_wrap=True)
     return problems
@@ -186,5 +187,14 @@ def _refuse_with_samples(options: argparse.Namespace, flags: Sequence[str]) -> N
             raise ConfigError(f"{name} = {value!r}: a samples file is scored as it is; leave it out, or --samples")
     if flags:
         raise ConfigError(f"flag = {flags[0]!r}: a samples file has no config; leave it out")
-    if options.out and Path(options.out).exists():
-        raise ConfigError(f"--out = {options.out!r}: exists; give the name of a new file for the verdicts")
+    if options.out:
+        if Path(options.out).exists():
+            raise ConfigError(f"--out = {options.out!r}: exists; give the name of a new file for the verdicts")
+        _require_folder(Path(options.out))
+
+
+def _require_folder(path: Path) -> None:
+    """Make the folder of a new file before anything is computed; refuse one that cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--out = {str(path)!r}: its folder cannot be written; choose another one")
