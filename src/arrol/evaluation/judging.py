@@ -12,6 +12,7 @@ Legend: ``N`` samples of a problem.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -127,17 +128,19 @@ def _whole(values: Sequence[float | None]) -> np.ndarray | None:
     return None if any(value is None for value in values) else np.array(values, float)
 
 
-def token_confidences(sample: Sample) -> Sequence[float] | None:
-    """The token confidences, or the sampled tokens' probabilities where there are no confidences; None for neither."""
-    tokens = sample.confidences
-    if tokens is None and sample.logprobs is not None and np.isfinite(sample.logprobs).all():
-        tokens = tuple(confidence_sampled(np.minimum(sample.logprobs, 0.0)).tolist())
-    return tokens or None
+def has_confidences(sample: Sample) -> bool:
+    """True when the sample has token confidences, or finite log-probabilities in their place."""
+    if sample.confidences is not None:
+        return bool(sample.confidences)
+    return bool(sample.logprobs) and all(map(math.isfinite, sample.logprobs or ()))
 
 
 def _confidence(sample: Sample, measure: str, window: int) -> float | None:
-    tokens = token_confidences(sample)
-    return None if tokens is None else trace_confidence(tokens, measure, window)
+    """A measure of the token confidences, or of the sampled tokens' probabilities where there are no confidences."""
+    if not has_confidences(sample):
+        return None
+    tokens = sample.confidences or confidence_sampled(np.minimum(sample.logprobs or (), 0.0))
+    return trace_confidence(tokens, measure, window)
 
 
 def _with_verdicts(

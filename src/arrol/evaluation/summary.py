@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from arrol.errors import ConfigError, DataError
-from arrol.evaluation.judging import JudgedProblem, ballots_of, token_confidences
+from arrol.evaluation.judging import JudgedProblem, ballots_of, has_confidences
 from arrol.evaluation.majority import SubsetPlan, maj_at_k
 from arrol.evaluation.metrics import avg_at_k, best_of_k, paired_difference, pass_at_k, summary
 from arrol.evaluation.problems import Sample, SampledProblem
@@ -137,7 +137,8 @@ def compared(value_P: np.ndarray, baseline_P: np.ndarray) -> Row:
 
 def possible_votes(problems: Sequence[SampledProblem]) -> list[str]:
     """Names of the votes whose columns every sample has."""
-    possible = [rule for rule, columns in COLUMNS.items() if _lacks(problems, columns) is None]
+    known = {column for column in ("score", "quality", "confidence") if _lacks(problems, [column]) is None}
+    possible = [rule for rule, columns in COLUMNS.items() if known.issuperset(columns)]
     return [*(name for rule in possible for name in _FORMS.get(rule, [rule])), "oracle"]
 
 
@@ -162,7 +163,7 @@ def _lacks(problems: Sequence[SampledProblem], columns: Sequence[str]) -> tuple[
 
 def _has(sample: Sample, column: str) -> bool:
     if column == "confidence":
-        return token_confidences(sample) is not None
+        return has_confidences(sample)
     return (sample.score if column == "score" else sample.quality) is not None
 
 

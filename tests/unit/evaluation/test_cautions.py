@@ -53,7 +53,7 @@ def test_warnings_have_counts_and_the_first_key():
     assert two.startswith("1 of 4 gold answers cannot be read as mathematics, as 'the function is always odd' of probl")
 
 
-def test_a_gold_answer_that_nobody_needed_is_no_matter():
+def test_a_gold_answer_is_not_looked_at_where_the_file_has_the_verdicts():
     assert cautions_of(found((SOLUTION, [Sample("x", answer="7", reward=1.0)]))) == []
 
 

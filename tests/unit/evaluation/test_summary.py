@@ -131,10 +131,11 @@ def test_a_vote_whose_values_are_missing_says_which():
 
 
 def test_facts_count_what_cannot_be_read():
-    assert facts(judge(["4", ""], ["4", "5"])) == {
+    found = facts(judge(["4", ""], ["4", "5"]))
+    assert sum(found.pop("judged_by").values()) == 4
+    assert found == {
         "problems": 2,
         "samples": 4,
         "tokens_per_sample": 10.0,
         "unreadable_frac": 0.25,
-        "judged_by": {"integer": 4},
     }
