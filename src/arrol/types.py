@@ -243,9 +243,9 @@ class Verdict:
     """What was extracted from the text, None when nothing was found."""
     timed_out: bool = False
     mark: str = ""
-    """What pointed at the answer, such as ``box`` or ``####``; empty when nothing did."""
+    """What pointed at the answer, such as ``box`` or ``####``; ``tail`` when nothing did."""
     verifier: str = ""
-    """What decided: ``spelling``, ``numbers``, ``math-verify``; a task may name its own."""
+    """What decided: ``rules`` (spelling and numbers) or ``math-verify``; empty where a task does not say."""
     reason: str = ""
     """Why, in a few words."""
 

@@ -1,24 +1,27 @@
-r"""Spellings that need no algebra: plain numbers, choice letters, and one text for one formula.
+r"""Keys of answers, and plain numbers: what needs no comparison.
 
-Sample: ``0.50``, ``\frac{1}{2}``, ``\dfrac12`` and ``1/2`` are the fraction 1/2; ``\text{(B)}`` is the letter B;
-``\left( -\infty , 2 \right]`` and ``(-\infty,2]`` are one text.
+Sample: ``0.50``, ``\frac{1}{2}``, ``\dfrac12`` and ``1/2`` have the key of the fraction 1/2, ``\text{(B)}`` that of the letter B.
 
 A plain number is ASCII digits with a sign, thousands separators in their right places (``1,000``, ``1{,}000``,
 ``1\,000``), a decimal part, a ``$`` in front, or a fraction of two integers without separators. Nothing is rounded: a
-number is an exact fraction. Everything else (``50\%``, ``3\sqrt{2}``, ``2^5``, ``1 1/2``, digits of another script) is
-no plain number and is left to algebra. Texts are bounded by the caller.
+number is an exact fraction. Texts are bounded by the caller.
 """
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
+
+from arrol.verifiers.answers import decimal_places, read_answer
+from arrol.verifiers.formula import FormulaError, names_of
+from arrol.verifiers.values import Number, context, coordinate, value_of
 
 MAX_DIGITS = 100
 """Longer numbers are not plain: int() of a long text takes quadratic time."""
-NEAR_DECIMALS = 6
-"""Numbers that agree to this many decimals are near: algebra decides whether 0.333333 means 1/3."""
+MAX_REMEMBERED = 8192
+"""Answers whose keys are kept."""
 
 _WHOLE = r"(?:[0-9]{1,3}(?:(?:,|\{,\}|\\,)[0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"(?P<whole>{_WHOLE})?(?:\.(?P<part>[0-9]+))?", re.ASCII)
@@ -27,29 +30,41 @@ _RATIO = re.compile(
     r"|\\[dt]?frac ?(?:\{(?P<top2>[0-9]+)\}|(?P<top3>[0-9])) ?(?:\{(?P<bottom2>[0-9]+)\}|(?P<bottom3>[0-9]))",
     re.ASCII,
 )
-_LETTER = re.compile(r"\(?([A-J])\)?\.?")
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textrm|mbox)\{([^{}\\]*)\}")
-_SPACING = re.compile(r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])|\\[!;:,]|\\ |~|\s+")
-_TIGHT = re.compile(r" *([-+*/^=<>()\[\]{}|]) *")
-
-_COMMA = re.compile(r" *, *(?![0-9]{3}(?![0-9]))")  # "1, 234" is two numbers and must not become one
 
 
 class Key(NamedTuple):
     """Spellings with equal keys are equal answers."""
 
     kind: str
-    """``number``, ``letter`` or ``text``."""
-    value: Fraction | str
+    """``value`` for a formula, else the kind of the answer (``answers.py``)."""
+    value: str
+    is_final: bool = False
+    """True when a different key that is final too is a different answer."""
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
 def answer_key(text: str) -> Key:
-    """The key of an answer."""
+    """The key of an answer; formulas have the key of their values, so that most equal ones need no comparison."""
     number = plain_number(text)
-    if number is not None:
-        return Key("number", number)
-    letter = choice_letter(text)
-    return Key("text", canonical_text(text)) if letter is None else Key("letter", letter)
+    if number is not None and "." not in text:
+        return Key("value", str(number), is_final=True)
+    answer = read_answer(text)
+    if answer.node is None:
+        is_final = answer.kind in ("letter", "words")
+        return Key(answer.kind, answer.letter or answer.text, is_final=is_final)
+    names = names_of(answer.node)
+    try:
+        points = [{name: coordinate(name, k) for name in names} for k in (1, 2, 3)] if names else [{}]
+        values = [_spelled(value_of(answer.node, point)) for point in points]
+    except (FormulaError, ZeroDivisionError, OverflowError, RecursionError):
+        return Key(answer.kind, answer.text)
+    sign = answer.unit + "%" * answer.has_percent
+    return Key("value", " ".join([*values, sign]).strip(), is_final=not sign and decimal_places(answer.text) is None)
+
+
+def _spelled(value: Number) -> str:
+    return str(value) if isinstance(value, Fraction) else context().nstr(value, 40)
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -72,24 +87,6 @@ def plain_number(text: str) -> Fraction | None:
         return None
     whole = re.sub(r"[^0-9]", "", number["whole"] or "0")
     return sign * Fraction(f"{whole}.{number['part'] or '0'}")
-
-
-def choice_letter(text: str) -> str | None:
-    """The capital letter A to J that is the whole of a text: ``B``, ``(B)``, ``B.``, ``\\text{(B)}``."""
-    match = _LETTER.fullmatch(_unwrapped(text))
-    return match[1] if match and _unwrapped(text).count("(") == _unwrapped(text).count(")") else None
-
-
-def canonical_text(text: str) -> str:
-    """One spelling of many: no ``\\left``, no spacing that means nothing, ``\\frac`` for its sizes."""
-    text = _SPACING.sub(" ", _unwrapped(text.strip().removesuffix("."))).strip()
-    text = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", text)
-    return _COMMA.sub(",", _TIGHT.sub(r"\1", text)).removesuffix(".").strip()
-
-
-def are_near(first: Fraction, second: Fraction) -> bool:
-    """True for different numbers that may be roundings of one."""
-    return first != second and round(first, NEAR_DECIMALS) == round(second, NEAR_DECIMALS)
 
 
 def _unwrapped(text: str) -> str:

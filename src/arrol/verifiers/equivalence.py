@@ -20,12 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from fractions import Fraction
 from typing import NamedTuple, Protocol
 
 from arrol.types import Verdict
-from arrol.verifiers.canonical import Key, answer_key, are_near
-from arrol.verifiers.symbolic import MAX_CHARS, Value, is_deep
+from arrol.verifiers.canonical import Key, answer_key
+from arrol.verifiers.comparison import equality
+from arrol.verifiers.rules import unreadable
 
 UNREADABLE = -1
 MAX_QUESTIONS = 400
@@ -33,17 +33,12 @@ MAX_QUESTIONS = 400
 BUDGET_S = 60.0
 """Seconds of symbolic comparisons for one problem."""
 _HARMLESS = "0"
-_RELATIONS = ("=", "<", ">", "\\le", "\\ge", "\\in")
-
-_APART, _APART_FRAC = 1e-4, 1e-9
-"""Numbers further apart than this, absolutely and in proportion, are different: algebra rounds to 6 decimals."""
 
 
 class Algebra(Protocol):
     """Symbolic comparisons within a time limit, as :class:`~arrol.verifiers.symbolic.SymbolicVerifier` makes them."""
 
     def same(self, found: str, answer: str) -> Verdict: ...
-    def value(self, answer: str) -> Value: ...
 
 
 class AnswerClasses(NamedTuple):
@@ -85,7 +80,7 @@ def answer_classes(
 
 
 def _key(answer: str | None) -> Key | None:
-    if answer is None or not answer.strip() or len(answer) > MAX_CHARS or is_deep(answer):
+    if answer is None or not answer.strip() or unreadable(answer):
         return None
     key = answer_key(answer)
     return None if key.value == "" else key
@@ -103,21 +98,22 @@ class _Search:
         self.deadline = deadline
         self.num_questions = 0
         self.complete = True
-        self._values: dict[Key, complex | None] = {}
         self._hostile: set[Key] = set()
 
     def are_same(self, key: Key, other: Key) -> bool:
         """Are two spellings with different keys the same answer?"""
-        if self.algebra is None or self._are_apart(key, other):
+        if key.is_final and other.is_final:
+            return False
+        one, two = self.spellings[key], self.spellings[other]
+        decided = [equality(one, two).right, equality(two, one).right]
+        if True in decided:
+            return True
+        if self.algebra is None or None not in decided:
             return False
         if key in self._hostile or other in self._hostile:
             self.complete = False
             return False
-        one, two = self.spellings[key], self.spellings[other]
-        pairs = [(one, two)]
-        if any(mark in one or mark in two for mark in _RELATIONS):
-            pairs.append((two, one))  # x = 5 is 5, but the comparison may know it one way round only
-        for found, gold in pairs:
+        for found, gold in [pair for pair, right in zip([(one, two), (two, one)], decided, strict=True) if right is None]:
             verdict = self._same(found, gold)
             if verdict is not None and verdict.timed_out:
                 self._hostile.update(k for k in (key, other) if self._is_hostile(k))
@@ -125,31 +121,6 @@ class _Search:
             if verdict is not None and verdict.reward == 1.0:
                 return True
         return False
-
-    def _are_apart(self, key: Key, other: Key) -> bool:
-        """True when they differ without a comparison (point 4)."""
-        if isinstance(key.value, Fraction) and isinstance(other.value, Fraction):
-            return not are_near(key.value, other.value)
-        if "text" not in (key.kind, other.kind):
-            return True
-        one, two = self._value(key), self._value(other)
-        if one is None or two is None:
-            return False
-        return abs(one - two) > _APART + _APART_FRAC * max(abs(one), abs(two))
-
-    def _value(self, key: Key) -> complex | None:
-        if key not in self._values:
-            self._values[key] = None
-            if isinstance(key.value, Fraction):
-                with suppress(OverflowError):
-                    self._values[key] = complex(key.value)
-            elif key.kind == "text" and self._may_ask():
-                assert self.algebra is not None
-                value = self.algebra.value(self.spellings[key])
-                self._values[key] = value.number
-                if value.has_failed:
-                    self._hostile.add(key)
-        return self._values[key]
 
     def _is_hostile(self, key: Key) -> bool:
         verdict = self._same(self.spellings[key], _HARMLESS)

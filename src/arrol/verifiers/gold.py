@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_PARTS = 16
 """Longer lists are compared as one text."""
+MAX_REMEMBERED = 4096
+"""Gold texts whose reading is kept."""
 
 _OPENING, _CLOSING = "([{", ")]}"
 _SEPARATOR = re.compile(
@@ -28,6 +31,8 @@ class Gold(NamedTuple):
     parts: tuple[str, ...]
     need_all: bool
     """True: the answer names every part, in any order. False: it is one of them."""
+    tolerance: float = 0.0
+    """How far a number may be off."""
 
     @property
     def joined(self) -> str:
@@ -45,16 +50,27 @@ def any_of(parts: Sequence[str]) -> str:
     return parts[0] if len(set(parts)) == 1 else json.dumps({"any_of": list(dict.fromkeys(parts))})
 
 
+def with_tolerance(gold: str, tolerance: float) -> str:
+    """The gold text of a number that may be off by as much."""
+    read = read_gold(gold)
+    kind = "all_of" if read.need_all else "any_of"
+    return json.dumps({kind: list(read.parts), "tolerance": tolerance}) if tolerance > 0 else gold
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
 def read_gold(text: str) -> Gold:
-    """The parts of a gold text; anything that :func:`all_of` and :func:`any_of` did not write is one part."""
+    """The parts of a gold text; anything that the functions above did not write is one part."""
     text = text.strip()
     if text.startswith(tuple(f'{{"{kind}": [' for kind in _KINDS)):
         try:
-            [(kind, parts)] = json.loads(text).items()
+            fields = json.loads(text)
         except ValueError:
             return Gold((text,), need_all=True)
+        kind, parts = next(iter(fields.items()))
+        tolerance = fields.get("tolerance", 0.0)
         if isinstance(parts, list) and parts and all(isinstance(part, str) for part in parts):
-            return Gold(tuple(part.strip() for part in parts), need_all=kind == "all_of")
+            parts = tuple(part.strip() for part in parts)
+            return Gold(parts, kind == "all_of", tolerance if isinstance(tolerance, float) else 0.0)
     return Gold((text,), need_all=True)
 
 

@@ -1,4 +1,4 @@
-"""Many verdicts at once: several worker processes for algebra, this process for every other verifier.
+"""Many verdicts at once: this process for what needs no algebra, several worker processes for the rest.
 
 Verdicts come in the order of the questions and equal those of the single verifier. An answer that hangs kills its
 worker and costs that answer alone. More workers than cores would let good answers run out of time, so by default there
@@ -22,6 +22,7 @@ from arrol.errors import ConfigError
 from arrol.protocols import PendingVerdict, Verifier
 from arrol.types import Verdict
 from arrol.verifiers.equivalence import AnswerClasses, answer_classes
+from arrol.verifiers.rules import Judged
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 BLOCK = 32
@@ -55,15 +56,36 @@ class VerifierPool:
         return 1 + len(self._copies)
 
     def submit(self, text: str, answer: str) -> PendingVerdict:
-        """Start a verdict; calling the result waits for it. A verifier without a worker gives it at once."""
+        """Start a verdict; calling the result waits for it. One that needs no algebra is given at once."""
         if isinstance(self.verifier, SymbolicVerifier):
-            return self._executor().submit(self._lend, lambda verifier: verifier.verify(text, answer)).result
-        verdict = self.verifier.verify(text, answer)
+            judged = self.verifier.decided(text, answer)
+            if judged.is_open:
+                return self._executor().submit(self._lend, functools.partial(_settled, pair=(judged, answer))).result
+            verdict = judged.verdict
+        else:
+            verdict = self.verifier.verify(text, answer)
         return lambda: verdict
 
     def verify_all(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[Verdict]:
-        """Verdicts of (text, gold answer) pairs, in their order."""
-        return self._run(lambda verifier, pair: verifier.verify(*pair), pairs, progress)
+        """Verdicts of (text, gold answer) pairs, in their order; algebra is asked about what the rules leave open."""
+        if not isinstance(self.verifier, SymbolicVerifier):
+            return self._run(lambda verifier, pair: verifier.verify(*pair), pairs, progress)
+        total = len(pairs)
+        judged = []
+        for number, pair in enumerate(pairs, 1):
+            judged.append(self.verifier.decided(*pair))
+            if progress is not None and number % BLOCK == 0:
+                progress(number - sum(one.is_open for one in judged), total)
+        places = [place for place, one in enumerate(judged) if one.is_open]
+        closed = total - len(places)
+        if progress is not None and pairs:
+            progress(closed, total)
+        told = None if progress is None else (lambda done, _: progress(closed + done, total))
+        settled = self._run(_settled, [(judged[place], pairs[place][1]) for place in places], told)
+        verdicts = [one.verdict for one in judged]
+        for place, verdict in zip(places, settled, strict=True):
+            verdicts[place] = verdict
+        return verdicts
 
     def classes_of_all(
         self, problems: Sequence[Sequence[str | None]], progress: Progress | None = None
@@ -133,6 +155,12 @@ class VerifierPool:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.num_workers, "verifier")
         return self._threads
+
+
+def _settled(verifier: Verifier, pair: tuple[Judged, str]) -> Verdict:
+    """The verdict on a question that the rules left open."""
+    assert isinstance(verifier, SymbolicVerifier)
+    return verifier.settled(*pair)
 
 
 def usable_cores() -> int:

@@ -1,17 +1,15 @@
-r"""Mathematical answers, compared by math-verify in a process of its own.
+r"""Mathematical answers: rules and numbers first, math-verify in a process of its own for the rest.
 
-Sample: ``"... so \boxed{\frac{3}{4}}"`` is right for the gold answer ``0.75``.
+Sample: ``"... so \\boxed{\\frac{3}{4}}"`` is right for the gold answer ``0.75``.
 
-The answer of a text is the last ``\boxed{...}``, else the line behind the last mark (``####``, ``Answer:``), else the
-last expression of the text's tail. An answer that is found and cannot be read is wrong; nothing earlier is tried.
+The answer of a text is found by the order of marks in ``extraction.py``. An answer that is found and cannot be read is
+wrong; nothing earlier is tried. ``comparison.py`` decides most questions in this process: equal spellings, numbers,
+formulas by their values, lists, sets, intervals. What it leaves open is asked of math-verify.
 
 The cost of a text is bounded: at most :data:`MAX_CHARS` of it reach the worker, brackets nest at most
 :data:`MAX_DEPTH` deep, and the worker is killed at ``time_limit_s``; the next verdict starts a new one. All parts of a
-gold answer (``gold.py``) share one time limit.
-
-The worker is not asked about the spelling of the gold answer, two choice letters, two plain numbers (``canonical.py``)
-that are equal or not near, and recent questions. A question that killed the worker is asked once more, since the
-machine may have been busy, and then never again. Beyond math-verify, ``1\,000`` is 1000.
+gold answer (``gold.py``) share one time limit. A question that killed the worker is asked once more, since the machine
+may have been busy, and then never again.
 """
 
 from __future__ import annotations
@@ -25,79 +23,24 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
-from arrol.verifiers.canonical import answer_key, are_near
+from arrol.verifiers.comparison import equality
+from arrol.verifiers.extraction import DEFAULT_MARKS, MAX_CHARS, Found, boxed_content
 from arrol.verifiers.gold import can_be_paired, read_gold, split_parts
+from arrol.verifiers.rules import MAX_DEPTH, Judged, judged, judged_answer
+from arrol.verifiers.spelling import tidied
 
-MAX_CHARS = 500
-"""Longer answers are wrong; of a text without a box or mark, the tail that is searched."""
-MAX_DEPTH = 24
-"""Nested brackets of any kind."""
 START_LIMIT_S = 60.0
 """Time for a worker to import sympy on a busy machine; not part of a verdict's time limit."""
-DEFAULT_MARKS = ("####", "Answer:")
 MAX_REMEMBERED = 4096
-"""Questions whose verdicts are kept."""
-
-
-class Found(NamedTuple):
-    """A candidate answer in a text."""
-
-    text: str
-    boxed: bool
-    """True when ``text`` is the answer alone, False when the worker must look for it."""
-
-
-class Value(NamedTuple):
-    """The value of an answer."""
-
-    number: complex | None
-    """None when the answer is not one finite number, or its value is unknown."""
-    has_failed: bool = False
-    """True when the computation killed the worker."""
-
-
-def boxed_content(text: str) -> str | None:
-    r"""Inside of the last ``\boxed{...}``; None when there is none, or it does not close in time."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    start += len("\\boxed{")
-    depth = 1
-    for offset, character in enumerate(text[start : start + MAX_CHARS + 1]):
-        if character in "{}":
-            depth += 1 if character == "{" else -1
-            if depth == 0:
-                return text[start : start + offset].strip()
-    return None
-
-
-def final_expression(text: str, marks: Sequence[str] = DEFAULT_MARKS) -> Found | None:
-    """The answer of a text by the rules above; None when there is none."""
-    if "\\boxed{" in text:
-        inside = boxed_content(text)
-        return Found(inside, boxed=True) if inside else None
-    end = max((start + len(mark) for mark in marks if (start := text.rfind(mark)) >= 0), default=-1)
-    if end >= 0:
-        # One character more than allowed shows that a line is too long.
-        line = text[end : end + MAX_CHARS + 1].partition("\n")[0]
-        content = line.strip(" *$.\t\r") if len(line) <= MAX_CHARS else ""
-        return Found(content, boxed=True) if content else None
-    tail = text[-MAX_CHARS:].strip()
-    return Found(tail, boxed=False) if tail else None
-
-
-def is_deep(text: str) -> bool:
-    """True when brackets nest deeper than :data:`MAX_DEPTH`."""
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "{[(") - (character in "}])")
-        deepest = max(deepest, depth)
-    return deepest > MAX_DEPTH
+"""Questions to algebra whose replies are kept."""
+MATH_VERIFY = "math-verify"
+"""``Verdict.verifier`` of verdicts by algebra."""
 
 
 class SymbolicVerifier:
@@ -116,8 +59,8 @@ class SymbolicVerifier:
         self.time_limit_s = time_limit_s
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
-        self._remembered: dict[tuple[Found, str], Verdict] = {}
-        self._failed: set[tuple[Found, str]] = set()
+        self._remembered: dict[tuple[str, str], tuple[bool, bool]] = {}
+        self._failed: set[tuple[str, str]] = set()
         self._timed_out = False
 
     def copy(self) -> Self:
@@ -137,24 +80,21 @@ class SymbolicVerifier:
         return None if worker is None else worker.process.pid
 
     def verify(self, text: str, answer: str) -> Verdict:
-        found = final_expression(text, self.marks)
-        return Verdict(reward=0.0, answer=None) if found is None else self._verdict(found, answer)
+        return self.settled(self.decided(text, answer), answer)
+
+    def decided(self, text: str, answer: str) -> Judged:
+        """The verdict as far as it needs no algebra: no worker, no waiting, from any thread."""
+        return judged(text, answer, self.marks)
+
+    def settled(self, judged: Judged, answer: str) -> Verdict:
+        """The verdict, by algebra where the rules leave it open."""
+        return self._asked_of_algebra(judged.verdict, answer) if judged.is_open else judged.verdict
 
     def same(self, found: str, answer: str) -> Verdict:
         """The verdict on an answer that is extracted already."""
-        found = found.strip()
-        if not found or len(found) > MAX_CHARS:
+        if not found.strip():
             return Verdict(reward=0.0, answer=None)
-        return self._verdict(Found(found, boxed=True), answer)
-
-    def value(self, answer: str) -> Value:
-        """The value of an answer that is one number; a percentage has none, since math-verify reads it as three."""
-        if len(answer) > MAX_CHARS or is_deep(answer) or _has_foreign_digit(answer) or "%" in answer:
-            return Value(None)
-        with self._lock:
-            reply = self._reply({"value_of": answer}, self.time_limit_s)
-        parts = None if reply is None else reply.get("value")
-        return Value(complex(*parts) if isinstance(parts, list) else None, has_failed=reply is None)
+        return self.settled(judged_answer(Found(found.strip(), ""), answer), answer)
 
     def close(self) -> None:
         """End the worker; a later verdict would start another."""
@@ -163,62 +103,53 @@ class SymbolicVerifier:
                 self._worker.stop()
                 self._worker = None
 
-    def _verdict(self, found: Found, answer: str) -> Verdict:
-        if found.boxed and found.text == answer.strip():
-            return Verdict(reward=1.0, answer=found.text)
-        if is_deep(found.text) or (found.boxed and _has_foreign_digit(found.text)):
-            return Verdict(reward=0.0, answer=found.text if found.boxed else None)
-        gold = read_gold(answer)
+    def _asked_of_algebra(self, verdict: Verdict, answer: str) -> Verdict:
+        found, gold = verdict.answer or "", read_gold(answer)
         if len(gold.parts) > 1:
             self.start()  # so that its start is not part of the time the parts share
         with self._lock:
             deadline = time.monotonic() + self.time_limit_s
-            verdict = Verdict(reward=0.0, answer=None)
             for part in [gold.joined] if gold.need_all else gold.parts:
-                verdict = self._compared(found, part, deadline)
-                if verdict.reward or verdict.timed_out:
-                    return verdict
-            if gold.need_all and len(gold.parts) > 1 and found.boxed:
-                return self._paired(found, gold.parts, deadline)
-        return verdict
+                right, timed_out = self._compared(found, part, deadline)
+                if right or timed_out:
+                    break
+            else:
+                if gold.need_all and len(gold.parts) > 1:
+                    right, timed_out = self._paired(found, gold.parts, deadline)
+        reason = "out of time" if timed_out else ("equal" if right else "not equal")
+        return replace(verdict, reward=float(right), timed_out=timed_out, verifier=MATH_VERIFY, reason=reason)
 
-    def _paired(self, found: Found, golds: Sequence[str], deadline: float) -> Verdict:
+    def _paired(self, found: str, golds: Sequence[str], deadline: float) -> tuple[bool, bool]:
         """Member by member; a pair that runs out of time is not the same, and ends the search."""
         timed_out = False
 
         def same(member: str, gold: str) -> bool:
             nonlocal timed_out
-            verdict = None if timed_out else self._compared(Found(member, boxed=True), gold, deadline)
-            timed_out = timed_out or (verdict is not None and verdict.timed_out)
-            return verdict is not None and verdict.reward == 1.0
+            if timed_out:
+                return False
+            right, timed_out = self._compared(member, gold, deadline)
+            return right
 
-        right = can_be_paired(split_parts(found.text), golds, same)
-        return Verdict(reward=float(right), answer=found.text, timed_out=timed_out and not right)
+        right = can_be_paired(split_parts(found), golds, same)
+        return right, timed_out and not right
 
-    def _compared(self, found: Found, gold: str, deadline: float) -> Verdict:
-        """One answer and one part of the gold: by spelling, memory or the worker."""
-        decided = _decided(found.text, gold) if found.boxed else None
+    def _compared(self, found: str, gold: str, deadline: float) -> tuple[bool, bool]:
+        """One answer and one part of the gold, by rules, memory or the worker: is it right, did it run out of time?"""
+        decided = equality(found, gold).right
         if decided is not None:
-            return Verdict(reward=float(decided), answer=found.text)
-        question = (found, gold)
+            return decided, False
+        question = (tidied(found), tidied(gold))
         if question not in self._remembered:
-            verdict, was_answered = self._asked(found, gold, max(0.001, deadline - time.monotonic()))
-            if not was_answered and question not in self._failed:
+            reply = self._reply({"gold": question[1], "found": question[0]}, max(0.001, deadline - time.monotonic()))
+            result = (False, self._timed_out) if reply is None else (reply["right"] is True, False)
+            if reply is None and question not in self._failed:
                 self._failed.add(question)
-                return verdict
+                return result
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
                 self._failed.clear()
-            self._remembered[question] = verdict
+            self._remembered[question] = result
         return self._remembered[question]
-
-    def _asked(self, found: Found, gold: str, time_limit_s: float) -> tuple[Verdict, bool]:
-        """The worker's verdict, and whether the worker survived."""
-        reply = self._reply({"gold": gold, "found": found.text, "boxed": found.boxed}, time_limit_s)
-        if reply is None:
-            return Verdict(reward=0.0, answer=found.text if found.boxed else None, timed_out=self._timed_out), False
-        spelled = found.text if found.boxed else reply.get("answer")
-        return Verdict(reward=float(reply["right"] is True), answer=None if spelled is None else str(spelled)), True
 
     def _reply(self, question: dict[str, object], time_limit_s: float) -> dict[str, object] | None:
         """The worker's reply; None when it was killed or died."""
@@ -230,22 +161,6 @@ class SymbolicVerifier:
             self._worker.stop()
             self._worker = None
         return reply
-
-
-def _decided(found: str, gold: str) -> bool | None:
-    """Whether two answers are the same by their spelling; None when algebra must decide."""
-    one, other = answer_key(found), answer_key(gold)
-    if one == other:
-        return True
-    if one.kind == other.kind == "letter":
-        return False
-    if isinstance(one.value, str) or isinstance(other.value, str) or are_near(one.value, other.value):
-        return None
-    return False
-
-
-def _has_foreign_digit(text: str) -> bool:
-    return any(character.isdecimal() and not character.isascii() for character in text)
 
 
 class _Worker:

@@ -2,14 +2,12 @@ r"""The process in which math-verify runs; started by ``symbolic.py``, never imp
 
 One JSON line in, one JSON line out::
 
-    {"gold": "1/2", "found": "\\frac{1}{2}", "boxed": true}   ->   {"right": true, "answer": "\\frac{1}{2}"}
-    {"value_of": "\\frac{1}{2}"}                             ->   {"value": [0.5, 0.0]}
+    {"gold": "1/2", "found": "\\frac{1}{2}"}   ->   {"right": true}
 
 The first line out is ``{"ready": true}``, or ``{"missing": "..."}`` when math-verify cannot be imported. The parent
 kills this process at the time limit; when the parent is gone, an alarm ends it.
 """
 
-import cmath
 import json
 import logging
 import signal
@@ -40,25 +38,12 @@ def parse_gold(gold: str) -> list:
     return parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
 
 
-def compare(gold: str, found: str, boxed: bool) -> dict[str, object]:
-    """Is ``found`` the same as ``gold``? Unboxed text is searched for its last expression."""
+def compare(gold: str, found: str) -> dict[str, object]:
+    """Is ``found`` the same as ``gold``?"""
     from math_verify import parse, verify
 
-    parsed = parse(f"\\boxed{{{found}}}" if boxed else found, parsing_timeout=None)
-    spelled = parsed[-1] if parsed and isinstance(parsed[-1], str) else None
-    return {"right": bool(verify(parse_gold(gold), parsed, timeout_seconds=None)), "answer": spelled}
-
-
-def value_of(text: str) -> dict[str, object]:
-    """Real and imaginary part of an answer that is one number; null for anything else."""
-    from math_verify import parse
-    from sympy import Expr, N
-
-    parsed = parse(f"\\boxed{{{text}}}", parsing_timeout=None)
-    if not parsed or not isinstance(parsed[0], Expr) or parsed[0].free_symbols:
-        return {"value": None}
-    value = complex(N(parsed[0], 15))
-    return {"value": [value.real, value.imag] if cmath.isfinite(value) else None}
+    parsed = parse(f"\\boxed{{{found}}}", parsing_timeout=None)
+    return {"right": bool(verify(parse_gold(gold), parsed, timeout_seconds=None))}
 
 
 def serve(time_limit_s: float) -> None:
@@ -68,11 +53,11 @@ def serve(time_limit_s: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, time_limit_s + GRACE_S)
         try:
             question = json.loads(line)
-            reply = value_of(question["value_of"]) if "value_of" in question else compare(**question)
+            reply = compare(**question)
         except Exception as error:
             # The only broad catch of the project: on hostile text sympy and its parsers raise errors of every kind
             # (RecursionError, MemoryError, TypeError, AttributeError ...). Each means: not the answer.
-            reply = {"right": False, "answer": None, "error": type(error).__name__}
+            reply = {"right": False, "error": type(error).__name__}
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         print_line(reply)
@@ -92,7 +77,7 @@ def main() -> None:
         print_line({"missing": str(error)})
         return
     logging.disable(logging.CRITICAL)  # math-verify warns at every text it cannot read
-    compare("x+1", "1+x", boxed=True)  # loads grammars, so that the first question costs no more than any other
+    compare("x+1", "1+x")  # loads grammars, so that the first question costs no more than any other
     print_line({"ready": True})
     serve(float(sys.argv[1]))
 

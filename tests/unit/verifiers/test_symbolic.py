@@ -12,7 +12,8 @@ import pytest
 from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
 from arrol.verifiers import symbolic
-from arrol.verifiers.symbolic import MAX_CHARS, Found, SymbolicVerifier, boxed_content, final_expression
+from arrol.verifiers.rules import Judged
+from arrol.verifiers.symbolic import MAX_CHARS, SymbolicVerifier
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,9 @@ def verifier():
     verifier.close()
 
 
+BOMB = r"\boxed{\sum_{k=1}^{10^9} k^k}"
+
+
 def is_gone(pid):
     """True when no such process is left, not even as a zombie."""
     try:
@@ -29,20 +33,6 @@ def is_gone(pid):
     except ProcessLookupError:
         return True
     return False
-
-
-def test_where_the_answer_stands():
-    assert boxed_content(r"\boxed{1} then \boxed{\frac{1}{2}} .") == r"\frac{1}{2}"
-    assert boxed_content(r"\boxed{1} then \boxed{2") is None
-    assert boxed_content(r"\boxed{" + "1" * (MAX_CHARS + 1) + "}") is None
-    assert final_expression(r"#### 3 and \boxed{4}") == Found("4", boxed=True)
-    assert final_expression("#### 3\n#### **$4$**.\nbye") == Found("4", boxed=True)
-    assert final_expression("Answer: x+1") == Found("x+1", boxed=True)
-    assert final_expression("so it is 3/4.") == Found("so it is 3/4.", boxed=False)
-    assert final_expression(r"5 \boxed{") is None
-    assert final_expression("#### \n") is None
-    assert final_expression("#### " + "1+" * MAX_CHARS) is None
-    assert final_expression("   ") is None
 
 
 @pytest.mark.parametrize(
@@ -114,29 +104,29 @@ def test_hostile_texts_are_wrong(verifier, hostile):
 
 def test_a_computation_without_end_is_killed_at_the_time_limit_and_the_next_verdict_is_right():
     verifier = SymbolicVerifier(time_limit_s=1.5)
-    assert verifier.verify(r"\boxed{1+x}", "x+1").reward == 1.0
+    assert verifier.verify(r"\boxed{3}", r"\max(3, 1)").reward == 1.0
     pid = verifier._worker.process.pid
-    verdict = verifier.verify(r"\boxed{2^{1000000000}}", "1")
+    verdict = verifier.verify(BOMB, "1")
     assert (verdict.reward, verdict.timed_out) == (0.0, True)
     assert is_gone(pid)
-    verdict = verifier.verify(r"\boxed{1+y}", "y+1")
+    verdict = verifier.verify(r"\boxed{4}", r"\max(4, 1)")
     assert (verdict.reward, verdict.timed_out) == (1.0, False)
     verifier.close()
 
 
 def test_a_worker_that_died_costs_one_verdict(verifier):
-    assert verifier.verify(r"\boxed{2+x}", "x+2").reward == 1.0
+    assert verifier.verify(r"\boxed{2}", r"\max(2, 1)").reward == 1.0
     verifier._worker.process.kill()
     verifier._worker.process.wait()
-    verdict = verifier.verify(r"\boxed{3+x}", "x+3")
+    verdict = verifier.verify(r"\boxed{5}", r"\max(5, 1)")
     assert (verdict.reward, verdict.timed_out) == (0.0, False)
-    assert verifier.verify(r"\boxed{3+x}", "x+3").reward == 1.0
+    assert verifier.verify(r"\boxed{5}", r"\max(5, 1)").reward == 1.0
 
 
 def test_workers_end_with_close_and_with_their_verifier():
     closed, dropped = SymbolicVerifier(), SymbolicVerifier()
     for verifier in (closed, dropped):
-        assert verifier.verify(r"\boxed{1+x}", "x+1").reward == 1.0
+        verifier.start()
     pids = [closed._worker.process.pid, dropped._worker.process.pid]
     closed.close()
     closed.close()
@@ -151,6 +141,7 @@ def test_the_worker_ends_with_the_interpreter():
     code = (
         "from arrol.verifiers.symbolic import SymbolicVerifier\n"
         "v = SymbolicVerifier()\n"
+        "v.start()\n"
         "print(v.verify(r'\\boxed{1+x}', 'x+1').reward, v._worker.process.pid)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -163,7 +154,7 @@ def test_the_worker_ends_with_the_interpreter():
 def test_a_worker_that_cannot_start_is_a_missing_package(monkeypatch):
     monkeypatch.setattr(symbolic.sys, "executable", "/bin/false")
     with pytest.raises(MissingExtraError, match="math-verify"):
-        SymbolicVerifier().verify(r"\boxed{1+x}", "x+1")
+        SymbolicVerifier().verify(r"\boxed{3}", r"\max(3, 1)")
 
 
 def test_settings_are_checked():
@@ -212,7 +203,7 @@ def test_fuzzed_latex_never_crashes(verifier):
         (r"\boxed{y = -x, y = 2x}", '{"all_of": ["y=2x", "y=-x"]}', 1.0),
         (r"\boxed{(0,1), (3,2)}", '{"all_of": ["(3,2)", "(0,1)"]}', 1.0),
         (r"\boxed{2,000 \text{ and } 1,000}", '{"all_of": ["1,000", "2,000"]}', 1.0),
-        ("so they are 3, 2", '{"all_of": ["2", "3"]}', 0.0),
+        ("so they are 3, 2", '{"all_of": ["2", "3"]}', 1.0),
         (r"\boxed{0.5}", '{"any_of": ["1/2", "2"]}', 1.0),
         (r"\boxed{2.0}", '{"any_of": ["1/2", "2"]}', 1.0),
         (r"\boxed{1/2, 2}", '{"any_of": ["1/2", "2"]}', 0.0),
@@ -236,11 +227,11 @@ def test_a_member_that_runs_out_of_time_ends_the_search(monkeypatch):
     def compared(found, gold, deadline):
         asked.append(gold)
         deadlines.add(deadline)
-        return Verdict(0.0, found.text, timed_out=gold == "b")
+        return False, gold == "b"
 
     verifier = SymbolicVerifier()
     monkeypatch.setattr(verifier, "_compared", compared)
-    verdict = verifier.verify(r"\boxed{x, y, z}", '{"all_of": ["a", "b", "c"]}')
+    verdict = verifier.settled(Judged(Verdict(0.0, "x, y, z"), is_open=True), '{"all_of": ["a", "b", "c"]}')
     assert (verdict.reward, verdict.timed_out) == (0.0, True)
     assert asked == ["a, b, c", "a", "b"]
     assert len(deadlines) == 1
@@ -249,7 +240,7 @@ def test_a_member_that_runs_out_of_time_ends_the_search(monkeypatch):
 def test_a_list_of_bombs_costs_one_time_limit():
     verifier = SymbolicVerifier(time_limit_s=1.5)
     golds = ", ".join(f'"{n}"' for n in range(2, 8))
-    found = ", ".join(f"{n}^{{1000000000}}" for n in range(2, 8))
+    found = ", ".join(rf"\sum_{{k={n}}}^{{10^9}} k^k" for n in range(2, 8))
     started = time.monotonic()
     verdict = verifier.verify(rf"\boxed{{{found}}}", f'{{"all_of": [{golds}]}}')
     assert (verdict.reward, verdict.timed_out) == (0.0, True)
@@ -259,12 +250,12 @@ def test_a_list_of_bombs_costs_one_time_limit():
 
 def test_a_question_that_kills_the_worker_is_asked_twice_and_then_never_again(monkeypatch):
     verifier, asked = SymbolicVerifier(time_limit_s=1.5), []
-    ask = verifier._asked
-    monkeypatch.setattr(verifier, "_asked", lambda *question: asked.append(question) or ask(*question))
-    verdicts = [verifier.verify(r"\boxed{7^{1000000000}}", "1") for _ in range(4)]
+    reply = verifier._reply
+    monkeypatch.setattr(verifier, "_reply", lambda *question: asked.append(question) or reply(*question))
+    verdicts = [verifier.verify(BOMB, "1") for _ in range(4)]
     assert [verdict.timed_out for verdict in verdicts] == [True] * 4
     assert len(asked) == 2
-    assert [verifier.verify(r"\boxed{x+1}", "1+x").reward for _ in range(4)] == [1.0] * 4
+    assert [verifier.verify(r"\boxed{3}", r"\max(3, 1)").reward for _ in range(4)] == [1.0] * 4
     assert len(asked) == 3
     verifier.close()
 
@@ -272,9 +263,16 @@ def test_a_question_that_kills_the_worker_is_asked_twice_and_then_never_again(mo
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(symbolic, "MAX_REMEMBERED", 3)
     verifier = SymbolicVerifier()
-    assert all(verifier.verify(rf"\boxed{{x+{n}}}", f"{n}+x").reward == 1.0 for n in range(1, 8))
+    assert all(verifier.verify(rf"\boxed{{{n}}}", rf"\max({n}, 0)").reward == 1.0 for n in range(1, 8))
     assert len(verifier._remembered) <= 3
     verifier.close()
+
+
+def test_rules_settle_what_needs_no_algebra_without_a_worker(monkeypatch):
+    monkeypatch.setattr(symbolic, "_Worker", None)
+    verdict = SymbolicVerifier().verify(r"so \boxed{\frac{2\sqrt{3}}{2}}", r"\sqrt{3}")
+    assert (verdict.is_right, verdict.mark, verdict.verifier) == (True, "box", "rules")
+    assert SymbolicVerifier().decided(r"\boxed{3}", r"\max(3, 1)").is_open
 
 
 def test_an_answer_extracted_before_is_judged_like_a_boxed_one(verifier):
@@ -287,33 +285,3 @@ def test_an_answer_extracted_before_is_judged_like_a_boxed_one(verifier):
 def test_a_copy_has_the_settings_and_a_worker_of_its_own(verifier):
     copy = SymbolicVerifier(("=>",), time_limit_s=2.0).copy()
     assert (copy.marks, copy.time_limit_s, copy._worker) == (("=>",), 2.0, None)
-
-
-def test_the_value_of_an_answer(verifier):
-    assert verifier.value(r"\frac{1}{2}") == (0.5, False)
-    assert verifier.value(r"\sqrt{-4}").number == 2j
-    assert abs(verifier.value(r"\sqrt{2}").number - 2**0.5) < 1e-12
-    for none in (
-        "x",
-        "x=5",
-        "(1,2)",
-        r"\infty",
-        "50%",
-        r"50\%",
-        "",
-        "\u0663",
-        "(" * 40,
-        "1+" * MAX_CHARS,
-        r"\frac{1}{0}",
-    ):
-        assert verifier.value(none) == (None, False)
-
-
-def test_a_value_that_cannot_be_found_in_time_says_so():
-    verifier = SymbolicVerifier(time_limit_s=1.0)
-    assert verifier.value("9^{9^{9^{9}}}") == (None, True)
-    assert verifier.worker_pid is None
-    verifier.start()
-    assert not is_gone(verifier.worker_pid)
-    assert verifier.value("2^{10}") == (1024, False)
-    verifier.close()

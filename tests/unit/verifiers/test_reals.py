@@ -1,0 +1,37 @@
+"""Sets of real numbers in one normal form."""
+
+import pytest
+
+from arrol.verifiers.answers import read_answer
+from arrol.verifiers.reals import reals_of, same_reals
+
+
+def reals(text):
+    found = reals_of(read_answer(text))
+    assert found is not None
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (r"[1,2] \cup (2,3]", "[1,3]"),
+        (r"x<2 \text{ or } x>3", r"(3,\infty)\cup(-\infty,2)"),
+        (r"\mathbb{R} \setminus \{3\}", r"x \ne 3"),
+        ("-2x > 4", "x < -2"),
+        (r"(0,2) \cap [1,3)", "[1,2)"),
+        (r"(0,1) \cup \{1\}", "(0,1]"),
+    ],
+)
+def test_equal_sets(one, other):
+    assert same_reals(reals(one), reals(other))
+
+
+@pytest.mark.parametrize(("one", "other"), [("[0,1]", "[0,1)"), (r"(0,1)\cup(1,2)", "(0,2)"), ("x<1", r"x\le 1")])
+def test_other_sets(one, other):
+    assert not same_reals(reals(one), reals(other))
+
+
+@pytest.mark.parametrize("text", ["5", "x^2 < 4", "x < y", "(2,1)"])
+def test_no_sets(text):
+    assert reals_of(read_answer(text)) is None
