@@ -45,7 +45,7 @@ ENDS = (
     "\n#### ANSWER",
     "\nAnswer: ANSWER",
     "$$\\boxed{ANSWER}$$ units.",
-    "\\boxed{1} or \\boxed{ ANSWER }",
+    "\\boxed{1} is too small, so it is \\boxed{ ANSWER }",
 )
 NOISE = (
     "\u0663",

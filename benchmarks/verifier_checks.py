@@ -34,7 +34,6 @@ from arrol.records.lines import LineWriter
 from arrol.records.schema import BenchRecord
 from arrol.records.store import RecordWriter, provenance
 from arrol.tasks.columns import Columns
-from arrol.tasks.dataset import MARKS
 from arrol.types import Verdict
 from arrol.verifiers.expression import ExpressionVerifier
 from arrol.verifiers.integer import IntegerVerifier, final_integer, parse_integer
@@ -114,7 +113,7 @@ def gold_records(args: argparse.Namespace) -> list[BenchRecord]:
         values = [parse_integer(gold) for gold in golds]
         others = [next(g for g in golds[i:] + golds if parse_integer(g) != values[i]) for i in range(len(golds))]
         texts = [row.solution or f"so it is \\boxed{{{row.answer}}}." for row in rows]
-        for kind, verifier in (("integer", IntegerVerifier(MARKS)), ("symbolic", SymbolicVerifier())):
+        for kind, verifier in (("integer", IntegerVerifier()), ("symbolic", SymbolicVerifier())):
             with VerifierPool(verifier, num_workers=args.workers) as pool:
                 for what, against, due in (("itself", golds, 1.0), ("another", others, 0.0)):
                     verdicts = pool.verify_all(list(zip(texts, against, strict=True)))
@@ -136,7 +135,7 @@ def speed_records(args: argparse.Namespace) -> list[BenchRecord]:
     symbolic = SymbolicVerifier()
     symbolic.start()
     jobs = [
-        ("integer verifier", IntegerVerifier(MARKS), marked, many),
+        ("integer verifier", IntegerVerifier(), marked, many),
         ("symbolic verifier, integers", symbolic, boxed, many),
         ("symbolic verifier, prose without a mark", symbolic, spoken, few),
         ("symbolic verifier, mathematics", symbolic, hostile.mathematics(args.seed, few * args.repeats), few),
@@ -239,7 +238,7 @@ def fuzz_block(args: argparse.Namespace, first: int, pool: VerifierPool) -> dict
     verdicts = pool.verify_all([(case.text, case.answer) for case in cases])
     expression = ExpressionVerifier()
     for index, (case, verdict) in enumerate(zip(cases, verdicts, strict=True), first):
-        final_integer(case.text, MARKS)
+        final_integer(case.text)
         expression.verify(case.text, "3 5 7 = 22")
         seconds = float(verdict.answer) if verdict.reward >= 0 and verdict.answer else 0.0
         longest = max(longest, seconds)

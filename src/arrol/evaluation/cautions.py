@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from arrol.evaluation.judging import FROM_FILE, JudgedProblem
+from arrol.verifiers.extraction import MAX_CHARS
 from arrol.verifiers.gold import read_gold
-from arrol.verifiers.symbolic import MAX_CHARS
 
 WORDS_OF_A_SOLUTION, WORDS_OF_PROSE = 10, 4
 """A gold answer of so many words, LaTeX commands left out, is a worked solution, or a sentence."""

@@ -1,7 +1,6 @@
 """Verdicts, classes of equal answers and ballots of sampled problems, for metrics and votes.
 
-Rewards and answers of a file are kept; a verifier finds the missing ones: the integer verifier where every gold answer
-is an integer, else math-verify. Equal answers (0.5 and 1/2) are one class. Samples that were judged and grouped before
+Rewards and answers of a file are kept; a verifier finds the missing ones. Equal answers (0.5 and 1/2) are one class. Samples that were judged and grouped before
 (``arrol eval --out``) are neither judged nor grouped again; :func:`unjudged` forgets the verdicts.
 
 A vote picks a class, so all members of a class must have one verdict. Where they differ, the first member's verdict
@@ -22,12 +21,11 @@ from arrol.errors import DataError
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.test_time.confidence import confidence_sampled, trace_confidence
 from arrol.test_time.voting import Ballots
+from arrol.verifiers.extraction import DEFAULT_MARKS
 from arrol.verifiers.integer import IntegerVerifier, parse_integer
 from arrol.verifiers.pool import Progress, VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
 
-MARKS = ("####", "\\boxed{", "Answer:")
-"""Marks of a final integer in a completion."""
 FROM_FILE = "file"
 """``Sample.verifier`` where the reward came with the completion."""
 
@@ -57,7 +55,7 @@ class JudgedProblem:
 def verifier_for(
     problems: Sequence[SampledProblem], choice: str | None = None, marks: Sequence[str] = ()
 ) -> IntegerVerifier | SymbolicVerifier:
-    """The verifier of that name; None means integer if it reads every gold answer, else symbolic.
+    """The verifier of that name; None means symbolic, whatever the gold answers are.
 
     ``marks`` stand before an answer; without any the usual ones do.
     """
@@ -69,8 +67,8 @@ def verifier_for(
             f"--verifier = 'integer': the gold answer {gold[:60]!r} of problem {key!r} is not an integer; "
             "choose symbolic"
         )
-    if choice == "integer" or (choice is None and golds and other is None):
-        return IntegerVerifier(marks or MARKS)
+    if choice == "integer":
+        return IntegerVerifier(marks or DEFAULT_MARKS)
     return SymbolicVerifier(marks) if marks else SymbolicVerifier()
 
 

@@ -20,8 +20,8 @@ from arrol.errors import ConfigError, DataError
 from arrol.evaluation.cells import COUNT, NUMBER, Cells
 from arrol.evaluation.dialects import PLAIN, Fields, fields_of
 from arrol.evaluation.problems import Sample, sample_of
+from arrol.verifiers.extraction import boxed_content
 from arrol.verifiers.gold import any_of
-from arrol.verifiers.symbolic import boxed_content
 
 _PER_SAMPLE = ("extracted", "reward", "score", "quality", "num_tokens", "finish_reason", "logprobs", "confidences")
 _NUMBERS = ("reward", "score", "quality", "num_tokens")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from arrol.protocols import Verifier
-from arrol.verifiers.integer import IntegerVerifier
+from arrol.verifiers.integer import IntegerVerifier, parse_integer
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 MARKS = ("####", "#")
@@ -35,7 +35,7 @@ def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: object = None, **options: object
 ) -> dict[str, float | str]:
     """verl: 1 where the answer equals ``ground_truth``, else 0; an integer if that is one, else an expression."""
-    is_number = ground_truth.strip().lstrip("-").replace(",", "").isdecimal()
+    is_number = parse_integer(ground_truth) is not None
     verdict = (_integers() if is_number else _expressions()).verify(solution_str, ground_truth)
     return {"score": verdict.reward, "acc": verdict.reward, "pred": verdict.answer or ""}
 

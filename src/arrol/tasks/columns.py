@@ -24,8 +24,8 @@ from typing import Any
 from arrol.errors import ConfigError, DataError
 from arrol.tasks.presets import Preset, preset_of
 from arrol.tasks.sources import records
+from arrol.verifiers.extraction import boxed_content
 from arrol.verifiers.gold import all_of, any_of, split_parts
-from arrol.verifiers.symbolic import boxed_content
 
 USUAL_PROMPT_COLUMNS = ("prompt", "question", "problem", "Body+Question", "Question", "Problem")
 USUAL_ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "reward_model.ground_truth", "solution")

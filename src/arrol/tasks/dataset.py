@@ -29,8 +29,6 @@ from arrol.verifiers.integer import IntegerVerifier, parse_integer
 from arrol.verifiers.pool import VerifierPool, usable_cores
 from arrol.verifiers.symbolic import SymbolicVerifier
 
-MARKS = ("####", "\\boxed{", "Answer:")
-"""Texts before a final integer in a completion."""
 MAX_WORKERS = 8
 """Processes of a symbolic verifier; each holds about 150 MB."""
 
@@ -142,12 +140,12 @@ def _eval_rows(columns: Columns, eval_source: str, source: str, eval_split: str)
 
 
 def _verifier(choice: str | None, rows: Sequence[Row], time_limit_s: float) -> Verifier:
-    """The verifier of the config; without a choice, integer if every gold answer is one."""
+    """The verifier of the config; ``integer`` asks for integers alone and never starts a worker process."""
     if choice not in (None, "integer", "symbolic"):
         raise ConfigError(f"verifier: {choice!r} is unknown; choose integer or symbolic")
-    other = next((row.answer for row in rows if parse_integer(row.answer) is None), None)
-    if choice == "integer" and other is not None:
-        raise DataError(f"verifier: gold answer {other[:60]!r} is not an integer; choose verifier 'symbolic'")
-    if choice == "symbolic" or other is not None:
+    if choice != "integer":
         return SymbolicVerifier(time_limit_s=time_limit_s)
-    return IntegerVerifier(MARKS)
+    other = next((row.answer for row in rows if parse_integer(row.answer) is None), None)
+    if other is not None:
+        raise DataError(f"verifier: gold answer {other[:60]!r} is not an integer; choose verifier 'symbolic'")
+    return IntegerVerifier()

@@ -60,7 +60,7 @@ class Answer:
 
     @property
     def is_lone_name(self) -> bool:
-        return self.node is not None and self.node.kind == "name" or bool(_FUNCTION_OF.fullmatch(self.text))
+        return (self.node is not None and self.node.kind == "name") or bool(_FUNCTION_OF.fullmatch(self.text))
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
@@ -120,7 +120,9 @@ def _special(text: str) -> Answer | None:
         return Answer("words", f"{based[1].lower()}_{based[2] or based[3]}")
     matrix = _MATRIX.fullmatch(text)
     if matrix:
-        rows = [row for row in re.split(r"\\\\(?:\[\d*[a-z]*\])?", matrix[2]) if row.strip() and row.strip() != "\\hline"]
+        rows = [
+            row for row in re.split(r"\\\\(?:\[\d*[a-z]*\])?", matrix[2]) if row.strip() and row.strip() != "\\hline"
+        ]
         cells = [[_read(cell.strip()) for cell in row.split("&")] for row in rows]
         if len({len(row) for row in cells}) == 1:
             shape = (str(len(cells)), str(len(cells[0])))

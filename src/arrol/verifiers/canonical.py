@@ -1,6 +1,6 @@
 r"""Keys of answers, and plain numbers: what needs no comparison.
 
-Sample: ``0.50``, ``\frac{1}{2}``, ``\dfrac12`` and ``1/2`` have the key of the fraction 1/2, ``\text{(B)}`` that of the letter B.
+Sample: ``\frac{1}{2}``, ``\dfrac12`` and ``1/2`` have the key of the fraction 1/2, ``\text{(B)}`` that of the letter B.
 
 A plain number is ASCII digits with a sign, thousands separators in their right places (``1,000``, ``1{,}000``,
 ``1\,000``), a decimal part, a ``$`` in front, or a fraction of two integers without separators. Nothing is rounded: a

@@ -15,6 +15,7 @@ integrals, limits and whatever else ``formula.py`` does not read. The rules:
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -193,7 +194,11 @@ def _reals(gold: Answer, found: Answer) -> Equality:
     if one is None or other is None:
         is_settled = one is not None and found.kind in ("formula", "list", "tuple", "matrix") and not _algebraic(found)
         is_settled = is_settled or (other is not None and gold.kind in ("formula", "list", "matrix"))
-        return Equality(False, "other sets") if is_settled else Equality(_none_unless_readable(gold, found), "left to algebra")
+        return (
+            Equality(False, "other sets")
+            if is_settled
+            else Equality(_none_unless_readable(gold, found), "left to algebra")
+        )
     if one[1] and other[1] and one[1] != other[1]:
         return Equality(False, "other names")
     return Equality(same_reals(one[0], other[0]), "sets are compared")
@@ -213,7 +218,7 @@ def _relations(gold: Answer, found: Answer, tolerance: float) -> Equality | None
     golds, founds = _is_equation(gold), _is_equation(found)
     if gold.kind == found.kind == "relation":
         return _both_relations(gold, found) if golds and founds else None
-    if founds and not is_about_reals(gold) or (founds and gold.kind == "tuple"):
+    if (founds and not is_about_reals(gold)) or (founds and gold.kind == "tuple"):
         value = _value_side(found)
         if value is None:
             return Equality(False, "the equation has no single value")
@@ -236,7 +241,7 @@ def _value_side(found: Answer) -> Answer | None:
     """The side of a chain of equations that is its value; None when its numbers differ."""
     sides, signs = list(found.members), list(found.signs)
     numbers = [(side, i) for i, side in enumerate(sides) if side.node is not None and not names_of(side.node)]
-    for (one, i), (other, k) in zip(numbers, numbers[1:], strict=False):
+    for (one, i), (other, k) in itertools.pairwise(numbers):
         if "=" in signs[i:k] and all(sign == "=" for sign in signs[i:k]):
             if not _same(one, other).right:
                 return None

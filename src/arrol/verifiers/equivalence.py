@@ -19,7 +19,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from arrol.types import Verdict
@@ -113,7 +112,9 @@ class _Search:
         if key in self._hostile or other in self._hostile:
             self.complete = False
             return False
-        for found, gold in [pair for pair, right in zip([(one, two), (two, one)], decided, strict=True) if right is None]:
+        for found, gold in [
+            pair for pair, right in zip([(one, two), (two, one)], decided, strict=True) if right is None
+        ]:
             verdict = self._same(found, gold)
             if verdict is not None and verdict.timed_out:
                 self._hostile.update(k for k in (key, other) if self._is_hostile(k))

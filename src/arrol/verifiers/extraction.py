@@ -1,8 +1,9 @@
 r"""The answer of a text, and the mark that pointed at it. One order of marks holds for every verifier:
 
-1. Thinking is left out: only the text behind the last ``</think>`` is read. A ``<think>`` that never ends leaves nothing.
+1. Only the text behind the last ``</think>`` is read. A ``<think>`` that never ends leaves nothing.
 2. A next question (``Question:``, ``User:``, ``<|im_end|>``) behind an answer ends the text.
 3. ``<answer>...</answer>``, the last one; a box inside it is its answer.
+   ``The final answer is ... I hope it is correct`` of Minerva's prompt has the same rank.
 4. ``\boxed{...}`` or ``\fbox{...}``, the last one. Boxes with nothing but ``,``, ``and`` or ``or`` between them are one
    list. A box that is empty or never closes means no answer. ``Answer: D`` behind a boxed formula adds its letter.
 5. The later of two: the marks (``####``), unless a heading follows; and the words ``answer:``, ``answer is``.
@@ -31,7 +32,8 @@ DEFAULT_MARKS = ("####",)
 
 _THINKING = ("think", "thinking", "reasoning", "thought")
 _NEXT_QUESTION = re.compile(
-    r"\n[ \t*#]{0,8}(?:Question|Problem|Exercise|Instruction|User|Human|Q)\b[^\n:]{0,12}:|<\|(?:im_end|endoftext|eot_id|end)\|>|</s>"
+    r"\n[ \t*#]{0,8}(?:Question|Problem|Exercise|Instruction|User|Human|Q)\b[^\n:]{0,12}:"
+    r"|<\|(?:im_end|im_start|endoftext|eot_id|end)\|>|</s>"
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]{0,8}")
 _BARE_BOX = re.compile(r"[^\s\\{}$,;]+")
@@ -46,7 +48,8 @@ _PHRASE = re.compile(
 )
 _PHRASE_WORDS = ("answer", "Answer", "ANSWER", "orrect option", "orrect choice")
 _HEAD_PHRASE = re.compile(
-    r"^[ \t]{0,8}[*#]{1,6}[ \t]{0,8}(?:final[ \t]{1,8})?answer[ \t]{0,8}[*:]{0,3}[ \t]{0,8}\n", re.IGNORECASE | re.MULTILINE
+    r"^[ \t]{0,8}[*#]{1,6}[ \t]{0,8}(?:final[ \t]{1,8})?answer[ \t]{0,8}[*:]{0,3}[ \t]{0,8}\n",
+    re.IGNORECASE | re.MULTILINE,
 )
 _LETTER_LINE = re.compile(r"answer(?:[ \t*]*:|[ \t]+is:?)[ \t*]*\(?([A-J])\)?(?=[\s.*,)]|$)", re.IGNORECASE)
 _NEGATION = re.compile(r"[ \t*]*(?:not|never|no longer|neither)\b", re.IGNORECASE)
@@ -63,6 +66,7 @@ _JOINS = ("or", "and", "to", "and/or")
 _OPERATORS = ("+", "-", "*", "/", "^", "x", "\u00d7", "\u00f7", "\u2212", "\\cdot", "\\times", "<", ">", ":")
 _NUMBERED = re.compile(r"\d+[.)]\s+[A-Za-z*]|\d+[.)]\s*$")
 _PLAIN = re.compile(r"-?\d{1,100}", re.ASCII)
+_CONTINUES = re.compile(r"(?:or|and|to)\b|\d|[-+*/=^<>]\s*[\d(\\$]|[\\({&|?~]")
 _LEADING = re.compile(r"[-+\u2212]?\\?\$?[-+\u2212]?(?:\d|\.\d)\S*")
 _CHOICE = re.compile(r"\(?[A-J]\)?[.,):]?(?=\s|$)")
 
@@ -89,12 +93,20 @@ def final_answer(text: str, marks: Sequence[str] = DEFAULT_MARKS, *, require_mar
         body = spoken[start + len("<answer>") :].partition("</answer>")[0][:WINDOW_CHARS]
         inner = _boxed(body) or _marked(body, marks)
         return _checked(inner.text if inner else _stripped(body), "<answer>", inner.reason if inner else "")
-    found = _boxed(spoken) or _marked(spoken, marks)
+    found = _hoped(spoken) or _boxed(spoken) or _marked(spoken, marks)
     if found is not None:
         return _checked(found.text, found.mark, found.reason)
     if require_mark:
         return Found(None, "", "no mark")
     return _checked(_last_expression(_tail(spoken[-WINDOW_CHARS:])), "tail", "")
+
+
+def _hoped(text: str) -> Found | None:
+    """The answer in the last sentence of Minerva's prompt; None without that sentence."""
+    end = text.rfind("I hope it is correct")
+    start = text.rfind("inal answer is", max(0, end - MAX_CHARS), end) if end >= 0 else -1
+    answer = text[start + len("inal answer is") : end].strip(" \t\r\n*:.") if start >= 0 else ""
+    return Found(_answer_of_line(answer), "final answer") if answer and "\\boxed" not in answer else None
 
 
 def _tail(text: str) -> str:
@@ -104,7 +116,8 @@ def _tail(text: str) -> str:
         if _NEGATION.match(text, match.end()):
             ended = _SENTENCE_END.search(text, match.end())
             text = text[: match.start()] + (text[ended.end() :] if ended else "")
-    return text[-MAX_CHARS:]
+    tail = text[-MAX_CHARS:]
+    return tail.partition("$")[2] if tail.replace("\\$", "").count("$") % 2 and tail.count("$") > 1 else tail
 
 
 def boxed_content(text: str) -> str | None:
@@ -247,7 +260,18 @@ def _is_heading(line: str, mark: str) -> bool:
     return starts_with_word and (len(words) > 1 or words[0].lower().strip(":.") in _HEADINGS)
 
 
-_HEADINGS = {"check", "solution", "answer", "step", "verification", "conclusion", "explanation", "summary", "note", "verify"}
+_HEADINGS = {
+    "check",
+    "solution",
+    "answer",
+    "step",
+    "verification",
+    "conclusion",
+    "explanation",
+    "summary",
+    "note",
+    "verify",
+}
 
 
 def _behind_phrase(text: str) -> tuple[Found, int] | None:
@@ -258,9 +282,7 @@ def _behind_phrase(text: str) -> tuple[Found, int] | None:
     for match in _PHRASE.finditer(text):
         if not _NEGATION.match(text, match.end()):
             last = match
-    head = None
-    for head in _HEAD_PHRASE.finditer(text):
-        pass
+    head = next(reversed(list(_HEAD_PHRASE.finditer(text))), None)
     if head is not None and (last is None or head.start() > last.start()):
         last = head
     if last is None:
@@ -300,7 +322,7 @@ def _answer_of_line(line: str) -> str | None:
     leading = _FORMULA.match(line) or _LEADING.match(line)
     if leading:
         rest = line[leading.end() :].strip(" *,")
-        is_joined = re.match(r"(?:or|and|to)\b|\d|[-+*/=^<>]\s*[\d(\\$]|[\\({&|?~]", rest) or _HEDGE.search(rest)
+        is_joined = _CONTINUES.match(rest) or _HEDGE.search(rest)
         return line if is_joined or len(rest.split()) == 1 else leading[0].rstrip(",")
     if re.search(r"[\d$]|\\[([]", line) and not re.match(r"[a-zA-Z]?\s*=|\\", line):
         return _last_expression(line)
@@ -335,12 +357,12 @@ def _last_run(text: str) -> str | None:
     first = last
     while first > 0:
         before = runs[first - 1].strip("*_(")
-        if before in _OPERATORS and first > 1 and re.search(r"\d", runs[first - 2]):
-            first -= 2
-        elif before.lower() in _JOINS and first > 1 and re.search(r"\d", runs[first - 2]):
+        if (before in _OPERATORS and first > 1 and re.search(r"\d", runs[first - 2])) or (
+            before.lower() in _JOINS and first > 1 and re.search(r"\d", runs[first - 2])
+        ):
             first -= 2
         elif re.fullmatch(r"[-+$\d.,/^*]*\d[,;]?", before):
             first -= 1
         else:
             break
-    return " ".join(runs[first : last + 1]).rpartition("=")[2].strip(" *_`\"'.,;:!?")
+    return " ".join(runs[first : last + 1]).rpartition("=")[2].lstrip(" *_`\"'").rstrip(" *_`\"'.,;:!?")

@@ -2,10 +2,10 @@ r"""Formulas read from LaTeX or plain text by a parser of our own: no eval, boun
 
 Sample: ``\frac{1}{2}x^2`` is ``Node("product", (Node("quotient", ...), Node("power", ...)))``.
 
-Read are numbers (``4.5e33``, ``0.1\overline{6}``), names, Greek letters, ``\pi``, ``e``, ``i``, ``+ - * / ^ ! %``, fractions, mixed
-numbers, roots, binomials, absolute values, floors and ceilings, and the elementary functions, also spelled as in Python
-(``np.arcsin(10/13)``, ``2**3``). A name is one letter with an optional index. Everything else, two numbers side by side
-too, is an error: it is left to math-verify.
+Read are numbers (``4.5e33``, ``0.1\overline{6}``), names, Greek letters, ``\pi``, ``e``, ``i``, ``+ - * / ^ ! %``,
+fractions, mixed numbers, roots, binomials, absolute values, floors and ceilings, and the elementary functions, also
+spelled as in Python (``np.arcsin(10/13)``, ``2**3``). A name is one letter with an optional index. Everything else, two
+numbers side by side too, is an error: it is left to math-verify.
 """
 
 from __future__ import annotations
@@ -23,7 +23,25 @@ GREEK = (
     " phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
 )
 FUNCTIONS = {
-    **{name: name for name in "sin cos tan cot sec csc sinh cosh tanh exp ln log abs sqrt".split()},
+    **{
+        name: name
+        for name in [
+            "sin",
+            "cos",
+            "tan",
+            "cot",
+            "sec",
+            "csc",
+            "sinh",
+            "cosh",
+            "tanh",
+            "exp",
+            "ln",
+            "log",
+            "abs",
+            "sqrt",
+        ]
+    },
     **{f"arc{name}": f"arc{name}" for name in ("sin", "cos", "tan")},
     **{f"a{name}": f"arc{name}" for name in ("sin", "cos", "tan")},
     "lg": "log",
@@ -33,7 +51,8 @@ _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
     r"|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:\\overline\{?\d+\}?)?(?:[eE][-+]?\d{1,9}(?!\d))?)"
-    r"|(?:(?:np|numpy|math|sp|sympy)\.)?(?P<word>arcsin|arccos|arctan|asin|acos|atan|sinh|cosh|tanh|sqrt|sin|cos|tan|exp|log|ln|abs|pi)"
+    r"|(?:(?:np|numpy|math|sp|sympy)\.)?"
+    r"(?P<word>arcsin|arccos|arctan|asin|acos|atan|sinh|cosh|tanh|sqrt|sin|cos|tan|exp|log|ln|abs|pi)"
     r"(?![A-Za-z])"
     r"|(?P<command>\\[A-Za-z]+|\\[%{}])"
     r"|(?P<power>\*\*)|(?P<name>[A-Za-z]'*)|(?P<sign>[-+*/^!%(){}\[\]|_,])",

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 MAX_PARTS = 16
 """Longer lists are compared as one text."""
@@ -23,6 +23,9 @@ _SEPARATOR = re.compile(
     r"[,;](?![0-9]{3}(?![0-9]))|[,;](?= )|\\text\{ *(?:and|or) *\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 )
 _KINDS = ("all_of", "any_of")
+
+
+Member = TypeVar("Member")
 
 
 class Gold(NamedTuple):
@@ -93,7 +96,7 @@ def split_parts(text: str) -> list[str]:
     return [part for part in (part.strip(" $\t\n") for part in parts) if part]
 
 
-def can_be_paired(found: Sequence[str], golds: Sequence[str], same: Callable[[str, str], bool]) -> bool:
+def can_be_paired(found: Sequence[Member], golds: Sequence[Member], same: Callable[[Member, Member], bool]) -> bool:
     """True when a one-to-one pairing of equal members exists; every pair is compared at most once."""
     if len(found) != len(golds) or len(found) > MAX_PARTS:
         return False

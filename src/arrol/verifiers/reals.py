@@ -47,7 +47,7 @@ def is_about_reals(answer: Answer) -> bool:
     if answer.kind == "relation":
         return any(sign not in ("=", "\\approx", "\\simeq") for sign in answer.signs)
     return answer.kind == "list" and all(
-        member.kind == "relation" and is_about_reals(member) or member.kind == "union" for member in answer.members
+        (member.kind == "relation" and is_about_reals(member)) or member.kind == "union" for member in answer.members
     )
 
 
@@ -121,7 +121,9 @@ def _inequality(left: Node | None, sign: str, right: Node | None) -> tuple[Reals
     (name,) = names
     at = [value_of(left, {name: Fraction(x)}) - value_of(right, {name: Fraction(x)}) for x in (0, 1, 2)]
     slope = at[1] - at[0]
-    if not isinstance(slope, Fraction) and abs(at[2] - at[1] - slope) > 1e-40 or isinstance(slope, Fraction) and at[2] - at[1] != slope:
+    if (not isinstance(slope, Fraction) and abs(at[2] - at[1] - slope) > 1e-40) or (
+        isinstance(slope, Fraction) and at[2] - at[1] != slope
+    ):
         return None
     if slope == 0:
         return None
@@ -149,7 +151,7 @@ def _end(member: Answer) -> Number | None:
 
 
 def _same(one: Number, two: Number) -> bool:
-    if isinstance(one, Fraction) and isinstance(two, Fraction) or math.inf in (abs(one), abs(two)):
+    if (isinstance(one, Fraction) and isinstance(two, Fraction)) or math.inf in (abs(one), abs(two)):
         return bool(one == two)
     return bool(abs(one - two) <= abs(one) * 1e-40) if not isinstance(one - two, float) else one == two
 

@@ -1,7 +1,7 @@
 """Verdicts without algebra: a pure function of the completion and the gold answer.
 
-Extraction (``extraction.py``) finds the answer and its mark; comparison (``comparison.py``) tells whether it is equal to
-the gold answer. Both verifiers start here; ``SymbolicVerifier`` asks math-verify where this leaves a question open.
+Extraction (``extraction.py``) finds the answer and its mark; comparison (``comparison.py``) tells whether it is equal
+to the gold answer. Both verifiers start here; ``SymbolicVerifier`` asks math-verify where this leaves a question open.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""One spelling of many: an answer without the LaTeX that means nothing, and with its unit apart.
 
-Sample: ``\left( -\infty , 2 \right]`` is ``(-\infty,2]``; ``\text{13}`` is ``13``; ``12\,\mathrm{cm}^2`` is ``12`` with the
-unit ``cm^2``. Letters of a formula are no units: a unit is a word in ``\text{}``, a known unit of two letters or more, or a
-known letter behind a blank. Texts are bounded by the caller.
+Sample: ``\left( -\infty , 2 \right]`` is ``(-\infty,2]``; ``\text{13}`` is ``13``; ``12\,\mathrm{cm}^2`` is ``12`` with
+the unit ``cm^2``. Letters of a formula are no units: a unit is a word in ``\text{}``, a known unit of two letters or
+more, or a known letter behind a blank. Texts are bounded by the caller.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ _TRANSLATED = str.maketrans(_UNICODE)
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|mathstrut)(?![A-Za-z])\s*|(?<!\\)\\[!;:>]|(?<!\\)~"
 )
-_SEPARATORS = re.compile(r"(?<=\d)(?:\{,\}|\\,|,\\!\s?|\\!,|\{\\,\}|\{ *, *\})(?=\d{3}(?!\d))")
+_DOUBLED = re.compile(r"\\\\(left|right|[dt]?frac|sqrt|pi|le|leq|ge|geq|infty|cdot|times|text|cup|in)(?![A-Za-z])")
+_SEPARATORS = re.compile(r"(?<=\d)(?:\{,\}|\\,|,\\!\s?|\\!,|\{\\,\}| ?\{ *, *\})(?=\d{3}(?!\d))")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!\d|,\d)")
 _BLANK_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")
 _FONT = re.compile(
@@ -69,6 +70,7 @@ _SYNONYMS = (
 )
 _BLANKS = re.compile(r"(?<!\\)\\[, ]|\\q?quad(?![A-Za-z])|\s+")
 _TIGHT = re.compile(r" *([-+*/^=<>()\[\]{}|,;_]) *")
+_WORD_STARTS = re.compile(r" (?=\\(?!text)[A-Za-z])")
 _WORD_ENDS = re.compile(r"(\\[A-Za-z]+) (?![A-Za-z])")
 
 _ALIASES = {
@@ -120,12 +122,15 @@ _ALIASES = {
 KNOWN_UNITS = {
     word: unit for unit, aliases in _ALIASES.items() for name in (unit, *aliases.split()) for word in (name, f"{name}s")
 }
-_PREFIXES = {f"{prefix}{unit}" for prefix in "nkMGcdm" for unit in ("m", "g", "s", "J", "W", "V", "A", "Hz", "N", "Pa", "eV")}
-_LONE_UNITS = frozenset("m s g h L N J W V A K C F".split())
-_NO_UNITS = frozenset(
+_PREFIXES = {
+    f"{prefix}{unit}" for prefix in "nkMGcdm" for unit in ("m", "g", "s", "J", "W", "V", "A", "Hz", "N", "Pa", "eV")
+}
+_LONE_UNITS = frozenset("msghLNJWVAKCF")
+NO_UNITS = (
     "and or not no to maybe perhaps about either neither nor between least most more less than possibly if when where"
-    " for all any is are but except otherwise some every mod base sin cos tan log ln exp sqrt pi".split()
+    " for all any is are but except otherwise some every mod base sin cos tan log ln exp sqrt pi"
 )
+_NO_UNITS = frozenset(NO_UNITS.split())
 _TEXT_UNIT = re.compile(r"\s*\\text\{([^{}]*)\}(?:\^\{?(-?\d)\}?)?\s*$")
 _RATE = re.compile(r"(?:\s[A-Za-z]+|[A-Za-z]{2,}|\})/$")
 _WORD_UNIT = re.compile(r"(?<=[\d\s)}%./])(?<!\\)([A-Za-z]+)\.?(?:\^\{?(-?\d)\}?)?\s*$")
@@ -137,7 +142,7 @@ def tidied(text: str) -> str:
     """An answer without wrappers, sizes and blanks that mean nothing."""
     text = _bare(text.translate(_TRANSLATED))
     text = _BOX.sub("", text)
-    text = _SEPARATORS.sub("", _SIZES.sub("", text))
+    text = _SIZES.sub("", _SEPARATORS.sub("", _DOUBLED.sub(r"\\\1", text)))
     text = _FONT.sub(_plain_font, text)
     text = _JOIN.sub(lambda match: f" {match[1] or 'or'} ", text)
     text = text.replace("{:}", ":").replace("\\$", "$").replace("\\colon", ":")
@@ -149,7 +154,7 @@ def tidied(text: str) -> str:
     text = _TIGHT.sub(r"\1", text).strip().removesuffix(".").strip()
     if _BLANK_THOUSANDS.fullmatch(text):
         text = text.replace(" ", "")
-    return _WORD_ENDS.sub(r"\1", text)
+    return _WORD_STARTS.sub("", _WORD_ENDS.sub(r"\1", text))
 
 
 def _bare(text: str) -> str:
@@ -157,7 +162,7 @@ def _bare(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip(" \t\r\n`*\"").removesuffix(".").removesuffix(",")
+        text = text.strip(' \t\r\n`*"').removesuffix(".").removesuffix(",")
         if len(text) > 1 and text[0] == text[-1] == "'":
             text = text[1:-1]
         if len(text) > 1 and text.endswith("$") and not text.endswith("\\$"):
@@ -185,7 +190,7 @@ def _plain_font(match: re.Match[str]) -> str:
 def without_unit(text: str) -> tuple[str, str]:
     """A tidied answer without its unit, and the unit's name; an unknown word is the unit ``?``."""
     units: list[str] = []
-    if text.startswith("$") or text.startswith(("-$", "+$")):
+    if text.startswith(("$", "-$", "+$")):
         text, units = text.replace("$", "", 1).strip(), ["dollar"]
     elif text.endswith("$"):
         text, units = text[:-1].strip(), ["dollar"]

@@ -30,9 +30,9 @@ from typing import Self
 from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
 from arrol.verifiers.comparison import equality
-from arrol.verifiers.extraction import DEFAULT_MARKS, MAX_CHARS, Found, boxed_content
+from arrol.verifiers.extraction import DEFAULT_MARKS, Found
 from arrol.verifiers.gold import can_be_paired, read_gold, split_parts
-from arrol.verifiers.rules import MAX_DEPTH, Judged, judged, judged_answer
+from arrol.verifiers.rules import Judged, judged, judged_answer
 from arrol.verifiers.spelling import tidied
 
 START_LIMIT_S = 60.0

@@ -27,7 +27,7 @@ MAX_MAGNITUDE = 10.0**9
 MAX_ANGLE_EXPONENT = 100
 """Binary exponent of the largest angle."""
 NEEDED_POINTS = 3
-KINDS_OF_POINTS = ("fraction", "positive", "positive", "whole", "whole", "mixed", "mixed")
+KINDS_OF_POINTS = ("fraction", "positive", "positive", "whole", "whole", "whole", "mixed", "mixed")
 
 Number = Any
 """A Fraction, or mpmath's real or complex number; mpmath has no types."""
@@ -240,7 +240,9 @@ class _Evaluation:
         return to_mp(self.mp, value)
 
     def bounded(self, value: Fraction) -> Number:
-        return value if max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAX_BITS else self.mpf(value)
+        return (
+            value if max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAX_BITS else self.mpf(value)
+        )
 
     def checked(self, value: Number) -> Number:
         """The value; DomainError for one that is not real where it must be."""
@@ -254,7 +256,7 @@ class _Evaluation:
 
 _GROWING = ("exp", "sinh", "cosh", "tanh")
 _FUNCTIONS = {
-    **{name: name for name in "sin cos tan cot sec csc sinh cosh tanh exp".split()},
+    **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "exp"]},
     "arcsin": "asin",
     "arccos": "acos",
     "arctan": "atan",

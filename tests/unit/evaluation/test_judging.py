@@ -22,11 +22,10 @@ def judge(*problems):
         return judged(problems, pool)
 
 
-def test_integers_need_no_algebra_and_anything_else_does():
-    assert isinstance(verifier_for([problem(Sample("a")), problem(Sample("a"), gold="1,000")]), IntegerVerifier)
-    symbolic = verifier_for([problem(Sample("a")), problem(Sample("a"), gold="1/2")])
-    assert isinstance(symbolic, SymbolicVerifier)
-    assert isinstance(verifier_for([problem(Sample("a", answer="4", reward=1.0), gold=None)]), SymbolicVerifier)
+def test_the_verifier_does_not_depend_on_the_gold_answers():
+    for gold in ("4", "1,000", "1/2", None):
+        assert isinstance(verifier_for([problem(Sample("a", answer="4", reward=1.0), gold=gold)]), SymbolicVerifier)
+    assert isinstance(verifier_for([problem(Sample("a"))], "integer"), IntegerVerifier)
 
 
 def test_verdicts_and_answers_are_found_where_they_are_missing():

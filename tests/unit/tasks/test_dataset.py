@@ -40,7 +40,7 @@ def test_a_row_becomes_a_prompt(tokenizer, folder):
     assert prompt.token_ids == tuple(tokenizer.encode(prompt.text))
     assert task.verify(prompt, "it is\n#### 2000").reward == 1.0
     assert task.verify(prompt, "it is \\boxed{2001}").reward == 0.0
-    assert isinstance(task.verifier, IntegerVerifier)
+    assert isinstance(task.verifier, SymbolicVerifier)
 
 
 def test_every_epoch_visits_every_row_once_in_another_order_and_positions_resume(tokenizer, folder):

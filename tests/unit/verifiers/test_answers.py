@@ -11,7 +11,7 @@ from arrol.verifiers.answers import decimal_places, decimal_point, read_answer
         ("(B)", "letter", 0),
         ("E) 12", "choice", 1),
         (r"\textbf{(C)}\ 12", "choice", 1),
-        ("A) 7, B) 8", "list", 2),
+        ("A) 7, B) 8", "opaque", 0),
         (r"\text{Friday}", "words", 0),
         ("4:30 p.m.", "words", 0),
         ("3:2", "tuple", 2),

@@ -91,7 +91,18 @@ def test_questions_are_bounded_and_the_rest_stays_apart():
 
 
 def test_formulas_need_no_algebra():
-    answers = [r"\frac{3\sqrt{2}}{4}", r"\sqrt{18}", "2^{10}", r"\pi+1", "3\\sqrt{2}", "1024", "7 cm", "7", "(1,2)", "x<2"]
+    answers = [
+        r"\frac{3\sqrt{2}}{4}",
+        r"\sqrt{18}",
+        "2^{10}",
+        r"\pi+1",
+        "3\\sqrt{2}",
+        "1024",
+        "7 cm",
+        "7",
+        "(1,2)",
+        "x<2",
+    ]
     classes = answer_classes(answers, NEVER)
     assert (classes.ids_N, classes.num_questions) == ([0, 1, 2, 3, 1, 2, 4, 4, 5, 6], 0)
 

@@ -51,6 +51,8 @@ def test_the_last_box():
     assert boxed_content(r"\boxed{" + "1" * (MAX_CHARS + 1) + "}") is None
 
 
-@pytest.mark.parametrize("unit", ["#", "\\boxed", "\\boxed{", "<think>", "answer ", "Answer:", "\nQ:", "** ", " ", "$", "."])
+@pytest.mark.parametrize(
+    "unit", ["#", "\\boxed", "\\boxed{", "<think>", "answer ", "Answer:", "\nQ:", "** ", " ", "$", "."]
+)
 def test_a_million_characters_are_searched(unit):
     final_answer(unit * (1_000_000 // len(unit)))

@@ -34,7 +34,8 @@ def test_values(text, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1 2", "7?8", "x 3", "1,2", "2)", "(2", r"\sum x", "1+", r"\frac{1}", "1e99999", "(" * 99 + "1" + ")" * 99]
+    "text",
+    ["", "1 2", "7?8", "x 3", "1,2", "2)", "(2", r"\sum x", "1+", r"\frac{1}", "1e99999", "(" * 99 + "1" + ")" * 99],
 )
 def test_other_texts_are_no_formula(text):
     with pytest.raises(FormulaError):

@@ -101,7 +101,9 @@ def test_a_mark_without_an_exact_number_is_no_answer_and_nothing_earlier_is_trie
     assert final_integer(f"42 and 42\n#### {tail}", ALL_MARKS) is None
 
 
-@pytest.mark.parametrize(("tail", "value"), [("42/7", 6), ("42 / 7", 6), ("42^2", 1764), ("42 + 1", 43), ("42(3)", 126)])
+@pytest.mark.parametrize(
+    ("tail", "value"), [("42/7", 6), ("42 / 7", 6), ("42^2", 1764), ("42 + 1", 43), ("42(3)", 126)]
+)
 def test_a_sum_behind_a_mark_has_its_value(tail, value):
     assert final_integer(f"42 and 42\n#### {tail}", ALL_MARKS) == value
 
