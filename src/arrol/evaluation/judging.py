@@ -1,7 +1,8 @@
 """Verdicts, classes of equal answers and ballots of sampled problems, for metrics and votes.
 
-Rewards and answers of a file are kept; a verifier finds the missing ones. Equal answers (0.5 and 1/2) are one class. Samples that were judged and grouped before
-(``arrol eval --out``) are neither judged nor grouped again; :func:`unjudged` forgets the verdicts.
+Rewards and answers of a file are kept; a verifier finds the missing ones. Equal answers (0.5 and 1/2) are one class.
+Samples that were judged and grouped before (``arrol eval --out``) are neither judged nor grouped again;
+:func:`unjudged` forgets the verdicts.
 
 A vote picks a class, so all members of a class must have one verdict. Where they differ, the first member's verdict
 holds in votes; a right sample without a readable answer is wrong in votes, not in pass@k (``disagreements``).
