@@ -7,7 +7,8 @@ import pytest
 
 from arrol.types import Verdict
 from arrol.verifiers.equivalence import AnswerClasses, answer_classes
-from arrol.verifiers.symbolic import MAX_CHARS, SymbolicVerifier
+from arrol.verifiers.extraction import MAX_CHARS
+from arrol.verifiers.symbolic import SymbolicVerifier
 
 RIGHT, WRONG, LATE = Verdict(1.0, "x"), Verdict(0.0, "x"), Verdict(0.0, "x", timed_out=True)
 

@@ -12,8 +12,9 @@ import pytest
 from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
 from arrol.verifiers import symbolic
+from arrol.verifiers.extraction import MAX_CHARS
 from arrol.verifiers.rules import Judged
-from arrol.verifiers.symbolic import MAX_CHARS, SymbolicVerifier
+from arrol.verifiers.symbolic import SymbolicVerifier
 
 
 @pytest.fixture(scope="module")
