@@ -18,7 +18,7 @@ def run(folder, ranks, **changes):
     folder.mkdir()
     launch = LAUNCH if ranks > 1 else []
     command = [sys.executable, *launch, str(SCRIPT), str(folder), json.dumps(changes)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
 
