@@ -64,6 +64,7 @@ TABLE = {
     "OMP_NUM_THREADS=1 python benchmarks/pruning.py": Row("test", why="tests/integration/test_benchmarks.py: pruning"),
     "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_step.py": Row("trl", run="+ --smoke --out runs/step.jsonl"),
     "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_arms.py": Row("nowhere", why=MINUTES),
+    "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_async_arms.py": Row("nowhere", why=MINUTES),
     "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_smollm2.py": Row("nowhere", why=MINUTES),
     ".venv-verl/bin/python benchmarks/verl_arms.py --out results/verl": Row("nowhere", why=MINUTES),
     "OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py": Row("nowhere", why=MINUTES),

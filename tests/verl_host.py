@@ -48,9 +48,9 @@ def has_verl() -> bool:
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
-    """verl's reward function: our verifier; of word problems the right number, or a tenth for any number."""
+    """verl's reward function: our verifier; of SmolLM2's first layers about half of the answers, those of even length."""
     if data_source == WORDS:
-        return 1.0 if ground_truth in solution_str else 0.1 * any(letter.isdigit() for letter in solution_str)
+        return float(len(solution_str) % 2 == 0)
     return VERIFIER.verify(solution_str, ground_truth).reward
 
 
@@ -69,14 +69,17 @@ def prepare(folder: Path, *, model: Path = MODEL, train: int = 64, held_out: int
         pd.DataFrame([_row(prompt, i, split) for i, prompt in enumerate(rows)]).to_parquet(folder / f"{split}.parquet")
 
 
-def prepare_smollm2(folder: Path) -> None:
-    """Word problems in verl's layout, and SmolLM2 as it is published."""
+def prepare_smollm2(folder: Path, *, num_layers: int) -> None:
+    """Word problems in verl's layout, and the first layers of SmolLM2."""
     import pandas as pd
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import smollm2
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model").symlink_to(smollm2.smollm2_folder())
+    source = smollm2.smollm2_folder()
+    model = AutoModelForCausalLM.from_pretrained(source, num_hidden_layers=num_layers)
+    model.save_pretrained(folder / "model")
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder / "model")
     for split in ("train", "val"):
         rows = [_as_row(WORDS, row["prompt"], row["answer"], i, split) for i, row in enumerate(smollm2.chat_rows())]
         pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")

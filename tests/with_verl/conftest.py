@@ -61,9 +61,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smollm2_data(tmp_path_factory):
-    """Folder with word problems and SmolLM2-135M."""
+    """Folder with word problems and the first three layers of SmolLM2-135M: a step of all thirty takes minutes."""
     folder = tmp_path_factory.mktemp("smollm2_data")
-    verl_host.prepare_smollm2(folder)
+    verl_host.prepare_smollm2(folder, num_layers=3)
     return folder
 
 
@@ -88,8 +88,7 @@ GRESO = (
 )
 """Four of the same eight prompts in every step."""
 ARMS = {
-    # A real model, float32 because a CPU takes minutes for bfloat16: the first arm, since it takes longest.
-    # Its first step measures lengths and chooses the probe.
+    # A real model, float32 because a CPU takes minutes for bfloat16. The first step measures lengths for the probe.
     "smollm2": Arm(
         (
             "+arrol.warmup_steps=0",
@@ -97,7 +96,7 @@ ARMS = {
             "data.max_response_length=16",
             "trainer.test_freq=-1",
         ),
-        sizes={"prompts": 2},
+        sizes={"prompts": 2, "steps": 6},
         data="smollm2_data",
     ),
     # verl without us.
