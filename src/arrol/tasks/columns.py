@@ -8,7 +8,8 @@ How many?`` with the gold answer ``3``.
 2. A question may be a list of chat messages.
 3. A list of gold answers means all of them in any order, or any one of them when ``is_multiple_answer`` is false. A
    single text with a true ``is_multiple_answer`` is split at its commas (``verifiers/gold.py``).
-4. Columns of units, tolerances and choices are not read: an answer is right with or without its unit.
+4. ``error`` beside a list of gold answers is a tolerance. Columns of units and choices are not read: an answer is right
+   with or without its unit.
 5. ``level`` is a number or ``Level 3``; anything else is level 0.
 """
 
@@ -25,7 +26,7 @@ from arrol.errors import ConfigError, DataError
 from arrol.tasks.presets import Preset, preset_of
 from arrol.tasks.sources import records
 from arrol.verifiers.extraction import boxed_content
-from arrol.verifiers.gold import all_of, any_of, split_parts
+from arrol.verifiers.gold import all_of, any_of, split_parts, with_tolerance
 
 USUAL_PROMPT_COLUMNS = ("prompt", "question", "problem", "Body+Question", "Question", "Problem")
 USUAL_ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "reward_model.ground_truth", "solution")
@@ -92,7 +93,8 @@ class Columns:
         is_multiple = record.get("is_multiple_answer")
         if len(golds) == 1 and is_multiple:
             golds = split_parts(golds[0]) or golds
-        return (any_of if is_multiple is False else all_of)(golds), written[0]
+        gold = (any_of if is_multiple is False else all_of)(golds)
+        return with_tolerance(gold, _tolerance(record.get("error"))), written[0]
 
     def _solution(self, record: Mapping[str, Any], written: str) -> str:
         if self.answer_format != "plain":
@@ -110,6 +112,15 @@ class Columns:
         if answer_format not in ANSWER_FORMATS:
             raise ConfigError(f"answer_format: {answer_format!r} is unknown; choose from {', '.join(ANSWER_FORMATS)}")
         return Columns(prompt, answer, answer_format)
+
+
+def _tolerance(value: object) -> float:
+    """How far a number may be off (OlympiadBench's ``error``); 0 where the cell holds no single number."""
+    try:
+        tolerance = float(value) if isinstance(value, str | float) else 0.0
+    except ValueError:
+        return 0.0
+    return tolerance if 0 < tolerance < math.inf else 0.0
 
 
 def _gsm8k(text: str) -> str:

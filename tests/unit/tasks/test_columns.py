@@ -71,6 +71,12 @@ def test_schemas_are_recognised_by_their_columns(tmp_path, record, question, ans
     assert (row.question, row.answer, row.level) == (question, answer, level)
 
 
+def test_an_error_beside_a_list_is_a_tolerance(tmp_path):
+    record = {"question": "q", "final_answer": ["3.14"], "error": "1e-2"}
+    assert read(tmp_path, record).answer == '{"all_of": ["3.14"], "tolerance": 0.01}'
+    assert read(tmp_path, {**record, "error": None}).answer == "3.14"
+
+
 def test_worked_solutions_are_kept(tmp_path):
     assert read(tmp_path, GSM8K).solution == GSM8K["answer"]
     assert read(tmp_path, MATH).solution == MATH["solution"]
