@@ -48,7 +48,7 @@ def has_verl() -> bool:
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **others):
-    """verl's reward function: our verifier; of SmolLM2's first layers about half of the answers, those of even length."""
+    """verl's reward function: our verifier; of the first layers of SmolLM2 every text of even length, about half."""
     if data_source == WORDS:
         return float(len(solution_str) % 2 == 0)
     return VERIFIER.verify(solution_str, ground_truth).reward
