@@ -1,6 +1,6 @@
 """Are the verifiers right, fast and unbreakable? One record, of four parts.
 
-1. Gold answers of the data sets read and match themselves; the next other gold answer does not.
+1. Gold answers of the data sets read and match themselves, also in five other forms; the next other one does not.
 2. Completions per second of processor time, ours and the worker's (where the system tells, else of wall time): the
    integer verifier, and the symbolic one on integers, prose and mathematics.
 3. Classes of equal answers of generated groups: seconds per group.
@@ -26,6 +26,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from arrol.types import Verdict
 from arrol.verifiers.expression import ExpressionVerifier
 from arrol.verifiers.integer import IntegerVerifier, final_integer, parse_integer
 from arrol.verifiers.pool import VerifierPool, usable_cores
+from arrol.verifiers.rules import Judged
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 SETS = {"gsm8k": ("train", "test"), "svamp": ("test",), "amc23": ("test",)}
@@ -120,7 +123,25 @@ def gold_records(args: argparse.Namespace) -> list[BenchRecord]:
                     rate = sum(verdict.reward for verdict in verdicts) / len(verdicts)
                     variant = f"{name} gold against {what}, {kind}"
                     records.append(row(variant, "frac", [rate], repeats=len(verdicts), limit=due))
+                for form in rewritten(golds[0]):
+                    pairs = [(f"so it is \\boxed{{{rewritten(gold)[form]}}}.", gold) for gold in golds]
+                    rate = sum(verdict.reward for verdict in pool.verify_all(pairs)) / len(pairs)
+                    records.append(row(f"{name} gold as {form}, {kind}", "frac", [rate], repeats=len(pairs), limit=1.0))
     return records
+
+
+def rewritten(gold: str) -> dict[str, str]:
+    """Name of a form -> the gold number in it."""
+    number = Decimal(gold.replace(",", ""))
+    top, bottom = number.as_integer_ratio()
+    mantissa, _, exponent = f"{number:E}".partition("E")
+    return {
+        "fraction": rf"\frac{{{2 * top}}}{{{2 * bottom}}}",
+        "decimal": f"{number:.2f}",
+        "power of ten": rf"{mantissa} \times 10^{{{int(exponent)}}}",
+        "text": rf"\text{{{gold}}}",
+        "with unit": rf"{gold} \text{{ cm}}",
+    }
 
 
 def speed_records(args: argparse.Namespace) -> list[BenchRecord]:
@@ -172,17 +193,31 @@ def class_records(args: argparse.Namespace) -> list[BenchRecord]:
 
 
 class Watched(SymbolicVerifier):
-    """A verifier that lives on after a crash, and notes how long each verdict took."""
+    """A verifier that lives on after a crash; the reason of a verdict is how many seconds it took."""
 
-    def verify(self, text: str, answer: str) -> Verdict:
+    def decided(self, text: str, answer: str) -> Judged:
+        started = time.monotonic()
+        try:
+            judged = super().decided(text, answer)
+        except Exception as error:  # the crash that the fuzz counts
+            return Judged(crash(error))
+        return judged._replace(verdict=replace(judged.verdict, reason=str(time.monotonic() - started)))
+
+    def settled(self, judged: Judged, answer: str) -> Verdict:
+        if not judged.is_open:
+            return judged.verdict
         self.start()
         started = time.monotonic()
         try:
-            verdict = super().verify(text, answer)
-        except Exception as error:  # the crash that the fuzz counts
-            return Verdict(reward=-1.0, answer=f"{type(error).__name__}: {error}"[:200])
-        seconds = time.monotonic() - started
-        return Verdict(verdict.reward, f"{seconds:.3f}", verdict.timed_out)
+            verdict = super().settled(judged, answer)
+        except Exception as error:
+            return crash(error)
+        return replace(verdict, reason=str(float(judged.verdict.reason) + time.monotonic() - started))
+
+
+def crash(error: Exception) -> Verdict:
+    """The verdict that stands for a crash."""
+    return Verdict(reward=-1.0, answer=f"{type(error).__name__}: {error}"[:200], reason="0")
 
 
 def fuzz_records(args: argparse.Namespace) -> list[BenchRecord]:
@@ -240,7 +275,7 @@ def fuzz_block(args: argparse.Namespace, first: int, pool: VerifierPool) -> dict
     for index, (case, verdict) in enumerate(zip(cases, verdicts, strict=True), first):
         final_integer(case.text)
         expression.verify(case.text, "3 5 7 = 22")
-        seconds = float(verdict.answer) if verdict.reward >= 0 and verdict.answer else 0.0
+        seconds = float(verdict.reason)
         longest = max(longest, seconds)
         is_hung = seconds > args.time_limit + OVERTIME_S
         is_wrong = case.right is not None and verdict.reward == float(not case.right) and not verdict.timed_out

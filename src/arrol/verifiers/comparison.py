@@ -6,7 +6,8 @@ integrals, limits and whatever else ``formula.py`` does not read. The rules:
 1. Two numbers are equal when they are equal exactly. A decimal number of six significant digits or more also stands for
    a number that rounds to it in its last place: ``0.333333`` is 1/3, ``0.333334`` and ``0.33`` are not.
 2. Two formulas are equal when they agree at points (``values.py``).
-3. A list is a multiset, a set is a set, a tuple is in order. ``a \pm b`` is a list of two.
+3. A list is a multiset where the gold answer repeats a member, else a set; a tuple is in order. ``a \pm b`` is a list
+   of two.
 4. ``x = 5`` is 5 where the gold answer is no equation; in a chain ``a = b = c`` all numbers must be equal.
 5. A unit is optional, and two known units must be the same. ``50\%`` is 0.5, and 50.
 6. A choice and its content (``E) 12``) are right when the one that the gold answer names is.
@@ -37,6 +38,8 @@ APPROXIMATE_FRAC = 0.01
 """How far the sides of ``a \\approx b`` may be apart."""
 
 _WHOLE = re.compile(r"-?[0-9]{1,100}")
+_LABEL = re.compile(r"(?:\\frac|[A-Z](?:_\{?[A-Za-z0-9]+\}?)?|[|{}/:])+")
+"""A side that names a length, an area or their ratio: ``|AB|``, ``S_{1}:S``."""
 _NEEDS_ALGEBRA = re.compile(
     r"\\(?:sum|int|iint|oint|prod|lim|det|max|min|gcd|lcm|b?mod|pmod|begin|sup|inf|arg|Re|Im|dbinom|partial|nabla"
     r"|overline|bar|conj|vec|hat|cap|setminus|notin|langle|lVert|Vert|operatorname|cases)(?![A-Za-z])"
@@ -98,12 +101,12 @@ def _same(gold: Answer, found: Answer, tolerance: float = 0.0) -> Equality:
         if gold.letter and found.letter:
             return Equality(gold.letter == found.letter, "letters are compared")
         return _same(gold, found.members[0], tolerance) if found.kind == "choice" else Equality(False, "not a letter")
-    if "words" in (gold.kind, found.kind):
-        return _words(gold, found)
     if gold.kind == "relation" or found.kind == "relation":
         decided = _relations(gold, found, tolerance)
         if decided is not None:
             return decided
+    if "words" in (gold.kind, found.kind):
+        return _words(gold, found)
     if is_about_reals(gold) or is_about_reals(found):
         return _reals(gold, found)
     if gold.kind == found.kind == "formula":
@@ -224,7 +227,7 @@ def _relations(gold: Answer, found: Answer, tolerance: float) -> Equality | None
             return Equality(False, "the equation has no single value")
         return _same(gold, value, tolerance)
     if golds and found.kind != "relation":
-        if gold.members[0].is_lone_name or gold.members[0].kind == "tuple":
+        if gold.members[0].is_lone_name or gold.members[0].kind == "tuple" or _LABEL.fullmatch(gold.members[0].text):
             return _same(gold.members[-1], found, tolerance)
         lone = gold.members[-1].is_lone_name and len(gold.members) == 2 and gold.members[0].node is not None
         if lone and not names_of(gold.members[0].node or Node("number")):
@@ -341,6 +344,8 @@ def _distinct(members: Sequence[Answer]) -> tuple[Answer, ...]:
 
 
 def _in_any_order(golds: Sequence[Answer], founds: Sequence[Answer], tolerance: float) -> Equality:
+    if len(founds) > len(golds) == len(_distinct(golds)):
+        founds = _distinct(founds)
     if len(golds) != len(founds):
         return Equality(False, f"{len(founds)} members, not {len(golds)}")
     undecided = False

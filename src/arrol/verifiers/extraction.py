@@ -38,7 +38,9 @@ _NEXT_QUESTION = re.compile(
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]{0,8}")
 _BARE_BOX = re.compile(r"[^\s\\{}$,;]+")
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;]|\\[()\[\],;! ]|\\q?quad(?![A-Za-z])|(?:\\text\{[\s,]*)?(?:and|or)\b[\s,]*\}?)*+", re.IGNORECASE
+    r"(?:[\s$,;]|\\[()\[\],;! ]|\\q?quad(?![A-Za-z])|(?:\\text\{[\s,]*)?(?:and|or)\b[\s,]*\}?"
+    r"|[a-z](?:_\{?\w{1,3}\}?)?\s?=)*+",
+    re.IGNORECASE,
 )
 _PHRASE = re.compile(
     r"\b(?:answer|correct (?:option|choice))\b(?:[ \t*_]{0,8}[:=](?!=)"

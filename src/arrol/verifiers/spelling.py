@@ -68,7 +68,7 @@ _SYNONYMS = (
     (re.compile(r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degrees?(?![A-Za-z])"), r"^\\circ "),
     (re.compile(r"\\infin(?![A-Za-z])|\+\s*\\infty|\binf(?:inity)?\b"), r"\\infty "),
 )
-_BLANKS = re.compile(r"(?<!\\)\\[, ]|\\q?quad(?![A-Za-z])|\s+")
+_BLANKS = re.compile(r"(?<!\\)\\[, ]|\\q?quad|\s+")
 _TIGHT = re.compile(r" *([-+*/^=<>()\[\]{}|,;_]) *")
 _WORD_STARTS = re.compile(r" (?=\\(?!text)[A-Za-z])")
 _WORD_ENDS = re.compile(r"(\\[A-Za-z]+) (?![A-Za-z])")
@@ -140,7 +140,7 @@ _DEGREE = re.compile(r"\s*\^\\circ\s*(?:\\text\{\s*)?([CF]?)\s*\}?\s*$")
 
 def tidied(text: str) -> str:
     """An answer without wrappers, sizes and blanks that mean nothing."""
-    text = _bare(text.translate(_TRANSLATED))
+    text = _bare(text.translate(_TRANSLATED).replace('\\"', '"'))
     text = _BOX.sub("", text)
     text = _SIZES.sub("", _SEPARATORS.sub("", _DOUBLED.sub(r"\\\1", text)))
     text = _FONT.sub(_plain_font, text)

@@ -19,6 +19,29 @@ def rows(source: str, right: bool, *pairs: tuple[str, str]) -> list[Row]:
     return [Row(gold, completion, right, source) for gold, completion in pairs]
 
 
+MORE_SPELLINGS = [
+    *rows(
+        "mathematics",
+        True,
+        (r"$(17,3,3,7),(3,17,3,7)$", r"\boxed{(3,17,3,7), (17,3,3,7), (3,17,3,7)}"),
+        (r"$S_{MBC}:S=7:32$", r"\boxed{7:32}"),
+        (r"$\frac{NO}{BO}=\frac{1}{\sqrt{6}}$", r"\boxed{\frac{1}{\sqrt{6}}}"),
+        ("$|AB|=1$", r"\boxed{1}"),
+        (r"$x_{1}=1+\sqrt{5},\quadx_{2}=1-\sqrt{5}$", r"\boxed{1+\sqrt{5}} \quad \text{and} \quad \boxed{1-\sqrt{5}}"),
+        ("$y_{1}=2 x+3, y_{2}=3 x+1$", r"$y_1 = \boxed{2x+3}$ and $y_2 = \boxed{1 + 3x}$"),
+        ("12 and 13", r"The answer is \"$12$ and $13$\"."),
+    ),
+    *rows(
+        "mathematics",
+        False,
+        ("16, 3, 3, 1", r"\boxed{16, 3, 1, 1}"),
+        ("5, 6", r"\boxed{5, 6, 7}"),
+        ("5, 6", r"\boxed{5, 5}"),
+        ("$x^2+y^2=1$", r"\boxed{1}"),
+        ("$A+B=5$", r"\boxed{5}"),
+        ("5", r"a first try gives \boxed{3} and so we check again: \boxed{4}"),
+    ),
+]
 WHOLE_ANSWER = [
     *rows(
         "issue",
@@ -326,6 +349,7 @@ LISTS = [
         (r"\{1,2\}", r"\boxed{\{2,1\}}"),
         (r"\{1,2\}", r"\boxed{1,2}"),
         ("1,2", r"\boxed{\{2,1\}}"),
+        ("1,2", r"\boxed{1,1,2}"),
         (r"\frac{1}{2}, 3", r"\boxed{3 \text{ and } 0.5}"),
         ("(1,2)", r"\boxed{\left(1, \frac{4}{2}\right)}"),
         ("(1,2)", r"\boxed{(x,y)=(1,2)}"),
@@ -347,7 +371,6 @@ LISTS = [
         ("1,2,3", r"\boxed{1,2}"),
         ("1,2", r"\boxed{1,2,3}"),
         ("1,1,2", r"\boxed{1,2}"),
-        ("1,2", r"\boxed{1,1,2}"),
         ("1,1,2", r"\boxed{1,2,2}"),
         (r"\pm 2", r"\boxed{2}"),
         (r"\pm 2", r"\boxed{2, 2}"),
@@ -578,4 +601,15 @@ CHEATS = rows(
     ("7", "\\boxed{\u0667}"),
 )
 
-TABLE: list[Row] = [*WHOLE_ANSWER, *NUMBERS, *MARKS, *THINKING, *BOXES, *LISTS, *UNITS, *ALGEBRA, *CHEATS]
+TABLE: list[Row] = [
+    *WHOLE_ANSWER,
+    *MORE_SPELLINGS,
+    *NUMBERS,
+    *MARKS,
+    *THINKING,
+    *BOXES,
+    *LISTS,
+    *UNITS,
+    *ALGEBRA,
+    *CHEATS,
+]
