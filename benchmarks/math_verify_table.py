@@ -3,7 +3,7 @@
 The rows (gold, prediction, verdict) are read from the tests of a checkout of Math-Verify without running them. Rows
 with settings of their own (``precision``, ``strict``, ``allow_set_relation_comp``) count too, under our one setting.
 
-    python benchmarks/math_verify_table.py FOLDER_OF_MATH_VERIFY/tests [--out results/math-verify-table.jsonl]
+    python benchmarks/math_verify_table.py FOLDER_OF_MATH_VERIFY/tests [--out results/bench-math-verify.jsonl]
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def gold_of(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("results/math-verify-table.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("results/bench-math-verify.jsonl"))
     args = parser.parse_args()
     found = [row for path in sorted(args.tests.glob("test_*.py")) for row in rows_of(path)]
     rows = [row for row in found if isinstance(row, Row)]
