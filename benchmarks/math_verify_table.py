@@ -20,6 +20,7 @@ from arrol.records.store import RecordWriter, provenance
 from arrol.verifiers.extraction import final_answer
 from arrol.verifiers.symbolic import SymbolicVerifier
 
+TIME_LIMIT_S = 60.0
 VERDICTS = ("expected", "result")
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     found = [row for path in sorted(args.tests.glob("test_*.py")) for row in rows_of(path)]
     rows = [row for row in found if isinstance(row, Row)]
-    verifier = SymbolicVerifier()
+    verifier = SymbolicVerifier(time_limit_s=TIME_LIMIT_S)
     differences: list[dict[str, Any]] = []
     for row in rows:
         verdict = verifier.verify(row.prediction, gold_of(row.gold))
