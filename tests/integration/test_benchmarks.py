@@ -117,9 +117,9 @@ def test_gold_answers_of_a_folder_are_checked(tmp_path: Path, monkeypatch: pytes
     rows = [{"Body": "Ann has eggs", "Question": f"How many, {n}?", "Answer": float(n)} for n in (3, 4, 4, 1_000)]
     (tmp_path / "svamp" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     records = checks["gold_records"](argparse.Namespace(data=tmp_path, workers=1))
+    forms = ("fraction", "decimal", "power of ten", "text", "with unit")
+    expected = [("against itself", 1.0), ("against another", 0.0), *((f"as {form}", 1.0) for form in forms)]
     assert [(r.variant, r.median, r.repeats) for r in records] == [
-        (f"svamp gold against {what}, {kind}", rate, 4)
-        for kind in ("integer", "symbolic")
-        for what, rate in (("itself", 1.0), ("another", 0.0))
+        (f"svamp gold {what}, {kind}", rate, 4) for kind in ("integer", "symbolic") for what, rate in expected
     ]
     sys.modules.pop("hostile", None)
