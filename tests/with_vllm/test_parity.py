@@ -23,6 +23,9 @@ class RecordedScheduler(PruningScheduler):
     def _estimator_for(self, pruning):
         return Judge()
 
+    def _scored_after(self, outputs):
+        return []  # the tape's worker scores, though no head came with it
+
     def _update_request_with_output(self, request, new_token_ids, **others):
         new_token_ids, stopped = super()._update_request_with_output(request, new_token_ids, **others)
         if request.num_output_tokens == self.fails_at(request.request_id):
