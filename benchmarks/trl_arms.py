@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,24 +191,30 @@ def run_record(
     )  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parse_args(doc: str | None, arms: Sequence[str], out: Path) -> argparse.Namespace:
+    """Flags of a script with these arms."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--out", type=Path, default=Path("results/trl"))
+    parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms))
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--smoke", action="store_true", help="two steps and one seed: proves that the script runs")
     flags = parser.parse_args()
     flags.eval_every, flags.eval_prompts = EVAL_EVERY, EVAL_PROMPTS
     if flags.smoke:
         flags.seeds, flags.steps, flags.eval_prompts = 1, 2, 8
+    return flags
+
+
+def run_arms(run: Callable[..., None], flags: argparse.Namespace) -> None:
+    """Arms in turn within a seed: a slow quarter of an hour hits all of them."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # TRL's and transformers', about their own future
     for seed in range(flags.seeds):
-        for arm in flags.arms:  # arms in turn within a seed: a slow quarter of an hour hits all of them
-            run_arm(arm, seed, flags, flags.out, sys.argv)
+        for arm in flags.arms:
+            run(arm, seed, flags, flags.out, sys.argv)
             print(f"{arm} {seed} done", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_arms(run_arm, parse_args(__doc__, list(ARMS), Path("results/trl")))

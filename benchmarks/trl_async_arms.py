@@ -19,9 +19,7 @@ Needs the environment of ``make trl-env``.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,7 @@ from transformers import AutoModelForCausalLM
 from arrol.records.schema import EndRecord
 from arrol.records.store import RecordWriter
 from arrol.tasks.arithmetic import ArithmeticTask
-from trl_arms import EVAL_EVERY, EVAL_PROMPTS, GROUP, LENGTH, MODEL, Journal, build_callback, run_record
+from trl_arms import GROUP, LENGTH, MODEL, Journal, build_callback, parse_args, run_arms, run_record
 
 PROMPTS = 8
 PRUNING = {"keep_ratio": 0.5, "probe_tokens": [16], "warmup_steps": 2}
@@ -136,24 +134,5 @@ def run_arm(arm: str, seed: int, flags: argparse.Namespace, folder: Path, comman
         writer.write(EndRecord(step=flags.steps, outcome="finished", totals=journal.totals))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--out", type=Path, default=Path("results/trl-async"))
-    parser.add_argument("--smoke", action="store_true", help="two steps and one seed: proves that the script runs")
-    flags = parser.parse_args()
-    flags.eval_every, flags.eval_prompts = EVAL_EVERY, EVAL_PROMPTS
-    if flags.smoke:
-        flags.seeds, flags.steps, flags.eval_prompts = 1, 2, 8
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # TRL's and transformers', about their own future
-    for seed in range(flags.seeds):
-        for arm in flags.arms:  # arms in turn within a seed
-            run_arm(arm, seed, flags, flags.out, sys.argv)
-            print(f"{arm} {seed} done", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_arms(run_arm, parse_args(__doc__, list(ARMS), Path("results/trl-async")))

@@ -94,8 +94,8 @@ def test_async_answers_are_complete_whether_whole_or_in_pieces(model, environmen
 
 
 @pytest.fixture
-def server(model, environment):
-    """Address of an OpenAI server."""
+def server(model, environment, tmp_path):
+    """Address of an OpenAI server whose processes share the folder of their metrics."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -104,7 +104,7 @@ def server(model, environment):
     flags |= {name.replace("_", "-"): value for name, value in {**TINY, **ARROL}.items() if not isinstance(value, bool)}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
     command += [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    with serving(command, {**os.environ, **environment}):
+    with serving(command, {**os.environ, **environment, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -120,6 +120,13 @@ def choices(server, draw, **changes):
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
         return sorted(json.load(answer)["choices"], key=lambda choice: choice["index"])
+
+
+def metrics(server):
+    """Name with labels -> value, of ours."""
+    with urllib.request.urlopen(f"{server}/metrics", timeout=120) as answer:
+        found = (line.rpartition(" ") for line in answer.read().decode().splitlines() if line.startswith("arrol:"))
+        return {name: float(value) for name, _, value in found}
 
 
 def test_the_server_prunes_by_the_arguments_of_the_request(server):
@@ -140,3 +147,12 @@ def test_the_server_prunes_by_the_arguments_of_the_request(server):
             choices(server, "systematic", **changes)
         with refusal.value as answer:
             assert (answer.code, json.load(answer)["error"]["message"][: len(words)]) == (code, words)
+    seen = metrics(server)
+    outcomes = Counter()
+    for name, value in seen.items():
+        if name.startswith("arrol:requests_total{"):
+            outcomes[name.partition('outcome="')[2].partition('"')[0]] += value
+    stopped = sum(not StopReport.parse(choice["stop_reason"]).keep for group in groups.values() for choice in group)
+    assert (outcomes["pruned"], outcomes["kept"]) == (stopped, 2 * SIZE - stopped)
+    assert outcomes["refused"] >= 1
+    assert sum(value for name, value in seen.items() if name.startswith("arrol:scoring_seconds_sum")) > 0

@@ -77,8 +77,10 @@ def _launches_by_default() -> bool:
 
 
 def _launch_arguments(of_file: Sequence[str], of_flags: Sequence[str]) -> list[str]:
-    """Arguments of accelerate's launcher: those that TRL's parser left over, in pairs from the config file and as they
-    were written from the command line. ConfigError for an unknown one."""
+    """Arguments of accelerate's launcher, which TRL's parser left over; ConfigError for an unknown one.
+
+    ``of_file``: pairs of option and value. ``of_flags``: words as they were written.
+    """
     from accelerate.commands.launch import launch_command_parser
 
     known: dict[str, object] = vars(launch_command_parser().parse_args(["script"]))
