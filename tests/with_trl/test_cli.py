@@ -88,8 +88,8 @@ def test_a_reward_model_joins_the_reward_functions(config, tmp_path, capsys):
         (["--dataset_name", "/nowhere/at/all"], "dataset_name = '/nowhere/at/all'"),
         (["--dataset_train_split", "nowhere"], "dataset_train_split = 'nowhere'"),
         (
-            ["--reward_funcs", "no_such_reward"],
-            "reward_funcs = 'no_such_reward': give a dotted path such as module.function, or one of ['accuracy_reward', "
+            ["--reward_funcs", "unknown"],
+            "reward_funcs = 'unknown': give a dotted path such as module.function, or one of ['accuracy_reward', "
             "'reasoning_accuracy_reward', 'think_format_reward', 'get_soft_overlong_punishment']",
         ),
         (["--reward_funcs", "trl_host.nobody"], "reward_funcs = 'trl_host.nobody'"),
