@@ -6,6 +6,7 @@ from prometheus_client import REGISTRY
 
 from arrol.engines.vllm.request import StopReport, pruning_args
 from arrol.engines.vllm.sampler import completion_of, push_estimator, settings_of
+from arrol.errors import ConfigError
 from arrol.types import FinishReason
 from vllm_host import (
     ARROL,
@@ -187,6 +188,23 @@ def test_vllms_detection_of_repetition_ends_a_survivor_as_truncated(llm):
     (answer,) = generate(llm, PROMPTS[:1], [settings_of(llm, settings)])
     assert (answer.outputs[0].finish_reason, len(answer.outputs[0].token_ids)) == ("repetition", PROBES[0] + 3)
     assert completion_of(answer.outputs[0]).finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            {"min_pattern": 2},
+            "repetition_detection: 'min_pattern' is no field of vLLM's RepetitionDetectionParams; use ",
+        ),
+        ({"max_pattern_size": 2, "min_count": -1}, "repetition_detection = {'max_pattern_size': 2, 'min_count': -1}: "),
+    ],
+)
+def test_a_wrong_mapping_of_vllms_settings_is_one_line(llm, wrong, words):
+    with pytest.raises(ConfigError) as error:
+        settings_of(llm, {"max_tokens": 8, "repetition_detection": wrong})
+    assert str(error.value).startswith(words)
+    assert "\n" not in str(error.value)
 
 
 def test_the_worker_forgets_ended_requests(llm):

@@ -12,6 +12,7 @@ features, ``T`` tokens.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from arrol.configs.base import shown
 from arrol.engines.asked import Asked
 from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.request import PREFIX, REFUSED, StopReport, pruning_args
@@ -226,8 +228,20 @@ def settings_of(llm: LlmLike, fields: Mapping[str, Any]) -> Any:
 
     classes = {"structured_outputs": StructuredOutputsParams, "repetition_detection": RepetitionDetectionParams}
     given = {name: fields[name] for name in classes if isinstance(fields.get(name), Mapping)}
-    built = {name: classes[name](**mapping) for name, mapping in given.items()}
+    built = {name: _built(name, mapping, classes[name]) for name, mapping in given.items()}
     return VllmSamplingParams(**{**fields, **built}, detokenize=False)
+
+
+def _built(name: str, mapping: Mapping[str, Any], wanted: type[Any]) -> Any:
+    """vLLM's dataclass from a mapping; ConfigError for an unknown field, which some of them ignore, or a bad value."""
+    known = [one.name for one in dataclasses.fields(wanted) if one.init]
+    for key in mapping.keys() - known:
+        raise ConfigError(f"{name}: {shown(key)} is no field of vLLM's {wanted.__name__}; use some of {known}")
+    try:
+        return wanted(**mapping)
+    except Exception as error:  # vLLM has a class of its own for bad values
+        problem = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{name} = {shown(dict(mapping))}: vLLM refuses it: {problem}") from None
 
 
 def completion_of(output: Any, report: StopReport | None = None) -> Completion:
