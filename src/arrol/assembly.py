@@ -12,6 +12,7 @@ from arrol.configs.run import (
     DatasetTaskConfig,
     EngineConfig,
     RunConfig,
+    SearchTaskConfig,
     TaskConfig,
     VllmEngineConfig,
 )
@@ -37,6 +38,10 @@ def build_task(config: TaskConfig, tokenizer: Any, *, seed: int) -> Task:
         from arrol.tasks.countdown import CountdownTask
 
         return CountdownTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
+    if isinstance(config, SearchTaskConfig):
+        from arrol.tasks.search import SearchTask
+
+        return SearchTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
     assert isinstance(config, DatasetTaskConfig), config
     from arrol.tasks.dataset import DatasetTask
 
@@ -47,8 +52,9 @@ def task_alphabet(config: TaskConfig) -> str:
     """Characters of a synthetic task."""
     from arrol.tasks.arithmetic import ArithmeticTask
     from arrol.tasks.countdown import CountdownTask
+    from arrol.tasks.search import SearchTask
 
-    return ArithmeticTask.alphabet if isinstance(config, ArithmeticTaskConfig) else CountdownTask.alphabet
+    return {task.name: task.alphabet for task in (ArithmeticTask, CountdownTask, SearchTask)}[config.name]
 
 
 def build_layout(config: RunConfig, model: Any) -> FeatureLayout:

@@ -55,6 +55,24 @@ class CountdownTaskConfig(StrictModel):
         return self
 
 
+class SearchTaskConfig(StrictModel):
+    """Find two of the given numbers that sum to a target, by trying."""
+
+    name: Literal["search"] = "search"
+    min_numbers: int = Field(4, ge=3)
+    """Fewest numbers given, at least 3."""
+    max_numbers: int = Field(16, ge=3, le=16)
+    """Most numbers given, min_numbers to 16."""
+    num_problems: int = Field(0, ge=0)
+    """Training problems, asked again in every epoch in a new order; 0 makes new ones for ever."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_numbers < self.min_numbers:
+            raise ValueError(f"task.max_numbers = {self.max_numbers}: at least min_numbers = {self.min_numbers}")
+        return self
+
+
 class DatasetTaskConfig(StrictModel):
     """Prompts and gold answers from a file, a folder or a hub name."""
 
@@ -85,7 +103,9 @@ class DatasetTaskConfig(StrictModel):
     """Drop rows whose prompt was seen before."""
 
 
-TaskConfig = Annotated[ArithmeticTaskConfig | CountdownTaskConfig | DatasetTaskConfig, Field(discriminator="name")]
+TaskConfig = Annotated[
+    ArithmeticTaskConfig | CountdownTaskConfig | SearchTaskConfig | DatasetTaskConfig, Field(discriminator="name")
+]
 
 
 class SamplingConfig(StrictModel):

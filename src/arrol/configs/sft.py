@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from arrol.configs.base import StrictModel, read_toml, validate
 from arrol.configs.flags import override
-from arrol.configs.run import ArithmeticTaskConfig, CountdownTaskConfig, DatasetTaskConfig, OptimizerConfig, TaskConfig
+from arrol.configs.run import DatasetTaskConfig, OptimizerConfig, TaskConfig
 
 
 class ModelShape(StrictModel):
@@ -94,7 +94,7 @@ class SftConfig(StrictModel):
             )
         if isinstance(self.task, DatasetTaskConfig) and self.demonstrations is None:
             raise ValueError("demonstrations = None: a dataset task has no solver; give a JSONL of prompt and solution")
-        if self.model is None and not isinstance(self.task, (ArithmeticTaskConfig, CountdownTaskConfig)):
+        if self.model is None and isinstance(self.task, DatasetTaskConfig):
             raise ValueError("model = None: only the synthetic tasks know an alphabet; name a model to start from")
         return self
 

@@ -1,0 +1,139 @@
+"""Search: find two of the given numbers whose sum is the target, by trying.
+
+Sample, level 4: prompt ``12,35,48,71=83:`` is answered by ``#12+71`` or by ``#35+48``. A solution is a transcript of
+attempts with their sums, then the answer::
+
+    12+35=47;35+71=106;35+48=83;#35+48
+
+An attempt is a random pair, so the number of attempts is geometric with the prompt's own rate, right pairs / pairs:
+lengths have a heavy tail, and a prompt with many numbers is hard. The verifier accepts any sum of given numbers.
+
+Solvers::
+
+    patient    attempts until a pair reaches the target                              exact
+    quitting   the same, but may give up after a miss and hand it in                 fails late, openly
+    wishful    the same, but may write the target behind a miss and believe it       fails late, by a false result
+    looping    the same, but may repeat a miss over and over and hand it in          fails at great length
+    guessing   no attempt, hands in a random pair at once                            short, seldom right
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from arrol.errors import ConfigError
+from arrol.protocols import Tokenizer
+from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask
+from arrol.verifiers.expression import ExpressionVerifier, gold_text
+
+MARK = "#"
+MIN_NUMBER, MAX_NUMBER = 10, 99
+MIN_LEVEL, MAX_LEVEL = 3, 16
+MAX_MISSES = 23
+"""Misses of one solution, at most: keeps solutions within 250 characters."""
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Search(Problem):
+    """Different numbers in ascending order, a target, and their pairs that reach it and that miss it."""
+
+    numbers: tuple[int, ...]
+    target: int
+    hits: tuple[Pair, ...]
+    misses: tuple[Pair, ...]
+
+
+class Solver(NamedTuple):
+    """A way to search; each probability is per miss."""
+
+    quit_frac: float = 0.0
+    """Probability of handing in the miss."""
+    wish_frac: float = 0.0
+    """Probability of writing the target as the result of the miss."""
+    loop_frac: float = 0.0
+    """Probability of repeating the miss until the end."""
+    guesses: bool = False
+    """No attempt is written."""
+
+
+SOLVERS = {
+    "patient": Solver(),
+    "quitting": Solver(quit_frac=0.25),
+    "wishful": Solver(wish_frac=0.25),
+    "looping": Solver(loop_frac=0.25),
+    "guessing": Solver(guesses=True),
+}
+
+
+class SearchTask(SyntheticTask[Search]):
+    """The task above; the level is how many numbers are given."""
+
+    name: ClassVar[str] = "search"
+    alphabet: ClassVar[str] = "0123456789+,=:;#"
+    solvers: ClassVar[tuple[str, ...]] = tuple(SOLVERS)
+    default_mixture: ClassVar[dict[str, float]] = {
+        "patient": 0.06,
+        "quitting": 0.34,
+        "wishful": 0.2,
+        "looping": 0.06,
+        "guessing": 0.34,
+    }
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, min_numbers: int = 4, max_numbers: int = 16, num_problems: int = 0, seed: int = 0
+    ) -> None:
+        if not MIN_LEVEL <= min_numbers <= max_numbers <= MAX_LEVEL:
+            raise ConfigError(
+                f"min_numbers, max_numbers: {min_numbers}, {max_numbers} must be ordered and within"
+                f" {MIN_LEVEL} .. {MAX_LEVEL}"
+            )
+        verifier = ExpressionVerifier(MARK, use_all=False)
+        levels = range(min_numbers, max_numbers + 1)
+        super().__init__(tokenizer, verifier, levels=levels, seed=seed, num_problems=num_problems)
+
+    def draw(self, rng: np.random.Generator, level: int) -> Search:
+        for _ in range(MAX_DRAWS):
+            chosen = rng.choice(np.arange(MIN_NUMBER, MAX_NUMBER + 1), size=level, replace=False)
+            target = int(chosen[0] + chosen[1])
+            if target not in chosen:
+                numbers = tuple(sorted(int(number) for number in chosen))
+                pairs = tuple(combinations(numbers, 2))
+                hits = tuple(pair for pair in pairs if sum(pair) == target)
+                misses = tuple(pair for pair in pairs if sum(pair) != target)
+                text = f"{','.join(map(str, numbers))}={target}:"
+                return Search(text, text, gold_text(numbers, target), level, numbers, target, hits, misses)
+        raise AssertionError("most sums of two numbers are not given themselves; this loop ends")
+
+    def solution(self, problem: Search, solver: str, rng: np.random.Generator) -> str:
+        how = SOLVERS[solver]
+        pairs = problem.hits + problem.misses
+        if how.guesses:
+            return _answer_text(_one_of(pairs, rng))
+        misses = int(rng.geometric(len(problem.hits) / len(pairs))) - 1
+        if how == Solver():
+            misses %= MAX_MISSES + 1  # the remainder of a geometric number is geometric within the limit
+        parts: list[str] = []
+        while len(parts) <= MAX_MISSES:
+            pair = _one_of(problem.hits if len(parts) == misses else problem.misses, rng)
+            result = problem.target if rng.random() < how.wish_frac else sum(pair)
+            parts.append(f"{pair[0]}+{pair[1]}={result};")
+            if result == problem.target or rng.random() < how.quit_frac:
+                break
+            if rng.random() < how.loop_frac:
+                parts += parts[-1:] * int(rng.integers(1, MAX_MISSES + 2 - len(parts)))
+                break
+        return f"{''.join(parts)}{_answer_text(pair)}"
+
+
+def _one_of(pairs: tuple[Pair, ...], rng: np.random.Generator) -> Pair:
+    return pairs[int(rng.integers(len(pairs)))]
+
+
+def _answer_text(pair: Pair) -> str:
+    return f"{MARK}{pair[0]}+{pair[1]}"
