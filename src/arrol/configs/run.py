@@ -56,13 +56,13 @@ class CountdownTaskConfig(StrictModel):
 
 
 class SearchTaskConfig(StrictModel):
-    """Find two of the given numbers that sum to a target, by trying."""
+    """Find two of the given numbers whose sum is the target, by trying."""
 
     name: Literal["search"] = "search"
-    min_numbers: int = Field(4, ge=3)
+    min_numbers: int = Field(3, ge=3)
     """Fewest numbers given, at least 3."""
-    max_numbers: int = Field(16, ge=3, le=16)
-    """Most numbers given, min_numbers to 16."""
+    max_numbers: int = Field(12, ge=3, le=12)
+    """Most numbers given, min_numbers to 12."""
     num_problems: int = Field(0, ge=0)
     """Training problems, asked again in every epoch in a new order; 0 makes new ones for ever."""
 

@@ -1,12 +1,13 @@
 """Search: find two of the given numbers whose sum is the target, by trying.
 
-Sample, level 4: prompt ``12,35,48,71=83:`` is answered by ``#12+71`` or by ``#35+48``. A solution is a transcript of
-attempts with their sums, then the answer::
+Sample, level 4: the prompt ``12,23,35,48=60:`` is answered by ``#12+48``. A solution is a transcript of attempts with
+their sums, then the answer::
 
-    12+35=47;35+71=106;35+48=83;#35+48
+    23+35=58;12+35=47;12+48=60;#12+48
 
-An attempt is a random pair, so the number of attempts is geometric with the prompt's own rate, right pairs / pairs:
-lengths have a heavy tail, and a prompt with many numbers is hard. The verifier accepts any sum of given numbers.
+An attempt is a random pair and one pair is right, so the number of attempts is geometric with the prompt's own rate,
+1 / pairs: lengths have a heavy tail, and a prompt with many numbers is hard. The verifier accepts any sum of given
+numbers that reaches the target, three of them too.
 
 Solvers::
 
@@ -19,6 +20,7 @@ Solvers::
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import ClassVar, NamedTuple
@@ -31,21 +33,21 @@ from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask
 from arrol.verifiers.expression import ExpressionVerifier, gold_text
 
 MARK = "#"
-MIN_NUMBER, MAX_NUMBER = 10, 99
-MIN_LEVEL, MAX_LEVEL = 3, 16
-MAX_MISSES = 23
-"""Misses of one solution, at most: keeps solutions within 250 characters."""
+MIN_NUMBER, MAX_NUMBER = 10, 49
+MIN_LEVEL, MAX_LEVEL = 3, 12
+MAX_MISSES = 24
+"""Misses of one solution, at most: keeps solutions within 240 characters."""
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Search(Problem):
-    """Different numbers in ascending order, a target, and their pairs that reach it and that miss it."""
+    """Different numbers in ascending order, a target, the pair that reaches it and the pairs that miss it."""
 
     numbers: tuple[int, ...]
     target: int
-    hits: tuple[Pair, ...]
+    hit: Pair
     misses: tuple[Pair, ...]
 
 
@@ -64,7 +66,7 @@ class Solver(NamedTuple):
 
 SOLVERS = {
     "patient": Solver(),
-    "quitting": Solver(quit_frac=0.25),
+    "quitting": Solver(quit_frac=0.4),
     "wishful": Solver(wish_frac=0.25),
     "looping": Solver(loop_frac=0.25),
     "guessing": Solver(guesses=True),
@@ -86,7 +88,7 @@ class SearchTask(SyntheticTask[Search]):
     }
 
     def __init__(
-        self, tokenizer: Tokenizer, *, min_numbers: int = 4, max_numbers: int = 16, num_problems: int = 0, seed: int = 0
+        self, tokenizer: Tokenizer, *, min_numbers: int = 3, max_numbers: int = 12, num_problems: int = 0, seed: int = 0
     ) -> None:
         if not MIN_LEVEL <= min_numbers <= max_numbers <= MAX_LEVEL:
             raise ConfigError(
@@ -101,26 +103,25 @@ class SearchTask(SyntheticTask[Search]):
         for _ in range(MAX_DRAWS):
             chosen = rng.choice(np.arange(MIN_NUMBER, MAX_NUMBER + 1), size=level, replace=False)
             target = int(chosen[0] + chosen[1])
-            if target not in chosen:
-                numbers = tuple(sorted(int(number) for number in chosen))
-                pairs = tuple(combinations(numbers, 2))
-                hits = tuple(pair for pair in pairs if sum(pair) == target)
-                misses = tuple(pair for pair in pairs if sum(pair) != target)
+            numbers = tuple(sorted(int(number) for number in chosen))
+            misses = tuple(pair for pair in combinations(numbers, 2) if sum(pair) != target)
+            if target not in numbers and len(misses) == math.comb(level, 2) - 1:
+                hit = (int(min(chosen[:2])), int(max(chosen[:2])))
                 text = f"{','.join(map(str, numbers))}={target}:"
-                return Search(text, text, gold_text(numbers, target), level, numbers, target, hits, misses)
-        raise AssertionError("most sums of two numbers are not given themselves; this loop ends")
+                return Search(text, text, gold_text(numbers, target), level, numbers, target, hit, misses)
+        raise AssertionError("many targets have one pair; this loop ends")
 
     def solution(self, problem: Search, solver: str, rng: np.random.Generator) -> str:
         how = SOLVERS[solver]
-        pairs = problem.hits + problem.misses
+        pairs = (problem.hit, *problem.misses)
         if how.guesses:
             return _answer_text(_one_of(pairs, rng))
-        misses = int(rng.geometric(len(problem.hits) / len(pairs))) - 1
+        misses = int(rng.geometric(1 / len(pairs))) - 1
         if how == Solver():
             misses %= MAX_MISSES + 1  # the remainder of a geometric number is geometric within the limit
         parts: list[str] = []
         while len(parts) <= MAX_MISSES:
-            pair = _one_of(problem.hits if len(parts) == misses else problem.misses, rng)
+            pair = problem.hit if len(parts) == misses else _one_of(problem.misses, rng)
             result = problem.target if rng.random() < how.wish_frac else sum(pair)
             parts.append(f"{pair[0]}+{pair[1]}={result};")
             if result == problem.target or rng.random() < how.quit_frac:
