@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from arrol.configs.run import ArithmeticTaskConfig, EngineConfig, RunConfig, SamplingConfig, TrainingConfig
+from arrol.configs.run import EngineConfig, RunConfig, SamplingConfig, TrainingConfig
+from arrol.configs.task import ArithmeticTaskConfig
 from arrol.training.policy import character_tokenizer
 from arrol.types import GroupRequest, Prompt, Rollout, RolloutGroup, SamplingParams
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.configs.run import (
+    EngineConfig,
+    RunConfig,
+    VllmEngineConfig,
+)
+from arrol.configs.task import (
     ArithmeticTaskConfig,
     CountdownTaskConfig,
     DatasetTaskConfig,
-    EngineConfig,
-    RunConfig,
     SearchTaskConfig,
     TaskConfig,
-    VllmEngineConfig,
 )
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.vllm.remote import RemoteController

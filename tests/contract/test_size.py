@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from arrol.configs import allocation, method, run, sft
+from arrol.configs import allocation, method, run, sft, task
 
 SOURCE = Path(__file__).parents[2] / "src" / "arrol"
 FILE_LINES, FUNCTION_LINES, PARAMETERS, FIELDS = 400, 60, 6, 12
@@ -37,7 +37,7 @@ def sizes():
                 parameters = len([a for a in names if a not in ("self", "cls")])
                 yield f"{name}::{node.name}", "lines", node.end_lineno - node.lineno + 1, FUNCTION_LINES
                 yield f"{name}::{node.name}", "parameters", parameters, PARAMETERS
-    for module in (allocation, method, run, sft):
+    for module in (allocation, method, run, sft, task):
         for name, value in vars(module).items():
             if isinstance(value, type) and issubclass(value, BaseModel) and value.__module__ == module.__name__:
                 yield name, "fields", len(value.model_fields), FIELDS

@@ -6,13 +6,13 @@ import torch
 
 from arrol.configs.method import DapoConfig, DrGrpoConfig, GrpoConfig
 from arrol.configs.run import (
-    ArithmeticTaskConfig,
     EngineConfig,
     OptimizerConfig,
     RunConfig,
     SamplingConfig,
     TrainingConfig,
 )
+from arrol.configs.task import ArithmeticTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.errors import NonFiniteError
 from arrol.training import policy as policy_module

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from arrol.configs.base import StrictModel, read_toml, validate
 from arrol.configs.flags import override
-from arrol.configs.run import DatasetTaskConfig, OptimizerConfig, TaskConfig
+from arrol.configs.run import OptimizerConfig
+from arrol.configs.task import DatasetTaskConfig, TaskConfig
 
 
 class ModelShape(StrictModel):

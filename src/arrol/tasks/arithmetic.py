@@ -17,9 +17,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from arrol.errors import ConfigError
 from arrol.protocols import Tokenizer
-from arrol.tasks.base import Problem, SyntheticTask
+from arrol.tasks.base import Problem, SyntheticTask, levels_within
 from arrol.verifiers.integer import IntegerVerifier
 
 MODULUS = 100
@@ -78,10 +77,8 @@ class ArithmeticTask(SyntheticTask[Chain]):
     def __init__(
         self, tokenizer: Tokenizer, *, min_ops: int = 2, max_ops: int = 4, num_problems: int = 0, seed: int = 0
     ) -> None:
-        if not 1 <= min_ops <= max_ops <= MAX_LEVEL:
-            raise ConfigError(f"min_ops, max_ops: {min_ops}, {max_ops} must be ordered and within 1 .. {MAX_LEVEL}")
+        levels = levels_within("min_ops, max_ops", min_ops, max_ops, 1, MAX_LEVEL)
         verifier = IntegerVerifier((MARK,), require_mark=True)
-        levels = range(min_ops, max_ops + 1)
         super().__init__(tokenizer, verifier, levels=levels, seed=seed, num_problems=num_problems)
 
     def draw(self, rng: np.random.Generator, level: int) -> Chain:

@@ -80,6 +80,13 @@ def require_seed(seed: int) -> int:
     return seed
 
 
+def levels_within(fields: str, low: int, high: int, smallest: int, largest: int) -> range:
+    """The levels ``low .. high``; refuses bounds that are not ordered or not within ``smallest .. largest``."""
+    if not smallest <= low <= high <= largest:
+        raise ConfigError(f"{fields}: {low}, {high} must be ordered and within {smallest} .. {largest}")
+    return range(low, high + 1)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question before it is tokenized."""

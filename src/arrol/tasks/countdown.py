@@ -26,7 +26,7 @@ import numpy as np
 
 from arrol.errors import ConfigError
 from arrol.protocols import Tokenizer
-from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask
+from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask, levels_within
 from arrol.verifiers.expression import ExpressionVerifier, gold_text
 
 MARK = "#"
@@ -91,17 +91,12 @@ class CountdownTask(SyntheticTask[Countdown]):
         num_problems: int = 0,
         seed: int = 0,
     ) -> None:
-        if not 2 <= min_numbers <= max_numbers <= max(MAX_MISSES):
-            raise ConfigError(
-                f"min_numbers, max_numbers: {min_numbers}, {max_numbers} must be ordered and within"
-                f" 2 .. {max(MAX_MISSES)}"
-            )
+        levels = levels_within("min_numbers, max_numbers", min_numbers, max_numbers, 2, max(MAX_MISSES))
         largest = MAX_VALUE // max_numbers
         if not MIN_TARGET <= max_number <= largest:
             raise ConfigError(f"max_number: {max_number} must lie within {MIN_TARGET} .. {largest}")
         self.operators = "+-*/" if division else "+-*"
         self.max_number = max_number
-        levels = range(min_numbers, max_numbers + 1)
         super().__init__(tokenizer, ExpressionVerifier(MARK), levels=levels, seed=seed, num_problems=num_problems)
 
     def draw(self, rng: np.random.Generator, level: int) -> Countdown:

@@ -27,9 +27,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from arrol.errors import ConfigError
 from arrol.protocols import Tokenizer
-from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask
+from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask, levels_within
 from arrol.verifiers.expression import ExpressionVerifier, gold_text
 
 MARK = "#"
@@ -90,13 +89,8 @@ class SearchTask(SyntheticTask[Search]):
     def __init__(
         self, tokenizer: Tokenizer, *, min_numbers: int = 3, max_numbers: int = 12, num_problems: int = 0, seed: int = 0
     ) -> None:
-        if not MIN_LEVEL <= min_numbers <= max_numbers <= MAX_LEVEL:
-            raise ConfigError(
-                f"min_numbers, max_numbers: {min_numbers}, {max_numbers} must be ordered and within"
-                f" {MIN_LEVEL} .. {MAX_LEVEL}"
-            )
+        levels = levels_within("min_numbers, max_numbers", min_numbers, max_numbers, MIN_LEVEL, MAX_LEVEL)
         verifier = ExpressionVerifier(MARK, use_all=False)
-        levels = range(min_numbers, max_numbers + 1)
         super().__init__(tokenizer, verifier, levels=levels, seed=seed, num_problems=num_problems)
 
     def draw(self, rng: np.random.Generator, level: int) -> Search:

@@ -197,7 +197,7 @@ def test_limits_of_pruning_do_not_bind_where_nothing_is_pruned(run_file):
 def test_a_task_without_its_name_lists_the_tasks(tmp_path):
     path = tmp_path / "run.toml"
     path.write_text('model = "m"\n[task]\nmin_ops = 2\n')
-    assert refusal(load_run, path) == "task.name: missing; choose one of 'arithmetic', 'countdown', 'dataset'"
+    assert refusal(load_run, path) == "task.name: missing; choose one of 'arithmetic', 'countdown', 'search', 'dataset'"
     path.write_text('[task]\nname = "countdown"\nmin_numbers = 5\n')
     assert refusal(load_run, path).startswith("model: missing; expected: Folder or hub name")
     path.write_text('model = "m"\n[task]\nname = "countdown"\nmin_numbers = 5\n')

@@ -7,8 +7,9 @@ from arrol.tasks import base
 from arrol.tasks.arithmetic import ArithmeticTask
 from arrol.tasks.base import HELD_OUT_ONE_IN, Stream, is_held_out, rng_at
 from arrol.tasks.countdown import CountdownTask
+from arrol.tasks.search import SearchTask
 
-TASKS = pytest.mark.parametrize("kind", [ArithmeticTask, CountdownTask])
+TASKS = pytest.mark.parametrize("kind", [ArithmeticTask, CountdownTask, SearchTask])
 
 
 def test_random_numbers_depend_on_seed_stream_and_position_alone():

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from arrol.configs.run import ArithmeticTaskConfig, OptimizerConfig
+from arrol.configs.run import OptimizerConfig
 from arrol.configs.sft import ModelShape, SftConfig
+from arrol.configs.task import ArithmeticTaskConfig
 from arrol.errors import DataError
 from arrol.training.policy import character_tokenizer
 from arrol.training.sft import encode_demonstrations, file_demonstrations, new_model, warm_start
