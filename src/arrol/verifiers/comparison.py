@@ -287,11 +287,11 @@ def _both_relations(gold: Answer, found: Answer) -> Equality:
     for number in range(7):
         point = {name: coordinate(name, number) for name in names}
         try:
-            values = [value_of(node, point) for node in known]
+            values = [to_mp(context(), value_of(node, point)) for node in known]
             top, bottom = values[0] - values[1], values[2] - values[3]
             if not top or not bottom:
                 continue
-            ratio = to_mp(context(), top) / to_mp(context(), bottom)
+            ratio = top / bottom
         except (FormulaError, ZeroDivisionError):
             continue
         if ratios and abs(ratio - ratios[0]) > abs(ratio) * context().mpf(10) ** -40:

@@ -11,9 +11,12 @@ from typing import NamedTuple
 
 from arrol.verifiers.answers import Answer
 from arrol.verifiers.formula import FormulaError, Node, names_of
-from arrol.verifiers.values import Number, value_of
+from arrol.verifiers.values import Number, context, to_mp, value_of
 
 _MIRRORED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\ne": "\\ne", "=": "="}
+TOLERANCE = 1e-40
+"""Ends whose relative difference is smaller are equal."""
+_LINE_POINTS = (Fraction(0), Fraction(1), Fraction(2), Fraction(22, 7))
 
 
 class Piece(NamedTuple):
@@ -112,22 +115,20 @@ def _relation(answer: Answer) -> tuple[Reals, str] | None:
 
 
 def _inequality(left: Node | None, sign: str, right: Node | None) -> tuple[Reals, str] | None:
-    """``a x + b < 0`` and its like, from the values at 0, 1 and 2."""
+    """``a x + b < 0`` and its like, from its values at four points."""
     if left is None or right is None:
         return None
     names = names_of(left) | names_of(right)
     if len(names) != 1:
         return None
     (name,) = names
-    at = [value_of(left, {name: Fraction(x)}) - value_of(right, {name: Fraction(x)}) for x in (0, 1, 2)]
-    slope = at[1] - at[0]
-    if (not isinstance(slope, Fraction) and abs(at[2] - at[1] - slope) > 1e-40) or (
-        isinstance(slope, Fraction) and at[2] - at[1] != slope
-    ):
+    first, second, third, other = (
+        _real(value_of(left, {name: x})) - _real(value_of(right, {name: x})) for x in _LINE_POINTS
+    )
+    slope, size = second - first, max(map(abs, (first, second, third, other))) * TOLERANCE
+    if slope == 0 or abs(third - second - slope) > size or abs(other - first - slope * _real(_LINE_POINTS[3])) > size:
         return None
-    if slope == 0:
-        return None
-    end = -at[0] / slope
+    end = -first / slope
     sign = sign if slope > 0 else _MIRRORED[sign]
     is_open = sign in ("<", ">")
     pieces = {
@@ -146,14 +147,19 @@ def _end(member: Answer) -> Number | None:
         return -math.inf if member.text.startswith("-") else math.inf
     if member.node is None or names_of(member.node) or member.unit.strip("?"):
         return None
-    value = value_of(member.node)
-    return value if not hasattr(value, "imag") or value.imag == 0 else None
+    return _real(value_of(member.node))
+
+
+def _real(value: Number) -> Number:
+    """mpmath's real number, since its numbers and fractions neither compare nor subtract; FormulaError for others."""
+    number = to_mp(context(), value)
+    if isinstance(number, context().mpc):
+        raise FormulaError("not real")
+    return number
 
 
 def _same(one: Number, two: Number) -> bool:
-    if (isinstance(one, Fraction) and isinstance(two, Fraction)) or math.inf in (abs(one), abs(two)):
-        return bool(one == two)
-    return bool(abs(one - two) <= abs(one) * 1e-40) if not isinstance(one - two, float) else one == two
+    return bool(one == two or (abs(one) < math.inf and abs(one - two) <= abs(one) * TOLERANCE))
 
 
 def _merged(pieces: Reals) -> Reals:

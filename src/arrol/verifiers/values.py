@@ -212,6 +212,8 @@ class _Evaluation:
     def rounded(self, kind: str, value: Number) -> Number:
         if kind == "abs":
             return abs(value)
+        if isinstance(value, self.mp.mpc):
+            raise DomainError("not real")
         if not isinstance(value, Fraction) and abs(self.mpf(value)) > 10**30:
             raise RangeError("a number out of range")
         if isinstance(value, Fraction):

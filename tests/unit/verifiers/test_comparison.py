@@ -1,6 +1,30 @@
 """What is equal, what is not, and what is left to algebra; the table holds the rest."""
 
+import itertools
+
+import pytest
+
 from arrol.verifiers.comparison import equality, equality_of_parts
+
+FORMULAS = [
+    *(
+        "3",
+        "1.5",
+        r"\pi",
+        r"\sqrt{2}",
+        "i",
+        r"\sqrt{2}x",
+        "ix",
+        r"\frac{1}{0}",
+        r"\lfloor i \rfloor",
+        r"\lceil \pi \rceil",
+    ),
+    *("i!", r"\log_i 2", r"\infty", r"10^{10^{10}}", r"\sqrt[x]{-2}", "x(x-1)(x-2)+x"),
+]
+FORMS = [
+    *("{}", "x<{}", "{}<x", "x={}", "{}=y", r"{}\le x<4", "(1,{})", "[{},2)", r"(-\infty,{})\cup(4,5]", r"1\pm {}"),
+    *("{}, 2", "{}:2", r"x\in[0,{}]", r"{}\approx 3", "x+{}<2y", "{}x>1"),
+]
 
 
 def test_what_is_left_to_algebra():
@@ -24,3 +48,12 @@ def test_parts():
 def test_reasons():
     assert equality("10 km", "10 m").reason == "unit km is not m"
     assert equality("1,2", "1,2,3").reason == "2 members, not 3"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_formula_ends_in_an_error(form):
+    """Fractions, mpmath's real and complex numbers meet in every form; an error would end a training."""
+    texts = [form.replace("{}", formula) for formula in FORMULAS]
+    for found, gold in itertools.product(texts, ["x<2", "[1,2]", "3", *texts[:5]]):
+        for tolerance in (0.0, 0.1):
+            assert equality(found, gold, tolerance).right in (True, False, None)

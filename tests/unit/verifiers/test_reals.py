@@ -21,17 +21,23 @@ def reals(text):
         ("-2x > 4", "x < -2"),
         (r"(0,2) \cap [1,3)", "[1,2)"),
         (r"(0,1) \cup \{1\}", "(0,1]"),
+        (r"x<\sqrt{2}", r"(-\infty,\frac{2}{\sqrt{2}})"),
+        (r"\pi x \ge 1", r"[\frac{1}{\pi},\infty)"),
+        (r"(0,\sqrt{2})\cup(1,2)", "(0,2)"),
     ],
 )
 def test_equal_sets(one, other):
     assert same_reals(reals(one), reals(other))
 
 
-@pytest.mark.parametrize(("one", "other"), [("[0,1]", "[0,1)"), (r"(0,1)\cup(1,2)", "(0,2)"), ("x<1", r"x\le 1")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("[0,1]", "[0,1)"), ("x<2", "(1,2)"), ("(1,2)", "x<2"), (r"(0,1)\cup(1,2)", "(0,2)"), ("x<1", r"x\le 1")],
+)
 def test_other_sets(one, other):
     assert not same_reals(reals(one), reals(other))
 
 
-@pytest.mark.parametrize("text", ["5", "x^2 < 4", "x < y", "(2,1)"])
+@pytest.mark.parametrize("text", ["5", "x^2 < 4", "x < y", "(2,1)", "ix < 2", "x(x-1)(x-2)+x < 3"])
 def test_no_sets(text):
     assert reals_of(read_answer(text)) is None

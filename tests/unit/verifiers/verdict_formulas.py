@@ -117,6 +117,9 @@ ALGEBRA = [
     *rows(
         "mathematics",
         True,
+        (r"x<\sqrt{2}", r"\boxed{\sqrt{2} > x}"),
+        (r"x \le \pi", r"\boxed{(-\infty, \pi]}"),
+        (r"y = \pi x", r"\boxed{x = \frac{y}{\pi}}"),
         (r"\sqrt{ab}", r"\boxed{\sqrt{a}\sqrt{b}}"),
         (r"\sqrt{\frac{2h}{g}}", r"\boxed{\frac{\sqrt{2h}}{\sqrt{g}}}"),
         (r"\ln(ab)", r"\boxed{\ln a + \ln b}"),
@@ -159,6 +162,9 @@ ALGEBRA = [
     *rows(
         "mathematics",
         False,
+        (r"x<\sqrt{2}", r"\boxed{x < 1.4}"),
+        ("x<3", r"\boxed{x(x-1)(x-2)+x<3}"),
+        ("1", r"\boxed{\lfloor i \rfloor}"),
         (r"|x|", r"\boxed{x}"),
         (r"\sqrt{x^2}", r"\boxed{x}"),
         (r"x+1", r"\boxed{x+2}"),
