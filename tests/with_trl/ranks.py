@@ -1,4 +1,4 @@
-"""Run by ``torchrun`` or ``accelerate launch``, once per rank: train, and write what this rank ended with."""
+"""Run by ``torchrun``, once per rank: train each of the named cases, and write what this rank ended with."""
 
 import json
 import sys
@@ -7,17 +7,29 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import trl_host
+from arrol.errors import ConfigError
 
-folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
-host = trl_host.trainer(trl_host.config(folder / "run", **changes))
-host.train()
-rank = host.accelerator.process_index
-result = {
-    "ranks": host.accelerator.num_processes,
-    "weights": trl_host.weights(host).tolist(),
-    "head": host.pruned.memory.estimator.snapshot().to_bytes().hex(),
-    "probes": list(host.pruned.memory.probe_tokens),
-    "survivors": sum(rollout.survived for rollout in host.pruned.batch.rollouts),
-    "generated": trl_host.history(host, "arrol/tokens/generated"),
-}
-(folder / f"rank-{rank}.json").write_text(json.dumps(result))
+
+def train(folder, **changes):
+    """What this process ends with; an unfit setting is its message."""
+    try:
+        host = trl_host.trainer(trl_host.config(folder, **changes))
+    except ConfigError as error:
+        return {"refused": str(error)}
+    host.train()
+    return {
+        "ranks": host.accelerator.num_processes,
+        "weights": trl_host.weights(host).tolist(),
+        "head": host.pruned.memory.estimator.snapshot().to_bytes().hex(),
+        "probes": list(host.pruned.memory.probe_tokens),
+        "survivors": sum(rollout.survived for rollout in host.pruned.batch.rollouts),
+        "generated": trl_host.history(host, "arrol/tokens/generated"),
+    }
+
+
+if __name__ == "__main__":
+    import torch
+
+    folder, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+    results = {name: train(folder / name, **changes) for name, changes in cases.items()}
+    (folder / f"rank-{torch.distributed.get_rank()}.json").write_text(json.dumps(results))

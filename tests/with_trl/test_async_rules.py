@@ -127,6 +127,11 @@ def test_a_later_wave_is_pruned_too(folder, tmp_path):
             "rule = 'oracle': decides after verification, which only arrol train can; use another",
         ),
         (
+            {"two_phase": True},
+            "quality.features = ['last_hidden', 'mean_hidden', 'logprobs']: several calls can read only "
+            "log-probabilities; set it to ['logprobs']",
+        ),
+        (
             {"algorithm": "mc_grpo", "correction": "plain", "allocation": "aero"},
             "algorithm = 'mc_grpo': the posterior is a baseline already; set 'grpo', or "
             "allocation.posterior.used_for = 'nothing'",

@@ -4,14 +4,15 @@ import dataclasses
 import functools
 import sys
 import types
+from contextlib import nullcontext
 
 import pytest
 import torch
 import trl
 
 import trl_host
-from arrol.errors import ConfigError
-from arrol.integrations.trl import GRPOConfig
+from arrol.errors import ConfigError, ModelError
+from arrol.integrations.trl import GRPOConfig, pruned_rollout
 from trl_host import config, has_digit, is_short, trainer
 
 
@@ -148,6 +149,30 @@ def test_split_layers_are_refused_when_the_trainer_is_built(tmp_path, monkeypatc
     monkeypatch.setattr(trl.GRPOTrainer, "__init__", sharded)
     with pytest.raises(ConfigError, match=f"^fsdp = True: {rest}"):
         trainer(config(tmp_path))
+
+
+def test_two_phases_without_their_features_are_refused_when_the_trainer_is_built(tmp_path):
+    words = r"^quality\.features = \['last_hidden', 'mean_hidden', 'logprobs'\]: several calls can read only log-pro"
+    with pytest.raises(ConfigError, match=words):
+        trainer(config(tmp_path, use_vllm=True, vllm_two_phase=True))
+    with pytest.raises(ConfigError, match=words):
+        pruned_rollout(two_phase=True)
+
+
+@pytest.mark.parametrize(("cap", "words"), [(None, None), (3.0, "its logits are not the output embedding")])
+def test_a_model_that_the_engine_cannot_run_is_refused_when_the_trainer_is_built(tmp_path, monkeypatch, cap, words):
+    model, _ = trl_host.model_and_tokenizer()
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def capped(*given, **named):
+        output = forward(*given, **named)
+        output.logits = output.logits if cap is None else cap * output.logits
+        return output
+
+    monkeypatch.setattr(model, "forward", capped)
+    with nullcontext() if words is None else pytest.raises(ModelError, match=words):
+        trainer(config(tmp_path), model=model)
 
 
 def test_a_reward_model_is_not_split(tmp_path, monkeypatch):

@@ -266,10 +266,3 @@ def test_a_server_without_our_worker_or_none_at_all_is_one_line(server):
 def test_what_vllm_under_trl_cannot_do_is_refused(folder, tmp_path, changes, words):
     with pytest.raises(ConfigError, match=words):
         colocated(folder, tmp_path, **changes)
-
-
-def test_two_phases_cannot_read_hidden_states(folder, tmp_path):
-    host = colocated(folder, tmp_path, vllm_two_phase=True)
-    with pytest.raises(ConfigError, match=r"quality\.features"):
-        host.train()
-    host.vllm_generation.llm.llm_engine.engine_core.shutdown()

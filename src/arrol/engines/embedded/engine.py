@@ -25,8 +25,7 @@ from arrol.engines.embedded.support import (
     copy_of,
     keeps_every_key,
     logits_of,
-    require_own_cache,
-    require_plain_head,
+    require_supported,
 )
 from arrol.protocols import Controller, Engine, More
 from arrol.quality.features import FeatureLayout
@@ -49,7 +48,7 @@ class EmbeddedEngine(Engine):
         """Decode steps that a controller was told of; never set back, since a controller may outlive a call."""
         self.most_rows = config.max_rows
         """Lowered for good when memory runs out."""
-        require_plain_head(model)
+        require_supported(model)
         self._model = model if model.dtype == self._dtype else copy_of(model, self._dtype)
         self._needs_numbers = model.config._attn_implementation == "eager"
         self._flat = flat_decoder(self._model)
@@ -58,7 +57,6 @@ class EmbeddedEngine(Engine):
         if keeps_every_key(model):
             self._cache = RowCache(model.config.get_text_config(), device=self.device, dtype=dtype)
         else:
-            require_own_cache(model)
             self._cache = OwnCache(self._model, bytes_per_element=dtype.itemsize)
 
     def sync_weights(self) -> None:

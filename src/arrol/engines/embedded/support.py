@@ -30,6 +30,13 @@ def keeps_every_key(model: Any) -> bool:
     )
 
 
+def require_supported(model: Any) -> None:
+    """ModelError for a model that this engine would not run as transformers does."""
+    require_plain_head(model)
+    if not keeps_every_key(model):
+        require_own_cache(model)
+
+
 def require_own_cache(model: Any) -> None:
     """ModelError unless the model gives the same hidden states with its own cache as without."""
     if not own_cache.agrees(model):

@@ -24,6 +24,15 @@ ONLY_FEATURES = ("logprobs",)
 NO_STATES = np.zeros((1, 0))
 
 
+def require_only_logprobs(features: Sequence[str]) -> None:
+    """ConfigError for features that several calls cannot read."""
+    if tuple(features) != ONLY_FEATURES:
+        raise ConfigError(
+            f"quality.features = {list(features)}: several calls can read only log-probabilities; "
+            f"set it to {list(ONLY_FEATURES)}"
+        )
+
+
 @dataclass
 class _Draft:
     """A rollout between two calls."""
@@ -44,11 +53,7 @@ class TwoPhaseSampler(Engine):
     """An engine over anything that generates as vLLM's ``LLM`` does."""
 
     def __init__(self, llm: LlmLike, layout: FeatureLayout) -> None:
-        if layout.names != ONLY_FEATURES:
-            raise ConfigError(
-                f"quality.features = {list(layout.names)}: several calls can read only log-probabilities; "
-                f"set it to {list(ONLY_FEATURES)}"
-            )
+        require_only_logprobs(layout.names)
         self._llm, self._layout = llm, layout
 
     def generate(

@@ -24,6 +24,7 @@ from transformers import AutoConfig, GenerationConfig, TrainerCallback, TrainerC
 
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.engines.embedded.support import max_positions
+from arrol.engines.vllm.phases import require_only_logprobs
 from arrol.errors import ConfigError, DataError
 from arrol.integrations.memory import HostMemory, read_head, write_head
 from arrol.integrations.trl.async_batches import BatchMaker, BatchParts, NumberedRows, PromptSource
@@ -71,6 +72,8 @@ class PrunedRolloutWorker(TrainerCallback):
         """
         require_trl()
         self._config, self._options = parse_options(args, options)
+        if self._options.two_phase:
+            require_only_logprobs(self._config.quality.features)
         if not hasattr(train_dataset, "__len__") or not hasattr(train_dataset, "__getitem__") or not len(train_dataset):
             raise ConfigError(
                 f"train_dataset = {type(train_dataset).__name__}: the worker asks for rows by number, again after a "

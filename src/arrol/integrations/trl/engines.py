@@ -23,7 +23,7 @@ from arrol.engines.vllm.sampler import LlmLike, LlmSampler, settings_of
 from arrol.engines.vllm.served import ServedLlm
 from arrol.errors import ConfigError, NonFiniteError
 from arrol.integrations.memory import HostMemory
-from arrol.integrations.trl.host import TrainerLike, require_whole_layers, sampling_params, vllm_options
+from arrol.integrations.trl.host import TrainerLike, policy_of, require_whole_layers, sampling_params, vllm_options
 from arrol.integrations.trl.rules import CacheGib
 from arrol.protocols import Controller, Saved, TrainingController
 from arrol.pruning.controller import PruningController
@@ -168,13 +168,13 @@ class PolicyEngine:
             trainer.accelerator.autocast(),
         ):
             if self._engine is None:
-                model = model.get_base_model() if hasattr(model, "get_base_model") else model  # LoRA lies inside it
+                policy = policy_of(model)
                 config = {
-                    "dtype": str(model.dtype).removeprefix("torch."),
+                    "dtype": str(policy.dtype).removeprefix("torch."),
                     "max_rows": trainer.args.generation_batch_size // trainer.accelerator.num_processes,
                     "cache_gib": self._cache_gib,
                 }
-                self._engine = EmbeddedEngine(model, validate(EngineConfig, config), self._layout)
+                self._engine = EmbeddedEngine(policy, validate(EngineConfig, config), self._layout)
             written = self._engine.generate(requests, params, seed=seed, controller=controller)
         if all(each.finish_reason is FinishReason.ERROR for completions in written for each in completions):
             raise NonFiniteError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from arrol.engines.embedded.support import max_positions
+from arrol.engines.embedded.support import max_positions, require_supported
 from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import RewardFunction
 from arrol.types import SamplingParams
@@ -97,6 +97,29 @@ def require_whole_layers(trainer: TrainerLike) -> None:
                 f"{setting}: the embedded engine needs whole layers on each process; set use_vllm = True, or rule = "
                 "'never'"
             )
+
+
+def require_whole_groups(trainer: TrainerLike) -> None:
+    """ConfigError where the rollouts of one prompt would lie on several processes."""
+    args = trainer.args
+    if args.per_device_train_batch_size * args.steps_per_generation % trainer.num_generations:
+        raise ConfigError(
+            f"per_device_train_batch_size = {args.per_device_train_batch_size}: times steps_per_generation = "
+            f"{args.steps_per_generation} it is no multiple of num_generations = {trainer.num_generations}, which "
+            "would split groups over processes; choose a multiple"
+        )
+
+
+def policy_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal language model; an adapter's layers lie inside it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def require_model(trainer: TrainerLike) -> None:
+    """ModelError where the embedded engine would sample otherwise than the trainer's model, as it computes here."""
+    if not trainer.use_vllm:
+        with trainer.accelerator.autocast():
+            require_supported(policy_of(trainer.model))
 
 
 def require_positions(prompt_ids: list[list[int]], trainer: TrainerLike) -> None:

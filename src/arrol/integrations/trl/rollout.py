@@ -16,12 +16,19 @@ import numpy as np
 
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.configs.host import HostConfig, parse_host
+from arrol.engines.vllm.phases import require_only_logprobs
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.memory import HostMemory, read_head, write_head
 from arrol.integrations.trl.batch import RewardColumns, RewardedGroup, RolloutBatch, RowTag
 from arrol.integrations.trl.engines import Sampler, build_sampler
-from arrol.integrations.trl.host import TrainerLike, TrlPrompts, require_positions, tokenized_prompts
+from arrol.integrations.trl.host import (
+    TrainerLike,
+    TrlPrompts,
+    require_positions,
+    require_whole_groups,
+    tokenized_prompts,
+)
 from arrol.integrations.trl.loss import BatchSignal, Inputs, rows_by_tokens
 from arrol.integrations.trl.rewards import TAG_COLUMN
 from arrol.integrations.trl.rules import cache_budget, refuse_impossible, replaces_advantages, selects, share_of
@@ -70,6 +77,8 @@ class PrunedRollout:
         cache_gib: float | str | None = None,
         two_phase: bool = False,
     ) -> None:
+        if two_phase:
+            require_only_logprobs(config.quality.features)
         self.config, self.success_reward = config, success_reward
         self._cache_gib, self._two_phase = cache_budget(cache_gib), two_phase
         self._values, self._warmup = OutcomeValues(), Warmup(config)
@@ -192,6 +201,7 @@ class PrunedRollout:
         config, seed = trainer.accelerator.unwrap_model(trainer.model).config.get_text_config(), trainer.args.seed
         if self._saved is not None and not self.config.pruning.probe_tokens:
             self.config = with_probes(self.config, cast(list[int], self._saved["probe_tokens"]))
+        require_whole_groups(trainer)
         memory = HostMemory(self.config, int(config.hidden_size), seed=seed)
         sampler = build_sampler(trainer, self.config, memory, cache_gib=self._cache_gib, two_phase=self._two_phase)
         processes, size = trainer.accelerator.num_processes, trainer.num_generations
@@ -238,12 +248,6 @@ class PrunedRollout:
     def _requests(self, prompt_ids: list[list[int]], trainer: TrainerLike, memory: HostMemory) -> list[GroupRequest]:
         """Whole groups, numbered over all ranks so that random streams differ between ranks."""
         size = trainer.num_generations
-        if len(prompt_ids) % size:
-            raise ConfigError(
-                f"per_device_train_batch_size = {trainer.args.per_device_train_batch_size}: times steps_per_generation "
-                f"= {trainer.args.steps_per_generation} it is no multiple of num_generations = {size}, which would "
-                "split groups over processes; choose a multiple"
-            )
         first = trainer.accelerator.process_index * (len(prompt_ids) // size)
         prompts = []
         for start in range(0, len(prompt_ids), size):

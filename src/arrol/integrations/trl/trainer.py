@@ -23,7 +23,7 @@ from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
-from arrol.integrations.trl.host import require_sampling, require_whole_layers
+from arrol.integrations.trl.host import require_model, require_sampling, require_whole_groups, require_whole_layers
 from arrol.integrations.trl.reward_model import with_reward_models
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
@@ -55,6 +55,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         if self.pruned is not None:
             _require_adapter_in_layers(self.model)
             require_whole_layers(self)
+            require_whole_groups(self)
+            require_model(self)
 
     def compute_loss(self, model: Any, inputs: Any, *positional: Any, **named: Any) -> Any:
         """TRL's loss over the survivors."""
