@@ -15,6 +15,9 @@ are taken by requests that wait, in sixteen waves, so that the end, when no requ
 little. Needs the environment of ``make vllm-env``.
 
     OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py [--repeats N] [--out FILE]
+
+With ``--model FOLDER`` the engines run that model, the arms are the four that show what scoring costs, and times are
+those of the processor, which other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -33,7 +37,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from arrol.configs.method import QualityConfig
 from arrol.engines.vllm import pruning_args, push_estimator
@@ -128,12 +132,15 @@ class Arm:
 
 
 def records(arms: dict[str, Arm], samples: dict[str, Samples], config: dict[str, Any]) -> list[BenchRecord]:
+    """Seconds of each arm beside its rival's, and the speed-up of ``half`` where it ran."""
     rows = []
     for name, mine in samples.items():
         rival = {"plain": None, "idle": "plain", "all": None, "half": "all"}.get(name, "idle")
         counted = config | {"tokens_generated": arms[name].tokens, "tokens_fed": arms[name].fed}
         against = None if rival is None else (rival, samples[rival])
         rows.append(time_record("vllm", f"{name} generate", mine, "generate", rival=against, config=counted))
+    if "half" not in arms:
+        return rows
     bound = arms["all"].fed / arms["half"].fed
     against = ("all generate", samples["all"].wall["generate"])
     times = samples["half"].wall["generate"]
@@ -154,11 +161,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("repeats", 3, "timed calls of half and all; three times as many of the others"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
+    parser.add_argument(
+        "--model", default="", help="folder of a model; times are the processor's, without half and all"
+    )
     parser.add_argument("--out", default="results/bench-vllm.jsonl", help="records; replaced")
     flags = parser.parse_args(arguments)
+    if flags.model:
+        flags.hidden_size = AutoConfig.from_pretrained(flags.model).hidden_size
     with tempfile.TemporaryDirectory() as folder:
-        build_model(folder, flags)
-        plain, ours = build_engine(folder, flags), build_engine(folder, flags, **CLASSES)
+        if not flags.model:
+            build_model(folder, flags)
+        source = flags.model or folder
+        plain, ours = build_engine(source, flags), build_engine(source, flags, **CLASSES)
     everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags)
     last = snapshot_of(("last_hidden",), flags)
     observe = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
@@ -170,14 +184,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scored": Arm(ours, flags, observe, everything, few),
         "last": Arm(ours, flags, observe, last, few),
     }
-    gains = {"all": Arm(ours, flags, {}, everything), "half": Arm(ours, flags, stops, everything)}
+    gains = (
+        {} if flags.model else {"all": Arm(ours, flags, {}, everything), "half": Arm(ours, flags, stops, everything)}
+    )
     usage = ours.llm_engine.engine_core.engine_core.scheduler.kv_usage
     samples = interleave(_calls(costs), warmup=1, repeats=3 * flags.repeats)
     samples |= interleave(_calls(gains), warmup=1, repeats=flags.repeats)
-    shown = {key: value for key, value in vars(flags).items() if key != "out"}
-    config = {**shown, "threads": torch.get_num_threads(), "kv_usage_before_and_after": _usage(usage, flags)}
-    rows = records(costs | gains, samples, config)
-    write(flags.out, "bench-vllm", config, rows, seed=0)
+    config = {key: value for key, value in vars(flags).items() if key not in ("out", "model")}
+    config["threads"] = torch.get_num_threads()
+    if flags.model:
+        config = {key: value for key, value in config.items() if key != "layers"} | {"clock": "processor"}
+        samples = {name: Samples(wall=one.cpu, cpu=one.cpu) for name, one in samples.items()}
+    else:
+        config["kv_usage_before_and_after"] = _usage(usage, flags)
+    write(flags.out, Path(flags.out).stem, config, records(costs | gains, samples, config), seed=0)
 
 
 def _calls(arms: dict[str, Arm]) -> dict[str, Callable[[int], Laps]]:
