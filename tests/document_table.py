@@ -23,13 +23,16 @@ EVAL = (
 )
 TRAIN_VLLM = ".venv-vllm/bin/arrol train configs/arithmetic-vllm.toml"
 EXPORT = ".venv-vllm/bin/arrol export runs/arithmetic-vllm --to served --head-size 64"
-CLASSES = "--scheduler-cls arrol.engines.vllm.PruningScheduler --worker-cls arrol.engines.vllm.PruningWorker"
+CLASSES = "--logits-processors arrol.engines.vllm:RequestCheck"
+CLASSES += " --scheduler-cls arrol.engines.vllm.PruningScheduler --worker-cls arrol.engines.vllm.PruningWorker"
 WEIGHTS = """--weight-transfer-config '{"backend": "nccl"}' --logprobs-mode processed_logprobs"""
 SERVE = "VLLM_CPU_KVCACHE_SPACE=1 ARROL_ESTIMATOR=served/estimator.safetensors .venv-vllm/bin/python"
 SERVE += " -m vllm.entrypoints.openai.api_server --model served/policy --dtype float32 --enforce-eager"
-SERVE += f" --host 127.0.0.1 --port 8000 --logits-processors arrol.engines.vllm:RequestCheck {CLASSES}"
+SERVE += f" --host 127.0.0.1 --port 8000 {CLASSES}"
 MANAGER = "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=arrol.integrations.verl.AgentLoopManager"
 CLIENT = "examples/05_vllm_serve.py http://127.0.0.1:8000/v1"
+PUSH = 'curl --fail --data-binary @served/estimator.safetensors -H "Authorization: Bearer $ARROL_PUSH_TOKEN"'
+PUSH += " http://127.0.0.1:8000/arrol/estimator"
 VERL_QUICKSTART = "bash examples/07_verl_quickstart.sh"
 VERL_ARGS = "args=( data.train_files=... data.max_response_length=2048 actor_rollout_ref.rollout.n=8 ..."
 VERL_ARGS += " +arrol.rule=neyman +arrol.keep_ratio=0.5 +arrol.probe_tokens=512 )"
@@ -124,8 +127,9 @@ TABLE = {
     f"{VLLM_PYTHON} examples/03_vllm_offline.py served": Row("vllm", after=(EXPORT,)),
     "docs/vllm.md: from vllm import LLM, SamplingParams": Row("vllm", after=(EXPORT,)),
     f"{VLLM_PYTHON} examples/04_vllm_async.py served/policy": Row("vllm", after=(EXPORT,)),
-    SERVE: Row("vllm", after=(EXPORT,)),
-    f"{VLLM_PYTHON} {CLIENT}": Row("vllm", after=(SERVE,)),
+    SERVE: Row("test", why="tests/with_vllm/test_serving.py: SERVE"),
+    f"{VLLM_PYTHON} {CLIENT}": Row("test", why="tests/with_vllm/test_serving.py: CLIENT"),
+    PUSH: Row("test", why="tests/with_vllm/test_serving.py: PUSH"),
     # docs/verl.md
     "pip install '.[verl]'": Row("nowhere", why=INSTALL),
     VERL_QUICKSTART: Row("verl"),

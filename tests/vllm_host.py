@@ -331,9 +331,11 @@ def is_pruned_output(stop_reason):
 
 
 @contextlib.contextmanager
-def serving(command, environment):
-    """An OpenAI server, from its readiness to its end."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def serving(command, environment, folder=None):
+    """An OpenAI server, from its readiness to its end; ``folder`` is where it runs."""
+    process = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         said = []
         for line in process.stdout:

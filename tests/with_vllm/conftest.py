@@ -1,8 +1,13 @@
 """Real engines on the CPU, of a random model; ``make test-vllm`` runs them in an environment of their own."""
 
+import contextlib
+from pathlib import Path
+
 import pytest
 
 import vllm_host
+from document_table import TABLE
+from documents import Runner, units, workplace
 
 collect_ignore_glob = [] if vllm_host.has_vllm() else ["test_*.py"]
 
@@ -20,6 +25,24 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Drafts come last: they load numba, and then vLLM 0.32 cannot start another engine in the same process."""
     items.sort(key=lambda item: item.path.name == "test_drafts.py")
+
+
+class Documents:
+    """Runs units of README and docs in a folder of their own, each once per session."""
+
+    def __init__(self, folder: Path):
+        self.folder, self._runner = workplace(folder), Runner(TABLE)
+
+    def run(self, unit):
+        """``unit``, or the command of this text."""
+        unit = next(one for one in units() if one.key == unit) if isinstance(unit, str) else unit
+        with contextlib.chdir(self.folder):
+            self._runner(unit)
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory):
+    return Documents(tmp_path_factory.mktemp("documents"))
 
 
 @pytest.fixture(scope="session")

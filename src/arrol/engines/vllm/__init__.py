@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arrol.engines.vllm.admission import RequestCheck
+    from arrol.engines.vllm.endpoint import HeadEndpoint
     from arrol.engines.vllm.engine import VllmEngine
     from arrol.engines.vllm.request import PruningRequest, StopReport, pruning_args
     from arrol.engines.vllm.sampler import push_estimator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfidenceScheduler",
+    "HeadEndpoint",
     "PruningRequest",
     "PruningScheduler",
     "PruningWorker",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "ConfidenceScheduler": "scheduler",
+    "HeadEndpoint": "endpoint",
     "PruningRequest": "request",
     "PruningScheduler": "scheduler",
     "PruningWorker": "worker",

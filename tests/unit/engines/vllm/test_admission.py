@@ -69,3 +69,9 @@ def test_logits_stay_as_they_are(model):
     second = RequestCheck(None, None)
     assert second.add_request(0, SamplingParams(extra_args=GOOD)) is False
     assert second.apply(logits, None) is logits
+
+
+def test_the_first_runner_takes_it_only_without_drafts(model):
+    config = vllm_host.engine_config(model, speculative_config=vllm_host.DRAFTS, is_async=False)
+    with pytest.raises(ValueError, match=r"^Custom logits processors are not supported when speculative decoding is "):
+        build_logitsprocs(config, torch.device("cpu"), False, False, (NAME,))
