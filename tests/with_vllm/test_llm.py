@@ -25,7 +25,11 @@ from vllm_host import (
     worker_of,
 )
 
-PROBES, TOTAL, SIZE = (7, 20), 28, 4
+PROBES, TOTAL = ((4, 9), 13) if is_second_runner() else ((7, 20), 28)
+"""An interpreted step of the second runner takes a second."""
+SIZE = 4
+CHECK = {"logits_processors": ["arrol.engines.vllm:RequestCheck"]} if is_second_runner() else {}
+"""On the first runner ``test_admission.py`` asks it; here the scheduler's own refusals are seen."""
 PROMPTS = [list(range(40, 45)), list(range(60, 150)), [7] * 33]
 
 
@@ -40,7 +44,7 @@ def plain(model):
 
 @pytest.fixture(scope="module")
 def llm(model, plain):
-    with engine(model, **ARROL) as llm:
+    with engine(model, **ARROL, **CHECK) as llm:
         llm.collective_rpc("arrol_set_estimator", args=(snapshot_of(*PROBES).to_bytes(),))
         yield llm
 
@@ -58,6 +62,17 @@ def test_the_runner_is_the_one_that_was_asked_for(llm):
     runner, settings = type(worker_of(llm).model_runner), llm.llm_engine.vllm_config.scheduler_config
     assert any(base.__module__ == "vllm.v1.worker.gpu.model_runner" for base in runner.__mro__) == is_second_runner()
     assert settings.async_scheduling == is_second_runner()
+
+
+@pytest.mark.skipif(not CHECK, reason="see CHECK")
+def test_a_wrong_request_is_refused_before_it_is_admitted(llm):
+    from vllm.exceptions import VLLMValidationError
+
+    bad = params(TOTAL, n=2, group="bad", probe_tokens=PROBES)
+    bad.extra_args["arrol_keep_ratio"] = 7
+    with pytest.raises(VLLMValidationError, match=r"^arrol_keep_ratio = 7: "):
+        generate(llm, PROMPTS[:1], [bad])
+    assert set(leftovers(scheduler_of(llm)).values()) == {0}
 
 
 def test_features_equal_hugging_face_and_scores_are_the_heads(llm, reference):

@@ -10,6 +10,7 @@ import test_scarce_memory
 
 CLAIMS = [
     test_llm.test_the_runner_is_the_one_that_was_asked_for,
+    test_llm.test_a_wrong_request_is_refused_before_it_is_admitted,
     test_llm.test_features_equal_hugging_face_and_scores_are_the_heads,
     test_llm.test_the_stopped_have_as_many_tokens_as_the_probe_and_the_others_all,
     test_llm.test_pruning_changes_no_token_of_a_survivor_nor_of_the_stopped,

@@ -1,4 +1,4 @@
-"""Check of a request's arguments before vLLM admits it: a wrong one is HTTP 400, or ValueError in Python.
+"""Check of a request's arguments before vLLM admits it: a wrong one is HTTP 400, or ``VLLMValidationError``.
 
 ``--logits-processors arrol.engines.vllm:RequestCheck``, or the same name in the list ``logits_processors`` of ``LLM``.
 vLLM calls ``validate_params`` of each logits processor in the process that takes requests. Ours changes no logits. What
