@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -44,6 +44,13 @@ class TokenizerLike(Protocol):
 
     def __call__(self, *, text: TrlPrompts) -> Mapping[str, list[list[int]]]: ...
     def apply_chat_template(self, **options: object) -> Mapping[str, list[list[int]]]: ...
+
+
+@runtime_checkable
+class AdaptedModel(Protocol):
+    """A model with a PEFT adapter."""
+
+    def get_base_model(self) -> PreTrainedModel: ...
 
 
 class TrainerLike(Protocol):
@@ -112,7 +119,7 @@ def require_whole_groups(trainer: TrainerLike) -> None:
 
 def policy_of(model: PreTrainedModel) -> PreTrainedModel:
     """The causal language model; an adapter's layers lie inside it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model.get_base_model() if isinstance(model, AdaptedModel) else model
 
 
 def require_model(trainer: TrainerLike) -> None:
