@@ -166,7 +166,7 @@ def test_a_report_of_nothing_is_one_line(tmp_path, capsys):
     ("flags", "problem"),
     [
         (["--mixture", "{wizard = 1.0}"], "'wizard' is no solver of arithmetic; choose from"),
-        (["--demonstrations", "none.jsonl"], "demonstrations = 'none.jsonl': no such file; give a JSONL"),
+        (["--demonstrations", "none.jsonl"], "demonstrations = 'none.jsonl': no such file; give a file with"),
         (["--model", "./none"], "model = './none': no such folder"),
     ],
 )

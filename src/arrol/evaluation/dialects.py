@@ -88,10 +88,15 @@ def _named(names: Names) -> Callable[[Cells], Fields]:
 _plain = _named(PLAIN)
 
 
+def reward_columns(row: Mapping[str, Any]) -> list[str]:
+    """The columns of TRL's reward functions."""
+    return [name for name in row if "reward" in name.lower()]
+
+
 def _trl(cells: Cells) -> Fields:
     """TRL's logged completions: a column per reward function."""
     fields = _named(TRL)(cells)
-    rewards = [name for name in cells.row if "reward" in name.lower()]
+    rewards = reward_columns(cells.row)
     if len(rewards) == 1:  # of several, --column reward=NAME tells which one says right
         fields["reward"] = (rewards[0], cells.row[rewards[0]])
     return fields
@@ -181,7 +186,9 @@ def _old_lighteval(cells: Cells) -> Fields:
     texts = cells.row["predictions"]
     if not isinstance(texts, list) or not texts:
         cells.fail("predictions", "must be a list of at least one completion")
-    golds = cells.row.get("gold") or (_chosen(cells) if cells.row.get("choices") else None)
+    golds = cells.row.get("gold")
+    if golds in (None, "", []) and cells.row.get("choices"):
+        golds = _chosen(cells)
     fields: Fields = {
         "completion": ("predictions", texts),
         "prompt": ("full_prompt", cells.row["full_prompt"]),

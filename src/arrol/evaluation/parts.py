@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from arrol.errors import ConfigError, DataError
 from arrol.evaluation.cells import COUNT, NUMBER, Cells
-from arrol.evaluation.dialects import PLAIN, Fields, fields_of
+from arrol.evaluation.dialects import PLAIN, Fields, fields_of, reward_columns
 from arrol.evaluation.problems import Sample, sample_of
 from arrol.verifiers.extraction import boxed_content
 from arrol.verifiers.gold import any_of
@@ -69,6 +69,11 @@ def part_of(row: Mapping[str, Any], where: str, columns: Mapping[str, str] | Non
             )
     part = _part(Cells(dict(fields.values()), where), fields)
     if "answer" not in fields and "reward" not in fields:
+        if len(rewards := reward_columns(row)) > 1:
+            raise DataError(
+                f"samples: {where}: several columns hold rewards ({', '.join(rewards)}); "
+                "name the one that says right: --column reward=NAME"
+            )
         raise DataError(
             f"samples: {where}: no column holds gold answers or rewards (columns: {_listed(row)}); "
             "name it: --column answer=NAME, or --column reward=NAME"

@@ -1,4 +1,4 @@
-"""Supervised warm start: a model learns worked solutions, its task's own or those of a JSONL file.
+"""Supervised warm start: a model learns worked solutions, its task's own or those of a file.
 
 A mixture of solvers of different reliability gives reinforcement learning something to elicit, and the quality head
 something to see: which solver a completion imitates shows early and decides much. First steps may see exact solutions
@@ -7,7 +7,6 @@ only, so that the model learns to compute before it learns to be careless. Legen
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from arrol.configs.sft import ModelShape, SftConfig
 from arrol.errors import DataError
+from arrol.records.tables import table_rows
 from arrol.training.optimization import GuardedOptimizer, learning_rate
 from arrol.training.policy import token_logprobs
 
@@ -47,21 +47,18 @@ def new_model(shape: ModelShape, tokenizer: Any, seed: int) -> Any:
 
 
 def file_demonstrations(path: str) -> Demonstration:
-    """Prompt and solution columns of a JSONL file, cycled in order."""
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"demonstrations = {path!r}: no such file; give a JSONL with the fields prompt and solution")
+    """The columns ``prompt`` and ``solution`` of a file of any form (``records/tables.py``), cycled in order."""
+    if not Path(path).is_file():
+        raise DataError(f"demonstrations = {path!r}: no such file; give a file with the columns prompt and solution")
     rows = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            rows.append((str(row["prompt"]), str(row["solution"])))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"demonstrations = {path!r}: line {number} is no JSON object with prompt and solution; mend it"
-            ) from None
+    for where, row in table_rows(Path(path), field="demonstrations"):
+        prompt, solution = row.get("prompt"), row.get("solution")
+        if prompt is None or solution is None:
+            missing = "prompt" if prompt is None else "solution"
+            raise DataError(f"demonstrations: {where} has no {missing}; add the column, or remove that row")
+        rows.append((str(prompt), str(solution)))
     if not rows:
-        raise DataError(f"demonstrations = {path!r}: the file is empty; add a line with prompt and solution")
+        raise DataError(f"demonstrations = {path!r}: the file is empty; add a row with prompt and solution")
     return lambda position, is_first: rows[position % len(rows)]
 
 

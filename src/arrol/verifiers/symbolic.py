@@ -31,7 +31,7 @@ from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
 from arrol.verifiers.comparison import equality
 from arrol.verifiers.extraction import DEFAULT_MARKS, Found
-from arrol.verifiers.gold import can_be_paired, read_gold, split_parts
+from arrol.verifiers.gold import Gold, can_be_paired, read_gold, split_parts
 from arrol.verifiers.rules import Judged, judged, judged_answer
 from arrol.verifiers.spelling import tidied
 
@@ -59,8 +59,8 @@ class SymbolicVerifier:
         self.time_limit_s = time_limit_s
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
-        self._remembered: dict[tuple[str, str], tuple[bool, bool]] = {}
-        self._failed: set[tuple[str, str]] = set()
+        self._remembered: dict[tuple[str, str, float], tuple[bool, bool]] = {}
+        self._failed: set[tuple[str, str, float]] = set()
         self._timed_out = False
 
     def copy(self) -> Self:
@@ -110,16 +110,16 @@ class SymbolicVerifier:
         with self._lock:
             deadline = time.monotonic() + self.time_limit_s
             for part in [gold.joined] if gold.need_all else gold.parts:
-                right, timed_out = self._compared(found, part, deadline)
+                right, timed_out = self._compared(found, part, deadline, gold.tolerance)
                 if right or timed_out:
                     break
             else:
                 if gold.need_all and len(gold.parts) > 1:
-                    right, timed_out = self._paired(found, gold.parts, deadline)
+                    right, timed_out = self._paired(found, gold, deadline)
         reason = "out of time" if timed_out else ("equal" if right else "not equal")
         return replace(verdict, reward=float(right), timed_out=timed_out, verifier=MATH_VERIFY, reason=reason)
 
-    def _paired(self, found: str, golds: Sequence[str], deadline: float) -> tuple[bool, bool]:
+    def _paired(self, found: str, golds: Gold, deadline: float) -> tuple[bool, bool]:
         """Member by member; a pair that runs out of time is not the same, and ends the search."""
         timed_out = False
 
@@ -127,20 +127,23 @@ class SymbolicVerifier:
             nonlocal timed_out
             if timed_out:
                 return False
-            right, timed_out = self._compared(member, gold, deadline)
+            right, timed_out = self._compared(member, gold, deadline, golds.tolerance)
             return right
 
-        right = can_be_paired(split_parts(found), golds, same)
+        right = can_be_paired(split_parts(found), golds.parts, same)
         return right, timed_out and not right
 
-    def _compared(self, found: str, gold: str, deadline: float) -> tuple[bool, bool]:
+    def _compared(self, found: str, gold: str, deadline: float, tolerance: float) -> tuple[bool, bool]:
         """One answer and one part of the gold, by rules, memory or the worker: is it right, did it run out of time?"""
-        decided = equality(found, gold).right
+        decided = equality(found, gold, tolerance).right
         if decided is not None:
             return decided, False
-        question = (tidied(found), tidied(gold))
+        question = (tidied(found), tidied(gold), tolerance)
         if question not in self._remembered:
-            reply = self._reply({"gold": question[1], "found": question[0]}, max(0.001, deadline - time.monotonic()))
+            reply = self._reply(
+                {"gold": question[1], "found": question[0], "tolerance": tolerance},
+                max(0.001, deadline - time.monotonic()),
+            )
             result = (False, self._timed_out) if reply is None else (reply["right"] is True, False)
             if reply is None and question not in self._failed:
                 self._failed.add(question)

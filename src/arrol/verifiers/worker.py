@@ -8,6 +8,7 @@ The first line out is ``{"ready": true}``, or ``{"missing": "..."}`` when math-v
 kills this process at the time limit; when the parent is gone, an alarm ends it.
 """
 
+import itertools
 import json
 import logging
 import signal
@@ -38,12 +39,23 @@ def parse_gold(gold: str) -> list:
     return parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
 
 
-def compare(gold: str, found: str) -> dict[str, object]:
-    """Is ``found`` the same as ``gold``?"""
+def compare(gold: str, found: str, tolerance: float = 0.0) -> dict[str, object]:
+    """Is ``found`` the same as ``gold``, or within the tolerance of it?"""
     from math_verify import parse, verify
 
-    parsed = parse(f"\\boxed{{{found}}}", parsing_timeout=None)
-    return {"right": bool(verify(parse_gold(gold), parsed, timeout_seconds=None))}
+    golds, parsed = parse_gold(gold), parse(f"\\boxed{{{found}}}", parsing_timeout=None)
+    if verify(golds, parsed, timeout_seconds=None):
+        return {"right": True}
+    return {"right": tolerance > 0 and any(is_within(tolerance, *pair) for pair in itertools.product(golds, parsed))}
+
+
+def is_within(tolerance: float, gold: object, found: object) -> bool:
+    """True for two constants that are no further apart, up to the rounding of a float."""
+    from sympy import Expr
+
+    if not isinstance(gold, Expr) or not isinstance(found, Expr) or gold.free_symbols or found.free_symbols:
+        return False
+    return abs(complex((gold - found).evalf())) <= tolerance * (1 + 1e-9)
 
 
 def serve(time_limit_s: float) -> None:

@@ -105,11 +105,19 @@ def test_lm_eval_is_known_by_document_and_prompt():
 
 def test_of_several_rewards_a_flag_tells_which_says_right():
     row = {"step": 1, "prompt": "p", "completion": "a", "format_reward": 1.0, "accuracy_reward": 0.0, "advantage": 0.1}
-    with pytest.raises(
-        DataError, match=r"columns: step, prompt, .*accuracy_reward, advantage\); name it: .*reward=NAME"
-    ):
-        part(row)
+    with pytest.raises(DataError) as caught:
+        part_of(row, "'a.parquet' row 1")
+    assert str(caught.value) == (
+        "samples: 'a.parquet' row 1: several columns hold rewards (format_reward, accuracy_reward); "
+        "name the one that says right: --column reward=NAME"
+    )
     assert part_of(row, "f", {"reward": "accuracy_reward"}).samples == [Sample("a", reward=0.0)]
+
+
+@pytest.mark.parametrize("gold", [0, 0.0, "0", ["0"], [0]])
+@pytest.mark.parametrize("row", [{"full_prompt": "q", "predictions": ["a"]}, {"origin_prompt": "q", "prediction": "a"}])
+def test_a_gold_answer_may_be_zero(row, gold):
+    assert part({**row, "gold": gold}).gold == "0"
 
 
 def test_flags_name_columns_in_rows_of_any_tool():

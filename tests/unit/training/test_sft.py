@@ -1,5 +1,6 @@
 """Demonstrations in, a model that has learnt them out."""
 
+import gzip
 import json
 
 import pytest
@@ -62,6 +63,16 @@ def test_exact_solutions_come_first_and_the_loss_falls(tokenizer):
     assert rows[0][1]["train/learning_rate"] > rows[-1][1]["train/learning_rate"]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl.gz"])
+def test_a_file_may_have_any_form_of_a_table(tmp_path, name):
+    rows = [{"prompt": p, "solution": p + "!"} for p in "xy"]
+    text = "prompt,solution\nx,x!\ny,y!\n" if name == "a.csv" else json.dumps(rows, indent=1)
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    demonstration = file_demonstrations(str(tmp_path / name))
+    assert [demonstration(i, False) for i in range(3)] == [("x", "x!"), ("y", "y!"), ("x", "x!")]
+
+
 def test_a_file_is_cycled_in_order(tmp_path):
     path = tmp_path / "some.jsonl"
     path.write_text("".join(json.dumps({"prompt": p, "solution": p + "!"}) + "\n" for p in "xyz"))
@@ -72,11 +83,14 @@ def test_a_file_is_cycled_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "no such file; give a JSONL with the fields prompt and solution"),
-        ("", "the file is empty; add a line with prompt and solution"),
-        ('{"prompt": "a", "solution": "b"}\n{"prompt": "a"}\n', "line 2 is no JSON object with prompt and solution"),
-        ("{\n", "line 1 is no JSON object with prompt and solution"),
-        ("[1]\n", "line 1 is no JSON object with prompt and solution"),
+        (None, "no such file; give a file with the columns prompt and solution"),
+        ("", "the file is empty; add a row with prompt and solution"),
+        (
+            '{"prompt": "a", "solution": "b"}\n{"prompt": "a"}\n',
+            "line 2 has no solution; add the column, or remove that row",
+        ),
+        ("{\n", "is not JSON ("),
+        ("[1]\n", "row 1 is a number; every row must be an object with named columns"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line(tmp_path, content, problem):
@@ -85,5 +99,5 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, content, problem):
         path.write_text(content)
     with pytest.raises(DataError) as caught:
         file_demonstrations(str(path))
-    assert str(caught.value).startswith("demonstrations = ")
+    assert str(caught.value).startswith("demonstrations")
     assert problem in str(caught.value)

@@ -13,6 +13,7 @@ from arrol.errors import ConfigError, MissingExtraError
 from arrol.types import Verdict
 from arrol.verifiers import symbolic
 from arrol.verifiers.extraction import MAX_CHARS
+from arrol.verifiers.gold import with_tolerance
 from arrol.verifiers.rules import Judged
 from arrol.verifiers.symbolic import SymbolicVerifier
 
@@ -225,7 +226,7 @@ def test_lists_letters_intervals_and_units(verifier, text, gold, reward):
 def test_a_member_that_runs_out_of_time_ends_the_search(monkeypatch):
     asked, deadlines = [], set()
 
-    def compared(found, gold, deadline):
+    def compared(found, gold, deadline, tolerance):
         asked.append(gold)
         deadlines.add(deadline)
         return False, gold == "b"
@@ -286,3 +287,9 @@ def test_an_answer_extracted_before_is_judged_like_a_boxed_one(verifier):
 def test_a_copy_has_the_settings_and_a_worker_of_its_own(verifier):
     copy = SymbolicVerifier(("=>",), time_limit_s=2.0).copy()
     assert (copy.marks, copy.time_limit_s, copy._worker) == (("=>",), 2.0, None)
+
+
+def test_a_tolerance_holds_where_algebra_decides(verifier):
+    gold = with_tolerance("3.14", 0.02)
+    near, far = (verifier.verify(rf"\boxed{{\sum_{{k=1}}^3 {term}}}", gold) for term in ("1.05", "1.06"))
+    assert (near.is_right, near.verifier, far.is_right, far.verifier) == (True, "math-verify", False, "math-verify")

@@ -24,6 +24,13 @@ def test_compare_parses_both_sides():
     assert worker.compare("1/2", "nothing") == {"right": False}
 
 
+def test_a_tolerance():
+    assert worker.compare("3.14", r"\sum_{k=1}^3 1.05", 0.02) == {"right": True}
+    assert worker.compare("3.14", r"\sum_{k=1}^3 1.06", 0.02) == {"right": False}
+    assert worker.compare("3.14", r"x + \sum_{k=1}^3 1.05", 0.02) == {"right": False}
+    assert worker.compare("3.14", r"\sum_{k=1}^3 1.05") == {"right": False}
+
+
 def test_one_line_in_one_line_out_and_any_error_means_wrong():
     question = json.dumps({"gold": "1", "found": "1.0"})
     ready, right, broken, again = run_worker(question, json.dumps({"gold": "1"}), question)
