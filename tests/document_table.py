@@ -127,9 +127,9 @@ TABLE = {
     f"{VLLM_PYTHON} examples/03_vllm_offline.py served": Row("vllm", after=(EXPORT,)),
     "docs/vllm.md: from vllm import LLM, SamplingParams": Row("vllm", after=(EXPORT,)),
     f"{VLLM_PYTHON} examples/04_vllm_async.py served/policy": Row("vllm", after=(EXPORT,)),
-    SERVE: Row("test", why="tests/with_vllm/test_serving.py: SERVE"),
-    f"{VLLM_PYTHON} {CLIENT}": Row("test", why="tests/with_vllm/test_serving.py: CLIENT"),
-    PUSH: Row("test", why="tests/with_vllm/test_serving.py: PUSH"),
+    SERVE: Row("test", why="tests/with_vllm/test_serving.py: api_server"),
+    f"{VLLM_PYTHON} {CLIENT}": Row("test", why="tests/with_vllm/test_serving.py: 05_vllm_serve.py"),
+    PUSH: Row("test", why="tests/with_vllm/test_serving.py: curl"),
     # docs/verl.md
     "pip install '.[verl]'": Row("nowhere", why=INSTALL),
     VERL_QUICKSTART: Row("verl"),

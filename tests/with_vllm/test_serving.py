@@ -1,4 +1,7 @@
-"""``AsyncLLM``, and the OpenAI server of docs/vllm.md: engine processes of their own, the head from the environment."""
+"""``AsyncLLM``, and the OpenAI server of docs/vllm.md: engine processes of their own, the head from the environment.
+
+The commands are those of the page: ``api_server``, its client ``05_vllm_serve.py``, and ``curl`` with a new head.
+"""
 
 import asyncio
 import json

@@ -109,7 +109,7 @@ def require_whole_layers(trainer: TrainerLike) -> None:
 def require_whole_groups(trainer: TrainerLike) -> None:
     """ConfigError where the rollouts of one prompt would lie on several processes."""
     args = trainer.args
-    if args.per_device_train_batch_size * args.steps_per_generation % trainer.num_generations:
+    if args.generation_batch_size // trainer.accelerator.num_processes % trainer.num_generations:
         raise ConfigError(
             f"per_device_train_batch_size = {args.per_device_train_batch_size}: times steps_per_generation = "
             f"{args.steps_per_generation} it is no multiple of num_generations = {trainer.num_generations}, which "
