@@ -61,9 +61,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smollm2_data(tmp_path_factory):
-    """Folder with word problems and the first three layers of SmolLM2-135M: a step of all thirty takes minutes."""
+    """Folder with word problems and the first layer of SmolLM2-135M: a step of all thirty takes minutes."""
     folder = tmp_path_factory.mktemp("smollm2_data")
-    verl_host.prepare_smollm2(folder, num_layers=3)
+    verl_host.prepare_smollm2(folder, num_layers=1)
     return folder
 
 
@@ -93,7 +93,7 @@ ARMS = {
         (
             "+arrol.warmup_steps=0",
             "data.max_prompt_length=64",
-            "data.max_response_length=16",
+            "data.max_response_length=12",
             "trainer.test_freq=-1",
         ),
         sizes={"prompts": 2, "steps": 6},
