@@ -21,6 +21,7 @@ WRITE_DATA = ".venv-trl/bin/python examples/06_trl.py --write-data runs/arithmet
 EVAL = (
     "arrol eval configs/arithmetic.toml --evaluation.samples_per_prompt 16 --evaluation.num_prompts 100 --confidences"
 )
+LAB = "arrol lab configs/arithmetic.toml --out runs/pool.safetensors"
 TRAIN_VLLM = ".venv-vllm/bin/arrol train configs/arithmetic-vllm.toml"
 EXPORT = ".venv-vllm/bin/arrol export runs/arithmetic-vllm --to served --head-size 64"
 CLASSES = "--logits-processors arrol.engines.vllm:RequestCheck"
@@ -90,6 +91,13 @@ TABLE = {
     # docs/algorithms, docs/test_time.md, docs/tour.md
     "docs/algorithms/allocation.md: [allocation]": Row("main", save="allocation.toml"),
     EVAL: Row("main", run=EVAL.replace("num_prompts 100", "num_prompts 6")),
+    # docs/lab.md
+    LAB: Row("main", run="+ --prompts 6 --rollouts 12 --sketch-size 16 --visits 2"),
+    "arrol lab runs/pool.safetensors": Row("main", run="+ --visits 2", after=(LAB,)),
+    "docs/lab.md: [[designs]]": Row("main", save="designs.toml"),
+    "arrol lab runs/pool.safetensors --designs designs.toml --cost flops --cost 7b": Row(
+        "main", run="+ --visits 2", after=(LAB, "docs/lab.md: [[designs]]")
+    ),
     "arrol vote --samples runs/arithmetic/samples.jsonl --window 16": Row("main", after=(EVAL,)),
     "docs/tour.md: cli > reports | integrations > training | evaluation > assembly > engines > pruning | algorithms |"
     " tasks | test_time": Row("nowhere", why=DRAWING),

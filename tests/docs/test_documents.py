@@ -8,6 +8,7 @@ import pytest
 from arrol.cli.main import build_parser
 from arrol.configs.base import read_toml, validate
 from arrol.configs.run import CompareConfig, RunConfig
+from arrol.lab.designs import DesignsConfig
 from document_table import CI, TABLE
 from documents import ROOT, SUITES, commands_of, pages, units, units_of
 
@@ -46,6 +47,9 @@ def test_it_runs(unit, run):
     run(unit)
     if unit.language == "toml":
         values = tomllib.loads(unit.text)
+        if "designs" in values:
+            validate(DesignsConfig, values)
+            return
         validate(RunConfig, {"name": "here", "model": "model", "task": {"name": "arithmetic"}, **values})
 
 

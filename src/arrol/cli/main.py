@@ -13,7 +13,7 @@ from arrol.errors import ArrolError
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 130
-WITH_FLAGS = ("sft", "train", "compare", "eval", "grpo")
+WITH_FLAGS = ("sft", "train", "compare", "eval", "grpo", "lab")
 """Commands that take the fields of a config as flags."""
 OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example {example}."
 EXITS = (
@@ -65,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--rules", metavar="A,B", help="votes, for example majority,rank,confidence:tail:top10; default all"
     )
     vote.add_argument("--window", type=int, default=2048, metavar="N", help="tokens of a window of DeepConf")
+    _lab_options(
+        _command(commands, "lab", "collect rollouts with gradients, and judge designs on them", "--task.max_ops 8")
+    )
     report = _command(commands, "report", "table, plots and one HTML page from the records of runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a comparison")
     report.add_argument("--out", default=None, metavar="DIR", help="where to write; default RUN/report")
@@ -86,6 +89,30 @@ def _command(commands: argparse._SubParsersAction, name: str, text: str, example
     command = commands.add_parser(name, help=text, description=description, epilog=epilog, allow_abbrev=False)
     command.add_argument("--json", action="store_true", help="print JSON, progress to stderr")
     return command
+
+
+def _lab_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source",
+        metavar="CONFIG|RUN|POOL",
+        help="TOML file of a run, or the folder of one, to collect; a pool (.safetensors) to judge",
+    )
+    command.add_argument("--out", metavar="POOL", help="pool to write; default RUN/pool.safetensors")
+    for name, default, text in (
+        ("--prompts", 64, "training prompts of the pool"),
+        ("--rollouts", 96, "rollouts of each prompt"),
+        ("--sketch-size", 512, "numbers of a gradient's sketch; 0 leaves gradients out"),
+        ("--visits", 64, "visits of each prompt on which a design is judged"),
+        ("--workers", 1, "processes that judge designs"),
+    ):
+        command.add_argument(name, type=int, default=default, metavar="N", help=f"{text}; default {default}")
+    command.add_argument(
+        "--parameters", action="append", default=[], metavar="PATTERN", help="parameters to sketch, such as '*.29.*'"
+    )
+    command.add_argument("--designs", metavar="FILE", help="TOML file of designs to judge instead of the usual ones")
+    command.add_argument(
+        "--cost", action="append", default=[], metavar="NAME", help="flops, measured, 1.3b, 7b, 13b, or such as 4:3"
+    )
 
 
 def _samples_options(command: argparse.ArgumentParser, *, required: bool) -> None:
@@ -195,6 +222,11 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.vote import run_vote
 
         return run_vote(options)
+    if options.command == "lab":
+        _hide_loading_bars()
+        from arrol.cli.lab import run_lab
+
+        return run_lab(options, flags)
     if options.command == "report":
         from arrol.cli.report import run_report
 

@@ -60,7 +60,7 @@ class Learner:
         self.model.eval()  # no dropout: it would make the ratio of an unchanged policy differ from 1
         if lessons is None:
             lessons = [Lesson(whole(len(group.rollouts))) for group in groups]
-        signals = [self._signal(group, lesson) for group, lesson in zip(groups, lessons, strict=True)]
+        signals = step_signals(groups, lessons, self._config)
         examples = [
             group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=self._uses_reference)
             for group, signal in zip(groups, signals, strict=True)
@@ -91,15 +91,6 @@ class Learner:
         factors = iter(thinned(contribution_R, [e.rollout.rollout_id for e in rows], share, seed=self._config.seed))
         scaled = [[replace(e, weight=e.weight * float(next(factors))) for e in part] for part in examples]
         return [[example for example in part if example.weight] for part in scaled]
-
-    def _signal(self, group: RolloutGroup, lesson: Lesson) -> GroupSignal:
-        return lesson_signal(
-            Observed(trained_rewards(group, self._config), group.survival_G, group.quality_G),
-            lesson,
-            self._algorithm,
-            posterior=self._config.allocation.posterior,
-            exact_count=self._config.pruning.draw == "systematic",
-        )
 
     @property
     def _corrects(self) -> bool:
@@ -195,6 +186,20 @@ class Learner:
         if self._uses_reference:
             metrics["loss/kl"] = sums["kl"] / tokens
         return metrics
+
+
+def step_signals(groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], config: RunConfig) -> list[GroupSignal]:
+    """Advantages and weights of a step's groups, in order; see :func:`arrol.algorithms.lesson.lesson_signal`."""
+    return [
+        lesson_signal(
+            Observed(trained_rewards(group, config), group.survival_G, group.quality_G),
+            lesson,
+            config.algorithm,
+            posterior=config.allocation.posterior,
+            exact_count=config.pruning.draw == "systematic",
+        )
+        for group, lesson in zip(groups, lessons, strict=True)
+    ]
 
 
 def trained_rewards(group: RolloutGroup, config: RunConfig) -> np.ndarray:

@@ -1,0 +1,194 @@
+"""``arrol lab``: collect a pool of rollouts with gradients, and judge designs on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from arrol import assembly
+from arrol.cli.sampling import newest_state
+from arrol.cli.tables import print_json
+from arrol.configs.base import validate
+from arrol.configs.flags import override
+from arrol.configs.run import RunConfig, load_run
+from arrol.errors import ConfigError
+from arrol.lab.collect import Collector, PoolPlan, collect
+from arrol.lab.costs import cost_model
+from arrol.lab.designs import allocation_designs, group_sizes, possible, pruning_designs, read_designs
+from arrol.lab.merit import Design, Judgement, Merit, base_config, judge, merits
+from arrol.lab.moments import Moments
+from arrol.lab.pool import SUFFIX, Pool
+from arrol.records.store import portable, provenance
+from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device
+
+COSTS = ("flops", "4:3", "7b")
+"""Cost models of the table unless others are named."""
+
+
+def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
+    console = Console(stderr=options.json, markup=False, highlight=False)
+    path = Path(options.source)
+    if path.suffix == SUFFIX:
+        _refuse_with_pool(options, flags)
+        pool = Pool.load(path)
+    else:
+        pool = collected(options, flags, console)
+        if not pool.has_gradients:
+            return 0
+    base = base_config(validate(RunConfig, pool.meta["config"]))
+    designs = read_designs(options.designs) if options.designs else standard_designs(pool, base)
+    models = [cost_model(name, pool) for name in options.cost or COSTS]
+    found = judged(pool, base, designs, options, console)
+    moments = Moments.of(pool)
+    tables = {model.name: merits(found, moments, model) for model in models}
+    if options.json:
+        print_json({"pool": pool_facts(pool, moments), "designs": _rows(found, tables)})
+    else:
+        print_designs(console, found, tables)
+        facts = pool_facts(pool, moments)
+        console.print(
+            f"{facts['prompts']} prompts x {facts['rollouts']} rollouts; sigma_w/sigma_b {facts['ratio']:.2f}, best "
+            f"group size about {facts['best_size']:.1f}. Merit: beside the first design, 95% interval over prompts.",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def collected(options: argparse.Namespace, flags: Sequence[str], console: Console) -> Pool:
+    """The pool of a config's policy, or of a run's newest checkpoint; collected unless ``--out`` holds it already."""
+    config, policy = _source(options.source, flags)
+    plan = PoolPlan(options.prompts, options.rollouts, options.sketch_size, tuple(options.parameters))
+    path = Path(options.out) if options.out else Path(config.out_dir) / config.name / f"pool{SUFFIX}"
+    if path.suffix != SUFFIX:
+        raise ConfigError(f"--out = {str(path)!r}: a pool is a {SUFFIX} file; give such a name")
+    if path.exists():
+        raise ConfigError(f"--out = {str(path)!r}: exists; judge it with arrol lab {path}, or give another --out")
+    torch.set_num_threads(config.num_threads)
+    tokenizer = load_tokenizer(policy)
+    model = load_policy(policy, resolve_device(config.device))
+    task = assembly.build_task(config.task, tokenizer, seed=config.seed)
+    try:
+        prompts = [task.train_prompt(position) for position in range(plan.prompts)]
+        require_positions(model.config, prompts, config.sampling.max_completion_tokens)
+        collector = Collector(config, model, tokenizer, task, plan)
+        meta = pool_meta(config, collector.plan, policy, sum(weight.numel() for weight in model.parameters()))
+        columns = (TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task("", total=plan.prompts)
+            pool = collect(collector, path, meta, lambda done, total: progress.update(bar, completed=done))
+    finally:
+        task.close()
+    console.print(f"pool: {path}", soft_wrap=True)
+    return pool
+
+
+def pool_meta(config: RunConfig, plan: PoolPlan, policy: str, num_parameters: int) -> dict[str, Any]:
+    """Provenance of a pool, of JSON values."""
+    source = provenance(sys.argv, [config.seed])
+    named = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
+    return {
+        "config": portable(config.model_dump(mode="json")),
+        "plan": named,
+        "policy": portable(policy),
+        "num_parameters": num_parameters,
+        "provenance": {**asdict(source), "seeds": list(source.seeds)},
+    }
+
+
+def standard_designs(pool: Pool, base: RunConfig) -> list[Design]:
+    """The config's own group size first, which is the reference; then the other levers."""
+    size = base.training.group_size
+    sizes = [design for design in group_sizes() if design.change["training"]["group_size"] != size]
+    own = Design(f"group of {size}", {"training": {"group_size": size}})
+    return possible([own, *sizes, *pruning_designs(pool, size), *allocation_designs(size)], base)
+
+
+def judged(
+    pool: Pool, base: RunConfig, designs: Sequence[Design], options: argparse.Namespace, console: Console
+) -> list[Judgement]:
+    """Every design, in order; in worker processes where ``--workers`` says so."""
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("designs", total=len(designs))
+        if options.workers <= 1:
+            return [_judged(pool, design, base, options.visits, progress, bar) for design in designs]
+        with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as workers:
+            waiting = [workers.submit(judge, pool, design, base, visits=options.visits) for design in designs]
+            found = []
+            for wait in waiting:
+                found.append(wait.result())
+                progress.advance(bar)
+            return found
+
+
+def _judged(pool: Pool, design: Design, base: RunConfig, visits: int, progress: Progress, bar: Any) -> Judgement:
+    found = judge(pool, design, base, visits=visits)
+    progress.advance(bar)
+    return found
+
+
+def pool_facts(pool: Pool, moments: Moments) -> dict[str, Any]:
+    """Numbers of the pool itself."""
+    return {
+        "prompts": pool.num_prompts,
+        "rollouts": pool.num_rollouts,
+        "success": float(pool.reward_PN[pool.is_known_PN].mean()),
+        "tokens": float(pool.length_PN[pool.is_known_PN].mean()),
+        "ratio": moments.ratio,
+        "best_size": 1 + moments.ratio,
+    }
+
+
+def print_designs(console: Console, found: Sequence[Judgement], tables: dict[str, list[Merit]]) -> None:
+    """One row per design, one column per cost model."""
+    table = Table()
+    table.add_column("design")
+    for name in tables:
+        table.add_column(f"merit, {name}", justify="right")
+    for head in ("rollouts", "kept", "trained", "bias"):
+        table.add_column(head, justify="right")
+    for number, one in enumerate(found):
+        cells = [
+            f"{rows[number].merit:.2f} ({rows[number].low:.2f} to {rows[number].high:.2f})" for rows in tables.values()
+        ]
+        bias = f"{one.bias:.2f}" if one.is_biased else "-"
+        table.add_row(one.name, *cells, f"{one.group_size:.1f}", f"{one.kept:.2f}", f"{one.trained:.2f}", bias)
+    console.print(table)
+
+
+def _rows(found: Sequence[Judgement], tables: dict[str, list[Merit]]) -> list[dict[str, Any]]:
+    rows = []
+    for number, one in enumerate(found):
+        facts = {"group_size": one.group_size, "kept": one.kept, "trained": one.trained, "bias": one.bias}
+        merit = {name: asdict(table[number]) for name, table in tables.items()}
+        rows.append({"name": one.name, **facts, "is_biased": one.is_biased, "merit": merit})
+    return rows
+
+
+def _source(source: str, flags: Sequence[str]) -> tuple[RunConfig, str]:
+    """The config, and the folder or hub name of its policy."""
+    if not Path(source).is_dir():
+        config = load_run(source, flags)
+        return config, config.model
+    checkpoint, state = newest_state(source)
+    folder = Path(source).resolve()
+    values = override(RunConfig, state["config"], flags)
+    config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
+    return config, str(checkpoint / "policy")
+
+
+def _refuse_with_pool(options: argparse.Namespace, flags: Sequence[str]) -> None:
+    if flags:
+        raise ConfigError(f"flag = {flags[0]!r}: a pool has its config inside; leave it out, or collect another pool")
+    if options.out:
+        raise ConfigError(f"--out = {options.out!r}: a pool is judged, nothing is collected; leave it out")

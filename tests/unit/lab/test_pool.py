@@ -1,0 +1,58 @@
+"""A pool in memory and on disk."""
+
+import numpy as np
+import pytest
+
+from arrol.errors import DataError
+from arrol.lab.pool import Pool
+
+
+def test_a_file_gives_the_same_pool(pool, tmp_path):
+    pool.save(tmp_path / "a" / "p.safetensors")
+    read = Pool.load(tmp_path / "a" / "p.safetensors")
+    assert read.keys == pool.keys
+    assert read.probe_tokens == pool.probe_tokens
+    assert read.meta == pool.meta
+    for name in ("reward_PN", "length_PN", "token_ids_T", "logprobs_T", "features_PNKF", "quality_PNK", "sketch_PND"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(pool, name))
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["p.safetensors"]
+
+
+def test_parts_join_to_the_whole(pool):
+    joined = Pool.join([pool.part([0, 1]), pool.part([2]), pool.part([3, 4, 5])])
+    assert joined.keys == pool.keys
+    np.testing.assert_array_equal(joined.token_ids_T, pool.token_ids_T)
+    assert joined.tokens(2, 7) == pool.tokens(2, 7) == pool.part([2]).tokens(0, 7)
+    np.testing.assert_array_equal(joined.logprobs(5, 3), pool.logprobs(5, 3))
+
+
+def test_mean_logprobs_are_those_of_the_first_tokens(pool):
+    mean_PNK = pool.mean_logprobs()
+    for rollout in range(5):
+        for k, tokens in enumerate(pool.probe_tokens):
+            expected = pool.logprobs(1, rollout)[:tokens].mean() if pool.length_PN[1, rollout] >= tokens else np.nan
+            np.testing.assert_allclose(mean_PNK[1, rollout, k], expected, rtol=1e-5)
+
+
+def test_rollouts_without_a_reward_are_not_known():
+    pool = Pool(("a",), np.array([[1.0, np.nan, 0.0]]), np.array([[2, 3, 0]]))
+    assert pool.is_known_PN.tolist() == [[True, False, False]]
+    assert not pool.has_gradients
+    assert not pool.has_features
+    assert pool.tokens(0, 1) == (0, 0, 0)
+    assert pool.logprobs(0, 0).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("content", [b"", b"no pool", b"\x10" + b"\x00" * 40])
+def test_another_file_is_one_line(tmp_path, content):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"pool = .*x.safetensors': cannot be read .*; collect it again"):
+        Pool.load(tmp_path / "x.safetensors")
+
+
+def test_a_safetensors_file_of_another_kind_is_named(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(DataError, match=r"is no pool; give a file that arrol lab wrote"):
+        Pool.load(tmp_path / "x.safetensors")
