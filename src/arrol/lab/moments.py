@@ -88,7 +88,7 @@ class Moments:
         return float(np.sqrt(self.within / self.between)) if self.between > 0 else float("inf")
 
 
-def merit(between: float, error: float | np.ndarray, cost: float | np.ndarray) -> np.ndarray:
+def merit(between: float | np.ndarray, error: float | np.ndarray, cost: float | np.ndarray) -> np.ndarray:
     """1 / ((sigma_b^2 + V) C)."""
     return 1.0 / np.maximum((between + np.asarray(error)) * np.asarray(cost), TINY)
 
