@@ -16,10 +16,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arrol.configs.method import AlgorithmBase
 from arrol.types import RolloutId
 
 THINNING_STREAM = 7
 """Second word of the key."""
+
+
+def thinning_share(config: AlgorithmBase, *, is_pruned: bool) -> float:
+    """``share`` of a step; ``is_pruned``: a rollout of it was stopped."""
+    return config.thinning if (is_pruned or config.thins == "always") and not config.kl_coef else 0.0
 
 
 def training_probability(contribution_R: np.ndarray, share: float) -> np.ndarray:

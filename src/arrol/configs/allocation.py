@@ -161,6 +161,16 @@ class KnapsackAllocation(AllocationBase):
     """Most rollouts of one prompt; 0 is four times group_size."""
 
 
+class NeymanAllocation(AllocationBase):
+    """Rollouts where the outcome is most uncertain, every prompt with the same weight in the gradient."""
+
+    rule: Literal["neyman"] = "neyman"
+    least: int = Field(2, ge=2)
+    """Rollouts of every prompt, at least 2: one alone has no baseline."""
+    max_group: int = Field(0, ge=0)
+    """Most rollouts of one prompt; 0 is four times group_size."""
+
+
 class PodsAllocation(AllocationBase):
     """PODS, arXiv 2504.13818: of a full group, the rollouts of largest reward variance train."""
 
@@ -195,6 +205,7 @@ AllocationConfig = Annotated[
     | ReinforceAdaAllocation
     | PilotCommitAllocation
     | KnapsackAllocation
+    | NeymanAllocation
     | PodsAllocation
     | CppoAllocation
     | MoppsAllocation,

@@ -247,9 +247,11 @@ class AlgorithmBase(StrictModel):
     """Weight of the KL to the frozen reference, 0 or more; 0 loads no reference."""
     importance_cap: float = Field(0.0, ge=0)
     """Cap of the truncated importance weight between trainer and engine; 0 trusts the engine's log-probs."""
-    thinning: float = Field(0.5, ge=0, le=1)
-    """In steps with pruned rollouts, survivors whose |advantage x weight| is below this share of the step's root mean
-    square train by a lottery and count 1/probability (unbiased); in [0, 1], 0 trains all. Off with ``kl_coef``."""
+    thinning: float = Field(0.5, ge=0)
+    """Rollouts whose |advantage x weight| is below this share of the step's root mean square train by a lottery and
+    count 1/probability (unbiased); 0 trains all, above 1 the lottery takes typical rollouts too. Off with ``kl_coef``."""
+    thins: Literal["pruned", "always"] = "pruned"
+    """Steps with that lottery: those in which a rollout was stopped, or every one."""
 
 
 class GrpoConfig(AlgorithmBase):

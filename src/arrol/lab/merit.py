@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from arrol.algorithms.allocation.allocator import RULES
+from arrol.algorithms.thinning import thinning_share
 from arrol.configs.allocation import UniformAllocation
-from arrol.configs.base import validate
-from arrol.configs.flags import change
+from arrol.configs.base import merge, validate
 from arrol.configs.method import DrGrpoConfig, NeverRule
 from arrol.configs.run import RunConfig
 from arrol.errors import DataError
@@ -95,8 +95,16 @@ def base_config(config: RunConfig) -> RunConfig:
 
 
 def design_config(base: RunConfig, design: Design) -> RunConfig:
-    """The config of a design; its step holds as many rollouts as the base's."""
-    config = validate(RunConfig, change(RunConfig, base.model_dump(mode="json"), design.change)[0])
+    """The config of a design; its step holds as many rollouts as the base's.
+
+    A section in which the design names another rule or algorithm has that one's defaults, not the base's values.
+    """
+    values = base.model_dump(mode="json")
+    for name, changed in design.change.items():
+        tag = {"pruning": "rule", "allocation": "rule", "algorithm": "name"}.get(name)
+        if tag in changed and changed[tag] != values[name][tag]:
+            values[name] = {}
+    config = validate(RunConfig, merge(values, design.change))
     rows = base.training.prompts_per_step * base.training.group_size
     prompts = max(1, round(rows / config.training.group_size))
     return config.model_copy(update={"training": config.training.model_copy(update={"prompts_per_step": prompts})})
@@ -126,7 +134,8 @@ def judge(pool: Pool, design: Design, base: RunConfig, *, visits: int = 64, seed
 
 def _is_whole(config: RunConfig) -> bool:
     """Every rollout of a group runs to its end and trains with the same weight."""
-    return isinstance(config.pruning, NeverRule) and config.allocation.rule == "uniform"
+    plain = isinstance(config.pruning, NeverRule) and config.allocation.rule == "uniform"
+    return plain and not thinning_share(config.algorithm, is_pruned=False)
 
 
 def _replayed(name: str, pool: Pool, moments: Moments, visits: Sequence[Visit], is_single_wave: bool) -> Judgement:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arrol import assembly
-from arrol.algorithms.thinning import training_probability
+from arrol.algorithms.thinning import thinning_share, training_probability
 from arrol.configs.method import OracleRule
 from arrol.configs.run import RunConfig
 from arrol.engines.asked import Asked, report_ends
@@ -239,7 +239,7 @@ def _visits(
 ) -> list[Visit]:
     """``per_prompt``: what the sum over a group's rollouts is divided by."""
     is_pruned = any(rollout.survival < 1 for group in groups for rollout in group.rollouts if rollout.survived)
-    share = config.algorithm.thinning if is_pruned else 0.0
+    share = thinning_share(config.algorithm, is_pruned=is_pruned)
     is_taught = [(contribution_G != 0) for contribution_G in contributions]
     flat = np.concatenate([c[taught] for c, taught in zip(contributions, is_taught, strict=True)])
     probability = iter(training_probability(flat, share))

@@ -18,7 +18,7 @@ from arrol.algorithms.allocation.selection import whole
 from arrol.algorithms.dapo import overlong_penalty
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.losses import Denominator, LossInputs, policy_loss
-from arrol.algorithms.thinning import thinned
+from arrol.algorithms.thinning import thinned, thinning_share
 from arrol.configs.method import AlgorithmConfig, DapoConfig
 from arrol.configs.run import RunConfig
 from arrol.engines.embedded.decoder import flat_decoder
@@ -86,7 +86,7 @@ class Learner:
         """
         rows = [example for part in examples for example in part]
         is_pruned = any(example.rollout.survival < 1 for example in rows)
-        share = self._algorithm.thinning if is_pruned and not self._uses_reference else 0.0
+        share = thinning_share(self._algorithm, is_pruned=is_pruned)
         contribution_R = np.array([example.advantage * example.weight for example in rows])
         factors = iter(thinned(contribution_R, [e.rollout.rollout_id for e in rows], share, seed=self._config.seed))
         scaled = [[replace(e, weight=e.weight * float(next(factors))) for e in part] for part in examples]

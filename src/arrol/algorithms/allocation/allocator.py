@@ -29,7 +29,7 @@ from arrol.algorithms.allocation.aero import Aero
 from arrol.algorithms.allocation.prompts import DRAW_STREAM, DynamicSampling, Greso, Mopps
 from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, SingleWave, Source, StepShape, Tally
 from arrol.algorithms.allocation.selection import SELECTION_STREAM
-from arrol.algorithms.allocation.sizes import Knapsack, PilotCommit, ReinforceAda
+from arrol.algorithms.allocation.sizes import Knapsack, Neyman, PilotCommit, ReinforceAda
 from arrol.algorithms.allocation.subsets import Subset
 from arrol.algorithms.lesson import Lesson
 from arrol.algorithms.posterior import Belief, prior_belief
@@ -46,6 +46,7 @@ RULES: dict[str, type[AllocationRule[Any]]] = {
     "reinforce_ada": ReinforceAda,
     "pilot_commit": PilotCommit,
     "knapsack": Knapsack,
+    "neyman": Neyman,
     "pods": Subset,
     "cppo": Subset,
     "mopps": Mopps,

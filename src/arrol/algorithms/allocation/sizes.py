@@ -1,4 +1,4 @@
-"""How many rollouts a prompt gets: Reinforce-Ada's rounds, Pilot-Commit's two stages, Knapsack RL's budget.
+"""How many rollouts a prompt gets: Reinforce-Ada's rounds, Pilot-Commit's two stages, Knapsack RL's budget, Neyman's.
 
 * ``reinforce_ada``  arXiv 2510.04996. Rounds of ``round_size`` until the exit condition or ``max_rounds``; of each
                      prompt at most ``keep_size`` train, as balanced as they can be; mean and spread from all.
@@ -9,6 +9,10 @@
                      worth less, so the best use of a budget is greedy, and equals the paper's dynamic programme.
                      Deviations: (1) p is the posterior mean, never 0 or 1, so no separate rule for p = 0 is needed;
                      (2) a ceiling ``max_group`` instead of an expected cost.
+* ``neyman``         ours. A group of n has the error p (1-p) |S|^2 / (n-1) about, so for a budget n - 1 is proportional
+                     to the root of E[p (1-p)] under the posterior, which never is 0: one unlucky visit starves no
+                     prompt. Weights (mean n - 1) / (n - 1) give every prompt the same share of the gradient, so the
+                     objective stays that of equal groups. Gradients and lengths are taken to be equal.
 
 Legend: ``P`` prompts, ``N`` rollouts of a prompt.
 """
@@ -23,8 +27,14 @@ import numpy as np
 from arrol.algorithms.allocation.prompts import DynamicSampling
 from arrol.algorithms.allocation.rule import AllocationRule, Believe, Outcomes, Source, StepShape, Tally, first_accepted
 from arrol.algorithms.allocation.selection import Selection, balanced, empty, whole
-from arrol.algorithms.posterior import Belief
-from arrol.configs.allocation import KnapsackAllocation, PilotCommitAllocation, ReinforceAdaAllocation
+from arrol.algorithms.posterior import Belief, rate_variance
+from arrol.configs.allocation import (
+    KnapsackAllocation,
+    NeymanAllocation,
+    PilotCommitAllocation,
+    ReinforceAdaAllocation,
+)
+from arrol.stats import bisect_increasing
 from arrol.types import Prompt, State
 
 
@@ -119,6 +129,46 @@ class Knapsack(AllocationRule[KnapsackAllocation]):
             least=config.least,
             most=config.max_group or 4 * shape.group_size,
         )
+
+
+class Neyman(AllocationRule[NeymanAllocation]):
+    """All rollouts in one wave, sizes by the expected variance of the outcome."""
+
+    is_single_wave = True
+
+    @property
+    def first_size(self) -> int:
+        return self.config.least
+
+    def first_waves(self, belief_P: Sequence[Belief]) -> np.ndarray:
+        config, shape = self.config, self.shape
+        spread_P = np.sqrt([rate_variance(belief, "expected") for belief in belief_P])
+        budget = shape.group_size * len(belief_P)
+        return neyman_sizes(spread_P, budget, least=config.least, most=config.max_group or 4 * shape.group_size)
+
+    def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
+        count = len(outcomes.reward_G)
+        factor = (self.shape.group_size - 1) / max(count - 1, 1)
+        return Selection(np.ones(count, bool), np.full(count, factor), is_whole=True)
+
+
+def neyman_sizes(spread_P: np.ndarray, budget: int, *, least: int, most: int) -> np.ndarray:
+    """int ``[P]``: sizes in [least, most] that add up to the budget, size - 1 proportional to the spread where it can.
+
+    ``spread_P`` is above 0. Sizes are rounded down, then the largest remainders go up; ties to the earlier prompt.
+    """
+    budget = int(np.clip(budget, least * len(spread_P), most * len(spread_P)))
+
+    def excess(log_scale: float) -> float:
+        return float(np.clip(1 + np.exp(log_scale) * spread_P, least, most).sum()) - budget
+
+    reach = float(np.log(most / spread_P.min())) + 1.0
+    size_P = np.clip(1 + np.exp(bisect_increasing(excess, -40.0, reach)) * spread_P, least, most)
+    whole_P = np.floor(size_P + 1e-9).astype(int)
+    missing = budget - int(whole_P.sum())
+    order = np.argsort(-np.where(whole_P < most, size_P - whole_P, -1.0), kind="stable")
+    whole_P[order[:missing]] += 1
+    return whole_P
 
 
 def rollouts_value(rate: np.ndarray, count: np.ndarray) -> np.ndarray:
