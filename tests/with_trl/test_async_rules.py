@@ -90,6 +90,13 @@ def test_knapsack_spends_its_budget(folder, tmp_path):
     assert [batch.metrics["allocation/rollouts_asked"] for batch in made] == [14.0] * 3
 
 
+def test_neyman_spends_the_batch_and_starves_none(folder, tmp_path):
+    _, made = batches(folder, tmp_path, allocation="neyman")
+    asked = [batch.metrics["allocation/rollouts_asked"] for batch in made]
+    assert len(set(asked)) == 1
+    assert min(len(group) for batch in made for group in groups_of(batch).values()) >= 2
+
+
 def test_a_later_wave_is_pruned_too(folder, tmp_path):
     """Dynamic sampling and pruning in one batch: refilled prompts lose rollouts as the first ones do."""
     _, made = batches(

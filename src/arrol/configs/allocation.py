@@ -227,6 +227,12 @@ def require_possible(config: AllocationConfig, group_size: int, num_prompts: int
     """ValueError for sizes that contradict each other or the budgets."""
     first, field = first_wave(config, group_size)
     started = first * num_prompts
+    if isinstance(config, NeymanAllocation) and 0 < config.max_group < group_size:
+        raise ValueError(
+            f"allocation.max_group = {config.max_group}: less than training.group_size = {group_size}; raise it"
+        )
+    if isinstance(config, NeymanAllocation) and config.least > group_size:
+        raise ValueError(f"allocation.least = {config.least}: more than training.group_size = {group_size}; lower it")
     if isinstance(config, (AeroAllocation, KnapsackAllocation)):
         budget, limit = config.rollout_budget, config.max_group
         if 0 < budget < started:

@@ -249,7 +249,7 @@ class AlgorithmBase(StrictModel):
     """Cap of the truncated importance weight between trainer and engine; 0 trusts the engine's log-probs."""
     thinning: float = Field(0.5, ge=0)
     """Rollouts whose |advantage x weight| is below this share of the step's root mean square train by a lottery and
-    count 1/probability (unbiased); 0 trains all, above 1 the lottery takes typical rollouts too. Off with ``kl_coef``."""
+    count 1/probability (unbiased); 0 trains all, above 1 typical rollouts take part too. Off with ``kl_coef``."""
     thins: Literal["pruned", "always"] = "pruned"
     """Steps with that lottery: those in which a rollout was stopped, or every one."""
 

@@ -155,6 +155,14 @@ def test_every_field_has_its_wrong_value():
             "allocation.max_group = 2: fewer than allocation.least = 3; raise it",
         ),
         (
+            ["neyman", "--allocation.least", "9"],
+            "allocation.least = 9: more than training.group_size = 8; lower it",
+        ),
+        (
+            ["neyman", "--allocation.max_group", "7"],
+            "allocation.max_group = 7: less than training.group_size = 8; raise it",
+        ),
+        (
             ["pods", "--allocation.train_size", "9"],
             "allocation.train_size = 9: more than training.group_size = 8; lower it",
         ),
@@ -248,6 +256,7 @@ def test_the_smallest_first_wave_has_its_field():
         "reinforce_ada": (4, "allocation.round_size"),
         "pilot_commit": (4, "allocation.pilot_size"),
         "knapsack": (2, "allocation.least"),
+        "neyman": (2, "allocation.least"),
     }
     for rule, model in ALLOCATIONS.items():
         assert first_wave(model(), 16) == expected.get(rule, (16, "training.group_size"))

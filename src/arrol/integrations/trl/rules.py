@@ -28,6 +28,7 @@ USED = {
 """Allocation rule -> its fields that have an effect."""
 _PROMPTS = "TRL's own sampler chooses the prompts"
 REASONS = {
+    "neyman": "TRL's sampler gives every prompt the same number of rows; the asynchronous trainer's worker takes it",
     "pilot_commit": "TRL computes rewards after all rollouts of a batch",
     "greso": _PROMPTS,
     "mopps": _PROMPTS,

@@ -27,6 +27,7 @@ USED = {
 _WAVES = "it asks for more rollouts of a prompt within a step, and verl starts all of them at once"
 REASONS = {
     "dapo": "verl has it: algorithm.filter_groups.enable=True",
+    "neyman": "verl weights every row alike, so a prompt with more rollouts would count more",
     "cppo": "verl computes advantages from the rows that are left, so the baseline of all is lost",
     "reinforce_ada": _WAVES,
     "aero": _WAVES,

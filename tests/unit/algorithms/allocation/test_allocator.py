@@ -165,7 +165,7 @@ def test_aero_stops_a_rescue_at_the_first_success():
         assert len(group.rollouts) == 40 or any(r.reward for r in group.rollouts)
 
 
-@pytest.mark.parametrize("rule", sorted({*ALLOCATIONS} - {"uniform", "pods", "cppo", "mopps", "knapsack"}))
+@pytest.mark.parametrize("rule", sorted({*ALLOCATIONS} - {"uniform", "pods", "cppo", "mopps", "knapsack", "neyman"}))
 @pytest.mark.parametrize("rounds", [True, False])
 def test_the_token_budget_holds_whatever_the_lengths(rule, rounds):
     first, _ = first_wave(config_of(rule), 6)

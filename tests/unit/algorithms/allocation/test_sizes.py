@@ -8,14 +8,21 @@ import pytest
 from arrol.algorithms.allocation.rule import Outcomes, StepShape
 from arrol.algorithms.allocation.sizes import (
     Knapsack,
+    Neyman,
     PilotCommit,
     ReinforceAda,
     has_shown_enough,
     knapsack_sizes,
+    neyman_sizes,
     rollouts_value,
 )
 from arrol.algorithms.posterior import Belief
-from arrol.configs.allocation import KnapsackAllocation, PilotCommitAllocation, ReinforceAdaAllocation
+from arrol.configs.allocation import (
+    KnapsackAllocation,
+    NeymanAllocation,
+    PilotCommitAllocation,
+    ReinforceAdaAllocation,
+)
 from rollouts import World, allocator_for, prompts_from, tally_of
 
 FLAT = Belief(1, 1)
@@ -182,3 +189,44 @@ def test_knapsack_spends_the_budget_on_what_is_believed():
     assert Knapsack(KnapsackAllocation(rollout_budget=12, max_group=5), StepShape(3, 8)).first_waves(
         [Belief(20, 1), Belief(3, 3), Belief(2, 12)]
     ).tolist() == [2, 5, 5]
+
+
+def test_neyman_sizes_follow_the_spread_within_bounds_and_budget():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        count, least = int(rng.integers(1, 8)), int(rng.integers(2, 4))
+        most = least + int(rng.integers(0, 12))
+        spread = rng.uniform(0.01, 0.5, count)
+        budget = int(rng.integers(count * least - 2, count * most + 3))
+        size = neyman_sizes(spread, budget, least=least, most=most)
+        assert size.sum() == np.clip(budget, count * least, count * most)
+        assert size.min() >= least
+        assert size.max() <= most
+        order = np.argsort(spread)
+        assert (np.diff(size[order]) >= -1).all(), "one rollout may be lost by rounding"
+
+
+def test_neyman_sizes_by_hand():
+    """size - 1 is 6, 3 and 3 for spreads of 2 : 1 : 1 and a budget of 15."""
+    assert neyman_sizes(np.array([0.4, 0.2, 0.2]), 15, least=2, most=9).tolist() == [7, 4, 4]
+    assert neyman_sizes(np.full(3, 0.3), 14, least=2, most=9).tolist() == [5, 5, 4]
+
+
+def test_neyman_never_starves_a_prompt_for_one_unlucky_visit():
+    rule = Neyman(NeymanAllocation(), StepShape(3, 8))
+    size = rule.first_waves([Belief(1, 9), Belief(5, 5), Belief(5, 5)])
+    assert size.sum() == 24
+    assert 4 <= size[0] < size[1] == size[2]
+
+
+def test_every_prompt_has_the_same_share_of_neymans_gradient():
+    """The sum of (r - mean of the others) S over a group grows with its size minus 1; the factor takes that out."""
+    rule, rng = Neyman(NeymanAllocation(), StepShape(4, 8)), np.random.default_rng(0)
+    means = []
+    for size in (2, 5, 20):
+        reward_NG = (rng.random((20000, size)) < 0.4).astype(float)
+        score_NG = reward_NG + rng.normal(size=reward_NG.shape)
+        factor_G = rule.select(Outcomes(reward_NG[0], FLAT), (0,)).factor_G
+        advantage_NG = reward_NG - reward_NG.mean(1, keepdims=True)
+        means.append((factor_G * advantage_NG * score_NG).sum(1).mean())
+    np.testing.assert_allclose(means, 7 * 0.24, rtol=0.05)
