@@ -8,6 +8,7 @@ import pytest
 
 from arrol.cli.main import main
 from arrol.lab.pool import Pool
+from arrol.records.store import read_records
 
 PLAN = ["--prompts", "6", "--rollouts", "5", "--sketch-size", "16", "--visits", "4"]
 
@@ -32,7 +33,13 @@ def test_a_pool_is_collected_and_judged(config, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["designs"] == first["designs"]
     designs = tmp_path / "d.toml"
     designs.write_text('[[designs]]\nname = "a"\n[[designs]]\nname = "b"\nchange.training.group_size = 2\n')
-    assert lab(out, "--designs", designs, "--cost", "measured") == 0
+    record = tmp_path / "r.jsonl"
+    assert lab(out, "--designs", designs, "--cost", "measured", "--record", record) == 0
+    run, pool_row, *rows = read_records(record)
+    assert pool_row.metrics["success"] == pytest.approx(first["pool"]["success"])
+    assert [(row.design, row.cost_model) for row in rows] == [("a", "measured"), ("b", "measured")]
+    assert run.config["policy"] == pool_row.policy
+    assert lab(out, "--record", record) == 2
     assert "merit, measured" in capsys.readouterr().out
 
 

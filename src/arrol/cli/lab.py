@@ -11,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,9 +30,13 @@ from arrol.lab.designs import allocation_designs, group_sizes, possible, pruning
 from arrol.lab.merit import Design, Judgement, Merit, base_config, judge, merits
 from arrol.lab.moments import Moments
 from arrol.lab.pool import SUFFIX, Pool
-from arrol.records.store import portable, provenance
+from arrol.lab.scores import auroc_by_length
+from arrol.records.schema import MeritRecord, PoolRecord
+from arrol.records.store import RecordWriter, portable, provenance
 from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device
 
+HARD = 0.06
+"""A prompt with a smaller success rate is hard."""
 COSTS = ("flops", "4:3", "7b")
 """Cost models of the table unless others are named."""
 
@@ -39,6 +44,8 @@ COSTS = ("flops", "4:3", "7b")
 def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
     console = Console(stderr=options.json, markup=False, highlight=False)
     path = Path(options.source)
+    if options.record and Path(options.record).exists():
+        raise ConfigError(f"--record = {options.record!r}: exists; give the name of a new file")
     if path.suffix == SUFFIX:
         _refuse_with_pool(options, flags)
         pool = Pool.load(path)
@@ -52,6 +59,8 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
     found = judged(pool, base, designs, options, console)
     moments = Moments.of(pool)
     tables = {model.name: merits(found, moments, model) for model in models}
+    if options.record:
+        write_records(Path(options.record), pool, pool_facts(pool, moments), designs, found, tables)
     if options.json:
         print_json({"pool": pool_facts(pool, moments), "designs": _rows(found, tables)})
     else:
@@ -98,6 +107,7 @@ def pool_meta(config: RunConfig, plan: PoolPlan, policy: str, num_parameters: in
     source = provenance(sys.argv, [config.seed])
     named = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(plan).items()}
     return {
+        "name": config.name,
         "config": portable(config.model_dump(mode="json")),
         "plan": named,
         "policy": portable(policy),
@@ -139,11 +149,16 @@ def _judged(pool: Pool, design: Design, base: RunConfig, visits: int, progress: 
 
 def pool_facts(pool: Pool, moments: Moments) -> dict[str, Any]:
     """Numbers of the pool itself."""
+    length = pool.length_PN[pool.is_known_PN]
+    rates = [reward_N[known_N].mean() for reward_N, known_N in zip(pool.reward_PN, pool.is_known_PN, strict=True)]
     return {
         "prompts": pool.num_prompts,
         "rollouts": pool.num_rollouts,
         "success": float(pool.reward_PN[pool.is_known_PN].mean()),
-        "tokens": float(pool.length_PN[pool.is_known_PN].mean()),
+        "tokens": float(length.mean()),
+        "tokens_cv": float(length.std() / length.mean()),
+        "truncated": float(pool.is_truncated_PN[pool.is_known_PN].mean()),
+        "hard": float((np.array(rates) < HARD).mean()),
         "ratio": moments.ratio,
         "best_size": 1 + moments.ratio,
     }
@@ -173,6 +188,41 @@ def _rows(found: Sequence[Judgement], tables: dict[str, list[Merit]]) -> list[di
         merit = {name: asdict(table[number]) for name, table in tables.items()}
         rows.append({"name": one.name, **facts, "is_biased": one.is_biased, "merit": merit})
     return rows
+
+
+def write_records(
+    path: Path,
+    pool: Pool,
+    facts: dict[str, Any],
+    designs: Sequence[Design],
+    found: Sequence[Judgement],
+    tables: dict[str, list[Merit]],
+) -> None:
+    """A file of records: provenance of this command, the pool, and a row per design and cost model."""
+    source, config = provenance(sys.argv), pool.meta["config"]
+    name, policy = str(pool.meta.get("name", "pool")), str(pool.meta.get("policy", ""))
+    metrics = {key: float(value) for key, value in facts.items()}
+    metrics |= {f"auroc_within/{row['tokens']:g}": row["auroc_within"] for row in auroc_by_length(pool)}
+    size = {"num_prompts": pool.num_prompts, "num_rollouts": pool.num_rollouts}
+    with RecordWriter(path) as writer:
+        writer.write(source.run_record(name=name, arm=name, seed=int(config["seed"]), config=dict(pool.meta)))
+        writer.write(PoolRecord(pool=name, policy=policy, metrics=metrics, **size))
+        for model, rows in tables.items():
+            for design, one, row in zip(designs, found, rows, strict=True):
+                values: dict[str, Any] = {key: value for key, value in asdict(row).items() if key != "name"}
+                writer.write(
+                    MeritRecord(
+                        pool=name,
+                        design=row.name,
+                        cost_model=model,
+                        group_size=one.group_size,
+                        kept=one.kept,
+                        trained=one.trained,
+                        bias=one.bias if one.is_biased else float("nan"),
+                        change=dict(design.change),
+                        **values,
+                    )
+                )
 
 
 def _source(source: str, flags: Sequence[str]) -> tuple[RunConfig, str]:

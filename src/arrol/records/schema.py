@@ -178,11 +178,72 @@ class BenchRecord:
     config: dict[str, Any] = field(default_factory=dict)
 
 
-Record = RunRecord | StepRecord | EvalRecord | RolloutRecord | EndRecord | VoteRecord | BenchRecord
+@dataclass(frozen=True, kw_only=True)
+class PoolRecord:
+    """What a pool of ``arrol lab`` says of a workload; the ``RunRecord`` of the file says where and when."""
+
+    kind: ClassVar[str] = "pool"
+    pool: str
+    """Name of the pool."""
+    policy: str
+    num_prompts: int
+    num_rollouts: int
+    """Of each prompt."""
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeritRecord:
+    """Merit of one design under one cost model on a pool, beside the pool's first design."""
+
+    kind: ClassVar[str] = "merit"
+    pool: str
+    design: str
+    cost_model: str
+    merit: float
+    low: float
+    """Lower end of its 95% interval over prompts."""
+    high: float
+    cost: float
+    """Of a prompt, in the model's unit."""
+    error: float
+    """Mean squared error of a prompt's gradient estimate."""
+    group_size: float
+    """Mean rollouts per prompt."""
+    kept: float
+    trained: float
+    """Share of the generated tokens that train."""
+    bias: float
+    """As a share of the gradient; NaN where it is not above the noise of the replay."""
+    change: dict[str, Any] = field(default_factory=dict)
+    """What the design changes in the pool's config."""
+
+
+Record = (
+    RunRecord
+    | StepRecord
+    | EvalRecord
+    | RolloutRecord
+    | EndRecord
+    | VoteRecord
+    | BenchRecord
+    | PoolRecord
+    | MeritRecord
+)
 
 RECORD_TYPES: dict[str, type[Record]] = {
     record_type.kind: record_type
-    for record_type in (RunRecord, StepRecord, EvalRecord, RolloutRecord, EndRecord, VoteRecord, BenchRecord)
+    for record_type in (
+        RunRecord,
+        StepRecord,
+        EvalRecord,
+        RolloutRecord,
+        EndRecord,
+        VoteRecord,
+        BenchRecord,
+        PoolRecord,
+        MeritRecord,
+    )
 }
 
 

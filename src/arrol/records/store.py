@@ -39,6 +39,8 @@ from arrol.records.schema import (
     BenchRecord,
     EndRecord,
     EvalRecord,
+    MeritRecord,
+    PoolRecord,
     Record,
     RolloutRecord,
     RunRecord,
@@ -282,7 +284,7 @@ def _key(record: Record, position: int) -> tuple[object, ...]:
         return (record.kind, record.step, record.group, record.index)
     if isinstance(record, RunRecord):
         return (record.kind, record.segment)
-    if isinstance(record, (BenchRecord, VoteRecord)):
+    if isinstance(record, (BenchRecord, VoteRecord, PoolRecord, MeritRecord)):
         return (record.kind, position)
     return (record.kind, record.step)
 
