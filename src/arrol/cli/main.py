@@ -15,6 +15,8 @@ EXIT_USER_ERROR = 2
 EXIT_STOPPED = 130
 WITH_FLAGS = ("sft", "train", "compare", "eval", "grpo", "lab")
 """Commands that take the fields of a config as flags."""
+VISITS = 8
+"""Visits of each prompt on which arrol advise judges a lever."""
 OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example {example}."
 EXITS = (
     "Exit status: 0 finished; 2 wrong input, named in one line on stderr, nothing overwritten; 130 stopped by SIGINT "
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _lab_options(
         _command(commands, "lab", "collect rollouts with gradients, and judge designs on them", "--task.max_ops 8")
     )
+    _advise_options(_command(commands, "advise", "what each lever would gain on a workload, and one recommendation"))
     report = _command(commands, "report", "table, plots and one HTML page from the records of runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a comparison")
     report.add_argument("--out", default=None, metavar="DIR", help="where to write; default RUN/report")
@@ -116,11 +119,33 @@ def _lab_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _advise_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source",
+        metavar="CONFIG|RUN|POOL|SAMPLES",
+        help="pool of arrol lab, or the config or run that it is of; records of a run; completions with rewards",
+    )
+    command.add_argument(
+        "--cost", action="append", default=[], metavar="NAME", help="as in arrol lab; the first ranks the levers"
+    )
+    command.add_argument("--group-size", type=int, metavar="N", help="your own group size; default the source's")
+    command.add_argument(
+        "--visits", type=int, default=VISITS, metavar="N", help=f"visits of each prompt per lever; default {VISITS}"
+    )
+    command.add_argument("--designs", metavar="FILE", help="TOML file of designs to judge beside the usual levers")
+    command.add_argument("--plots", metavar="DIR", help="write plots there")
+    _reading_options(command)
+
+
 def _samples_options(command: argparse.ArgumentParser, *, required: bool) -> None:
     command.add_argument(
         "--samples", required=required, metavar="FILE", help="JSONL, JSON, CSV, TSV or Parquet of any tool, or a folder"
     )
     command.add_argument("--k", metavar="1,4,16", help="numbers of samples; default some up to all")
+    _reading_options(command)
+
+
+def _reading_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--group-by", choices=["key", "prompt"], help="which rows of one completion belong together")
     command.add_argument(
         "--verifier",
@@ -228,6 +253,11 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.lab import run_lab
 
         return run_lab(options, flags)
+    if options.command == "advise":
+        _hide_loading_bars()
+        from arrol.cli.advise import run_advise
+
+        return run_advise(options)
     if options.command == "report":
         from arrol.cli.report import run_report
 

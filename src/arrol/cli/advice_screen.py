@@ -1,0 +1,121 @@
+"""The screen of ``arrol advise``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Report = Mapping[str, Any]
+HEADS_SHOWN = 4
+"""Lengths whose AUROC is printed."""
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Facts, levers or bounds, recommendation."""
+    for label, text in fact_lines(report):
+        console.print(f"{label:<12}{text}", soft_wrap=True)
+    console.print()
+    if "levers" in report:
+        _print_levers(console, report)
+        _print_recommendation(console, report)
+    else:
+        _print_bounds(console, report)
+    if "plots" in report:
+        console.print("plots: " + ", ".join(report["plots"]), soft_wrap=True)
+
+
+def fact_lines(report: Report) -> list[tuple[str, str]]:
+    """Label and text of each line above the table."""
+    lengths, noise = report["lengths"], report.get("noise")
+    own = f"{report['prompts_per_step']} prompts x {report['group_size']}"
+    lines = [("workload", f"{report['prompts']} prompts, {report['rollouts']} rollouts; steps of {own}")]
+    lines += [("note", note) for note in report["notes"]]
+    if noise:
+        spread = f"sigma_w/sigma_b {noise['ratio']:.1f} ({noise['low']:.1f} to {noise['high']:.1f})"
+        lines.append(("noise", f"{spread}, so the best group size is about {noise['best_size']:.0f} before costs"))
+    rates = "  ".join(f"{label}: {_percent(share)}" for label, share in report["difficulty"].items())
+    lines.append(("difficulty", f"success {report['success']:.2f}; prompts by success rate  {rates}"))
+    dead = [f"{_percent(share)} of groups of {size}" for size, share in report["dead"].items() if share == share]
+    lines.append(("dead groups", ", ".join(dead) or "unknown: fewer than 4 rollouts of each prompt"))
+    lines.append(
+        (
+            "lengths",
+            f"mean {lengths['mean']:.0f} tokens, CV {lengths['variation']:.2f}; {_percent(lengths['late_share'])} "
+            f"of the decode steps come after the 90 % quantile; {_percent(lengths['truncated'])} truncated",
+        )
+    )
+    lines.append(("head", _heads(report["heads"])))
+    for name, shares in report["time"].items():
+        parts = ", ".join(f"{part} {_percent(share)}" for part, share in shares.items() if share)
+        lines.append((f"time, {name}", parts))
+    return lines
+
+
+def _heads(heads: Sequence[Mapping[str, float]]) -> str:
+    known = [row for row in heads if row["auroc_within"] == row["auroc_within"]]
+    if not known:
+        return "unknown: no features, log-probabilities or qualities"
+    places = sorted({round(k * (len(known) - 1) / (HEADS_SHOWN - 1)) for k in range(HEADS_SHOWN)})
+    shown = [
+        f"{known[k]['auroc_within']:.2f} at token {known[k]['tokens']:.0f} ({_percent(known[k]['reached'])} get there)"
+        for k in places
+    ]
+    return "AUROC within prompts " + ", ".join(shown)
+
+
+def _print_levers(console: Console, report: Report) -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(f"lever, cost {report['cost']}")
+    for head in ("beside yours", "95%", "beside best", "95%", "s/step" if report["is_seconds"] else "cost/step"):
+        table.add_column(head, justify="right", no_wrap=True)
+    first = report["levers"][0]["step_cost"]
+    for number, row in enumerate(report["levers"]):
+        name = row["name"] + " (yours)" * (number == 0) + " (best)" * (number == report["best"])
+        name += f" (bias {row['bias']:.2f})" * row["is_biased"]
+        cost = f"{row['step_cost']:.3g}" if report["is_seconds"] else f"{row['step_cost'] / first:.2f}"
+        cells = [*_merit(row["beside_own"], number == 0), *_merit(row["beside_best"], number == report["best"])]
+        table.add_row(name, *cells, cost)
+    console.print(table)
+    console.print()
+
+
+def _merit(merit: Mapping[str, float], is_reference: bool) -> tuple[str, str]:
+    return f"{merit['merit']:.2f}", "" if is_reference else f"{merit['low']:.2f}-{merit['high']:.2f}"
+
+
+def _print_recommendation(console: Console, report: Report) -> None:
+    if report["recommendation"] is None:
+        console.print(report["reason"], soft_wrap=True)
+        return
+    console.print(f"Recommendation: {report['recommendation']}, {report['reason']}.", soft_wrap=True)
+    lines = report["lines"]
+    console.print("  arrol  " + "; ".join(lines["arrol"]), soft_wrap=True)
+    console.print("  TRL    GRPOConfig(" + " ".join(lines["trl"]) + ")", soft_wrap=True)
+    console.print("  verl   " + " ".join(lines["verl"]), soft_wrap=True)
+
+
+def _print_bounds(console: Console, report: Report) -> None:
+    console.print(
+        "Unknown without gradients: sigma_w/sigma_b, the best group size, the merit of pruning; "
+        "arrol lab measures them.",
+        soft_wrap=True,
+    )
+    own, name = report["group_size"], report["costs"][0]["name"]
+    sizes = "  ".join(f"{row['size']}: {row['low']:.2f}-{row['high']:.2f}" for row in report["bounds"])
+    console.print(f"Merit of a group size beside {own}, whatever they are (cost {name})  {sizes}", soft_wrap=True)
+    found = report["ceilings"]
+    if found:
+        gains = "  ".join(f"{rate}: {gain:.2f}" for rate, gain in found["gain"].items())
+        console.print(
+            f"Most that pruning at token {found['tokens']:.0f} can gain (AUROC {found['auroc']:.2f}), by success rate "
+            f"of a prompt  {gains}",
+            soft_wrap=True,
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

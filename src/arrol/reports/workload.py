@@ -1,0 +1,86 @@
+"""Plots of ``arrol advise``: merit against group size, AUROC against share of length, rows that are live.
+
+From the command's JSON report; nothing is computed here but logarithms of an axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arrol.reports.plots import PIXELS_PER_INCH, STYLE, WIDTH_INCHES, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Report = Mapping[str, Any]
+
+
+def draw_workload(report: Report, folder: str | Path) -> list[Path]:
+    """The files of every plot that the report has numbers for."""
+    import matplotlib as mpl
+
+    drawn = []
+    with mpl.rc_context(STYLE):
+        for name, draw in (("merit", merit_by_size), ("auroc", auroc_by_share), ("live", live_by_token)):
+            figure = draw(report)
+            if figure is not None:
+                save = partial(figure.savefig, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
+                drawn.append(write_whole(Path(folder) / f"{name}.png", save))
+    return drawn
+
+
+def merit_by_size(report: Report) -> Figure | None:
+    """Merit beside the run's own group size, with intervals, per cost model."""
+    if "sizes" not in report:
+        return None
+    figure, axes = _axes("merit by group size, beside yours", "rollouts per prompt", "merit")
+    for number, (name, rows) in enumerate(report["sizes"].items()):
+        sizes = [row["size"] for row in rows]
+        axes.plot(sizes, [row["merit"] for row in rows], "o-", color=f"C{number}", label=name)
+        low, high = ([row[end] for row in rows] for end in ("low", "high"))
+        axes.fill_between(sizes, low, high, color=f"C{number}", alpha=0.15)
+    axes.set_xscale("log", base=2)
+    axes.legend(title="cost")
+    return figure
+
+
+def auroc_by_share(report: Report) -> Figure | None:
+    """AUROC within prompts and pooled, against the share of the longest completion."""
+    rows = [row for row in report["heads"] if row["auroc_within"] == row["auroc_within"]]
+    if not rows:
+        return None
+    figure, axes = _axes("what can be seen of a rollout's end", "share of the longest completion", "AUROC")
+    for name, label in (("auroc_within", "within prompts"), ("auroc_pooled", "pooled: mostly the prompt's difficulty")):
+        axes.plot([row["length_share"] for row in rows], [row[name] for row in rows], "o-", label=label)
+    axes.axhline(0.5, color="#808080", linewidth=1)
+    axes.legend()
+    return figure
+
+
+def live_by_token(report: Report) -> Figure | None:
+    """Rows that still run after each token; under a model with decode steps, the time of each on a second axis."""
+    figure, axes = _axes("rows that still run", "token", "rollouts")
+    live, model = report["live"], report["costs"][0]
+    axes.plot(range(len(live)), live)
+    if model["is_seconds"]:
+        right = axes.twinx()
+        times = [1e3 * (model["decode_step"] + model["generated"] * rows) for rows in live]
+        right.plot(range(len(times)), times, color="C1", linestyle="--")
+        right.set_ylabel(f"ms per decode step, {model['name']} (dashed)")
+        right.set_ylim(bottom=0)
+        right.grid(False)
+    return figure
+
+
+def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, WIDTH_INCHES / 2), layout="constrained")
+    axes = figure.subplots()
+    figure.suptitle(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
