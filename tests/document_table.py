@@ -22,6 +22,8 @@ EVAL = (
     "arrol eval configs/arithmetic.toml --evaluation.samples_per_prompt 16 --evaluation.num_prompts 100 --confidences"
 )
 LAB = "arrol lab configs/arithmetic.toml --out runs/pool.safetensors"
+COMPLETIONS = 'docs/should-i-prune.md: {"prompt": "12*4-9=", "completion": "39", "reward": 1, "num_tokens": 3,'
+COMPLETIONS += ' "finish_reason": "stop", "logprobs": [-0.1, -0.2, -0.1]}'
 TRAIN_VLLM = ".venv-vllm/bin/arrol train configs/arithmetic-vllm.toml"
 EXPORT = ".venv-vllm/bin/arrol export runs/arithmetic-vllm --to served --head-size 64"
 CLASSES = "--logits-processors arrol.engines.vllm:RequestCheck"
@@ -97,6 +99,14 @@ TABLE = {
     "docs/lab.md: [[designs]]": Row("main", save="designs.toml"),
     "arrol lab runs/pool.safetensors --designs designs.toml --cost flops --cost 7b": Row(
         "main", run="+ --visits 2", after=(LAB, "docs/lab.md: [[designs]]")
+    ),
+    # docs/should-i-prune.md
+    "arrol advise out/completions": Row("main", run="arrol advise completions.jsonl", after=(COMPLETIONS,)),
+    COMPLETIONS: Row("main", save="completions.jsonl"),
+    "arrol advise completions.jsonl": Row("main", after=(COMPLETIONS,)),
+    "arrol advise runs/pool.safetensors": Row("main", run="+ --visits 1", after=(LAB,)),
+    "arrol advise runs/pool.safetensors --cost 7b --cost flops --group-size 8 --plots runs/plots": Row(
+        "main", run="+ --visits 1", after=(LAB,)
     ),
     "arrol vote --samples runs/arithmetic/samples.jsonl --window 16": Row("main", after=(EVAL,)),
     "docs/tour.md: cli > reports | integrations > training | evaluation > assembly > engines > pruning | algorithms |"

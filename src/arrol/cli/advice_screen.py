@@ -69,8 +69,9 @@ def _heads(heads: Sequence[Mapping[str, float]]) -> str:
 
 def _print_levers(console: Console, report: Report) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(f"lever, cost {report['cost']}")
-    for head in ("beside yours", "95%", "beside best", "95%", "s/step" if report["is_seconds"] else "cost/step"):
+    console.print(f"Merit under cost {report['cost']}, beside your group size and beside the best, 95% intervals:")
+    table.add_column("lever")
+    for head in ("yours", "95%", "best", "95%", "s/step" if report["is_seconds"] else "cost/step"):
         table.add_column(head, justify="right", no_wrap=True)
     first = report["levers"][0]["step_cost"]
     for number, row in enumerate(report["levers"]):
@@ -92,6 +93,12 @@ def _print_recommendation(console: Console, report: Report) -> None:
         console.print(report["reason"], soft_wrap=True)
         return
     console.print(f"Recommendation: {report['recommendation']}, {report['reason']}.", soft_wrap=True)
+    others = [
+        f"{name} {max(rows, key=lambda row: row['merit'])['size']:.0f}"
+        for name, rows in list(report["sizes"].items())[1:]
+    ]
+    if others:
+        console.print("Best group size under other costs: " + ", ".join(others), soft_wrap=True)
     lines = report["lines"]
     console.print("  arrol  " + "; ".join(lines["arrol"]), soft_wrap=True)
     console.print("  TRL    GRPOConfig(" + " ".join(lines["trl"]) + ")", soft_wrap=True)

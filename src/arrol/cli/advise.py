@@ -48,9 +48,12 @@ def run_advise(options: argparse.Namespace) -> int:
         if value is not None and value < least:
             raise ConfigError(f"{name} = {value}: give at least {least}")
     work = workload(options, console)
+    has_gradients = work.base is not None and work.pool.has_gradients
+    if options.designs and not has_gradients:
+        raise ConfigError(f"--designs = {options.designs!r}: needs a pool with gradients; collect one with arrol lab")
     models = [cost_model(name, work.pool) for name in options.cost or usual_costs(work.pool)]
     report = facts(work, models)
-    if work.base is not None and work.pool.has_gradients:
+    if has_gradients:
         report |= lever_report(work, models, options)
     else:
         bounds = advice.size_bounds(work.pool, models[0], BOUND_SIZES, work.group_size, work.prompts_per_step)
@@ -167,7 +170,7 @@ def facts(work: Workload, models: Sequence[CostModel]) -> dict[str, Any]:
 
 def ceilings(heads: Sequence[dict[str, float]]) -> dict[str, Any]:
     """What pruning can gain within prompts at most, at the probe with the largest AUROC that half of them reach."""
-    known = [row for row in heads if np.isfinite(row["auroc_within"]) and row["reached"] >= 0.5]
+    known = [row for row in heads if np.isfinite(row["auroc_within"]) and row["reached"] >= advice.MIN_REACHED]
     if not known:
         return {}
     best = max(known, key=lambda row: row["auroc_within"])

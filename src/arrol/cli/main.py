@@ -211,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
     """Configs are checked before torch is loaded."""
+    if options.command in ("eval", "lab", "advise", "export"):
+        _hide_loading_bars()
     if options.command == "sft":
         from arrol.configs.sft import load_sft
 
@@ -240,7 +242,6 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
 
         return run_grpo(flags)
     if options.command == "eval":
-        _hide_loading_bars()
         from arrol.cli.evaluate import run_eval
 
         return run_eval(options, flags)
@@ -249,12 +250,10 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
 
         return run_vote(options)
     if options.command == "lab":
-        _hide_loading_bars()
         from arrol.cli.lab import run_lab
 
         return run_lab(options, flags)
     if options.command == "advise":
-        _hide_loading_bars()
         from arrol.cli.advise import run_advise
 
         return run_advise(options)
@@ -263,7 +262,6 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
 
         return run_report(options.runs, options.out, as_json=options.json)
     if options.command == "export":
-        _hide_loading_bars()
         from arrol.cli.export import run_export
 
         return run_export(options.run, options.to, head_size=options.head_size, as_json=options.json)

@@ -22,6 +22,8 @@ RATE_LABELS = ("0", "<.06", "<.3", "<.7", "<.94", "<1", "1")
 RESAMPLES = 200
 TAIL_STEPS = 200
 """Steps that are drawn for the length tail."""
+MIN_REACHED = 0.5
+"""Share of the rollouts that a probe must see to be of use."""
 MIN_SURVIVAL, PREFIX = 0.02, 0.2
 """Of the ceiling: least survival, and what a rollout has cost at the probe, as a share of all of it."""
 
@@ -152,8 +154,9 @@ def ceiling(rate: float, auroc: float, *, prefix: float = PREFIX) -> float:
 def best_probe(pool: Pool, moments: Moments, model: CostModel, size: int, keep: float = 0.5) -> int | None:
     """The probe with the largest estimated merit in groups of ``size``; None where the pool has no qualities.
 
-    Survival is proportional to the root of the expected squared advantage given the quality and keeps ``keep`` of the
-    candidates; V grows by the realised squared advantages over survival. Decode steps stay those of whole groups.
+    Among the probes that ``MIN_REACHED`` of the rollouts reach. Survival is proportional to the root of the expected
+    squared advantage given the quality and keeps ``keep`` of the candidates; V grows by the realised squared advantages
+    over survival. Decode steps stay those of whole groups.
     """
     rate_P1 = np.nanmean(np.where(pool.is_known_PN, pool.reward_PN, np.nan), axis=1, keepdims=True)
     square_PN = np.where(pool.is_known_PN, (pool.reward_PN - rate_P1) ** 2, 0.0)
@@ -163,7 +166,7 @@ def best_probe(pool: Pool, moments: Moments, model: CostModel, size: int, keep: 
     for k, tokens in enumerate(pool.probe_tokens):
         quality_PN = pool.quality_PNK[:, :, k]
         is_candidate_PN = np.isfinite(quality_PN) & pool.is_known_PN
-        if not is_candidate_PN.any():
+        if is_candidate_PN.sum() < MIN_REACHED * pool.is_known_PN.sum():
             continue
         size_PN = np.sqrt(quality_PN * (1 - rate_P1) ** 2 + (1 - quality_PN) * rate_P1**2)
         scale = keep / max(float(size_PN[is_candidate_PN].mean()), TINY)

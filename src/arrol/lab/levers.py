@@ -85,7 +85,7 @@ def replayed_designs(probe: int | None, own: int, best: int) -> list[Design]:
     """Pruning at the probe for both group sizes; at the best size the other unbiased levers."""
     designs = []
     at_best: dict[str, Any] = {"training": {"group_size": best}}
-    lottery, sizes = {"thins": "always"}, {"rule": "neyman"}
+    lottery, sizes = {"name": "dr_grpo", "thins": "always"}, {"rule": "neyman"}
     if probe is not None:
         pruning = {"rule": "neyman", "keep_ratio": KEEP, "probe_tokens": [probe]}
         for size in dict.fromkeys((best, own)):
@@ -141,7 +141,7 @@ def lines(design: Design, base: RunConfig) -> dict[str, list[str]]:
     verl += [f"+arrol.{name}={_word(value)}" for name, value in {**flat, **pruning}.items()]
     missing = [name for name in ARROL_ONLY if name in design.change]
     if missing:
-        only = "# not there yet, arrol train only: " + ", ".join(f"[{name}]" for name in missing)
+        only = "# not in this trainer, arrol train has it: " + ", ".join(f"[{name}]" for name in missing)
         trl, verl = [*trl, only], [*verl, only]
     return {"arrol": list(_toml(change)), "trl": trl, "verl": verl}
 

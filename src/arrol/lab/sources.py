@@ -96,7 +96,7 @@ def pool_of_run(run: Run, notes: list[str]) -> Pool:
     if len(probes) != 1 or np.isnan(qualities).all():
         return pool
     quality_PNK = np.full((*pool.length_PN.shape, 1), np.nan, np.float32)
-    quality_PNK[_places([len(row) for row in rows]), 0] = qualities
+    quality_PNK[(*_places([len(row) for row in rows]), 0)] = qualities
     return replace(pool, probe_tokens=tuple(probes), quality_PNK=quality_PNK)
 
 
