@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arrol.records.schema import BenchRecord, RunRecord, VoteRecord
+from arrol.records.schema import BenchRecord, MeritRecord, PoolRecord, RunRecord, VoteRecord
 from arrol.records.store import find_runs, load_run, read_records
 from arrol.reports.costs import SHARES, CostToFinal, EqualCost, cost_to_final, equal_cost
 from arrol.reports.curves import ran_without_head, runs_by_arm
@@ -175,6 +175,30 @@ def bench_table(name: str) -> str:
     return f"{markdown_lines(lines)}\n`{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
 
 
+def lab_table(name: str) -> str:
+    """Merits of designs on a pool, one column per cost model, and what the pool says."""
+    records = read_records(ROOT / "results" / f"{name}.jsonl")
+    rows = [record for record in records if isinstance(record, MeritRecord)]
+    models = list(dict.fromkeys(row.cost_model for row in rows))
+    lines = [["design", *(f"merit, {model}" for model in models), "rollouts per prompt", "kept", "trained", "bias"]]
+    for design in dict.fromkeys(row.design for row in rows):
+        mine = [row for row in rows if row.design == design]
+        is_reference = mine[0] is rows[0]
+        merits = [f"{row.merit:.2f}" + ("" if is_reference else f" ({row.low:.2f} to {row.high:.2f})") for row in mine]
+        bias = "-" if math.isnan(mine[0].bias) else f"{mine[0].bias:.2f}"
+        lines.append(
+            [design, *merits, f"{mine[0].group_size:.1f}", f"{mine[0].kept:.2f}", f"{mine[0].trained:.2f}", bias]
+        )
+    pool, run = (next(r for r in records if isinstance(r, kind)) for kind in (PoolRecord, RunRecord))
+    facts = (
+        f"{pool.policy}: {pool.num_prompts} prompts x {pool.num_rollouts} rollouts, success"
+        f" {pool.metrics['success']:.3f}, {pool.metrics['tokens']:.0f} tokens (coefficient of variation"
+        f" {pool.metrics['tokens_cv']:.2f}), {percent(pool.metrics['hard'])} of the prompts below .06;"
+        f" sigma_w/sigma_b {pool.metrics['ratio']:.1f}"
+    )
+    return f"{markdown_lines(lines)}\n{facts}. `{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
+
+
 def votes_of(name: str) -> tuple[dict[tuple[str, int], list[VoteRecord]], str]:
     """Records of a study of votes by (vote, k), one per seed, and where they come from."""
     found: dict[tuple[str, int], list[VoteRecord]] = {}
@@ -251,6 +275,8 @@ def blocks() -> dict[str, str]:
             made[f"{folder.name}:short"] = short_table(folder.name)
         elif folder.name.startswith("bench-"):
             made[folder.stem] = bench_table(folder.stem)
+        elif folder.name.startswith("lab-"):
+            made[folder.stem] = lab_table(folder.stem)
     return made
 
 

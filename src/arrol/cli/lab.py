@@ -26,7 +26,14 @@ from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
 from arrol.lab.collect import Collector, PoolPlan, collect
 from arrol.lab.costs import cost_model
-from arrol.lab.designs import allocation_designs, group_sizes, possible, pruning_designs, read_designs
+from arrol.lab.designs import (
+    allocation_designs,
+    group_sizes,
+    lottery_designs,
+    possible,
+    pruning_designs,
+    read_designs,
+)
 from arrol.lab.merit import Design, Judgement, Merit, base_config, judge, merits
 from arrol.lab.moments import Moments
 from arrol.lab.pool import SUFFIX, Pool
@@ -117,11 +124,17 @@ def pool_meta(config: RunConfig, plan: PoolPlan, policy: str, num_parameters: in
 
 
 def standard_designs(pool: Pool, base: RunConfig) -> list[Design]:
-    """The config's own group size first, which is the reference; then the other levers."""
-    size = base.training.group_size
+    """The config's own group size first, which is the reference; the other sizes; and the levers at the size of largest
+    merit by FLOPs and at the config's."""
+    size, moments, flops = base.training.group_size, Moments.of(pool), cost_model("flops", pool)
     sizes = [design for design in group_sizes() if design.change["training"]["group_size"] != size]
     own = Design(f"group of {size}", {"training": {"group_size": size}})
-    return possible([own, *sizes, *pruning_designs(pool, size), *allocation_designs(size)], base)
+    whole = [judge(pool, design, base) for design in (own, *sizes)]
+    best = [own, *sizes][int(np.argmax([row.merit for row in merits(whole, moments, flops)]))]
+    at = [int(design.change["training"]["group_size"]) for design in ((best,) if best is own else (best, own))]
+    levers = [design for size in at for design in (*pruning_designs(pool, size), *lottery_designs(size))]
+    rules = [design for size in at for design in allocation_designs(size)]
+    return possible([own, *sizes, *levers, *rules], base)
 
 
 def judged(

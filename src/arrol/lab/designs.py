@@ -28,6 +28,7 @@ from arrol.lab.merit import Design, design_config
 from arrol.lab.pool import Pool
 
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+ALLOCATIONS = ("aero", "dapo", "knapsack", "neyman", "pods")
 
 
 class DesignConfig(StrictModel):
@@ -80,17 +81,23 @@ def pruning_designs(pool: Pool, size: int) -> list[Design]:
     return designs
 
 
-def allocation_designs(size: int) -> list[Design]:
-    """Rules that choose prompts, group sizes or what trains."""
-    rules: tuple[dict[str, Any], ...] = (
-        {"rule": "aero"},
-        {"rule": "dapo"},
-        {"rule": "knapsack"},
-        {"rule": "pods", "train_size": max(2, size // 2)},
-    )
-    training = {"group_size": size}
+def allocation_designs(size: int, rules: Sequence[str] = ALLOCATIONS) -> list[Design]:
+    """Rules that choose prompts, group sizes or what trains, at a mean group size."""
+    designs = []
+    for rule in rules:
+        fields: dict[str, Any] = {"rule": rule, **({"train_size": max(2, size // 2)} if rule == "pods" else {})}
+        designs.append(Design(f"{rule}, group of {size}", {"training": {"group_size": size}, "allocation": fields}))
+    return designs
+
+
+def lottery_designs(size: int) -> list[Design]:
+    """Whole groups of ``size`` whose small contributions rarely train: the lottery after the reward."""
     return [
-        Design(f"{fields['rule']}, group of {size}", {"training": training, "allocation": fields}) for fields in rules
+        Design(
+            f"lottery {share:g}, group of {size}",
+            {"training": {"group_size": size}, "algorithm": {"thinning": share, "thins": "always"}},
+        )
+        for share in (0.5, 1.0)
     ]
 
 
