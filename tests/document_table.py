@@ -108,6 +108,7 @@ TABLE = {
     "arrol advise runs/pool.safetensors --cost 7b --cost flops --group-size 8 --plots runs/plots": Row(
         "main", run="+ --visits 1", after=(LAB,)
     ),
+    "docs/lab.md: import numpy as np": Row("main", after=(LAB,)),
     "arrol vote --samples runs/arithmetic/samples.jsonl --window 16": Row("main", after=(EVAL,)),
     "docs/tour.md: cli > reports | integrations > training | evaluation > assembly > engines > pruning | algorithms |"
     " tasks | test_time": Row("nowhere", why=DRAWING),

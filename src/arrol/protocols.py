@@ -14,9 +14,11 @@ import numpy as np
 from arrol.types import (
     Completion,
     GroupRequest,
+    Outcome,
     ProbeEvent,
     Prompt,
     PruningDecision,
+    RolloutGroup,
     RolloutId,
     SamplingParams,
     State,
@@ -77,8 +79,11 @@ class Controller(Protocol):
         """The last decision about a rollout; None for one that reached no probe."""
 
 
-class TrainingController(Controller, Saved, Protocol):
-    """A controller that a run checkpoints."""
+class TrainingController(Controller, Stateful, Protocol):
+    """A controller that a run checkpoints and tells of outcomes."""
+
+    def learn(self, groups: Sequence[RolloutGroup], outcomes: Sequence[Outcome]) -> None:
+        """The verified groups of a step, and what became of each, in the same order."""
 
 
 More = Callable[[Sequence[tuple[RolloutId, Completion]]], Sequence[GroupRequest]]

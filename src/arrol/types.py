@@ -65,7 +65,7 @@ class Reason(StrEnum):
     WARMUP = "warmup"
     """Kept: pruning has not begun."""
     RULE_NEVER = "rule_never"
-    """Kept: the rule never stops anything."""
+    """Kept: the rule stops nothing there."""
     NO_SCORE = "no_score"
     """Kept: the score was absent or not a number."""
     DEADLINE = "deadline"
@@ -231,6 +231,15 @@ class RolloutGroup:
     def quality_G(self) -> np.ndarray:
         """float64 ``[G]``; NaN where no quality was predicted."""
         return np.array([np.nan if r.decision is None else r.decision.quality for r in self.rollouts], float)
+
+
+class Outcome(NamedTuple):
+    """What the rollouts of a group contributed to an update."""
+
+    squared_G: np.ndarray
+    """float64 ``[G]``: squared contribution of each survivor, without its weight; 0 for the others."""
+    trains_G: np.ndarray
+    """float64 ``[G]`` in [0, 1]: probability of training."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ def emitted(tmp_path_factory):
     for rule in ("aero", "greso", "pilot_commit"):
         flags = ["--allocation", rule, "--pruning", "never", "--training.steps", "2", "--name", rule]
         assert main(["train", str(config), *flags]) == 0
+    assert main(["train", str(config), "--pruning", "auto", "--training.steps", "2", "--name", "auto"]) == 0
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1}
     sft = {"out_dir": str(folder), "steps": 1, "batch_size": 2, "eval_prompts": 2, "max_completion_tokens": 4}
     (folder / "sft.toml").write_text(tiny.toml({**sft, "shape": shape, "task": {"name": "countdown"}, "device": "cpu"}))
     assert main(["sft", str(folder / "sft.toml")]) == 0
-    runs = [load_run(folder / name) for name in ("tiny", "aero", "greso", "pilot_commit", "sft")]
+    runs = [load_run(folder / name) for name in ("tiny", "aero", "greso", "pilot_commit", "auto", "sft")]
     return {key for run in runs for row in (*run.steps, *run.evals) for key in row.metrics}
 
 

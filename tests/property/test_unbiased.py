@@ -14,8 +14,10 @@ import torch
 
 from arrol.algorithms.advantages import group_signal
 from arrol.algorithms.losses import LossInputs, policy_loss
-from arrol.configs.method import DrGrpoConfig
+from arrol.configs.method import AutoRule, DrGrpoConfig
+from arrol.pruning.auto import AutoChoice
 from arrol.pruning.draws import systematic
+from arrol.pruning.survival import Candidates
 from arrol.training.packing import batch_denominator
 from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
 
@@ -181,3 +183,20 @@ def test_an_exact_count_draw_with_equal_survival_is_exactly_unbiased(correction,
     for chosen in choices:
         total += gradient(tuple(i in chosen for i in range(6)), config, exact_count=True) / len(choices)
     np.testing.assert_allclose(total, full_gradient("constant"), atol=1e-9)
+
+
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_what_auto_has_learnt_leaves_the_expected_gradient(correction, monkeypatch):
+    """Survival is a function of what the probe shows and of earlier steps, and is known: so it is divided by."""
+    choice = AutoChoice(AutoRule(probe_tokens=(1,)))
+    rng, rows = np.random.default_rng(0), []
+    for step in range(1, 9):
+        for group in range(16):
+            signal = rng.random(4) if group < 8 else np.zeros(4)
+            rows += [[step, group, 1.0, 4.0 * (x > 0.3), 30.0, 30.0 * (x > 0.3), x] for x in signal]
+    choice.load({"memory": np.array(rows)})
+    survival = choice.survival(Candidates(WRONG[:5], np.arange(5)))
+    assert survival.min() < 0.9
+    monkeypatch.setattr(f"{__name__}.SURVIVAL", np.append(survival, 1.0))
+    config = DrGrpoConfig(correction=correction)
+    np.testing.assert_allclose(expected_gradient(config), full_gradient("constant"), atol=1e-9)

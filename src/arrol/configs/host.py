@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
 from arrol.configs.base import StrictModel, nearest_key, validate
-from arrol.configs.method import RULE_FIELDS, PruningConfig, QualityConfig, require_weights
+from arrol.configs.method import RULE_FIELDS, AutoRule, PruningConfig, QualityConfig, require_weights
 from arrol.errors import ConfigError
 
 DEFAULT_RULE = "neyman"
@@ -45,6 +45,8 @@ class HostConfig(StrictModel):
     def _weighted(self) -> Self:
         if self.algorithm == "mc_grpo" and self.correction != "plain":
             raise ValueError(f"correction = {self.correction!r}: mc_grpo's median has no weighted form; set 'plain'")
+        if isinstance(self.pruning, AutoRule):
+            raise ValueError("rule = 'auto': learns in arrol train alone; use another rule here")
         require_weights(self.pruning, self.correction, "correction")
         return self
 

@@ -211,8 +211,43 @@ class NeymanRule(PruningBase):
     """Pseudo-rollouts by which the prompt's history pulls the group's mean quality, 0 or more."""
 
 
+class AutoRule(PruningBase):
+    """Keeps all until its own running estimate shows that stopping pays; chooses probe and share then."""
+
+    rule: Literal["auto"] = "auto"
+    keep_ratio: float = Field(0.2, gt=0, le=1)
+    """Least share of the candidates that it may choose to keep, in (0, 1]."""
+    generated_price: float = Field(2.0, ge=0)
+    """Cost of a generated token, 0 or more; by default in FLOPs per parameter."""
+    trained_price: float = Field(6.0, ge=0)
+    """Cost of a trained token, 0 or more."""
+    spread_ratio: float = Field(0.0, ge=0)
+    """sigma_w / sigma_b of ``arrol lab``, 0 or more; 0: unknown, noise within prompts is taken for all noise."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if not self.generated_price + self.trained_price:
+            raise ValueError(
+                f"pruning.trained_price = {self.trained_price:g}: both prices are 0, so nothing can pay; set one above"
+            )
+        if self.probe_keep_ratios:
+            raise ValueError(
+                f"pruning.probe_keep_ratios = {shown(list(self.probe_keep_ratios))}: auto chooses probe and share; "
+                "leave it out"
+            )
+        return self
+
+
 PruningConfig = Annotated[
-    NeverRule | UniformRule | OracleRule | ConfidenceRule | ExtremesRule | PaperRule | BalancedRule | NeymanRule,
+    NeverRule
+    | UniformRule
+    | OracleRule
+    | ConfidenceRule
+    | ExtremesRule
+    | PaperRule
+    | BalancedRule
+    | NeymanRule
+    | AutoRule,
     Field(discriminator="rule"),
 ]
 RULE_FIELDS = frozenset(name for rule in get_args(get_args(PruningConfig)[0]) for name in rule.model_fields)
@@ -221,6 +256,8 @@ RULE_FIELDS = frozenset(name for rule in get_args(get_args(PruningConfig)[0]) fo
 
 def require_weights(pruning: PruningBase, correction: str, field: str) -> None:
     """ValueError where a correction by 1/survival meets a rule that stops with certainty."""
+    if correction == "plain" and isinstance(pruning, AutoRule):
+        raise ValueError(f"{field} = 'plain': rule = 'auto' counts on weights 1/survival; set 'ipw' or 'doubly_robust'")
     is_mixed = isinstance(pruning, ConfidenceRule) and pruning.mix > 0
     if correction != "plain" and isinstance(pruning, (ExtremesRule, ConfidenceRule)) and not is_mixed:
         raise ValueError(

@@ -247,10 +247,15 @@ class RunConfig(StrictModel):
                 f"sampling.max_completion_tokens = {limit}"
             )
         first, field = allocation.first_wave(self.allocation, size)
-        if not isinstance(pruning, NeverRule) and pruning.keep_ratio * first < pruning.min_survivors:
+        is_bounded = not isinstance(pruning, (NeverRule, method.AutoRule))
+        if is_bounded and pruning.keep_ratio * first < pruning.min_survivors:
             raise ValueError(
                 f"{field} = {first}: too small for the floor; keep_ratio {pruning.keep_ratio} leaves "
                 f"{pruning.keep_ratio * first:g} of a group, fewer than pruning.min_survivors = {pruning.min_survivors}"
+            )
+        if isinstance(pruning, method.AutoRule) and isinstance(self.engine, VllmEngineConfig):
+            raise ValueError(
+                "pruning.rule = 'auto': vLLM's scheduler sees no outcomes to learn from; use engine.name 'embedded'"
             )
         method.require_weights(pruning, self.algorithm.correction, "algorithm.correction")
         if self.algorithm.correction != "plain" and isinstance(pruning, method.OracleRule):

@@ -27,13 +27,15 @@ from arrol.algorithms.allocation.allocator import RULES
 from arrol.algorithms.thinning import thinning_share
 from arrol.configs.allocation import UniformAllocation
 from arrol.configs.base import merge, validate
-from arrol.configs.method import DrGrpoConfig, NeverRule
+from arrol.configs.method import AutoRule, DrGrpoConfig, NeverRule
 from arrol.configs.run import RunConfig
 from arrol.errors import DataError
 from arrol.lab.costs import CostModel, Counts
 from arrol.lab.moments import TINY, Moments, expected_counts, merit
 from arrol.lab.pool import Pool
 from arrol.lab.replay import Visit, replay
+from arrol.pruning.auto import MIN_GROUPS, RECENT_STEPS
+from arrol.pruning.survival import Survival
 
 RESAMPLES = 400
 PARTS = 16
@@ -46,6 +48,8 @@ class Design:
 
     name: str
     change: Mapping[str, Any] = field(default_factory=dict)
+    survival: Survival | None = None
+    """A rule of one's own in place of the config's: candidates in, survival out."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def judge(pool: Pool, design: Design, base: RunConfig, *, visits: int = 64, seed
         raise DataError("pool: has no gradients, so no design can be judged on it; collect it with sketch_size above 0")
     config, moments = design_config(base, design), Moments.of(pool)
     size, per_step = config.training.group_size, config.training.prompts_per_step
-    if _is_whole(config):
+    if _is_whole(config) and not design.survival:
         generated_P, trained_P, longest = expected_counts(pool, size, per_step)
         counts = Counts(
             generated_P, np.full(pool.num_prompts, longest / per_step), np.zeros(pool.num_prompts), trained_P
@@ -126,10 +130,16 @@ def judge(pool: Pool, design: Design, base: RunConfig, *, visits: int = 64, seed
         share = float(trained_P.sum() / generated_P.sum())
         return Judgement(design.name, size, moments.error_P(size), counts, trained=share)
     first = -(-pool.num_prompts // per_step)  # an epoch in which histories fill
+    if isinstance(config.pruning, AutoRule):
+        first += max(RECENT_STEPS, -(-MIN_GROUPS // per_step))
     steps = first + max(1, round(visits * pool.num_prompts / per_step))
-    seen = [visit for step in list(replay(pool, config, steps=steps, seed=seed))[first:] for visit in step]
+    seen = [visit for step in _steps(pool, config, design, steps, seed)[first:] for visit in step]
     is_single_wave = RULES[config.allocation.rule](config.allocation, None).is_single_wave  # type: ignore[arg-type]
     return _replayed(design.name, pool, moments, seen, is_single_wave)
+
+
+def _steps(pool: Pool, config: RunConfig, design: Design, steps: int, seed: int) -> list[list[Visit]]:
+    return list(replay(pool, config, steps=steps, seed=seed, survival=design.survival))
 
 
 def _is_whole(config: RunConfig) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arrol import assembly
-from arrol.algorithms.thinning import thinning_share, training_probability
+from arrol.algorithms.advantages import GroupSignal
 from arrol.configs.method import OracleRule
 from arrol.configs.run import RunConfig
 from arrol.engines.asked import Asked, report_ends
@@ -26,7 +26,8 @@ from arrol.lab.costs import Counts
 from arrol.lab.pool import Pool
 from arrol.protocols import Controller, Engine, More, PendingVerdict
 from arrol.pruning.controller import PruningController
-from arrol.training.learner import step_signals
+from arrol.pruning.survival import Survival
+from arrol.training.learner import step_outcomes, step_signals, training_probabilities
 from arrol.training.packing import batch_denominator
 from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
@@ -186,15 +187,18 @@ def require_replayable(pool: Pool, config: RunConfig) -> None:
         raise ConfigError(f"pruning.probe_tokens = {missing}: the pool read features at {known}; choose among them")
 
 
-def replay(pool: Pool, config: RunConfig, *, steps: int, seed: int = 0) -> Iterator[list[Visit]]:
+def replay(
+    pool: Pool, config: RunConfig, *, steps: int, seed: int = 0, survival: Survival | None = None
+) -> Iterator[list[Visit]]:
     """The visits of each step of a run that begins with the pool's prompts in a random order, epoch after epoch.
 
-    The caller leaves out the first epoch, in which histories are empty. Warm-up steps of the rule are skipped.
+    The caller leaves out the first epochs, in which histories are empty and ``auto`` knows too little. Warm-up steps of
+    the rule are skipped. ``survival`` replaces the rule; see :class:`arrol.pruning.controller.PruningController`.
     """
     require_replayable(pool, config)
     config = config.model_copy(update={"seed": seed, "pruning": config.pruning.model_copy(update={"warmup_steps": 0})})
     engine, allocator = PoolEngine(pool, seed=seed), assembly.build_allocator(config)
-    controller = PruningController(config.pruning, PooledQuality(), seed=seed)
+    controller = PruningController(config.pruning, PooledQuality(), seed=seed, survival=survival)
     sampling = SamplingParams(int(pool.length_PN.max()) + 1)
     prompts = _prompts(pool, seed)
 
@@ -217,8 +221,8 @@ def replay(pool: Pool, config: RunConfig, *, steps: int, seed: int = 0) -> Itera
         signals = step_signals(groups, lessons, config)
         denominator = batch_denominator(groups, signals, config.sampling.max_completion_tokens)
         per_prompt = denominator.rollouts / max(len(groups), 1)
-        contribution = [signal.advantage_G * signal.weight_G for signal in signals]
-        yield _visits(groups, contribution, engine, config, per_prompt)
+        yield _visits(groups, signals, training_probabilities(groups, signals, config), engine, per_prompt)
+        controller.learn(groups, step_outcomes(groups, signals, config))
         allocator.learn(groups)
 
 
@@ -232,27 +236,21 @@ def _prompts(pool: Pool, seed: int) -> Iterator[Prompt]:
 
 def _visits(
     groups: Sequence[RolloutGroup],
-    contributions: Sequence[np.ndarray],
+    signals: Sequence[GroupSignal],
+    trains: Sequence[np.ndarray],
     engine: PoolEngine,
-    config: RunConfig,
     per_prompt: float,
 ) -> list[Visit]:
     """``per_prompt``: what the sum over a group's rollouts is divided by."""
-    is_pruned = any(rollout.survival < 1 for group in groups for rollout in group.rollouts if rollout.survived)
-    share = thinning_share(config.algorithm, is_pruned=is_pruned)
-    is_taught = [(contribution_G != 0) for contribution_G in contributions]
-    flat = np.concatenate([c[taught] for c, taught in zip(contributions, is_taught, strict=True)])
-    probability = iter(training_probability(flat, share))
     visits = []
-    for group, contribution_G, taught_G in zip(groups, contributions, is_taught, strict=True):
-        trains_G = np.array([next(probability) if taught else 0.0 for taught in taught_G])
+    for group, signal, trains_G in zip(groups, signals, trains, strict=True):
         tokens_G = np.array([rollout.completion.num_tokens for rollout in group.rollouts], float)
         places = [engine.played[rollout.rollout_id] for rollout in group.rollouts]
         visits.append(
             Visit(
                 places[0][0],
                 np.array([rollout for _, rollout in places]),
-                contribution_G / per_prompt,
+                signal.advantage_G * signal.weight_G / per_prompt,
                 trains_G,
                 np.array([rollout.completion.finish_reason.survived for rollout in group.rollouts]),
                 Counts(tokens_G.sum(), engine.decode_steps / len(groups), 0.0, float((trains_G * tokens_G).sum())),

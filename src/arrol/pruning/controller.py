@@ -23,40 +23,56 @@ Legend: ``C`` candidates, ``B`` recent candidates (the buffer).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
-from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
+from arrol.configs.method import AutoRule, NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.protocols import Estimator
+from arrol.pruning.auto import AutoChoice
 from arrol.pruning.draws import PRUNING_STREAM, bernoulli, systematic
-from arrol.pruning.survival import RULES, Candidates, conditional_survival, lift_to_floor
+from arrol.pruning.recent import PREVIOUS, RecentCandidates
+from arrol.pruning.survival import RULES, Candidates, Survival, conditional_survival, lift_to_floor
 from arrol.pruning.waves import GroupState, Waiting, Wave
 from arrol.quality.scoring import scores_and_qualities
-from arrol.types import LEAST_SURVIVAL, ProbeEvent, PruningDecision, Reason, RolloutId, State
+from arrol.types import (
+    LEAST_SURVIVAL,
+    Outcome,
+    ProbeEvent,
+    PruningDecision,
+    Reason,
+    RolloutGroup,
+    RolloutId,
+    State,
+)
 
-RECENT_SIZE = 1024
-"""Candidates remembered per probe as the population behind buffer-level constants."""
 MIN_RECENT = 32
 """With fewer remembered, a draw without siblings is uniform."""
-QUALITY, CONFIDENCE, HISTORY, PREVIOUS = range(4)
-"""Columns of the buffer: quality, mean log-probability, the prompt's success rate (NaN where unknown), survival before
-the probe."""
 
 
 class PruningController:
     """Implements :class:`arrol.protocols.TrainingController`; see the module for its promises."""
 
-    def __init__(self, config: PruningBase, estimator: Estimator, *, seed: int, whole_group: bool = False) -> None:
+    def __init__(
+        self,
+        config: PruningBase,
+        estimator: Estimator,
+        *,
+        seed: int,
+        whole_group: bool = False,
+        survival: Survival | None = None,
+    ) -> None:
         """``whole_group`` makes ``keep_ratio`` a share of the group, for hosts that need the same number of survivors
-        from every prompt: rollouts that ended before the probe count as kept, candidates share the places left."""
+        from every prompt: rollouts that ended before the probe count as kept, candidates share the places left.
+
+        ``survival`` replaces the rule: candidates in, probability of surviving through their probe out; the rest of
+        the config holds, ``min_survival`` included, and ``keep_ratio`` is not used.
+        """
         self._config, self._estimator, self._seed, self._whole_group = config, estimator, seed, whole_group
         self._groups: dict[tuple[int, int], GroupState] = {}
-        self._recent = [np.zeros((0, 4)) for _ in config.probe_tokens]
-        """Per probe, candidates of earlier steps ``[B, 4]``, oldest first."""
-        self._newest: list[dict[RolloutId, tuple[float, ...]]] = [{} for _ in config.probe_tokens]
-        """Per probe, candidates of this step; they join ``_recent`` when the next step begins."""
+        self._survival = survival
+        self._auto = AutoChoice(config) if isinstance(config, AutoRule) else None
+        self._recent = RecentCandidates(len(config.probe_tokens))
         self._now: float | None = None
         self._step: int | None = None
         """The step whose groups are being opened."""
@@ -108,8 +124,8 @@ class PruningController:
         """The group of this name: the open one, else ``new``."""
         if step != self._step:
             self._groups = {key: old for key, old in self._groups.items() if not old.is_over and key != (step, group)}
-            self._recent, self._now, self._step = self._remembered(), None, step
-            self._newest = [{} for _ in self._recent]
+            self._recent.begin_step()
+            self._now, self._step = None, step
             steps = {step, *(known for known, _ in self._groups)}
             self._batches = {known: batch for known, batch in self._batches.items() if known in steps}
         if step in self._batches:
@@ -121,11 +137,7 @@ class PruningController:
         state = self._groups.pop((step, group), None)
         if state is None:
             return
-        ids = [RolloutId(step, group, index) for index in sorted(state.reached)]
-        for probe, newest in enumerate(self._newest):
-            rows = [newest.pop(rollout_id) for rollout_id in ids if rollout_id in newest]
-            if rows:
-                self._recent[probe] = np.concatenate([self._recent[probe], np.array(rows)])[-RECENT_SIZE:]
+        self._recent.close([RolloutId(step, group, index) for index in sorted(state.reached)])
 
     def size(self, step: int, group: int) -> int:
         """Rollouts requested so far; 0 for an unknown group."""
@@ -187,15 +199,23 @@ class PruningController:
         group = self._groups.get(rollout_id[:2])
         return None if group is None else group.decisions.get(rollout_id.index)
 
+    def learn(self, groups: Sequence[RolloutGroup], outcomes: Sequence[Outcome]) -> None:
+        """The verified groups of a step; only ``auto`` learns from them."""
+        if self._auto:
+            self._auto.learn(groups, outcomes)
+
+    def metrics(self) -> dict[str, float]:
+        """Of rule ``auto``; empty for others."""
+        return self._auto.metrics() if self._auto else {}
+
     def save(self) -> State:
         """The buffers: groups do not outlive a step, and draws are keyed."""
-        return {"recent": {str(probe): recent for probe, recent in enumerate(self._remembered())}}
+        return {"recent": self._recent.save(), **({"auto": self._auto.save()} if self._auto else {})}
 
     def load(self, state: State) -> None:
-        recent = cast(dict[str, np.ndarray], state["recent"])
-        assert len(recent) == len(self._recent), (len(recent), len(self._recent))
-        self._recent = [np.asarray(recent[str(probe)], float).reshape(-1, 4) for probe in range(len(recent))]
-        self._newest = [{} for _ in self._recent]
+        self._recent.load(cast(State, state["recent"]))
+        if self._auto:
+            self._auto.load(cast(State, state["auto"]))
 
     def _is_fresh(self, event: ProbeEvent) -> bool:
         """False for a probe seen before (a preempted request is scored again) and for a rollout that has ended."""
@@ -214,14 +234,7 @@ class PruningController:
         if event.probe and event.rollout_id.step <= self._config.warmup_steps:
             previous = self._config.cumulative_keep[event.probe - 1]
         history = np.nan if group.success_rate is None else group.success_rate
-        self._newest[event.probe][event.rollout_id] = (quality, event.confidence, history, previous)
-
-    def _remembered(self) -> list[np.ndarray]:
-        """Per probe, the newest candidates ``[B, 4]``, this step's included, in the order of their ids."""
-        return [
-            np.concatenate([recent, np.array([row for _, row in sorted(newest.items())]).reshape(-1, 4)])[-RECENT_SIZE:]
-            for recent, newest in zip(self._recent, self._newest, strict=True)
-        ]
+        self._recent.add(event.rollout_id, event.probe, (quality, event.confidence, history, previous))
 
     def _decide_what_is_due(self, touched: set[tuple[int, int]]) -> list[RolloutId]:
         """Draw every pool whose barrier is complete."""
@@ -270,12 +283,16 @@ class PruningController:
         """Decide a pool of waiting candidates, in the order of their ids."""
         if isinstance(self._config, (NeverRule, OracleRule)):
             return self._keep_all(pool, probe, Reason.RULE_NEVER)
+        if self._auto and (known := [w for w in pool if np.isfinite(w.quality)]):
+            self._auto.note([w.rollout_id for w in known], probe, self._candidates(known, probe, siblings_known))
         if pool[0].rollout_id.step <= self._config.warmup_steps:  # steps count from 1
             return self._keep_all(pool, probe, Reason.WARMUP)
         stops = self._keep_all([w for w in pool if not np.isfinite(w.quality)], probe, Reason.NO_SCORE)
         pool = [w for w in pool if np.isfinite(w.quality)]
         if not pool:
             return stops
+        if self._auto and not self._auto.stops_at(probe):
+            return stops + self._keep_all(pool, probe, Reason.RULE_NEVER)
         factor_C = self._factors(pool, probe, siblings_known)
         if siblings_known:
             return stops + self._draw_exactly(pool, probe, factor_C, reason)
@@ -283,21 +300,12 @@ class PruningController:
 
     def _factors(self, pool: list[Waiting], probe: int, siblings_known: bool) -> np.ndarray:
         """Probability of passing this probe, given survival so far."""
-        groups, recent = [self._groups[w.rollout_id[:2]] for w in pool], self._recent[probe]
-        whole_group = self._whole_group and siblings_known
-        candidates = Candidates(
-            quality_C=np.array([w.quality for w in pool]),
-            group_C=np.array([w.rollout_id.group for w in pool]),
-            siblings_known=siblings_known,
-            history_C=np.array([np.nan if g.success_rate is None else g.success_rate for g in groups]),
-            confidence_C=np.array([w.confidence for w in pool]),
-            recent_quality_B=recent[:, QUALITY],
-            recent_confidence_B=recent[
-                : 0 if whole_group else None, CONFIDENCE
-            ],  # a threshold from others gives no exact count
-            recent_history_B=recent[:, HISTORY],
-        )
+        candidates, recent = self._candidates(pool, probe, siblings_known), self._recent.at(probe)
+        if given := self._auto.survival if self._auto else self._survival:
+            target_C = np.maximum(given(candidates), self._config.min_survival)
+            return np.minimum(target_C / self._previous(pool), 1.0)
         keep, too_few = self._config.cumulative_keep, not siblings_known and len(recent) < MIN_RECENT
+        whole_group = self._whole_group and siblings_known
         rule = RULES["uniform" if too_few else self._rule]
         share = self._places(pool[0].rollout_id, len(pool), probe) / len(pool) if whole_group else keep[probe]
         target_C = rule(candidates, self._config, share)
@@ -305,17 +313,15 @@ class PruningController:
             return target_C
         target_B, previous_B = target_C, self._previous(pool)
         if not siblings_known:  # a lone candidate tells no mean over the running ones; the buffer does
-            population = replace(
-                candidates,
-                quality_C=recent[:, QUALITY],
-                group_C=np.zeros(len(recent), int),
-                history_C=recent[:, HISTORY],
-                confidence_C=recent[:, CONFIDENCE],
-            )
+            population = self._recent.population(candidates, probe)
             target_B, previous_B = rule(population, self._config, keep[probe]), recent[:, PREVIOUS]
         mean = share if whole_group else keep[probe] / keep[probe - 1]
         floor = self._config.min_survival
         return conditional_survival(target_C, self._previous(pool), mean, floor, over=(target_B, previous_B))
+
+    def _candidates(self, pool: list[Waiting], probe: int, siblings_known: bool) -> Candidates:
+        pairs = [(waiting, self._groups[waiting.rollout_id[:2]]) for waiting in pool]
+        return self._recent.candidates(pairs, probe, siblings_known, exact_count=self._whole_group and siblings_known)
 
     def _places(self, member: RolloutId, waiting: int, probe: int) -> int:
         """How many waiting candidates pass, so that together with the ended rollouts their wave's share is kept."""

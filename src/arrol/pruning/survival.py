@@ -79,6 +79,10 @@ class Candidates:
         return self.recent_quality_B if len(self.recent_quality_B) else self.quality_C
 
 
+Survival = Callable[[Candidates], np.ndarray]
+"""A rule of one's own: float64 ``[C]``, probability of surviving through this probe."""
+
+
 def never(candidates: Candidates, config: PruningBase, keep_ratio: float) -> np.ndarray:
     """All survive."""
     return np.ones(len(candidates.quality_C))
@@ -125,19 +129,27 @@ def neyman(candidates: Candidates, config: NeymanRule, keep_ratio: float) -> np.
     quality_C, floor = candidates.quality_C, config.min_survival
     if not candidates.siblings_known:
         reference_B = candidates.reference_B
-        past_C = _history(candidates.history_C, len(quality_C))
         past_B = _history(candidates.recent_history_B, len(reference_B))
         # The population with its own histories, or the scale would not keep keep_ratio of it.
         weight_B = neyman_weight(reference_B, np.where(np.isnan(past_B), reference_B.mean(), past_B))
-        weight_C = neyman_weight(quality_C, np.where(np.isnan(past_C), reference_B.mean(), past_C))
+        weight_C = candidate_weight(candidates, config.shrinkage)
         return np.clip(_scale(weight_B, keep_ratio, floor) * weight_C, floor, 1.0)
-    weight_C = neyman_weight(quality_C, _base_rate(candidates, config.shrinkage))
+    weight_C = candidate_weight(candidates, config.shrinkage)
     if config.scope == "batch":
         return np.clip(_scale(weight_C, keep_ratio, floor) * weight_C, floor, 1.0)
     survival_C = np.empty_like(quality_C)
     for rows in _groups(candidates.group_C):
         survival_C[rows] = np.clip(_scale(weight_C[rows], keep_ratio, floor) * weight_C[rows], floor, 1.0)
     return survival_C
+
+
+def candidate_weight(candidates: Candidates, shrinkage: float) -> np.ndarray:
+    """:func:`neyman_weight` with the base rate that is known: siblings and history, or the history alone."""
+    quality_C = candidates.quality_C
+    if candidates.siblings_known:
+        return neyman_weight(quality_C, _base_rate(candidates, shrinkage))
+    past_C = _history(candidates.history_C, len(quality_C))
+    return neyman_weight(quality_C, np.where(np.isnan(past_C), candidates.reference_B.mean(), past_C))
 
 
 def neyman_weight(quality_C: np.ndarray, base_rate_C: np.ndarray) -> np.ndarray:

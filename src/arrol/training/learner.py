@@ -18,14 +18,14 @@ from arrol.algorithms.allocation.selection import whole
 from arrol.algorithms.dapo import overlong_penalty
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.losses import Denominator, LossInputs, policy_loss
-from arrol.algorithms.thinning import thinned, thinning_share
+from arrol.algorithms.thinning import thinned, thinning_share, training_probability
 from arrol.configs.method import AlgorithmConfig, DapoConfig
 from arrol.configs.run import RunConfig
 from arrol.engines.embedded.decoder import flat_decoder
 from arrol.training.optimization import GuardedOptimizer
 from arrol.training.packing import Example, Microbatch, batch_denominator, group_examples, pack, split_groups
 from arrol.training.policy import head_logprobs, token_logprobs
-from arrol.types import RolloutGroup, RolloutId
+from arrol.types import Outcome, RolloutGroup, RolloutId
 
 MINIBATCH_STREAM = 3
 
@@ -200,6 +200,34 @@ def step_signals(groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], conf
         )
         for group, lesson in zip(groups, lessons, strict=True)
     ]
+
+
+def training_probabilities(
+    groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig
+) -> list[np.ndarray]:
+    """float64 ``[G]`` in [0, 1] of each group: whether a rollout has a signal, times its chance in the lottery."""
+    is_pruned = any(rollout.survival < 1 for group in groups for rollout in group.rollouts if rollout.survived)
+    share = thinning_share(config.algorithm, is_pruned=is_pruned)
+    contributions = [signal.advantage_G * signal.weight_G for signal in signals]
+    taught = np.concatenate([contribution_G[contribution_G != 0] for contribution_G in contributions])
+    probability = iter(training_probability(taught, share))
+    return [np.array([next(probability) if value else 0.0 for value in row_G]) for row_G in contributions]
+
+
+def step_outcomes(groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig) -> list[Outcome]:
+    """What a step's rollouts contributed: squared advantage times a stand-in for the squared size of the gradient.
+
+    The stand-in is the sum of (1 - p)^2 over the sampled tokens, p their probability: the squared gradient by the
+    token's own logit, tokens taken as independent. A loss that is a mean over the T tokens has it divided by T^2.
+    """
+    outcomes = []
+    for group, signal, trains_G in zip(groups, signals, training_probabilities(groups, signals, config), strict=True):
+        written = [rollout.completion.sampler_logprobs_T for rollout in group.rollouts]
+        size_G = np.array([float(np.square(1 - np.exp(logprobs_T.astype(float))).sum()) for logprobs_T in written])
+        if config.algorithm.aggregation == "sequence_mean":
+            size_G /= np.maximum([len(logprobs_T) for logprobs_T in written], 1) ** 2.0
+        outcomes.append(Outcome(signal.advantage_G**2 * size_G, trains_G))
+    return outcomes
 
 
 def trained_rewards(group: RolloutGroup, config: RunConfig) -> np.ndarray:

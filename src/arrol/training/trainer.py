@@ -19,7 +19,7 @@ import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.lesson import Lesson
-from arrol.configs.method import OracleRule
+from arrol.configs.method import AutoRule, OracleRule
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
 from arrol.protocols import Engine, PendingVerdict, Sink, Task, TrainingController
@@ -36,7 +36,7 @@ from arrol.training.checkpoint import (
     require_same_config,
     save_checkpoint,
 )
-from arrol.training.learner import Learner, trained_rewards
+from arrol.training.learner import Learner, step_outcomes, step_signals, trained_rewards
 from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
     Completion,
@@ -145,7 +145,10 @@ class Trainer:
         lessons = self.parts.allocator.lessons(groups, [trained_rewards(group, self.config) for group in groups])
         learnt = self.parts.learner.update(groups, self.step, lessons)
         clock.lap("time/learn_s")
-        metrics |= learnt | survivor_metrics(groups) | self.parts.allocator.metrics()
+        if isinstance(self.config.pruning, AutoRule):
+            outcomes = step_outcomes(groups, step_signals(groups, lessons, self.config), self.config)
+            self.parts.controller.learn(groups, outcomes)
+        metrics |= learnt | survivor_metrics(groups) | self.parts.allocator.metrics() | self.parts.controller.metrics()
         metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
         self.parts.allocator.learn(groups)
         self._write_rollouts(groups, lessons)

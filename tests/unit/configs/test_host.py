@@ -43,6 +43,7 @@ def test_nested_quality_and_one_probe_as_a_number():
         ({"correction": "best"}, ["correction = 'best'"]),
         ({"estimator": "ipw"}, ["estimator = 'ipw'", "unknown key", "'correction'"]),
         ({"rule": "extremes", "draw": "bernoulli", "correction": "plain"}, ["draw = 'bernoulli': extremes ranks"]),
+        ({"rule": "auto"}, ["rule = 'auto': learns in arrol train alone; use another rule here"]),
         ({"rule": "confidence"}, ["correction = 'doubly_robust': rule 'confidence' stops with certainty"]),
         ({"rule": "uniform", "keep_ratio": 0.05}, ["keep_ratio = 0.05: outside [min_survival, max_survival]"]),
         (

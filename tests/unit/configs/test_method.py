@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from arrol.configs.method import (
     AlgorithmConfig,
+    AutoRule,
     DapoConfig,
     DrGrpoConfig,
     GrpoConfig,
@@ -87,6 +88,24 @@ def test_the_share_still_running_falls_to_the_keep_ratio(fields, expected):
 def test_what_all_rules_refuse(fields, expected):
     with pytest.raises(ValidationError, match=expected):
         UniformRule(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"generated_price": 0, "trained_price": 0},
+            "trained_price = 0: both prices are 0, so nothing can pay; set one",
+        ),
+        ({"trained_price": -1}, "greater than or equal to 0"),
+        ({"spread_ratio": -1}, "greater than or equal to 0"),
+        ({"keep_ratio": 0.05}, "outside"),
+        ({"probe_tokens": (8, 16), "probe_keep_ratios": (0.5, 0.2)}, "auto chooses probe and share; leave it out"),
+    ],
+)
+def test_what_auto_refuses(fields, expected):
+    with pytest.raises(ValidationError, match=expected):
+        AutoRule(**fields)
 
 
 @pytest.mark.parametrize("features", [(), ("logprobs", "logprobs"), ("hidden",)])

@@ -119,6 +119,10 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
             "set it to 'plain'",
         ),
         (
+            ["--pruning", "auto", "--pruning.probe_tokens", "[8]", "--algorithm.correction", "plain"],
+            "algorithm.correction = 'plain': rule = 'auto' counts on weights 1/survival; set 'ipw' or 'doubly_robust'",
+        ),
+        (
             ["--pruning.rule", "confidence"],
             "algorithm.correction = 'doubly_robust': rule 'confidence' stops with certainty, so no weights exist; "
             "set it to 'plain' or pruning.mix above 0",
@@ -290,6 +294,10 @@ def test_another_engine_drops_the_fields_it_does_not_have(run_file):
         (["--engine.quantization", "fp8"], "engine.quantization = 'fp8': samples from another policy"),
         (["--sampling.temperature", "0.7", "--sampling.top_p", "0.9"], "sampling.temperature = 0.7: with top_p"),
         (["--engine.prefill_tokens", "5"], "engine.prefill_tokens = 5: unknown key"),
+        (
+            ["--pruning", "auto", "--pruning.probe_tokens", "[8]"],
+            "pruning.rule = 'auto': vLLM's scheduler sees no outcomes to learn from; use engine.name 'embedded'",
+        ),
         (["--engine.sleep_level", "3"], "engine.sleep_level = '3': input should be 0, 1 or 2"),
     ],
 )

@@ -78,3 +78,16 @@ def test_whole_groups_have_the_sample_covariance(pool, base):
     (visit, *_), *_ = replay(pool, base, steps=1)
     reward = pool.reward_PN[visit.prompt, visit.rollout_R]
     np.testing.assert_allclose(visit.factor_R, (reward - reward.mean()) / 4, atol=1e-7)
+
+
+def test_auto_hears_of_outcomes_and_a_rule_of_ones_own_replaces_the_config_s(pool, base):
+    auto = design_config(base, Design("auto", {"pruning": {"rule": "auto", "probe_tokens": [4], "spread_ratio": 1.0}}))
+    kept = [np.mean([visit.is_kept_R.mean() for visit in step]) for step in replay(pool, auto, steps=8)]
+    assert kept[:2] == [1.0, 1.0]
+    assert min(kept[3:]) < 1.0
+    own = design_config(base, Design("own", {"pruning": {"rule": "uniform", "probe_tokens": [4], "min_survivors": 0}}))
+    share = []
+    for survival in (0.3, 0.9):
+        steps = replay(pool, own, steps=3, survival=lambda c, p=survival: np.full(len(c.quality_C), p))
+        share.append(np.mean([visit.is_kept_R.mean() for step in steps for visit in step]))
+    assert share[0] < 0.55 < 0.8 < share[1]

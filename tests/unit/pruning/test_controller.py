@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 
 from arrol.configs.host import parse_host
-from arrol.configs.method import ExtremesRule, NeverRule, NeymanRule, OracleRule, PaperRule, UniformRule
-from arrol.pruning.controller import MIN_RECENT, RECENT_SIZE, PruningController
-from arrol.types import ProbeEvent, Reason, RolloutId
+from arrol.configs.method import AutoRule, ExtremesRule, NeverRule, NeymanRule, OracleRule, PaperRule, UniformRule
+from arrol.pruning.controller import MIN_RECENT, PruningController
+from arrol.pruning.recent import RECENT_SIZE
+from arrol.types import (
+    Completion,
+    FinishReason,
+    Outcome,
+    ProbeEvent,
+    Prompt,
+    Reason,
+    Rollout,
+    RolloutGroup,
+    RolloutId,
+)
 from lottery import GivenQuality, all_decisions, controller_of, event, events_of, filled_state, open_groups, play
 
 NOW = {"warmup_steps": 0}
@@ -304,3 +315,67 @@ def test_a_share_of_the_group_over_two_probes():
     alive = [i for i in range(1, 8) if RolloutId(1, 0, i) not in first]
     controller.finished([RolloutId(1, 0, alive[0])])
     assert len(controller.probed([event(0, i, 0.5, probe=1) for i in alive[1:]])) == 2
+
+
+def test_a_rule_of_ones_own_replaces_the_config_s_at_every_probe():
+    """It says the survival through a probe, so what is left at the second is conditional; the floor holds."""
+    config = UniformRule(**NOW, probe_tokens=(2, 4), min_survivors=0, min_survival=0.2, keep_ratio=0.3)
+    through = iter([[1.0, 0.8, 0.8, 0.1], [0.5, 0.4]])
+
+    def own(candidates):
+        return np.resize(next(through), len(candidates.quality_C))
+
+    controller = PruningController(config, GivenQuality(), seed=1, survival=own)
+    play(controller, np.full((1, 4), 0.5), probes=1)
+    assert [d.survival for d in controller.decisions(1, 0)] == pytest.approx([1.0, 0.8, 0.8, 0.2])
+    left = {d.rollout_id.index: d.survival for d in controller.decisions(1, 0) if d.keep}
+    controller.probed([event(0, index, 0.5, probe=1) for index in left])
+    expected = np.minimum(np.resize([0.5, 0.4], len(left)), [*left.values()])
+    assert [d.survival for d in controller.decisions(1, 0) if d.probe == 1] == pytest.approx(expected.tolist())
+
+
+def test_auto_keeps_all_and_says_so_until_it_has_learnt():
+    controller = controller_of(AutoRule(**NOW, probe_tokens=(2,)))
+    assert play(controller, np.full((2, 4), 0.5)) == set()
+    assert {d.reason for d in all_decisions(controller, 2)} == {Reason.RULE_NEVER}
+    assert controller.metrics()["pruning/auto/groups"] == 0
+    assert controller_of(UniformRule(**NOW)).metrics() == {}
+
+
+@pytest.mark.parametrize("draw", ["systematic", "bernoulli"])
+def test_auto_stops_unlike_groups_unlike_often_and_repeats_after_a_restart(draw):
+    """Half of the prompts never succeed: their rollouts are stopped most of the time, and the others never."""
+    config = AutoRule(**NOW, probe_tokens=(2,), draw=draw, min_survivors=1)
+    quality = np.repeat([[0.01], [0.5]], 8, axis=0) * np.ones((16, 8))
+    history, controller, state = quality[:, 0].tolist(), controller_of(config), None
+    for step in range(1, 9):
+        stopped = play(controller, quality, step=step, history=history)
+        learn_from(controller, step, quality, stopped)
+        if step == 6:
+            state = controller.save()
+    assert stopped
+    assert all(rollout_id.group < 8 for rollout_id in stopped)
+    second = controller_of(config, state=state)
+    for step in (7, 8):
+        again = play(second, quality, step=step, history=history)
+        learn_from(second, step, quality, again)
+    assert again == stopped
+    assert second.metrics() == controller.metrics()
+
+
+def learn_from(controller, step, quality, stopped):
+    """Rollouts of 50 tokens, right by a coin where the quality is one half."""
+    groups, outcomes = [], []
+    for number, row in enumerate(quality):
+        decisions = {decision.rollout_id: decision for decision in controller.decisions(step, number)}
+        reward = np.random.default_rng([step, number]).random(len(row)) < np.where(row > 0.1, 0.5, 0)
+        rollouts = []
+        for index, right in enumerate(reward):
+            rollout_id = RolloutId(step, number, index)
+            reason = FinishReason.PRUNED if rollout_id in stopped else FinishReason.STOP
+            completion = Completion((1,) * 50, np.full(50, -1.0, np.float32), reason)
+            rollouts.append(Rollout(rollout_id, completion, decisions[rollout_id], float(right)))
+        groups.append(RolloutGroup(Prompt("p", (0,), "", ""), rollouts))
+        kept = np.array([rollout.survived for rollout in rollouts])
+        outcomes.append(Outcome(np.where(kept & (row > 0.1), 0.25, 0.0), (kept & (row > 0.1)).astype(float)))
+    controller.learn(groups, outcomes)

@@ -16,7 +16,7 @@ from typing import Any
 from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.engines.vllm.request import pruning_args
 from arrol.protocols import TrainingController
-from arrol.types import GroupRequest, ProbeEvent, PruningDecision, Reason, RolloutId, State
+from arrol.types import GroupRequest, Outcome, ProbeEvent, PruningDecision, Reason, RolloutGroup, RolloutId, State
 
 
 class RemoteController(TrainingController):
@@ -94,6 +94,12 @@ class RemoteController(TrainingController):
 
     def decision(self, rollout_id: RolloutId) -> PruningDecision | None:
         return self._decisions.get(rollout_id)
+
+    def learn(self, groups: Sequence[RolloutGroup], outcomes: Sequence[Outcome]) -> None:
+        """No rule of the scheduler learns from outcomes."""
+
+    def metrics(self) -> dict[str, float]:
+        return {}
 
     def save(self) -> State:
         return {}

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict, Field, model_validator
 
 from arrol.configs.base import StrictModel, nearest_key, shown, validate
-from arrol.configs.method import RULE_FIELDS, NeverRule, NeymanRule, OracleRule, PruningConfig
+from arrol.configs.method import RULE_FIELDS, AutoRule, NeverRule, NeymanRule, OracleRule, PruningConfig
 from arrol.errors import ConfigError
 from arrol.types import PruningDecision, Reason, RolloutId
 
@@ -93,6 +93,8 @@ class PruningRequest(StrictModel):
                 raise ValueError(f"{name} = {shown(value)}: above {MAX_NUMBER}; give a smaller number")
         if isinstance(self.rule, OracleRule):
             raise ValueError("rule = 'oracle': needs outcomes, which no engine has; use another rule")
+        if isinstance(self.rule, AutoRule):
+            raise ValueError("rule = 'auto': needs outcomes, which no engine has; use another rule")
         if isinstance(self.rule, NeymanRule) and self.rule.scope == "batch" and self.batch_groups is None:
             raise ValueError(
                 "scope = 'batch': a server sees no batch; use scope 'group', or give step and batch_groups"

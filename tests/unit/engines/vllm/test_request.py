@@ -73,7 +73,7 @@ def test_arguments_of_every_rule_come_back(rule, own):
 
 def test_every_rule_that_an_engine_can_follow_is_tried_here():
     known = {rule.model_fields["rule"].default for rule in get_args(get_args(method.PruningConfig)[0])}
-    assert known - set(RULES) == {"oracle"}
+    assert known - set(RULES) == {"oracle", "auto"}
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -116,6 +116,7 @@ def test_a_request_that_says_nothing_of_ours_is_not_ours(other):
         ({"size": 0}, "size", "0", "greater than or equal to 1"),
         ({"size": 4.5}, "size", "4.5", "integer"),
         ({"rule": "oracle"}, "rule", "'oracle'", "use another rule"),
+        ({"rule": "auto"}, "rule", "'auto'", "needs outcomes, which no engine has; use another rule"),
         ({"rule": "nayman"}, "rule", "'nayman'", "'neyman'"),
         ({"rule": "neyman", "scope": "batch"}, "scope", "'batch'", "use scope 'group', or give step and batch_groups"),
         ({"rule": "balanced", "scope": "grp"}, "scope", "'grp'", "'group' or 'buffer'"),

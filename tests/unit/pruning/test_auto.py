@@ -1,0 +1,136 @@
+"""Rule ``auto``: when it stops, what it remembers, what it says."""
+
+import numpy as np
+import pytest
+
+from arrol.configs.method import AutoRule
+from arrol.pruning.auto import MIN_GROUPS, MIN_MERIT, RECENT_STEPS, AutoChoice
+from arrol.pruning.survival import Candidates
+from arrol.types import (
+    Completion,
+    FinishReason,
+    Outcome,
+    Prompt,
+    PruningDecision,
+    Reason,
+    Rollout,
+    RolloutGroup,
+    RolloutId,
+)
+
+SIZE, GROUPS, TOKENS = 8, 16, 100
+RULE = AutoRule(probe_tokens=(10,), warmup_steps=0)
+
+
+def play(choice, step, *, dead=0.5, probes=1, seed=0):
+    """One step. A share of the prompts never succeeds and looks like it; the others succeed half of the time."""
+    rng = np.random.default_rng([seed, step])
+    groups, outcomes = [], []
+    for number in range(GROUPS):
+        rate = 0.0 if number < dead * GROUPS else 0.5
+        ids = [RolloutId(step, number, index) for index in range(SIZE)]
+        candidates = Candidates(np.full(SIZE, 0.01 + rate), np.full(SIZE, number), history_C=np.full(SIZE, 0.01 + rate))
+        survival = np.ones(SIZE)
+        for probe in range(probes):
+            choice.note(ids, probe, candidates)
+            if choice.stops_at(probe):
+                survival = choice.survival(candidates)
+        reward, kept = (rng.random(SIZE) < rate).astype(float), rng.random(SIZE) < survival
+        rollouts = []
+        for index, rollout_id in enumerate(ids):
+            reason = FinishReason.STOP if kept[index] else FinishReason.PRUNED
+            tokens = TOKENS if kept[index] else 10
+            completion = Completion((1,) * tokens, np.full(tokens, -1.0, np.float32), reason)
+            decision = PruningDecision(rollout_id, 0, bool(kept[index]), survival[index], Reason.DRAW)
+            rollouts.append(Rollout(rollout_id, completion, decision, reward[index] if kept[index] else None))
+        groups.append(RolloutGroup(Prompt("p", (0,), "", ""), rollouts))
+        squared = np.where(kept, (reward - rate) ** 2, 0.0)
+        outcomes.append(Outcome(squared, (squared > 0).astype(float)))
+    choice.learn(groups, outcomes)
+    return groups
+
+
+def run(rule=RULE, steps=12, **population):
+    choice = AutoChoice(rule)
+    for step in range(1, steps + 1):
+        play(choice, step, **population)
+    return choice
+
+
+def test_it_stops_where_that_pays_and_finds_most_of_the_gain():
+    """Half of the prompts are dead: their rollouts cost 200 of (200 + 800) / 2. Stopped at 10 tokens: 1000 / 838."""
+    choice = run()
+    assert choice.choice.probe == 0
+    assert MIN_MERIT < choice.choice.low <= choice.choice.merit < 1000 / 820
+    assert choice.choice.merit > 1.12
+    survival = choice.survival(Candidates(np.array([0.01, 0.51]), np.arange(2)))
+    assert survival[1] == pytest.approx(1.0, abs=0.05)
+    assert survival[0] < 0.3
+
+
+@pytest.mark.parametrize("dead", [0.0, 1.0])
+def test_it_keeps_everything_where_nothing_tells_candidates_apart(dead):
+    choice = run(dead=dead)
+    assert choice.choice.probe is None
+    assert choice.metrics()["pruning/auto/probe_tokens"] == 0.0
+    assert choice.metrics()["pruning/auto/keep"] == 1.0
+    assert not choice.stops_at(0)
+
+
+def test_a_known_spread_between_prompts_makes_smaller_groups_pay():
+    rule = RULE.model_copy(update={"spread_ratio": 2.0})
+    assert run(rule, dead=0.0).choice.probe == 0
+
+
+def test_it_keeps_everything_until_enough_groups_are_known():
+    choice = run(steps=MIN_GROUPS // GROUPS - 1)
+    assert choice.choice.probe is None
+    assert np.isnan(choice.metrics()["pruning/auto/merit"])
+    play(choice, MIN_GROUPS // GROUPS)
+    assert choice.choice.probe == 0
+
+
+def test_keep_ratio_is_the_least_share_it_keeps():
+    low, high = (run(RULE.model_copy(update={"keep_ratio": ratio})).choice.keep for ratio in (0.2, 0.8))
+    assert low < 0.7
+    assert high >= 0.8
+
+
+def test_dear_training_makes_stopping_dead_groups_pay_less():
+    """They do not train, so only generation is saved."""
+    assert run(RULE.model_copy(update={"trained_price": 60.0})).choice.probe is None
+
+
+def test_it_prefers_the_earlier_of_two_probes_that_show_the_same():
+    choice = run(AutoRule(probe_tokens=(10, 50), warmup_steps=0), probes=2)
+    assert choice.choice.probe == 0
+
+
+def test_only_recent_steps_are_remembered():
+    choice = run(steps=RECENT_STEPS + 3)
+    steps = choice.save()["memory"][:, 0]
+    assert (steps.min(), steps.max()) == (4, RECENT_STEPS + 3)
+    assert choice.metrics()["pruning/auto/groups"] <= RECENT_STEPS * GROUPS
+
+
+def test_it_goes_on_as_before_after_a_restart():
+    first = run(steps=9)
+    second = AutoChoice(RULE)
+    second.load(first.save())
+    assert second.choice == first.choice
+    for step in range(10, 14):
+        play(first, step)
+        play(second, step)
+        assert second.choice == first.choice
+        np.testing.assert_array_equal(second.save()["memory"], first.save()["memory"])
+    assert second.metrics() == first.metrics()
+
+
+def test_a_memory_of_stopped_groups_says_what_one_of_kept_groups_says():
+    """Survivors, weighted, teach all: the merit beside keeping all is the same, whatever was stopped."""
+    stopped = run(steps=16)
+    never = run(RULE.model_copy(update={"keep_ratio": 1.0}), steps=16)
+    assert never.choice.probe is None
+    kept = AutoChoice(RULE)
+    kept.load(never.save())
+    assert kept.choice.merit == pytest.approx(stopped.choice.merit, rel=0.05)
