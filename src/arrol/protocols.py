@@ -13,8 +13,8 @@ import numpy as np
 
 from arrol.types import (
     Completion,
+    Contribution,
     GroupRequest,
-    Outcome,
     ProbeEvent,
     Prompt,
     PruningDecision,
@@ -82,7 +82,7 @@ class Controller(Protocol):
 class TrainingController(Controller, Stateful, Protocol):
     """A controller that a run checkpoints and tells of outcomes."""
 
-    def learn(self, groups: Sequence[RolloutGroup], outcomes: Sequence[Outcome]) -> None:
+    def learn(self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution]) -> None:
         """The verified groups of a step, and what became of each, in the same order."""
 
 

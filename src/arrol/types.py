@@ -233,7 +233,7 @@ class RolloutGroup:
         return np.array([np.nan if r.decision is None else r.decision.quality for r in self.rollouts], float)
 
 
-class Outcome(NamedTuple):
+class Contribution(NamedTuple):
     """What the rollouts of a group contributed to an update."""
 
     squared_G: np.ndarray

@@ -27,7 +27,7 @@ from arrol.lab.pool import Pool
 from arrol.protocols import Controller, Engine, More, PendingVerdict
 from arrol.pruning.controller import PruningController
 from arrol.pruning.survival import Survival
-from arrol.training.learner import step_outcomes, step_signals, training_probabilities
+from arrol.training.learner import step_contributions, step_signals, training_probabilities
 from arrol.training.packing import batch_denominator
 from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
@@ -222,7 +222,7 @@ def replay(
         denominator = batch_denominator(groups, signals, config.sampling.max_completion_tokens)
         per_prompt = denominator.rollouts / max(len(groups), 1)
         yield _visits(groups, signals, training_probabilities(groups, signals, config), engine, per_prompt)
-        controller.learn(groups, step_outcomes(groups, signals, config))
+        controller.learn(groups, step_contributions(groups, signals, config))
         allocator.learn(groups)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from arrol.configs.method import AutoRule
 from arrol.pruning.moments import Curve, fit
 from arrol.pruning.survival import Candidates, candidate_weight
-from arrol.types import Outcome, RolloutGroup, RolloutId, State
+from arrol.types import Contribution, RolloutGroup, RolloutId, State
 
 RECENT_STEPS = 16
 """Steps that are remembered: the policy moves on."""
@@ -83,11 +83,11 @@ class AutoChoice:
         assert self._curve is not None
         return np.clip(self.choice.scale * self._curve.size(_signal(candidates)), self._config.min_survival, 1.0)
 
-    def learn(self, groups: Sequence[RolloutGroup], outcomes: Sequence[Outcome]) -> None:
+    def learn(self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution]) -> None:
         """The groups of one step, and what their rollouts contributed; then choose anew."""
         rows, blank_K = [], np.full(len(self._config.probe_tokens), np.nan)
-        for number, (group, outcome) in enumerate(zip(groups, outcomes, strict=True)):
-            for rollout, squared, trains in zip(group.rollouts, *outcome, strict=True):
+        for number, (group, contribution) in enumerate(zip(groups, contributions, strict=True)):
+            for rollout, squared, trains in zip(group.rollouts, *contribution, strict=True):
                 if rollout.survived:
                     tokens = rollout.completion.num_tokens
                     signal_K = self._signals.get(rollout.rollout_id, blank_K)

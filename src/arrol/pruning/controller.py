@@ -37,7 +37,7 @@ from arrol.pruning.waves import GroupState, Waiting, Wave
 from arrol.quality.scoring import scores_and_qualities
 from arrol.types import (
     LEAST_SURVIVAL,
-    Outcome,
+    Contribution,
     ProbeEvent,
     PruningDecision,
     Reason,
@@ -199,10 +199,10 @@ class PruningController:
         group = self._groups.get(rollout_id[:2])
         return None if group is None else group.decisions.get(rollout_id.index)
 
-    def learn(self, groups: Sequence[RolloutGroup], outcomes: Sequence[Outcome]) -> None:
+    def learn(self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution]) -> None:
         """The verified groups of a step; only ``auto`` learns from them."""
         if self._auto:
-            self._auto.learn(groups, outcomes)
+            self._auto.learn(groups, contributions)
 
     def metrics(self) -> dict[str, float]:
         """Of rule ``auto``; empty for others."""

@@ -25,7 +25,7 @@ from arrol.engines.embedded.decoder import flat_decoder
 from arrol.training.optimization import GuardedOptimizer
 from arrol.training.packing import Example, Microbatch, batch_denominator, group_examples, pack, split_groups
 from arrol.training.policy import head_logprobs, token_logprobs
-from arrol.types import Outcome, RolloutGroup, RolloutId
+from arrol.types import Contribution, RolloutGroup, RolloutId
 
 MINIBATCH_STREAM = 3
 
@@ -214,20 +214,22 @@ def training_probabilities(
     return [np.array([next(probability) if value else 0.0 for value in row_G]) for row_G in contributions]
 
 
-def step_outcomes(groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig) -> list[Outcome]:
+def step_contributions(
+    groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig
+) -> list[Contribution]:
     """What a step's rollouts contributed: squared advantage times a stand-in for the squared size of the gradient.
 
     The stand-in is the sum of (1 - p)^2 over the sampled tokens, p their probability: the squared gradient by the
     token's own logit, tokens taken as independent. A loss that is a mean over the T tokens has it divided by T^2.
     """
-    outcomes = []
+    found = []
     for group, signal, trains_G in zip(groups, signals, training_probabilities(groups, signals, config), strict=True):
         written = [rollout.completion.sampler_logprobs_T for rollout in group.rollouts]
         size_G = np.array([float(np.square(1 - np.exp(logprobs_T.astype(float))).sum()) for logprobs_T in written])
         if config.algorithm.aggregation == "sequence_mean":
             size_G /= np.maximum([len(logprobs_T) for logprobs_T in written], 1) ** 2.0
-        outcomes.append(Outcome(signal.advantage_G**2 * size_G, trains_G))
-    return outcomes
+        found.append(Contribution(signal.advantage_G**2 * size_G, trains_G))
+    return found
 
 
 def trained_rewards(group: RolloutGroup, config: RunConfig) -> np.ndarray:

@@ -36,7 +36,7 @@ from arrol.training.checkpoint import (
     require_same_config,
     save_checkpoint,
 )
-from arrol.training.learner import Learner, step_outcomes, step_signals, trained_rewards
+from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
 from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
     Completion,
@@ -146,8 +146,8 @@ class Trainer:
         learnt = self.parts.learner.update(groups, self.step, lessons)
         clock.lap("time/learn_s")
         if isinstance(self.config.pruning, AutoRule):
-            outcomes = step_outcomes(groups, step_signals(groups, lessons, self.config), self.config)
-            self.parts.controller.learn(groups, outcomes)
+            contributions = step_contributions(groups, step_signals(groups, lessons, self.config), self.config)
+            self.parts.controller.learn(groups, contributions)
         metrics |= learnt | survivor_metrics(groups) | self.parts.allocator.metrics() | self.parts.controller.metrics()
         metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
         self.parts.allocator.learn(groups)

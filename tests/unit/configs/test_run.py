@@ -119,7 +119,16 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
             "set it to 'plain'",
         ),
         (
-            ["--pruning", "auto", "--pruning.probe_tokens", "[8]", "--algorithm.correction", "plain"],
+            [
+                "--pruning",
+                "auto",
+                "--pruning.probe_tokens",
+                "[8]",
+                "--algorithm",
+                "grpo",
+                "--algorithm.correction",
+                "plain",
+            ],
             "algorithm.correction = 'plain': rule = 'auto' counts on weights 1/survival; set 'ipw' or 'doubly_robust'",
         ),
         (

@@ -8,8 +8,8 @@ from arrol.pruning.auto import MIN_GROUPS, MIN_MERIT, RECENT_STEPS, AutoChoice
 from arrol.pruning.survival import Candidates
 from arrol.types import (
     Completion,
+    Contribution,
     FinishReason,
-    Outcome,
     Prompt,
     PruningDecision,
     Reason,
@@ -45,7 +45,7 @@ def play(choice, step, *, dead=0.5, probes=1, seed=0):
             rollouts.append(Rollout(rollout_id, completion, decision, reward[index] if kept[index] else None))
         groups.append(RolloutGroup(Prompt("p", (0,), "", ""), rollouts))
         squared = np.where(kept, (reward - rate) ** 2, 0.0)
-        outcomes.append(Outcome(squared, (squared > 0).astype(float)))
+        outcomes.append(Contribution(squared, (squared > 0).astype(float)))
     choice.learn(groups, outcomes)
     return groups
 

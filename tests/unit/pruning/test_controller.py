@@ -9,8 +9,8 @@ from arrol.pruning.controller import MIN_RECENT, PruningController
 from arrol.pruning.recent import RECENT_SIZE
 from arrol.types import (
     Completion,
+    Contribution,
     FinishReason,
-    Outcome,
     ProbeEvent,
     Prompt,
     Reason,
@@ -377,5 +377,5 @@ def learn_from(controller, step, quality, stopped):
             rollouts.append(Rollout(rollout_id, completion, decisions[rollout_id], float(right)))
         groups.append(RolloutGroup(Prompt("p", (0,), "", ""), rollouts))
         kept = np.array([rollout.survived for rollout in rollouts])
-        outcomes.append(Outcome(np.where(kept & (row > 0.1), 0.25, 0.0), (kept & (row > 0.1)).astype(float)))
+        outcomes.append(Contribution(np.where(kept & (row > 0.1), 0.25, 0.0), (kept & (row > 0.1)).astype(float)))
     controller.learn(groups, outcomes)

@@ -16,7 +16,7 @@ from typing import Any
 from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.engines.vllm.request import pruning_args
 from arrol.protocols import TrainingController
-from arrol.types import GroupRequest, Outcome, ProbeEvent, PruningDecision, Reason, RolloutGroup, RolloutId, State
+from arrol.types import Contribution, GroupRequest, ProbeEvent, PruningDecision, Reason, RolloutGroup, RolloutId, State
 
 
 class RemoteController(TrainingController):
@@ -95,7 +95,7 @@ class RemoteController(TrainingController):
     def decision(self, rollout_id: RolloutId) -> PruningDecision | None:
         return self._decisions.get(rollout_id)
 
-    def learn(self, groups: Sequence[RolloutGroup], outcomes: Sequence[Outcome]) -> None:
+    def learn(self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution]) -> None:
         """No rule of the scheduler learns from outcomes."""
 
     def metrics(self) -> dict[str, float]:
