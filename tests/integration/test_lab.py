@@ -40,7 +40,7 @@ def test_a_pool_is_collected_and_judged(config, tmp_path, capsys):
     assert [(row.design, row.cost_model) for row in rows] == [("a", "measured"), ("b", "measured")]
     assert run.config["policy"] == pool_row.policy
     assert lab(out, "--record", record) == 2
-    assert "merit, measured" in capsys.readouterr().out
+    assert "merit measured" in capsys.readouterr().out
 
 
 def test_an_interrupted_collection_goes_on_and_ends_the_same(config, tmp_path, capsys, monkeypatch):

@@ -36,7 +36,11 @@ def fact_lines(report: Report) -> list[tuple[str, str]]:
     lines += [("note", note) for note in report["notes"]]
     if noise:
         spread = f"sigma_w/sigma_b {noise['ratio']:.1f} ({noise['low']:.1f} to {noise['high']:.1f})"
-        lines.append(("noise", f"{spread}, so the best group size is about {noise['best_size']:.0f} before costs"))
+        size = f"the best group size is about {noise['best_size']:.0f} before costs"
+        known = noise["ratio"] < float("inf")
+        lines.append(
+            ("noise", f"{spread}: {size}" if known else "no spread between prompts above the pool's own noise")
+        )
     rates = "  ".join(f"{label}: {_percent(share)}" for label, share in report["difficulty"].items())
     lines.append(("difficulty", f"success {report['success']:.2f}; prompts by success rate  {rates}"))
     dead = [f"{_percent(share)} of groups of {size}" for size, share in report["dead"].items() if share == share]
@@ -99,10 +103,9 @@ def _print_recommendation(console: Console, report: Report) -> None:
     ]
     if others:
         console.print("Best group size under other costs: " + ", ".join(others), soft_wrap=True)
-    lines = report["lines"]
-    console.print("  arrol  " + "; ".join(lines["arrol"]), soft_wrap=True)
-    console.print("  TRL    GRPOConfig(" + " ".join(lines["trl"]) + ")", soft_wrap=True)
-    console.print("  verl   " + " ".join(lines["verl"]), soft_wrap=True)
+    for host, name in (("arrol", "arrol"), ("trl", "TRL"), ("verl", "verl")):
+        for number, line in enumerate(report["lines"][host]):
+            console.print(f"{'' if number else name:<6}{line}", soft_wrap=True)
 
 
 def _print_bounds(console: Console, report: Report) -> None:

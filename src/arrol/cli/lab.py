@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from arrol import assembly
 from arrol.cli.sampling import newest_state
-from arrol.cli.tables import print_json
+from arrol.cli.tables import print_columns, print_json
 from arrol.configs.base import validate
 from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
@@ -178,20 +177,16 @@ def pool_facts(pool: Pool, moments: Moments) -> dict[str, Any]:
 
 
 def print_designs(console: Console, found: Sequence[Judgement], tables: dict[str, list[Merit]]) -> None:
-    """One row per design, one column per cost model."""
-    table = Table()
-    table.add_column("design")
-    for name in tables:
-        table.add_column(f"merit, {name}", justify="right")
-    for head in ("rollouts", "kept", "trained", "bias"):
-        table.add_column(head, justify="right")
-    for number, one in enumerate(found):
-        cells = [
-            f"{rows[number].merit:.2f} ({rows[number].low:.2f} to {rows[number].high:.2f})" for rows in tables.values()
-        ]
-        bias = f"{one.bias:.2f}" if one.is_biased else "-"
-        table.add_row(one.name, *cells, f"{one.group_size:.1f}", f"{one.kept:.2f}", f"{one.trained:.2f}", bias)
-    console.print(table)
+    """One row per design; per cost model a column of merits, beside the first design, and one of intervals."""
+    columns = []
+    for name, rows in tables.items():
+        columns.append([f"merit {name}", *(f"{row.merit:.2f}" for row in rows)])
+        columns.append(["95%", "", *(f"{row.low:.2f}-{row.high:.2f}" for row in rows[1:])])
+    columns.append(["rollouts", *(f"{one.group_size:.1f}" for one in found)])
+    columns.append(["kept", *(f"{one.kept:.2f}" for one in found)])
+    columns.append(["trained", *(f"{one.trained:.2f}" for one in found)])
+    columns.append(["bias", *(f"{one.bias:.2f}" if one.is_biased else "-" for one in found)])
+    print_columns(console, "", ["design", *(one.name for one in found)], columns)
 
 
 def _rows(found: Sequence[Judgement], tables: dict[str, list[Merit]]) -> list[dict[str, Any]]:

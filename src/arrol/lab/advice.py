@@ -18,7 +18,7 @@ from arrol.lab.moments import TINY, Moments, expected_counts, group_counts, meri
 from arrol.lab.pool import Pool
 
 RATE_EDGES = (0.06, 0.3, 0.7, 0.94)
-RATE_LABELS = ("0", "<.06", "<.3", "<.7", "<.94", "<1", "1")
+RATE_LABELS = ("0", "<.06", ".06-.3", ".3-.7", ".7-.94", ">.94", "1")
 RESAMPLES = 200
 TAIL_STEPS = 200
 """Steps that are drawn for the length tail."""

@@ -85,7 +85,8 @@ def replayed_designs(probe: int | None, own: int, best: int) -> list[Design]:
     """Pruning at the probe for both group sizes; at the best size the other unbiased levers."""
     designs = []
     at_best: dict[str, Any] = {"training": {"group_size": best}}
-    lottery, sizes = {"name": "dr_grpo", "thins": "always"}, {"rule": "neyman"}
+    lottery = {"name": "dr_grpo", "thinning": 1.0, "thins": "always"}
+    sizes = {"rule": "neyman"}
     if probe is not None:
         pruning = {"rule": "neyman", "keep_ratio": KEEP, "probe_tokens": [probe]}
         for size in dict.fromkeys((best, own)):
@@ -133,15 +134,18 @@ def lines(design: Design, base: RunConfig) -> dict[str, list[str]]:
     prompts = max(1, round(base.training.prompts_per_step * base.training.group_size / size))
     change = {**design.change, "training": {"group_size": size, "prompts_per_step": prompts}}
     pruning = dict(design.change.get("pruning", {}))
-    trl = [f"num_generations={size},"]
-    verl = [f"actor_rollout_ref.rollout.n={size}", f"data.train_batch_size={prompts}"]
     flat = {name: pruning.pop(name) for name in ("rule", "keep_ratio", "probe_tokens") if name in pruning}
-    trl += [f"{name}={value!r}," for name, value in flat.items()]
-    trl += [f"rule_options={pruning!r},"] if pruning else []
-    verl += [f"+arrol.{name}={_word(value)}" for name, value in {**flat, **pruning}.items()]
-    missing = [name for name in ARROL_ONLY if name in design.change]
+    named = {"num_generations": size, **flat} | ({"rule_options": pruning} if pruning else {})
+    words = [f"actor_rollout_ref.rollout.n={size}", f"data.train_batch_size={prompts}"]
+    words += [f"+arrol.{name}={_word(value)}" for name, value in {**flat, **pruning}.items()]
+    trl = [
+        "GRPOConfig(" + ", ".join(f"{name}={value!r}" for name, value in named.items()) + ")",
+        f"# a generation batch of {prompts} x {size} = {prompts * size} completions",
+    ]
+    verl = [" ".join(words)]
+    missing = [f"[{name}]" for name in ARROL_ONLY if name in design.change]
     if missing:
-        only = "# not in this trainer, arrol train has it: " + ", ".join(f"[{name}]" for name in missing)
+        only = f"# without {' and '.join(missing)}, which arrol train has"
         trl, verl = [*trl, only], [*verl, only]
     return {"arrol": list(_toml(change)), "trl": trl, "verl": verl}
 

@@ -22,7 +22,7 @@ def pool_of(rewards, lengths=None):
 def test_prompts_are_classed_by_their_success_rate():
     rows = [[0] * 20, [1] + [0] * 19, [1] * 10 + [0] * 10, [1] * 14 + [0] * 6, [1] * 19 + [0], [1] * 20]
     shares = dict(zip(advice.RATE_LABELS, advice.difficulty(pool_of(rows)), strict=True))
-    expected = {"0": 1, "<.06": 1, "<.3": 0, "<.7": 1, "<.94": 1, "<1": 1, "1": 1}
+    expected = {"0": 1, "<.06": 1, ".06-.3": 0, ".3-.7": 1, ".7-.94": 1, ">.94": 1, "1": 1}
     assert shares == pytest.approx({label: count / 6 for label, count in expected.items()})
 
 

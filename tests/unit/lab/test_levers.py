@@ -68,13 +68,18 @@ def test_lines_are_what_each_host_reads(design, base):
     size = design.change["training"]["group_size"]
     assert values["training"] == {"group_size": size, "prompts_per_step": 96 // size}
     validate(RunConfig, {"model": "m", "task": {"name": "arithmetic"}, **values})
-    assert found["trl"][0] == f"num_generations={size},"
-    assert found["verl"][:2] == [f"actor_rollout_ref.rollout.n={size}", f"data.train_batch_size={96 // size}"]
-    is_only_ours = "allocation" in design.change or "algorithm" in design.change
+    assert found["trl"][1] == f"# a generation batch of {96 // size} x {size} = 96 completions"
+    words = dict(word.split("=") for word in found["verl"][0].split())
+    assert words.pop("actor_rollout_ref.rollout.n") == str(size)
+    assert words.pop("data.train_batch_size") == str(96 // size)
+    missing = [f"[{name}]" for name in ("allocation", "algorithm") if name in design.change]
     for host in ("trl", "verl"):
-        assert found[host][-1].startswith("# not in this trainer") == is_only_ours
+        last = f"# without {' and '.join(missing)}, which arrol train has"
+        assert (found[host][-1] == last) == bool(missing)
+    call = f"GRPOConfig(num_generations={size}"
     if "pruning" in design.change:
-        words = dict(word.removeprefix("+arrol.").split("=") for word in found["verl"][2:])
-        config = parse_host({**words, "keep_ratio": float(words["keep_ratio"]), "probe_tokens": [16]})
-        assert (config.pruning.rule, words["probe_tokens"]) == ("neyman", "[16]")
-        assert found["trl"][1:] == ["rule='neyman',", "keep_ratio=0.5,", "probe_tokens=[16],"]
+        call += ", rule='neyman', keep_ratio=0.5, probe_tokens=[16]"
+        options = {word.removeprefix("+arrol."): value for word, value in words.items()}
+        assert options == {"rule": "neyman", "keep_ratio": "0.5", "probe_tokens": "[16]"}
+        assert parse_host({**options, "keep_ratio": 0.5, "probe_tokens": [16]}).pruning.rule == "neyman"
+    assert found["trl"][0] == call + ")"
