@@ -73,7 +73,7 @@ def _heads(heads: Sequence[Mapping[str, float]]) -> str:
 
 def _print_levers(console: Console, report: Report) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    console.print(f"Merit under cost {report['cost']}, beside your group size and beside the best, 95% intervals:")
+    console.print(f"Merit under cost {report['cost']}, beside your group size and beside the best one:")
     table.add_column("lever")
     for head in ("yours", "95%", "best", "95%", "s/step" if report["is_seconds"] else "cost/step"):
         table.add_column(head, justify="right", no_wrap=True)
