@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from lab.conftest import make_pool
 
 from arrol.cli.main import main
+from unit.lab.conftest import make_pool
 
 
 def advise(*words):
