@@ -221,8 +221,6 @@ class AutoRule(PruningBase):
     """Cost of a generated token, 0 or more; by default in FLOPs per parameter."""
     trained_price: float = Field(6.0, ge=0)
     """Cost of a trained token, 0 or more."""
-    spread_ratio: float = Field(0.0, ge=0)
-    """sigma_w / sigma_b of ``arrol lab``, 0 or more; 0: unknown, noise within prompts is taken for all noise."""
 
     @model_validator(mode="after")
     def _priced(self) -> Self:

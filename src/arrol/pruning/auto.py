@@ -4,11 +4,12 @@ Survivors of the last ``RECENT_STEPS`` steps are remembered, each counted 1/surv
 survivals p that some probe and scale c would have given (``moments.py``: p = clip(c sqrt(E[m | probe] / cost still to
 come), min_survival, 1)), the merit of stopping beside keeping everything is
 
-    (s + sum m) C(1) / ((s + sum m / p) C(p)),      C(p) = cost before the probe + sum p x cost still to come
+    sum m C(1) / (sum m / p C(p)),      C(p) = cost before the probe + sum p x cost still to come
 
-s is the spread of gradients between prompts, (G - 1) / ``spread_ratio``^2 times sum m. Without ``spread_ratio`` it is
-left out, which makes the estimate cautious: noise within prompts is then all the noise there is. p of a group comes
-from curves that were fitted without it (two halves). The best choice by the lower end of a jackknife interval over
+The spread of gradients between prompts is left out, which makes the estimate cautious: noise within prompts is taken
+for all the noise there is. The noise that stopped siblings add to a baseline is left out too; it is smaller, and the
+reason why the spread may not be put in alone. p of a group comes from curves that were fitted without it (two halves).
+The best choice by the lower end of a jackknife interval over
 groups counts; while that end is below ``MIN_MERIT``, or fewer than ``MIN_GROUPS`` groups are known, all are kept.
 
 Nothing is stopped in order to learn: where all are kept every outcome is seen, and elsewhere survivors, weighted, show
@@ -146,35 +147,13 @@ class AutoChoice:
             keep = float(np.average(survival_N[is_candidate_N], weights=weight_N[is_candidate_N]))
             if keep < self._config.keep_ratio:
                 continue
-            merit, error = self._merit(
+            merit, error = _merit(
                 group_N, weight_N, memory[:, SQUARED], survival_N, before_N + after_N, before_N + survival_N * after_N
             )
             low = merit * float(np.exp(-STANDARD_ERRORS * error))
             if best is None or low > best.low:
                 best = Choice(probe, scale, keep, merit, low)
         return best
-
-    def _merit(
-        self,
-        group_N: np.ndarray,
-        weight_N: np.ndarray,
-        squared_N: np.ndarray,
-        survival_N: np.ndarray,
-        whole_N: np.ndarray,
-        cost_N: np.ndarray,
-    ) -> tuple[float, float]:
-        """Merit beside keeping all, and the standard error of its logarithm (jackknife over groups, first order)."""
-        columns = (squared_N, squared_N / survival_N, whole_N, cost_N)
-        full_M, noise_M, whole_M, cost_M = (np.bincount(group_N, weight_N * column) for column in columns)
-        full, noise, whole, cost = (float(column.sum()) for column in (full_M, noise_M, whole_M, cost_M))
-        group_size = weight_N.sum() / len(full_M)
-        ratio = self._config.spread_ratio
-        spread = full * max(group_size - 1, 0.0) / ratio**2 if ratio else 0.0
-        merit = (spread + full) * whole / ((spread + noise) * cost)
-        share_M = full_M / full
-        influence_M = noise_M - noise * share_M  # the spread is a multiple of ``full``, so it moves with it
-        change_M = whole_M / whole - cost_M / cost - influence_M / (spread + noise)
-        return merit, float(np.sqrt((change_M**2).sum()))
 
     def save(self) -> State:
         """The memory; the choice follows from it."""
@@ -195,6 +174,22 @@ class AutoChoice:
             "pruning/auto/merit": self.choice.merit,
             "pruning/auto/merit_low": self.choice.low,
         }
+
+
+def _merit(
+    group_N: np.ndarray,
+    weight_N: np.ndarray,
+    squared_N: np.ndarray,
+    survival_N: np.ndarray,
+    whole_N: np.ndarray,
+    cost_N: np.ndarray,
+) -> tuple[float, float]:
+    """Merit beside keeping all, and the standard error of its logarithm (jackknife over groups, first order)."""
+    columns = (squared_N, squared_N / survival_N, whole_N, cost_N)
+    full_M, noise_M, whole_M, cost_M = (np.bincount(group_N, weight_N * column) for column in columns)
+    full, noise, whole, cost = (float(column.sum()) for column in (full_M, noise_M, whole_M, cost_M))
+    change_M = full_M / full + whole_M / whole - noise_M / noise - cost_M / cost
+    return full * whole / (noise * cost), float(np.sqrt((change_M**2).sum()))
 
 
 def _signal(candidates: Candidates) -> np.ndarray:

@@ -98,7 +98,6 @@ def test_what_all_rules_refuse(fields, expected):
             "trained_price = 0: both prices are 0, so nothing can pay; set one",
         ),
         ({"trained_price": -1}, "greater than or equal to 0"),
-        ({"spread_ratio": -1}, "greater than or equal to 0"),
         ({"keep_ratio": 0.05}, "outside"),
         ({"probe_tokens": (8, 16), "probe_keep_ratios": (0.5, 0.2)}, "auto chooses probe and share; leave it out"),
     ],

@@ -77,11 +77,6 @@ def test_it_keeps_everything_where_nothing_tells_candidates_apart(dead):
     assert not choice.stops_at(0)
 
 
-def test_a_known_spread_between_prompts_makes_smaller_groups_pay():
-    rule = RULE.model_copy(update={"spread_ratio": 2.0})
-    assert run(rule, dead=0.0).choice.probe == 0
-
-
 def test_it_keeps_everything_until_enough_groups_are_known():
     choice = run(steps=MIN_GROUPS // GROUPS - 1)
     assert choice.choice.probe is None
