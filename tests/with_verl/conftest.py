@@ -87,21 +87,20 @@ GRESO = (
     f"data.train_max_samples={2 * PROMPTS}",
 )
 """Four of the same eight prompts in every step."""
+SMALL = ("data.max_prompt_length=64", "data.max_response_length=12")
+"""For word problems; float32 as all runs, because a CPU takes minutes for bfloat16."""
 ARMS = {
-    # A real model, float32 because a CPU takes minutes for bfloat16. The first step measures lengths for the probe.
+    # A real model. The first step measures lengths for the probe.
     "smollm2": Arm(
-        (
-            "+arrol.warmup_steps=0",
-            "data.max_prompt_length=64",
-            "data.max_response_length=12",
-            "trainer.test_freq=-1",
-        ),
+        ("+arrol.warmup_steps=0", "trainer.test_freq=-1", *SMALL),
         sizes={"prompts": 2, "steps": 6},
         data="smollm2_data",
     ),
+    # The same model under verl without us, and with nothing pruned.
+    "smollm2_alone": Arm(SMALL, prune=False, data="smollm2_data"),
+    "off": Arm(("+arrol.rule=never", *SMALL), data="smollm2_data"),
     # verl without us.
     "alone": Arm(prune=False),
-    "off": Arm(("+arrol.rule=never",)),
     # Our best rule and GRESO, pruning from the first step, with a checkpoint; two processes share the groups.
     "pruned": Arm((*PRUNING, *GRESO, "trainer.save_freq=2"), sizes={"workers": 2}),
     # The same run, one step longer, from its checkpoint.
@@ -167,4 +166,4 @@ def _fixture_of(name):
     return pytest.fixture(scope="session", name=name)(lambda runs: runs[name].result())
 
 
-smollm2, alone, off, pruned, again, halved = (_fixture_of(name) for name in ARMS)
+smollm2, smollm2_alone, off, alone, pruned, again, halved = (_fixture_of(name) for name in ARMS)
