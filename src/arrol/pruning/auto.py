@@ -7,10 +7,10 @@ come), min_survival, 1)), the merit of stopping beside keeping everything is
     sum m C(1) / (sum m / p C(p)),      C(p) = cost before the probe + sum p x cost still to come
 
 The spread of gradients between prompts is left out, which makes the estimate cautious: noise within prompts is taken
-for all the noise there is. The noise that stopped siblings add to a baseline is left out too; it is smaller, and the
-reason why the spread may not be put in alone. p of a group comes from curves that were fitted without it (two halves).
-The best choice by the lower end of a jackknife interval over
-groups counts; while that end is below ``MIN_MERIT``, or fewer than ``MIN_GROUPS`` groups are known, all are kept.
+for all the noise there is. The noise that stopped siblings add to a baseline is left out too, which is not. p of a
+group comes from curves that were fitted without it (two halves). The best choice by the lower end of a jackknife
+interval over groups counts; while that end is below ``MIN_MERIT``, or fewer than ``MIN_GROUPS`` groups are known, all
+are kept.
 
 Nothing is stopped in order to learn: where all are kept every outcome is seen, and elsewhere survivors, weighted, show
 what every probe and scale would have done. Legend: ``N`` survivors, ``K`` probes, ``C`` candidates, ``M`` groups.
