@@ -16,11 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+
+MAX_CACHED_DRAWS = 2**23
+"""Drawn places that are held at a time; a bootstrap of more draws again."""
 
 
 class Interval(NamedTuple):
@@ -71,11 +76,23 @@ def bootstrap_interval(
     values_N = _finite_vector(values)
     if values_N.size == 0:
         return Interval(math.nan, math.nan)
-    measure = np.mean if statistic is None else statistic
-    stream = np.random.default_rng(seed)
-    drawn = [float(measure(values_N[stream.integers(values_N.size, size=values_N.size)])) for _ in range(resamples)]
+    if statistic is None and resamples * values_N.size <= MAX_CACHED_DRAWS:
+        drawn = values_N[_draws(seed, values_N.size, resamples)].mean(1).tolist()
+    else:
+        measure = np.mean if statistic is None else statistic
+        stream = np.random.default_rng(seed)
+        drawn = [float(measure(values_N[stream.integers(values_N.size, size=values_N.size)])) for _ in range(resamples)]
     low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(low), float(high))
+
+
+@lru_cache(maxsize=1)
+def _draws(seed: int, size: int, resamples: int) -> np.ndarray:
+    """int32 ``[resamples, size]``, read-only: several metrics of the same problems share one draw."""
+    stream = np.random.default_rng(seed)
+    drawn = np.array([stream.integers(size, size=size) for _ in range(resamples)], np.int32)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def bisect_increasing(f: Callable[[float], float], low: float, high: float, tol: float = 1e-12) -> float:

@@ -211,8 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
     """Configs are checked before torch is loaded."""
-    if options.command in ("eval", "lab", "advise", "export"):
-        _hide_loading_bars()
+    if options.command in ("lab", "advise", "export") or (options.command == "eval" and not options.samples):
+        _hide_loading_bars()  # imports transformers, which a samples file needs not
     if options.command == "sft":
         from arrol.configs.sft import load_sft
 

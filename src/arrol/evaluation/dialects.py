@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from arrol.evaluation.cells import TEXT, Cells
@@ -78,14 +79,18 @@ TRL: Names = {
 def _named(names: Names) -> Callable[[Cells], Fields]:
     """Reader of rows whose columns have these names."""
 
+    @lru_cache(maxsize=64)
+    def columns(present: tuple[str, ...]) -> list[tuple[str, str]]:
+        found = ((field, next((name for name in known if name in present), None)) for field, known in names.items())
+        return [(field, name) for field, name in found if name is not None]
+
     def read(cells: Cells) -> Fields:
-        found = {field: next((name for name in known if name in cells.row), None) for field, known in names.items()}
-        return {field: (name, cells.row[name]) for field, name in found.items() if name is not None}
+        return {field: (name, cells.row[name]) for field, name in columns(tuple(cells.row))}
 
     return read
 
 
-_plain = _named(PLAIN)
+_plain, _trl_plain = _named(PLAIN), _named(TRL)
 
 
 def reward_columns(row: Mapping[str, Any]) -> list[str]:
@@ -95,7 +100,7 @@ def reward_columns(row: Mapping[str, Any]) -> list[str]:
 
 def _trl(cells: Cells) -> Fields:
     """TRL's logged completions: a column per reward function."""
-    fields = _named(TRL)(cells)
+    fields = _trl_plain(cells)
     rewards = reward_columns(cells.row)
     if len(rewards) == 1:  # of several, --column reward=NAME tells which one says right
         fields["reward"] = (rewards[0], cells.row[rewards[0]])

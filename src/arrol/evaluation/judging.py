@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from arrol.errors import DataError
-from arrol.evaluation.problems import Sample, SampledProblem
+from arrol.evaluation.problems import Sample, SampledProblem, changed
 from arrol.test_time.confidence import confidence_sampled, trace_confidence
 from arrol.test_time.voting import Ballots
 from arrol.verifiers.extraction import DEFAULT_MARKS
@@ -79,7 +79,7 @@ def unjudged(problems: Sequence[SampledProblem]) -> list[SampledProblem]:
 
 
 def _unjudged(sample: Sample) -> Sample:
-    return replace(sample, answer=None, reward=None, mark=None, verifier=None, reason=None, answer_class=None)
+    return changed(sample, answer=None, reward=None, mark=None, verifier=None, reason=None, answer_class=None)
 
 
 def judged(
@@ -146,7 +146,7 @@ def _with_verdicts(
     problems: Sequence[SampledProblem], pool: VerifierPool, progress: Progress | None
 ) -> list[SampledProblem]:
     """The problems with missing answers and rewards verified from the texts."""
-    pairs, places = [], []
+    pairs, places, filled = [], [], [list(problem.samples) for problem in problems]
     for p, problem in enumerate(problems):
         for n, sample in enumerate(problem.samples):
             if sample.reward is None and problem.answer is None:
@@ -154,14 +154,17 @@ def _with_verdicts(
                     f"samples: problem {problem.key!r} has neither a gold answer nor rewards; "
                     "add the field answer, or a reward to each sample"
                 )
-            if sample.verifier is None and (sample.answer is None or sample.reward is None):
+            if sample.verifier is not None:
+                continue
+            if sample.answer is None or sample.reward is None:
                 pairs.append((sample.completion, problem.answer or ""))
                 places.append((p, n))
-    filled = [[_kept(sample) for sample in problem.samples] for problem in problems]
+            else:
+                filled[p][n] = changed(sample, verifier=FROM_FILE)
     name = "integer" if isinstance(pool.verifier, IntegerVerifier) else "symbolic"
     for (p, n), verdict in zip(places, pool.verify_all(pairs, progress), strict=True):
         old = problems[p].samples[n]
-        filled[p][n] = replace(
+        filled[p][n] = changed(
             old,
             answer=verdict.answer if old.answer is None else old.answer,
             reward=verdict.reward if old.reward is None else old.reward,
@@ -172,16 +175,14 @@ def _with_verdicts(
     return [replace(problem, samples=tuple(part)) for problem, part in zip(problems, filled, strict=True)]
 
 
-def _kept(sample: Sample) -> Sample:
-    return sample if sample.verifier is not None else replace(sample, verifier=FROM_FILE)
-
-
 def _judged(problem: SampledProblem, class_N: np.ndarray) -> JudgedProblem:
-    right_N = np.array([float(sample.reward or 0.0) > 0.5 for sample in problem.samples])
-    first = {int(c): bool(right_N[np.flatnonzero(class_N == c)[0]]) for c in np.unique(class_N) if c >= 0}
-    votes_N = np.array([first.get(int(c), False) for c in class_N])
+    rights, classes = [float(sample.reward or 0.0) > 0.5 for sample in problem.samples], class_N.tolist()
+    first: dict[int, bool] = {}
+    for number, right in zip(classes, rights, strict=True):
+        first.setdefault(number, right and number >= 0)
+    right_N, votes_N = np.array(rights), np.array([first[number] for number in classes])
     samples = tuple(
-        replace(sample, answer_class=int(number) if number >= 0 else None)
-        for sample, number in zip(problem.samples, class_N, strict=True)
+        changed(sample, answer_class=number if number >= 0 else None)
+        for sample, number in zip(problem.samples, classes, strict=True)
     )
     return JudgedProblem(replace(problem, samples=samples), class_N, right_N, votes_N)

@@ -70,8 +70,15 @@ def maj_at_k(
     if len(ballots_P) != len(right_P):
         raise DataError(f"right_P of length {len(right_P)}: there are {len(ballots_P)} prompts; give verdicts for each")
     votes = SubsetVotes(np.zeros((len(ballots_P), len(ks))), np.zeros((len(ballots_P), len(ks))))
+    first_of: dict[tuple[object, ...], int] = {}
     for p, (ballots, verdicts) in enumerate(zip(ballots_P, right_P, strict=True)):
-        class_N, is_right_M = _classes(ballots, np.asarray(verdicts, bool), ks, p)
+        right_N = np.asarray(verdicts, bool)
+        if rule == "majority" and all(plan.is_exact(right_N.size, k) for k in ks):  # without weights and draws
+            same = first_of.setdefault((*ballots.answer_N.tolist(), *right_N.tolist()), p)
+            if same != p:
+                votes.right_PK[p], votes.tied_PK[p] = votes.right_PK[same], votes.tied_PK[same]
+                continue
+        class_N, is_right_M = _classes(ballots, right_N, ks, p)
         size, permuted_SN = len(class_N), None
         for column, k in enumerate(ks):
             if plan.is_exact(size, k):

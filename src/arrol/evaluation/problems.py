@@ -63,11 +63,20 @@ class Sample:
     """Number of its class of equal answers among those of the problem; None when unreadable or not grouped yet."""
 
     def __post_init__(self) -> None:
-        for name, value in list(vars(self).items()):
-            if value is not None and name in ("reward", "score", "quality"):
+        cells = vars(self)
+        for name in ("reward", "score", "quality"):
+            if (value := cells[name]) is not None:
                 object.__setattr__(self, name, None if math.isnan(value) else float(value))
-            elif value is not None and name in ("logprobs", "confidences"):
+        for name in ("logprobs", "confidences"):
+            if (value := cells[name]) is not None:
                 object.__setattr__(self, name, tuple(map(float, value)))
+
+
+def changed(sample: Sample, **cells: str | float | int | None) -> Sample:
+    """The sample with other cells, which must have their final types: nothing is checked, so that it is quick."""
+    copy = object.__new__(Sample)
+    vars(copy).update(vars(sample), **cells)
+    return copy
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,9 @@ class _Search:
         if key.is_final and other.is_final:
             return False
         one, two = self.spellings[key], self.spellings[other]
-        decided = [equality(one, two).right, equality(two, one).right]
+        decided = [equality(one, two).right]
+        if not decided[0]:
+            decided.append(equality(two, one).right)
         if True in decided:
             return True
         if self.algebra is None or None not in decided:

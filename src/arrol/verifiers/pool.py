@@ -71,12 +71,17 @@ class VerifierPool:
         if not isinstance(self.verifier, SymbolicVerifier):
             return self._run(lambda verifier, pair: verifier.verify(*pair), pairs, progress)
         total = len(pairs)
-        judged = []
+        judged: list[Judged] = []
+        places: list[int] = []  # of the open ones
+        known: dict[tuple[str, str], Judged] = {}
         for number, pair in enumerate(pairs, 1):
-            judged.append(self.verifier.decided(*pair))
+            if pair not in known:
+                known[pair] = self.verifier.decided(*pair)
+            judged.append(known[pair])
+            if judged[-1].is_open:
+                places.append(number - 1)
             if progress is not None and number % BLOCK == 0:
-                progress(number - sum(one.is_open for one in judged), total)
-        places = [place for place, one in enumerate(judged) if one.is_open]
+                progress(number - len(places), total)
         closed = total - len(places)
         if progress is not None and pairs:
             progress(closed, total)
