@@ -162,16 +162,25 @@ def _same(one: Number, two: Number) -> bool:
     return bool(one == two or (abs(one) < math.inf and abs(one - two) <= abs(one) * TOLERANCE))
 
 
+def _below(one: Number, two: Number) -> bool:
+    """Is one smaller, by more than rounding?"""
+    return bool(one < two) and not _same(one, two)
+
+
 def _merged(pieces: Reals) -> Reals:
     result: Reals = []
     for piece in sorted(pieces, key=lambda piece: (piece.low, piece.low_open)):
         last = result[-1] if result else None
         touches = last is not None and (
-            piece.low < last.high or (_same(piece.low, last.high) and not (piece.low_open and last.high_open))
+            _below(piece.low, last.high) or (_same(piece.low, last.high) and not (piece.low_open and last.high_open))
         )
         if last is None or not touches:
             result.append(piece)
-        elif _same(piece.high, last.high):
+            continue
+        if _same(piece.low, last.low):
+            last = last._replace(low_open=last.low_open and piece.low_open)
+            result[-1] = last
+        if _same(piece.high, last.high):
             result[-1] = last._replace(high_open=last.high_open and piece.high_open)
         elif piece.high > last.high:
             result[-1] = last._replace(high=piece.high, high_open=piece.high_open)
@@ -183,10 +192,12 @@ def _both(first: Reals, second: Reals) -> Reals:
     result = []
     for one in first:
         for two in second:
-            low, low_open = max((one.low, one.low_open), (two.low, two.low_open))
-            high, closed = min((one.high, not one.high_open), (two.high, not two.high_open))
-            if low < high or (_same(low, high) and not low_open and closed):
-                result.append(Piece(low, low_open, high, not closed))
+            low, low_open = (two.low, two.low_open) if _below(one.low, two.low) else (one.low, one.low_open)
+            low_open = low_open or (_same(one.low, two.low) and two.low_open)
+            high, high_open = (two.high, two.high_open) if _below(two.high, one.high) else (one.high, one.high_open)
+            high_open = high_open or (_same(one.high, two.high) and two.high_open)
+            if _below(low, high) or (_same(low, high) and not low_open and not high_open):
+                result.append(Piece(low, low_open, high, high_open))
     return _merged(result)
 
 
@@ -194,7 +205,7 @@ def _without(pieces: Reals) -> Reals:
     """The numbers that are not in a set in normal form."""
     result, low, low_open = [], -math.inf, True
     for piece in pieces:
-        if low < piece.low or (_same(low, piece.low) and not low_open and piece.low_open):
+        if _below(low, piece.low) or (_same(low, piece.low) and not low_open and piece.low_open):
             result.append(Piece(low, low_open, piece.low, not piece.low_open))
         low, low_open = piece.high, not piece.high_open
     if low < math.inf:

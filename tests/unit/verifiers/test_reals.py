@@ -24,6 +24,15 @@ def reals(text):
         (r"x<\sqrt{2}", r"(-\infty,\frac{2}{\sqrt{2}})"),
         (r"\pi x \ge 1", r"[\frac{1}{\pi},\infty)"),
         (r"(0,\sqrt{2})\cup(1,2)", "(0,2)"),
+        (r"(0,\sqrt{2}] \cap (0,\frac{2}{\sqrt{2}})", r"(0,\sqrt{2})"),
+        (r"(0,\sqrt{2}) \cap (0,\frac{2}{\sqrt{2}}]", r"(0,\sqrt{2})"),
+        (r"(0,\frac{2}{\sqrt{2}}] \cap (0,\sqrt{2})", r"(0,\sqrt{2})"),
+        (r"[\sqrt{2},3] \cap (\frac{2}{\sqrt{2}},3]", r"(\sqrt{2},3]"),
+        (r"(\sqrt{2},3] \cap [\frac{2}{\sqrt{2}},3]", r"(\sqrt{2},3]"),
+        (r"[\frac{2}{\sqrt{2}},3] \cap (\sqrt{2},3]", r"(\sqrt{2},3]"),
+        (r"[\sqrt{2},3) \cup (\frac{2}{\sqrt{2}},4)", r"[\sqrt{2},4)"),
+        (r"(\sqrt{2},3) \cup [\frac{2}{\sqrt{2}},4)", r"[\sqrt{2},4)"),
+        (r"[\sqrt{2},3) \setminus [\frac{2}{\sqrt{2}},3)", r"\emptyset"),
     ],
 )
 def test_equal_sets(one, other):
@@ -32,7 +41,15 @@ def test_equal_sets(one, other):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("[0,1]", "[0,1)"), ("x<2", "(1,2)"), ("(1,2)", "x<2"), (r"(0,1)\cup(1,2)", "(0,2)"), ("x<1", r"x\le 1")],
+    [
+        ("[0,1]", "[0,1)"),
+        ("x<2", "(1,2)"),
+        ("(1,2)", "x<2"),
+        (r"(0,1)\cup(1,2)", "(0,2)"),
+        (r"(0,\sqrt{2})\cup(\frac{2}{\sqrt{2}},2)", "(0,2)"),
+        (r"(0,\frac{2}{\sqrt{2}})\cup(\sqrt{2},2)", "(0,2)"),
+        ("x<1", r"x\le 1"),
+    ],
 )
 def test_other_sets(one, other):
     assert not same_reals(reals(one), reals(other))
