@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-
 MAX_CACHED_DRAWS = 2**23
 """Drawn places that are held at a time; a bootstrap of more draws again."""
 

@@ -62,3 +62,11 @@ for file in {files!r}:
     _resolve(file)
 """
     loaded_by(code)
+
+
+def test_a_samples_file_is_scored_without_transformers(tmp_path):
+    file = tmp_path / "samples.jsonl"
+    file.write_text('{"prompt": "2 + 2?", "answer": "4", "completion": "#### 4"}\n', "utf-8")
+    command = f"from arrol.cli.main import main; assert main(['eval', '--samples', {str(file)!r}, '--json']) == 0"
+    code = f"{command}\nimport sys\nassert not {{'torch', 'transformers'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -142,6 +142,12 @@ class TestBootstrap:
         low, high = bootstrap_interval([1, 2, 3, 4, 100], 0, statistic=np.median, resamples=300)
         assert 1 <= low <= 3 <= high <= 100
 
+    def test_draws_that_are_kept_are_the_draws_one_by_one(self, monkeypatch):
+        values = np.random.default_rng(1).random(301)
+        kept = bootstrap_interval(values, 5), bootstrap_interval(-values, 5), bootstrap_interval(values, 6)
+        monkeypatch.setattr("arrol.stats.MAX_CACHED_DRAWS", 0)
+        assert kept == (bootstrap_interval(values, 5), bootstrap_interval(-values, 5), bootstrap_interval(values, 6))
+
     def test_constant_and_empty(self):
         assert bootstrap_interval([2.0, 2.0], 0, resamples=10) == Interval(2.0, 2.0)
         assert all(math.isnan(end) for end in bootstrap_interval([], 0))

@@ -133,3 +133,14 @@ def test_what_cannot_be_judged_is_refused(answers, right, ks, message):
 def test_verdicts_for_every_prompt():
     with pytest.raises(DataError, match="right_P of length 0: there are 1 prompts"):
         maj_at_k([Ballots(np.array([0]))], [], [1])
+
+
+@pytest.mark.parametrize("rule", ["majority", "quality"])
+def test_problems_with_the_same_answers_get_the_values_of_each_alone(rule):
+    prompts = [pool(1), pool(2), pool(1), pool(3), pool(2)]
+    ballots_P, right_P = [ballots for ballots, _ in prompts], [right for _, right in prompts]
+    together = maj_at_k(ballots_P, right_P, [1, 3, 8], rule=rule)
+    for p, (ballots, right_N) in enumerate(prompts):
+        alone = maj_at_k([ballots], [right_N], [1, 3, 8], rule=rule)
+        assert together.right_PK[p].tolist() == alone.right_PK[0].tolist()
+        assert together.tied_PK[p].tolist() == alone.tied_PK[0].tolist()

@@ -37,6 +37,20 @@ def test_symbolic_verdicts_are_those_of_one_verifier_in_the_same_order():
     assert all(worker is not None and worker.process.poll() is not None for worker in workers)
 
 
+def test_an_equal_completion_and_gold_answer_are_judged_once():
+    asked = []
+
+    class Counting(SymbolicVerifier):
+        def decided(self, text, answer):
+            asked.append((text, answer))
+            return super().decided(text, answer)
+
+    pairs = [("#### 3", "3"), ("#### 3", "4"), ("#### 3", "3")]
+    with VerifierPool(Counting(), num_workers=1) as pool:
+        assert [verdict.reward for verdict in pool.verify_all(pairs)] == [1.0, 0.0, 1.0]
+    assert asked == pairs[:2]
+
+
 def test_a_hang_costs_that_answer_alone():
     pairs = [(rf"\boxed{{{n}}}", rf"\max({n}, 0)") for n in range(20)]
     pairs[7] = (r"\boxed{\sum_{k=1}^{10^9} k^k}", "1")
