@@ -26,7 +26,7 @@ def test_a_pool_is_collected_and_judged(config, tmp_path, capsys):
     pool = Pool.load(out)
     assert pool.sketch_PND.shape == (6, 5, 16)
     assert np.abs(pool.sketch_PND).sum() > 0
-    assert pool.meta["provenance"]["command"].startswith("arrol ")
+    assert pool.meta["provenance"]["command"].startswith("arrol")  # the words of the test run follow, if it has any
     assert str(tmp_path) not in json.dumps(pool.meta)
     assert not list(tmp_path.glob("*.blocks"))
     assert lab(out, *PLAN[-2:], "--json", "--workers", "2") == 0
