@@ -52,6 +52,9 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
     path = Path(options.source)
     if options.record and Path(options.record).exists():
         raise ConfigError(f"--record = {options.record!r}: exists; give the name of a new file")
+    for name in ("visits", "workers"):
+        if (value := getattr(options, name)) < (least := 1):
+            raise ConfigError(f"--{name} = {value}: give at least {least}")
     if path.suffix == SUFFIX:
         _refuse_with_pool(options, flags)
         pool = Pool.load(path)

@@ -67,7 +67,7 @@ def pool_of_samples(problems: Sequence[SampledProblem], notes: list[str]) -> Poo
 
 
 def pool_of_run(run: Run, notes: list[str]) -> Pool:
-    """The newest groups of a run; qualities are those that its head gave before the outcome was known.
+    """The newest groups of a run; the qualities are what its head said before the outcome was known.
 
     A prompt that came again is another group, since the policy had moved.
     """
