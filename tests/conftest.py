@@ -1,9 +1,12 @@
 """Small random models and a character tokenizer, built in the test; nothing is downloaded."""
 
+import socket
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from arrol.hub import OFFLINE_KEYS, hub_answers
 from arrol.training.policy import character_tokenizer
 
 torch.set_num_threads(1)
@@ -50,3 +53,16 @@ def any_model(request):
 def char_tokenizer():
     """One id per character, ``<pad>`` 0, ``<eos>`` 1, ``<unk>`` 2."""
     return character_tokenizer("0123456789+-*/=.? ")
+
+
+@pytest.fixture
+def silent_hub(monkeypatch, tmp_path):
+    """Address of a hub that refuses connections, with an empty cache at ``tmp_path``; no switch says offline."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    for key in (*OFFLINE_KEYS, "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    yield address
+    hub_answers.cache_clear()

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from arrol.cli.tables import show_rows
 from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, train_one
-from arrol.configs.run import CompareConfig, RunConfig, arm_config
+from arrol.configs.run import CompareConfig, RunConfig, planned_runs
 from arrol.errors import DataError
 from arrol.records.store import load_run
 from arrol.reports.page import write_report
@@ -18,7 +18,7 @@ def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
     """Train every arm of a seed before the next seed, so that a drift of the machine's speed meets all arms alike.
     Finished runs are not repeated."""
     console = Console(stderr=as_json, markup=False, highlight=False)
-    plan = [(arm.name, arm_config(compare, arm, seed)) for seed in compare.seeds for arm in compare.arms]
+    plan = planned_runs(compare)
     for _, config in plan:  # refuse before the first run
         previous_record(config, resume=resume)
     for arm, config in plan:

@@ -8,8 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from arrol.errors import ArrolError
+
+if TYPE_CHECKING:
+    from arrol.configs.run import RunConfig
+    from arrol.configs.sft import SftConfig
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 130
@@ -210,37 +215,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
-    """Configs are checked before torch is loaded."""
-    if options.command in ("lab", "advise", "export") or (options.command == "eval" and not options.samples):
-        _hide_loading_bars()  # imports transformers, which a samples file needs not
-    if options.command == "sft":
-        from arrol.configs.sft import load_sft
-
-        warm_start = load_sft(options.config, flags)
-        _hide_loading_bars()
-        from arrol.cli.sft import run_sft
-
-        return run_sft(warm_start, as_json=options.json)
-    if options.command == "train":
-        from arrol.configs.run import load_run
-
-        run = load_run(options.config, flags)
-        _hide_loading_bars()
-        from arrol.cli.train import run_train
-
-        return run_train(run, resume=options.resume, as_json=options.json)
-    if options.command == "compare":
-        from arrol.configs.run import load_compare
-
-        compare = load_compare(options.config, flags)
-        _hide_loading_bars()
-        from arrol.cli.compare import run_compare
-
-        return run_compare(compare, resume=options.resume, as_json=options.json)
+    """Run the command."""
+    if options.command in ("sft", "train", "compare"):
+        return _dispatch_config(options, flags)
     if options.command == "grpo":
+        from arrol.cli.names import require_trl_names
+
+        require_trl_names(flags)
         from arrol.cli.grpo import run_grpo
 
         return run_grpo(flags)
+    if options.command in ("eval", "lab") and str(options.source).endswith(".toml"):
+        from arrol.configs.run import load_run
+
+        _before_loading(load_run(options.source, flags))
+    elif options.command in ("lab", "advise", "export") or (options.command == "eval" and not options.samples):
+        _before_loading()  # a samples file needs no transformers
     if options.command == "eval":
         from arrol.cli.evaluate import run_eval
 
@@ -270,8 +260,39 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
     return run_info(options.config, as_json=options.json)
 
 
-def _hide_loading_bars() -> None:
-    """transformers' bars would break the one live line of ours."""
+def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
+    """Configs, and the names in them, are checked before torch is loaded."""
+    if options.command == "sft":
+        from arrol.configs.sft import load_sft
+
+        warm_start = load_sft(options.config, flags)
+        _before_loading(warm_start)
+        from arrol.cli.sft import run_sft
+
+        return run_sft(warm_start, as_json=options.json)
+    if options.command == "train":
+        from arrol.configs.run import load_run
+
+        run = load_run(options.config, flags)
+        _before_loading(run)
+        from arrol.cli.train import run_train
+
+        return run_train(run, resume=options.resume, as_json=options.json)
+    from arrol.configs.run import load_compare, planned_runs
+
+    compare = load_compare(options.config, flags)
+    _before_loading(*(config for _, config in planned_runs(compare)))
+    from arrol.cli.compare import run_compare
+
+    return run_compare(compare, resume=options.resume, as_json=options.json)
+
+
+def _before_loading(*configs: RunConfig | SftConfig) -> None:
+    """Check the names of configs; then hide transformers' bars, which would break the one live line of ours."""
+    from arrol.cli.names import require_names
+
+    for config in configs:
+        require_names(config)
     from transformers.utils import logging
 
     logging.disable_progress_bar()

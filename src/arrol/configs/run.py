@@ -309,10 +309,13 @@ def load_run(path: str | Path, flags: Sequence[str] = ()) -> RunConfig:
 def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
     """The comparison of a file under flags (``--seeds``, ``--name``, ``--run.section.field``); every arm is checked."""
     compare = validate(CompareConfig, override(CompareConfig, read_toml(path), flags, {"run": RunConfig}))
-    for seed in compare.seeds:
-        for arm in compare.arms:
-            arm_config(compare, arm, seed)
+    planned_runs(compare)
     return compare
+
+
+def planned_runs(compare: CompareConfig) -> list[tuple[str, RunConfig]]:
+    """Every arm's name with its config: all arms of a seed, then the next seed."""
+    return [(arm.name, arm_config(compare, arm, seed)) for seed in compare.seeds for arm in compare.arms]
 
 
 def arm_config(compare: CompareConfig, arm: Arm, seed: int) -> RunConfig:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import ssl
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from arrol.errors import DataError, MissingExtraError
+from arrol.hub import cached_only
 from arrol.records.tables import SUFFIXES, table_rows, table_stem, table_suffix
 from arrol.tasks.presets import PRESETS, preset_of
-
-HUB_LIMIT_S = 2.5
-"""A hub that does not answer for so long cannot be reached."""
 
 
 class SplitMissing(DataError):
@@ -38,16 +30,32 @@ def records(source: str, split: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
     if path.is_dir():
         return _file_records(_split_files(path, split))
     preset = preset_of(source)
+    hub = _hub_name(source)
+    rows = _hub_records(hub, (preset and preset.only_split) or split)
+    return ((f"{hub} row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def require_source(source: str) -> None:
+    """DataError where a source can be read neither from a path, nor from the hub, nor from its cache."""
+    if not Path(source).exists():
+        _is_cached_only(_hub_name(source))
+
+
+def _hub_name(source: str) -> str:
+    """``owner/name`` or ``owner/name:subset`` of a preset, or of a source that is no path."""
+    preset = preset_of(source)
     if preset is None and (
-        table_suffix(path) in SUFFIXES or source.count("/") != 1 or source.startswith((".", "~", "/"))
+        table_suffix(Path(source)) in SUFFIXES or source.count("/") != 1 or source.startswith((".", "~", "/"))
     ):
         raise DataError(
             f"source: {source!r} is no file or folder; give a path, owner/name on the hub,"
             f" or one of {', '.join(PRESETS)}"
         )
-    hub = preset.hub if preset else source
-    rows = _hub_records(hub, (preset and preset.only_split) or split)
-    return ((f"{hub} row {number}", row) for number, row in enumerate(rows, 1))
+    return preset.hub if preset else source
+
+
+def _is_cached_only(hub: str) -> bool:
+    return cached_only("datasets", hub.partition(":")[0], f"source: {hub!r} cannot be loaded")
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
@@ -72,13 +80,11 @@ def _hub_records(hub: str, split: str) -> Iterable[Mapping[str, Any]]:
         raise MissingExtraError("datasets: not installed; pip install datasets, or give a local file") from error
     name, _, subset = hub.partition(":")
     was_offline = datasets.config.HF_HUB_OFFLINE
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    is_silent = not was_offline and not hub_answers(endpoint)
-    datasets.config.HF_HUB_OFFLINE = was_offline or is_silent  # then only a cached copy is read, without five retries
+    datasets.config.HF_HUB_OFFLINE = was_offline or _is_cached_only(hub)  # then without five retries
     try:
         return datasets.load_dataset(name, subset or None, split=split)
     except (OSError, ValueError) as error:
-        reason = f"{endpoint} does not answer, and no copy is cached" if is_silent else _reason(error)
+        reason = _reason(error)
         kind = SplitMissing if "split" in reason.lower() else DataError
         raise kind(
             f"source: {hub!r} split {split!r} cannot be loaded ({reason}); give a local file or folder, with the "
@@ -86,27 +92,6 @@ def _hub_records(hub: str, split: str) -> Iterable[Mapping[str, Any]]:
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline
-
-
-@lru_cache(maxsize=4)
-def hub_answers(endpoint: str, limit_s: float = HUB_LIMIT_S) -> bool:
-    """True when something answers at the address within the limit, also with an error."""
-    answers = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=limit_s).close()
-        except urllib.error.HTTPError:
-            pass
-        except OSError as error:
-            if not (isinstance(error, urllib.error.URLError) and isinstance(error.reason, ssl.SSLError)):
-                return
-        answers.append(True)
-
-    thread = threading.Thread(target=ask, daemon=True)  # the look-up of a name has no time limit of its own
-    thread.start()
-    thread.join(limit_s)
-    return bool(answers)
 
 
 def _reason(error: Exception) -> str:

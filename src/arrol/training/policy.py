@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from arrol.engines.embedded.support import logits_of, max_positions
 from arrol.errors import ConfigError, ModelError
+from arrol.hub import cached_only, is_model_name
 from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
@@ -40,9 +41,9 @@ def resolve_device(name: str) -> torch.device:
 
 def load_tokenizer(source: str) -> Any:
     """The tokenizer of a folder or hub name; it must know how a completion ends."""
-    _require_model(source)
+    cached = _is_cached_only(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"model = {source!r}: no tokenizer could be loaded ({_first_line(error)}); put one beside the weights"
@@ -56,9 +57,9 @@ def load_tokenizer(source: str) -> Any:
 
 def load_policy(source: str, device: torch.device) -> Any:
     """A causal language model in float32, in evaluation mode: reinforcement learning never trains with dropout."""
-    _require_model(source)
+    cached = _is_cached_only(source)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=cached)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"model = {source!r}: could not be loaded ({_first_line(error)}); "
@@ -136,17 +137,19 @@ def head_logprobs(
     return torch.cat([logprob for logprob, _ in results]), torch.cat(entropies) if with_entropy else None
 
 
-def _require_model(source: str) -> None:
-    """A path that looks local must exist; anything else is a hub name."""
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") != 1 or Path(source.split("/")[0]).is_dir()
+def _is_cached_only(source: str) -> bool:
+    """True for a hub name that only the cache holds; ModelError where there is neither a folder nor a name."""
+    if is_model_name(source):
+        return cached_only("models", source, f"model = {source!r}")
     folder = Path(source).expanduser()
-    if looks_local and not folder.is_dir():
+    if not folder.is_dir():
         raise ModelError(
             f"model = {source!r}: no such folder; "
             "give a folder with config.json or a hub name such as Qwen/Qwen3-1.7B-Base"
         )
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         raise ModelError(f"model = {source!r}: the folder has no config.json; give one written by save_pretrained")
+    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError, ModelError
@@ -86,3 +87,23 @@ def test_prompt_and_completion_must_fit_the_positions():
         "sampling.max_completion_tokens = 13: with a prompt of 8 tokens it exceeds the 20 positions of the model "
         "(max_position_embeddings); lower it to 12"
     )
+
+
+def test_a_cached_model_is_read_where_the_hub_does_not_answer(silent_hub, folder, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cache = tmp_path / "hub/models--owner--name"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text("abc")
+    (cache / "snapshots").mkdir()
+    folder.rename(cache / "snapshots/abc")
+    asked = []
+    for loader in (AutoTokenizer, AutoModelForCausalLM):
+        load = loader.from_pretrained
+        monkeypatch.setattr(loader, "from_pretrained", lambda *a, load=load, **k: asked.append(k) or load(*a, **k))
+    assert load_tokenizer("owner/name").eos_token_id == 1
+    assert load_policy("owner/name", CPU).config.vocab_size > 1
+    assert [fields["local_files_only"] for fields in asked] == [True, True]
+    with pytest.raises(ModelError, match=r"'owner/other': .* does not answer, and no copy is cached"):
+        load_policy("owner/other", CPU)

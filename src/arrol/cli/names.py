@@ -1,0 +1,56 @@
+"""Names on the hub that a command loads, checked before its imports: a hub that does not answer is one line at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from arrol.configs.run import RunConfig
+from arrol.configs.sft import SftConfig
+from arrol.configs.task import DatasetTaskConfig
+from arrol.hub import Kind, cached_only, is_model_name
+from arrol.tasks.sources import require_source
+
+TRL_FIELDS: dict[str, Kind] = {
+    "model_name_or_path": "models",
+    "reward_model_name_or_path": "models",
+    "dataset_name": "datasets",
+}
+"""Fields of ``trl grpo`` that name something on the hub."""
+
+
+def require_names(config: RunConfig | SftConfig) -> None:
+    """ModelError or DataError where the hub does not answer and a name of the config is not in its cache."""
+    if config.model and is_model_name(config.model):
+        cached_only("models", config.model, f"model = {config.model!r}")
+    if isinstance(config.task, DatasetTaskConfig):
+        for source in filter(None, (config.task.source, config.task.eval_source)):
+            require_source(source)
+
+
+def require_trl_names(flags: Sequence[str]) -> None:
+    """As :func:`require_names`, for the flags of ``trl grpo``; what only the cache holds is loaded without the hub."""
+    for name, value in _trl_values(flags):
+        kind = TRL_FIELDS.get(name)
+        if kind and is_model_name(value) and cached_only(kind, value, f"{name} = {value!r}"):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # read at import, by TRL's processes too
+
+
+def _trl_values(flags: Sequence[str]) -> Iterable[tuple[str, str]]:
+    """Fields with their values, of the flags and of the file behind ``--config``."""
+    for word, following in zip(flags, [*flags[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        value = value if equals else following
+        if name == "config" and Path(value).is_file():
+            import yaml
+
+            try:
+                read: Any = yaml.safe_load(Path(value).read_text())
+            except (yaml.YAMLError, UnicodeDecodeError):  # TRL's parser tells
+                continue
+            yield from ((key, one) for key, one in (read or {}).items() if isinstance(one, str))
+        elif option.startswith("--"):
+            yield name, value
