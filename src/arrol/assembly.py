@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.allocation.rule import StepShape
+from arrol.algorithms.thinning import thinning_share
 from arrol.configs.run import (
     EngineConfig,
     RunConfig,
@@ -21,6 +22,7 @@ from arrol.configs.task import (
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.vllm.remote import RemoteController
 from arrol.protocols import Task
+from arrol.pruning.auto import Thinning
 from arrol.pruning.controller import PruningController
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
@@ -84,7 +86,12 @@ def build_controller(config: RunConfig, estimator: QualityEstimator) -> PruningC
     """The controller; with vLLM, one that keeps the decisions of its scheduler."""
     if isinstance(config.engine, VllmEngineConfig):
         return RemoteController(config.pruning, seed=config.seed)
-    return PruningController(config.pruning, estimator, seed=config.seed)
+    return PruningController(config.pruning, estimator, seed=config.seed, thinning=build_thinning(config))
+
+
+def build_thinning(config: RunConfig) -> Thinning:
+    """The lottery before the update, in steps without stops and in steps with them."""
+    return Thinning(*(thinning_share(config.algorithm, is_pruned=is_pruned) for is_pruned in (False, True)))
 
 
 def build_allocator(config: RunConfig) -> Allocator:

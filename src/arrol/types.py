@@ -236,10 +236,10 @@ class RolloutGroup:
 class Contribution(NamedTuple):
     """What the rollouts of a group contributed to an update."""
 
-    squared_G: np.ndarray
-    """float64 ``[G]``: squared contribution of each survivor, without its weight; 0 for the others."""
-    trains_G: np.ndarray
-    """float64 ``[G]`` in [0, 1]: probability of training."""
+    advantage_G: np.ndarray
+    """float64 ``[G]``: of each survivor; 0 for the others."""
+    size_G: np.ndarray
+    """float64 ``[G]``: a stand-in for the squared size of the gradient of its log-probability."""
 
 
 @dataclass(frozen=True)

@@ -221,12 +221,16 @@ class AutoRule(PruningBase):
     """Cost of a generated token, 0 or more; by default in FLOPs per parameter."""
     trained_price: float = Field(6.0, ge=0)
     """Cost of a trained token, 0 or more."""
+    step_price: float = Field(0.0, ge=0)
+    """Cost of a decode step, however many rollouts run in it, 0 or more."""
+    noise_ratio: float | None = Field(None, gt=0)
+    """sigma_w / sigma_b, as ``arrol advise`` prints it, above 0; None leaves the spread between prompts out."""
 
     @model_validator(mode="after")
     def _priced(self) -> Self:
-        if not self.generated_price + self.trained_price:
+        if not self.generated_price + self.trained_price + self.step_price:
             raise ValueError(
-                f"pruning.trained_price = {self.trained_price:g}: both prices are 0, so nothing can pay; set one above"
+                f"pruning.trained_price = {self.trained_price:g}: all prices are 0, so nothing can pay; set one above"
             )
         if self.probe_keep_ratios:
             raise ValueError(

@@ -198,7 +198,9 @@ def replay(
     require_replayable(pool, config)
     config = config.model_copy(update={"seed": seed, "pruning": config.pruning.model_copy(update={"warmup_steps": 0})})
     engine, allocator = PoolEngine(pool, seed=seed), assembly.build_allocator(config)
-    controller = PruningController(config.pruning, PooledQuality(), seed=seed, survival=survival)
+    controller = PruningController(
+        config.pruning, PooledQuality(), seed=seed, survival=survival, thinning=assembly.build_thinning(config)
+    )
     sampling = SamplingParams(int(pool.length_PN.max()) + 1)
     prompts = _prompts(pool, seed)
 

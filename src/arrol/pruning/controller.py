@@ -29,7 +29,7 @@ import numpy as np
 
 from arrol.configs.method import AutoRule, NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.protocols import Estimator
-from arrol.pruning.auto import AutoChoice
+from arrol.pruning.auto import AutoChoice, Thinning
 from arrol.pruning.draws import PRUNING_STREAM, bernoulli, systematic
 from arrol.pruning.recent import PREVIOUS, RecentCandidates
 from arrol.pruning.survival import RULES, Candidates, Survival, conditional_survival, lift_to_floor
@@ -61,17 +61,19 @@ class PruningController:
         seed: int,
         whole_group: bool = False,
         survival: Survival | None = None,
+        thinning: Thinning | None = None,
     ) -> None:
         """``whole_group`` makes ``keep_ratio`` a share of the group, for hosts that need the same number of survivors
         from every prompt: rollouts that ended before the probe count as kept, candidates share the places left.
 
         ``survival`` replaces the rule: candidates in, probability of surviving through their probe out; the rest of
         the config holds, ``min_survival`` included, and ``keep_ratio`` is not used.
+        ``thinning`` tells rule ``auto`` of the lottery before the update.
         """
         self._config, self._estimator, self._seed, self._whole_group = config, estimator, seed, whole_group
         self._groups: dict[tuple[int, int], GroupState] = {}
         self._survival = survival
-        self._auto = AutoChoice(config) if isinstance(config, AutoRule) else None
+        self._auto = AutoChoice(config, thinning) if isinstance(config, AutoRule) else None
         self._recent = RecentCandidates(len(config.probe_tokens))
         self._now: float | None = None
         self._step: int | None = None

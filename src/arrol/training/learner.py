@@ -217,18 +217,18 @@ def training_probabilities(
 def step_contributions(
     groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig
 ) -> list[Contribution]:
-    """What a step's rollouts contributed: squared advantage times a stand-in for the squared size of the gradient.
+    """What a step's rollouts contributed: advantages and a stand-in for the squared size of the gradient.
 
     The stand-in is the sum of (1 - p)^2 over the sampled tokens, p their probability: the squared gradient by the
     token's own logit, tokens taken as independent. A loss that is a mean over the T tokens has it divided by T^2.
     """
     found = []
-    for group, signal, trains_G in zip(groups, signals, training_probabilities(groups, signals, config), strict=True):
+    for group, signal in zip(groups, signals, strict=True):
         written = [rollout.completion.sampler_logprobs_T for rollout in group.rollouts]
         size_G = np.array([float(np.square(1 - np.exp(logprobs_T.astype(float))).sum()) for logprobs_T in written])
         if config.algorithm.aggregation == "sequence_mean":
             size_G /= np.maximum([len(logprobs_T) for logprobs_T in written], 1) ** 2.0
-        found.append(Contribution(signal.advantage_G**2 * size_G, trains_G))
+        found.append(Contribution(signal.advantage_G, size_G))
     return found
 
 

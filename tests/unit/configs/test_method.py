@@ -95,7 +95,7 @@ def test_what_all_rules_refuse(fields, expected):
     [
         (
             {"generated_price": 0, "trained_price": 0},
-            "trained_price = 0: both prices are 0, so nothing can pay; set one",
+            "trained_price = 0: all prices are 0, so nothing can pay; set one",
         ),
         ({"trained_price": -1}, "greater than or equal to 0"),
         ({"keep_ratio": 0.05}, "outside"),

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from arrol.configs.method import AutoRule
-from arrol.pruning.auto import MIN_GROUPS, MIN_MERIT, RECENT_STEPS, AutoChoice
+from arrol.algorithms.advantages import group_signal
+from arrol.configs.method import AutoRule, DrGrpoConfig
+from arrol.pruning import auto
+from arrol.pruning.auto import MIN_GROUPS, MIN_MERIT, RECENT_STEPS, AutoChoice, Thinning
 from arrol.pruning.survival import Candidates
 from arrol.types import (
     Completion,
@@ -44,8 +46,7 @@ def play(choice, step, *, dead=0.5, probes=1, seed=0):
             decision = PruningDecision(rollout_id, 0, bool(kept[index]), survival[index], Reason.DRAW)
             rollouts.append(Rollout(rollout_id, completion, decision, reward[index] if kept[index] else None))
         groups.append(RolloutGroup(Prompt("p", (0,), "", ""), rollouts))
-        squared = np.where(kept, (reward - rate) ** 2, 0.0)
-        outcomes.append(Contribution(squared, (squared > 0).astype(float)))
+        outcomes.append(Contribution(np.where(kept, reward - rate, 0.0), np.ones(SIZE)))
     choice.learn(groups, outcomes)
     return groups
 
@@ -129,3 +130,93 @@ def test_a_memory_of_stopped_groups_says_what_one_of_kept_groups_says():
     kept = AutoChoice(RULE)
     kept.load(never.save())
     assert kept.choice.merit == pytest.approx(stopped.choice.merit, rel=0.05)
+
+
+def test_random_stops_pay_where_prompts_differ_more_than_the_group_can_average():
+    """All prompts alike, one in two right, groups of 8: noise within prompts is only a part of all noise."""
+    assert run(dead=0.0).choice.probe is None
+    alike = run(RULE.model_copy(update={"noise_ratio": 1.0}), dead=0.0).choice
+    assert alike.probe == 0
+    assert alike.merit > 1.2
+    assert run(RULE.model_copy(update={"noise_ratio": 100.0}), dead=0.0).choice.probe is None
+
+
+def test_decode_steps_make_it_stop_what_runs_longest():
+    """Nothing tells rollouts apart at 10 tokens; a step lasts as long as its longest rollout."""
+    rule = AutoRule(probe_tokens=(10, 90), warmup_steps=0, noise_ratio=4.0, step_price=40000.0, trained_price=0.0)
+    choice = AutoChoice(rule)
+    lengths = np.full(16, 20.0)
+    choice.load({"memory": tail_memory(lengths, longest=1000.0)})
+    assert choice.choice.probe == 1
+    assert choice.choice.keep < 0.5
+    assert choice.choice.merit > 1.5
+    choice = AutoChoice(rule.model_copy(update={"step_price": 0.0, "trained_price": 6.0}))
+    choice.load({"memory": tail_memory(lengths, longest=1000.0)})
+    assert choice.choice.probe != 1
+
+
+def tail_memory(lengths, steps=8, groups=16, longest=None):
+    """Groups whose rollouts have these lengths, one in two right; candidates at 10, and at 90 the longer ones.
+
+    The first rollout of a step is the longest.
+    """
+    rng, rows = np.random.default_rng(0), []
+    for step in range(1, steps + 1):
+        for group in range(groups):
+            for index, right in enumerate(rng.random(len(lengths)) < 0.5):
+                tokens = longest if longest and group == index == 0 else lengths[index]
+                second = 0.25 if tokens > 90 else np.nan
+                rows.append([step, group, 1.0, right - 0.5, 1.0, tokens, 0.25, second])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+def test_the_noise_of_random_stops_is_what_the_estimators_give(correction):
+    """Sum of (advantage x weight)^2 over draws of a group, its baseline included, as training computes it."""
+    rng, config = np.random.default_rng(0), DrGrpoConfig(correction=correction)
+    predicted, realised, full = 0.0, 0.0, 0.0
+    for _ in range(40):
+        reward, quality = (rng.random(16) < 0.3).astype(float), np.full(16, 0.3)
+        for survival in (np.ones(16), np.full(16, 0.5)):
+            draws = 1 if survival[0] == 1 else 50
+            for _ in range(draws):
+                kept = rng.random(16) < survival
+                signal = group_signal(np.where(kept, reward, np.nan), survival, quality, config, normalize_by_std=False)
+                noise = float(((signal.advantage_G * signal.weight_G) ** 2).sum()) / draws
+                full, realised = (full + noise, realised) if draws == 1 else (full, realised + noise)
+            if draws == 1:
+                columns = np.c_[np.ones((16, 3)), signal.advantage_G, np.ones((16, 2)), np.full(16, 0.3)]
+                choice = AutoChoice(AutoRule(probe_tokens=(1,)))
+                choice._memory = columns
+                predicted += float(choice._outlook(0, np.zeros(16, int), np.full(16, 0.5), 0.0)[0].sum())
+    assert realised > 2 * full
+    assert predicted == pytest.approx(realised, rel=0.15)
+
+
+def test_decode_steps_are_those_of_the_longest_survivor():
+    tokens, survival = np.array([5.0, 30.0, 20.0, 80.0]), np.array([1.0, 0.3, 0.6, 0.5])
+    alive = np.random.default_rng(0).random((200_000, 4)) < survival
+    realised = np.where(alive, tokens, np.minimum(tokens, 10)).max(1).mean()
+    expected = auto._decode_steps(tokens, survival, np.ones(4), 10.0)
+    assert expected == pytest.approx(realised, rel=0.01)
+    assert auto._decode_steps(tokens, np.ones(4), np.ones(4), 10.0) == 80.0
+
+
+def test_shares_of_decode_steps_add_up_to_them():
+    memory = tail_memory(np.array([3.0, 9.0, 9.0, 40.0]), steps=2, groups=3)
+    assert auto._step_shares(memory, np.inf).sum() == pytest.approx(2 * 40)
+    assert auto._step_shares(memory, 9.0).sum() == pytest.approx(2 * 9)
+
+
+def test_a_lottery_before_the_update_makes_training_cheaper_and_stopping_pay_less():
+    """Where small contributions rarely train anyway, stopped rollouts save less."""
+    rule = RULE.model_copy(update={"noise_ratio": 1.0, "trained_price": 60.0})
+    merits = []
+    for thinning in (Thinning(), Thinning(kept=2.0, pruned=2.0), Thinning(kept=0.0, pruned=2.0)):
+        choice = AutoChoice(rule, thinning)
+        for step in range(1, 9):
+            play(choice, step, dead=0.0)
+        merits.append(choice.choice.merit)
+    none, both, after = merits
+    assert after > none
+    assert after > both

@@ -377,5 +377,5 @@ def learn_from(controller, step, quality, stopped):
             rollouts.append(Rollout(rollout_id, completion, decisions[rollout_id], float(right)))
         groups.append(RolloutGroup(Prompt("p", (0,), "", ""), rollouts))
         kept = np.array([rollout.survived for rollout in rollouts])
-        outcomes.append(Contribution(np.where(kept & (row > 0.1), 0.25, 0.0), (kept & (row > 0.1)).astype(float)))
+        outcomes.append(Contribution(np.where(kept & (row > 0.1), 0.5, 0.0) * (2 * reward - 1), np.ones(len(row))))
     controller.learn(groups, outcomes)
