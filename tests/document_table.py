@@ -93,6 +93,8 @@ TABLE = {
     # docs/algorithms, docs/test_time.md, docs/tour.md
     "docs/algorithms/allocation.md: [allocation]": Row("main", save="allocation.toml"),
     EVAL: Row("main", run=EVAL.replace("num_prompts 100", "num_prompts 6")),
+    # docs/method.md
+    "docs/method.md: [pruning]": Row("main", save="stops.toml"),
     # docs/lab.md
     LAB: Row("main", run="+ --prompts 6 --rollouts 12 --sketch-size 16 --visits 2"),
     "arrol lab runs/pool.safetensors": Row("main", run="+ --visits 2", after=(LAB,)),

@@ -52,6 +52,15 @@ def fact_lines(report: Report) -> list[tuple[str, str]]:
             f"of the decode steps come after the 90 % quantile; {_percent(lengths['truncated'])} truncated",
         )
     )
+    for stop in report.get("stops", ())[-1:]:
+        long = f"the {_percent(stop['reached'])} above {stop['probe']} tokens carry {_percent(stop['signal'])}"
+        lines.append(
+            (
+                "long tail",
+                f"{long} of the signal; stopped there but for {stop['keep']:g} of them: merit {stop['gain']:.2f} in "
+                f"groups of {stop['group_size']:.0f}, estimated",
+            )
+        )
     lines.append(("head", _heads(report["heads"])))
     for name, shares in report["time"].items():
         parts = ", ".join(f"{part} {_percent(share)}" for part, share in shares.items() if share)

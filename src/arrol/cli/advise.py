@@ -189,7 +189,7 @@ def lever_report(work: Workload, models: Sequence[CostModel], options: argparse.
     assert work.base is not None
     model, moments = models[0], Moments.of(work.pool)
     designs = read_designs(options.designs) if options.designs else ()
-    rows, best = levers(work.pool, work.base, model, visits=options.visits, designs=designs)
+    rows, best, stops = levers(work.pool, work.base, model, visits=options.visits, designs=designs)
     decision = decide(rows, best)
     noise = advice.noise(moments)
     whole = [row.judgement for row in rows if row.is_whole]
@@ -206,6 +206,7 @@ def lever_report(work: Workload, models: Sequence[CostModel], options: argparse.
         "cost": model.name,
         "is_seconds": model.is_seconds,
         "best": best,
+        "stops": [{"group_size": rows[best].judgement.group_size, **stop._asdict()} for stop in stops],
         "sizes": {name: sorted(each, key=lambda row: row["size"]) for name, each in sizes.items()},
         "levers": [
             {

@@ -32,6 +32,7 @@ from arrol.lab.designs import (
     possible,
     pruning_designs,
     read_designs,
+    stop_designs,
 )
 from arrol.lab.merit import Design, Judgement, Merit, base_config, judge, merits
 from arrol.lab.moments import Moments
@@ -45,6 +46,8 @@ HARD = 0.06
 """A prompt with a smaller success rate is hard."""
 COSTS = ("flops", "4:3", "7b")
 """Cost models of the table unless others are named."""
+STOP_COST = "7b"
+"""Cost model that chooses the kept share of stops along the length: one that counts decode steps."""
 
 
 def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
@@ -135,6 +138,8 @@ def standard_designs(pool: Pool, base: RunConfig) -> list[Design]:
     best = [own, *sizes][int(np.argmax([row.merit for row in merits(whole, moments, flops)]))]
     at = [int(design.change["training"]["group_size"]) for design in ((best,) if best is own else (best, own))]
     levers = [design for size in at for design in (*pruning_designs(pool, size), *lottery_designs(size))]
+    rows, decode = size * base.training.prompts_per_step, cost_model(STOP_COST, pool)
+    levers += [design for each in at for design in stop_designs(pool, decode, each, rows / each)]
     rules = [design for size in at for design in allocation_designs(size)]
     return possible([own, *sizes, *levers, *rules], base)
 

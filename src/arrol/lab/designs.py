@@ -24,8 +24,11 @@ from pydantic import Field
 from arrol.configs.base import StrictModel, read_toml, validate
 from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
+from arrol.lab.costs import CostModel
 from arrol.lab.merit import Design, design_config
+from arrol.lab.moments import Moments
 from arrol.lab.pool import Pool
+from arrol.lab.stops import late_stops
 
 SIZES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 ALLOCATIONS = ("aero", "dapo", "knapsack", "neyman", "pods")
@@ -99,6 +102,12 @@ def lottery_designs(size: int) -> list[Design]:
         )
         for share in (0.5, 1.0)
     ]
+
+
+def stop_designs(pool: Pool, model: CostModel, size: int, prompts_per_step: float) -> list[Design]:
+    """Stops of the longest fifth and tenth of groups of ``size``, each with its best kept share under the model."""
+    stops = late_stops(pool, Moments.of(pool), model, size, prompts_per_step)
+    return [stop.design(size) for stop in stops]
 
 
 def possible(designs: Sequence[Design], base: RunConfig) -> list[Design]:

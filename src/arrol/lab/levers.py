@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from arrol.configs.run import RunConfig
 from arrol.lab.advice import best_probe
@@ -14,6 +14,7 @@ from arrol.lab.designs import group_sizes, possible
 from arrol.lab.merit import Design, Judgement, Merit, judge, merits
 from arrol.lab.moments import Moments
 from arrol.lab.pool import Pool
+from arrol.lab.stops import Stop, late_stops
 
 LEAST_GAIN = 1.02
 """A merit's lower end must be above it before anything is recommended."""
@@ -46,10 +47,19 @@ class Decision:
     reason: str
 
 
-def levers(
-    pool: Pool, base: RunConfig, model: CostModel, *, visits: int, designs: Sequence[Design] = ()
-) -> tuple[list[Lever], int]:
-    """Levers, the run's own group size first, and the place of the best group size among them.
+class Levers(NamedTuple):
+    """What a workload has."""
+
+    rows: list[Lever]
+    """The run's own group size first."""
+    best: int
+    """Place of the best group size."""
+    stops: list[Stop]
+    """Best stop at each late probe in groups of the best size, estimated; replayed only where it may pay."""
+
+
+def levers(pool: Pool, base: RunConfig, model: CostModel, *, visits: int, designs: Sequence[Design] = ()) -> Levers:
+    """Levers of a pool.
 
     ``designs`` are judged in addition. ``visits`` of each prompt are for groups of 8, other sizes in proportion.
     """
@@ -59,20 +69,21 @@ def levers(
     moments = Moments.of(pool)
     found = [judge(pool, design, base) for design in whole]
     best = best_size(found, moments, model)
-    best_group = int(found[best].group_size)
+    best_group, rows = int(found[best].group_size), own * base.training.prompts_per_step
     probe = best_probe(pool, moments, model, best_group, KEEP) if pool.has_features else None
-    others = [*possible(replayed_designs(probe, own, best_group), base), *designs]
+    stops = {size: late_stops(pool, moments, model, size, rows / size) for size in (best_group, own)}
+    others = [*possible([*replayed_designs(probe, own, best_group), *paying_stops(stops)], base), *designs]
     for design in others:
         group = design.change.get("training", {}).get("group_size", own)
         found.append(judge(pool, design, base, visits=max(2, round(visits * 8 / group))))
     beside_own = merits(found, moments, model)
     beside_best = merits(found, moments, model, reference=best)
-    rows = own * base.training.prompts_per_step
     made = zip([*whole, *others], found, beside_own, beside_best, strict=True)
-    return [
+    found_levers = [
         Lever(design, one, first, second, first.cost * rows / one.group_size, number < len(whole))
         for number, (design, one, first, second) in enumerate(made)
-    ], best
+    ]
+    return Levers(found_levers, best, stops[best_group])
 
 
 def best_size(found: Sequence[Judgement], moments: Moments, model: CostModel) -> int:
@@ -97,6 +108,13 @@ def replayed_designs(probe: int | None, own: int, best: int) -> list[Design]:
     both = {**at_best, "allocation": sizes, "algorithm": lottery}
     designs.append(Design(f"allocation and lottery, group of {best}", both))
     return designs
+
+
+def paying_stops(stops: Mapping[int, Sequence[Stop]]) -> list[Design]:
+    """Per group size the stop along the length of largest estimated merit, where that is above 1: a replay takes
+    seconds, the estimate none."""
+    best = [(size, max(found, key=lambda stop: stop.gain)) for size, found in stops.items() if found]
+    return [stop.design(size) for size, stop in best if stop.gain > 1]
 
 
 def decide(rows: Sequence[Lever], best: int) -> Decision:

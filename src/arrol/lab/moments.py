@@ -110,13 +110,21 @@ def expected_counts(pool: Pool, size: int, prompts_per_step: float) -> tuple[np.
     return generated_P, trained_P, float(longest_mean(pool, np.full(pool.num_prompts, size), prompts_per_step))
 
 
-def longest_mean(pool: Pool, size_P: np.ndarray, prompts_per_step: float) -> float:
-    """Mean length of a step's longest rollout, for a step of prompts drawn from the pool independently."""
-    grid = np.unique(pool.length_PN[pool.is_known_PN])
+def longest_mean(
+    pool: Pool, size_P: np.ndarray, prompts_per_step: float, stop: tuple[int, float] | None = None
+) -> float:
+    """Mean length of a step's longest rollout, for a step of prompts drawn from the pool independently.
+
+    ``stop``: a length, and the share of the rollouts longer than it that runs on; the others end there.
+    """
+    grid = np.unique(np.r_[pool.length_PN[pool.is_known_PN], [] if stop is None else stop[0]]).astype(float)
     below = np.zeros(len(grid))  # chance that all rollouts of one drawn prompt are at most so long
     for p in range(pool.num_prompts):
         length_N = np.sort(pool.length_PN[p, pool.is_known_PN[p]])
-        below += (np.searchsorted(length_N, grid, side="right") / len(length_N)) ** size_P[p]
+        share = np.searchsorted(length_N, grid, side="right") / len(length_N)
+        if stop:
+            share = np.where(grid >= stop[0], 1 - stop[1] * (1 - share), share)
+        below += share ** size_P[p]
     step = (below / pool.num_prompts) ** prompts_per_step
     return float(grid[-1] - (np.diff(grid) * step[:-1]).sum())
 

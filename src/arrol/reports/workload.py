@@ -10,12 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from arrol.reports.plots import PIXELS_PER_INCH, STYLE, WIDTH_INCHES, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Report = Mapping[str, Any]
+MARKERS = "sD^vPX*<>"
+"""Of the levers that are no group sizes, in the order of the table."""
 
 
 def draw_workload(report: Report, folder: str | Path) -> list[Path]:
@@ -33,7 +37,7 @@ def draw_workload(report: Report, folder: str | Path) -> list[Path]:
 
 
 def merit_by_size(report: Report) -> Figure | None:
-    """Merit beside the run's own group size, with intervals, per cost model."""
+    """Merit beside the run's own group size, with intervals, per cost model; the other levers under the first."""
     if "sizes" not in report:
         return None
     figure, axes = _axes("merit by group size, beside yours", "rollouts per prompt", "merit")
@@ -42,8 +46,16 @@ def merit_by_size(report: Report) -> Figure | None:
         axes.plot(sizes, [row["merit"] for row in rows], "o-", color=f"C{number}", label=name)
         low, high = ([row[end] for row in rows] for end in ("low", "high"))
         axes.fill_between(sizes, low, high, color=f"C{number}", alpha=0.15)
+    others = [row for row in report["levers"] if not row["is_whole"]]
+    for number, row in enumerate(others):
+        merit = row["beside_own"]
+        reach = [[merit["merit"] - merit["low"]], [merit["high"] - merit["merit"]]]
+        marker = MARKERS[number % len(MARKERS)]
+        axes.errorbar(
+            row["group_size"], merit["merit"], np.abs(reach), marker=marker, color="#404040", label=row["name"]
+        )
     axes.set_xscale("log", base=2)
-    axes.legend(title="cost")
+    axes.legend(title="cost; levers under the first", fontsize="x-small")
     return figure
 
 

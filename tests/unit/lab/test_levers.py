@@ -42,7 +42,7 @@ def test_else_nothing_pays():
 
 
 def test_levers_of_a_pool(pool, base):
-    rows, best = levers(pool, base, cost_model("flops", pool), visits=4, designs=[Design("mine", {})])
+    rows, best, _ = levers(pool, base, cost_model("flops", pool), visits=4, designs=[Design("mine", {})])
     assert rows[0].design.change == {"training": {"group_size": 4}}
     assert (rows[0].beside_own.merit, rows[best].beside_best.merit) == (1.0, 1.0)
     assert all(row.beside_best.merit <= 1 for row in rows if row.is_whole)
