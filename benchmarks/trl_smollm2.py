@@ -10,13 +10,16 @@ Rollouts end where the model ends them, or at ``--completion-tokens``. Seconds a
 one thread; other work on the machine changes them less than wall time. Generation is the time from the beginning of a
 step to its first reward. Gradient checkpointing is on, TRL's default; ``--bf16`` puts TRL's bfloat16 autocast on, which
 is its default too, and slow on a processor without instructions for it. Needs the environment of ``make trl-env``.
+With ``--generation`` a step ends at its first reward: the update, two thirds of a step, is left out.
 
-    OMP_NUM_THREADS=1 python benchmarks/trl_smollm2.py [--completion-tokens N] [--repeats N] [--bf16] [--out FILE]
+    OMP_NUM_THREADS=1 python benchmarks/trl_smollm2.py [--completion-tokens N] [--repeats N] [--bf16] [--generation]
+        [--warmup N] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -42,6 +45,10 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
+class WrittenError(Exception):
+    """All rollouts of a step are written."""
+
+
 class Arm:
     """A trainer that takes one step per call."""
 
@@ -50,9 +57,18 @@ class Arm:
 
     def __call__(self, number: int) -> Laps:
         laps = Laps()
-        trainer = self._trainer(number, lambda: laps.lap("generate"))
+
+        def rewarded() -> None:
+            laps.lap("generate")
+            if self._flags.generation:
+                raise WrittenError
+
+        trainer = self._trainer(number, rewarded)
         trainer.add_callback(_clock(laps))
-        trainer.train()
+        with contextlib.suppress(WrittenError):
+            trainer.train()
+        if self._flags.generation:
+            return laps
         laps.total("step", ("generate", "rest"))
         return laps
 
@@ -127,6 +143,7 @@ def records(samples: dict[str, Samples], config: dict[str, Any]) -> list[BenchRe
             config=config,
         )
         for phase in ("generate", "step")
+        if phase in by_processor["trl"].wall
         for name, one in by_processor.items()
     ]
 
@@ -138,6 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rollouts", type=int, default=8)
     parser.add_argument("--completion-tokens", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=1, help="calls of each arm before the clock counts")
+    parser.add_argument("--generation", action="store_true", help="without the update")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, TRL's default")
     parser.add_argument("--out", default="results/bench-trl-smollm2.jsonl", help="records; replaced")
     flags = parser.parse_args(arguments)
@@ -149,10 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arms = {name: Arm(name, folder, flags) for name in ARMS}
-        samples = interleave(arms, warmup=1, repeats=flags.repeats)
+        samples = interleave(arms, warmup=flags.warmup, repeats=flags.repeats)
     config = {"clock": "processor", "bf16": flags.bf16, "completion_tokens": flags.completion_tokens}
     config |= {"prompts": flags.prompts, "rollouts": flags.rollouts, "probe_share": PROBE_SHARE, **rates.as_config()}
-    write(flags.out, "bench-trl-smollm2", config, records(samples, config), seed=1)
+    write(flags.out, Path(flags.out).stem, config, records(samples, config), seed=1)
 
 
 if __name__ == "__main__":

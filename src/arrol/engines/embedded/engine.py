@@ -16,7 +16,7 @@ from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.attention import over_rows
 from arrol.engines.embedded.batch import Batch
 from arrol.engines.embedded.cache import PromptCache, RowCache, hidden_states
-from arrol.engines.embedded.decoder import flat_decoder, product
+from arrol.engines.embedded.decoder import flat_decoder, wide_product
 from arrol.engines.embedded.memory import cache_bytes
 from arrol.engines.embedded.own_cache import OwnCache
 from arrol.engines.embedded.support import (
@@ -131,5 +131,5 @@ class EmbeddedEngine(Engine):
     def logits(self, hidden_SD: torch.Tensor) -> torch.Tensor:
         """Logits ``[S, V]`` of the model."""
         if self._flat:
-            return product(self._model.get_output_embeddings(), hidden_SD).contiguous()
+            return wide_product(self._model.get_output_embeddings(), hidden_SD)
         return logits_of(self._model, hidden_SD)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from arrol.engines.embedded.decoder import causal, flat_decoder, product
+from arrol.engines.embedded.decoder import WIDE, causal, flat_decoder, product, wide_product
 
 
 def hidden_of(model, ids):
@@ -81,6 +81,17 @@ def test_another_activation_is_left_to_the_model(make_model):
     assert flat_decoder(make_model(hidden_act="gelu")) is None
 
 
+def test_the_hook_of_gradient_checkpointing_is_run(make_model):
+    """transformers leaves it on the embedding when a trainer asks for gradient checkpointing, TRL's default."""
+    model, ids = make_model(), torch.tensor([5, 3, 9])
+    plain = hidden_of(model, ids)
+    model.enable_input_require_grads()
+    assert torch.equal(hidden_of(model, ids), plain)
+    model.base_model.embed_tokens.register_forward_hook(lambda module, inputs, output: 2 * output)
+    whole = model.base_model(input_ids=ids[None]).last_hidden_state[0]
+    torch.testing.assert_close(hidden_of(model, ids), whole, atol=1e-5, rtol=1e-5)
+
+
 def test_the_check_leaves_the_model_as_it_was(make_model):
     model = make_model(attention_dropout=0.5).train()
     assert flat_decoder(model) is not None
@@ -101,3 +112,13 @@ def test_products_of_few_rows_are_the_modules(rows, bias):
     linear.register_forward_hook(lambda module, given, output: output + 1)
     with torch.inference_mode():
         torch.testing.assert_close(product(linear, values), linear(values))
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("outputs", [20, WIDE + 3])
+def test_wide_products_are_contiguous(rows, outputs):
+    linear, values = torch.nn.Linear(12, outputs, bias=False), torch.randn(rows, 12)
+    with torch.inference_mode():
+        found = wide_product(linear, values)
+        torch.testing.assert_close(found, linear(values))
+    assert found.is_contiguous()
