@@ -235,5 +235,5 @@ DIALECTS: Sequence[tuple[Sequence[str], Callable[[Cells], Fields]]] = (
 
 def fields_of(cells: Cells) -> Fields:
     """The fields of a row of any tool."""
-    read = next((read for needs, read in DIALECTS if all(name in cells.row for name in needs)), _plain)
+    read = next((read for needs, read in DIALECTS if all(map(cells.row.__contains__, needs))), _plain)
     return read(cells)

@@ -136,6 +136,8 @@ def _special(text: str) -> Answer | None:
 
 def _compound(text: str) -> Answer | None:
     """Lists, relations, unions, sets, tuples and intervals."""
+    if ";" in text and (pairs := _assigned(text)):
+        return Answer("list", text, members=pairs)
     parts = split_parts(text) if not text.startswith("\\{") or _set_end(text) < len(text) else [text]
     if len(parts) > MAX_MEMBERS:
         return Answer("opaque", text)
@@ -167,6 +169,17 @@ def _compound(text: str) -> Answer | None:
         if 1 < len(members) <= MAX_MEMBERS:
             return Answer("tuple", text, members=members, signs=(text[0], text[-1]))
     return None
+
+
+def _assigned(text: str) -> tuple[Answer, ...]:
+    """``p=5,q=2;p=7,q=2`` as its tuples (5, 2) and (7, 2); empty for anything else."""
+    groups = [[member.split("=") for member in part.split(",")] for part in text.split(";")]
+    names = [tuple(sides[0] for sides in group) for group in groups]
+    if len(set(names)) != 1 or not 1 < len(names[0]) <= MAX_MEMBERS or len(groups) > MAX_MEMBERS:
+        return ()
+    if any(len(sides) != 2 or not re.fullmatch(r"[A-Za-z]", sides[0]) for group in groups for sides in group):
+        return ()
+    return tuple(_read(f"({','.join(sides[1] for sides in group)})") for group in groups)
 
 
 def _set_end(text: str) -> int:

@@ -1,7 +1,7 @@
 r"""Is an answer equal to the gold answer? By spelling and by numbers, without algebra, within bounds.
 
-True and False are final; None leaves the question to math-verify: equations that are no multiple of one another, sums,
-integrals, limits and whatever else ``formula.py`` does not read. The rules:
+True and False are final; None leaves the question to math-verify: equations that are no multiple of one another and not
+linear, sums, integrals, limits and whatever else ``formula.py`` does not read. The rules:
 
 1. Two numbers are equal when they are equal exactly. A decimal number of six significant digits or more also stands for
    a number that rounds to it in its last place: ``0.333333`` is 1/3, ``0.333334`` and ``0.33`` are not.
@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from arrol.verifiers.answers import MAX_REMEMBERED, Answer, decimal_places, decimal_point, flat, read_answer
-from arrol.verifiers.formula import FormulaError, Node, names_of
+from arrol.verifiers.formula import FormulaError, Node, is_affine, names_of
 from arrol.verifiers.gold import can_be_paired
 from arrol.verifiers.reals import is_about_reals, reals_of, same_reals
 from arrol.verifiers.values import RangeError, are_equal, context, coordinate, to_mp, value_of
@@ -283,6 +283,7 @@ def _both_relations(gold: Answer, found: Answer) -> Equality:
         return Equality(None, "left to algebra")
     if names_of(known[0]) | names_of(known[1]) != names_of(known[2]) | names_of(known[3]):
         return Equality(False, "other names")
+    is_plain = all(sides[0].is_lone_name and not names_of(sides[-1].node or Node("number")) for sides in (one, other))
     ratios: list[object] = []
     for number in range(7):
         point = {name: coordinate(name, number) for name in names}
@@ -295,8 +296,7 @@ def _both_relations(gold: Answer, found: Answer) -> Equality:
         except (FormulaError, ZeroDivisionError):
             continue
         if ratios and abs(ratio - ratios[0]) > abs(ratio) * context().mpf(10) ** -40:
-            is_plain = all(one[0].is_lone_name and not names_of(one[-1].node or Node("number")) for one in (one, other))
-            return Equality(False if is_plain else None, "other equations")
+            return Equality(False if all(map(is_affine, known)) or is_plain else None, "other equations")
         ratios.append(ratio)
     return Equality(True if len(ratios) >= NEEDED_RATIOS else None, "one is a multiple of the other")
 

@@ -5,7 +5,8 @@ r"""The answer of a text, and the mark that pointed at it. One order of marks ho
 3. ``<answer>...</answer>``, the last one; a box inside it is its answer.
    ``The final answer is ... I hope it is correct`` of Minerva's prompt has the same rank.
 4. ``\boxed{...}`` or ``\fbox{...}``, the last one. Boxes with nothing but ``,``, ``and`` or ``or`` between them are one
-   list. A box that is empty or never closes means no answer. ``Answer: D`` behind a boxed formula adds its letter.
+   list, also with up to three words before the ``and``. A box that is empty or never closes means no answer.
+   ``Answer: D`` behind a boxed formula adds its letter.
 5. The later of two: the marks (``####``), unless a heading follows; and the words ``answer:``, ``answer is``.
 6. Unless a mark is required, the last formula or number of the text's tail.
 
@@ -39,6 +40,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]{0,8}")
 _BARE_BOX = re.compile(r"[^\s\\{}$,;]+")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;]|\\[()\[\],;! ]|\\q?quad(?![A-Za-z])|(?:\\text\{[\s,]*)?(?:and|or)\b[\s,]*\}?"
+    r"|\\text\{[^{}]{0,40}\band\s*\}|(?:[a-z]{1,12}\s){1,3}and\b"
     r"|[a-z](?:_\{?\w{1,3}\}?)?\s?=)*+",
     re.IGNORECASE,
 )

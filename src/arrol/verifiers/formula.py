@@ -94,6 +94,17 @@ def names_of(node: Node) -> frozenset[str]:
     return frozenset().union(*map(names_of, node.parts))
 
 
+def is_affine(node: Node) -> bool:
+    """True when a formula is a sum of constants and of names times constants, as it is written."""
+    if node.kind == "sum":
+        return all(map(is_affine, node.parts))
+    if node.kind == "product":
+        return sum(bool(names_of(part)) for part in node.parts) <= 1 and all(map(is_affine, node.parts))
+    if node.kind == "quotient":
+        return is_affine(node.parts[0]) and not names_of(node.parts[1])
+    return node.kind == "name" or not names_of(node)
+
+
 def uses(node: Node, kind: str, name: str = "") -> bool:
     """True when a node of that kind and name is in the formula."""
     return (node.kind == kind and node.name == name) or any(uses(part, kind, name) for part in node.parts)

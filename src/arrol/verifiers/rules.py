@@ -6,7 +6,9 @@ to the gold answer. Both verifiers start here; ``SymbolicVerifier`` asks math-ve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from arrol.types import Verdict
@@ -16,8 +18,12 @@ from arrol.verifiers.gold import Gold, read_gold
 
 MAX_DEPTH = 24
 """Nested brackets of any kind."""
+MAX_REMEMBERED = 8192
+"""Answers whose verdicts are kept."""
 RULES = "rules"
 """``Verdict.verifier`` of verdicts that needed no algebra."""
+
+_BRACKET = re.compile(r"[(\[{)\]}]")
 
 
 class Judged(NamedTuple):
@@ -34,6 +40,7 @@ def judged(text: str, answer: str, marks: Sequence[str], *, require_mark: bool =
     return judged_answer(final_answer(text, marks, require_mark=require_mark), answer)
 
 
+@lru_cache(maxsize=MAX_REMEMBERED)
 def judged_answer(found: Found, answer: str) -> Judged:
     """The verdict on an answer that is extracted already."""
     if found.text is None:
@@ -59,15 +66,16 @@ def unreadable(found: str) -> str:
         return "the answer is too long"
     if is_deep(found):
         return "nested too deep"
-    if any(character.isdecimal() and not character.isascii() for character in found):
+    if not found.isascii() and any(character.isdecimal() and not character.isascii() for character in found):
         return "digits of another script"
     return ""
 
 
 def is_deep(text: str) -> bool:
     """True when brackets nest deeper than :data:`MAX_DEPTH`."""
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "{[(") - (character in "}])")
-        deepest = max(deepest, depth)
-    return deepest > MAX_DEPTH
+    depth = 0
+    for bracket in _BRACKET.findall(text):
+        depth += 1 if bracket in "{[(" else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False

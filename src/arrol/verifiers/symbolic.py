@@ -64,8 +64,10 @@ class SymbolicVerifier:
         self._timed_out = False
 
     def copy(self) -> Self:
-        """Another verifier with these settings and a worker of its own."""
-        return type(self)(self.marks, time_limit_s=self.time_limit_s)
+        """Another verifier with these settings and a worker of its own; both remember the replies of either."""
+        other = type(self)(self.marks, time_limit_s=self.time_limit_s)
+        other._remembered, other._failed = self._remembered, self._failed
+        return other
 
     def start(self) -> None:
         """Start the worker now; MissingExtraError where it cannot. Otherwise the first question does."""

@@ -3,6 +3,8 @@
 import gzip
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -63,12 +65,15 @@ def test_exact_solutions_come_first_and_the_loss_falls(tokenizer):
     assert rows[0][1]["train/learning_rate"] > rows[-1][1]["train/learning_rate"]
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl.gz", "a.parquet"])
 def test_a_file_may_have_any_form_of_a_table(tmp_path, name):
     rows = [{"prompt": p, "solution": p + "!"} for p in "xy"]
     text = "prompt,solution\nx,x!\ny,y!\n" if name == "a.csv" else json.dumps(rows, indent=1)
     data = text.encode()
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    if name.endswith(".parquet"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     demonstration = file_demonstrations(str(tmp_path / name))
     assert [demonstration(i, False) for i in range(3)] == [("x", "x!"), ("y", "y!"), ("x", "x!")]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arrol.verifiers.formula import FormulaError, literal, names_of, parse_formula, uses
+from arrol.verifiers.formula import FormulaError, is_affine, literal, names_of, parse_formula, uses
 from arrol.verifiers.values import value_of
 
 
@@ -46,3 +46,20 @@ def test_names():
     assert names_of(parse_formula(r"x_1 + \alpha y - e + \pi i")) == {"x_1", "alpha", "y"}
     assert uses(parse_formula("2i"), "constant", "i")
     assert literal("2.50") == 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("2x-y/3+\\pi", True),
+        ("4", True),
+        ("3(x+2y)", True),
+        ("x y", False),
+        ("1/x", False),
+        ("x^1", False),
+        ("|x|", False),
+        ("\\sqrt{2}x+2^y", False),
+    ],
+)
+def test_affine_formulas(text, is_one):
+    assert is_affine(parse_formula(text)) is is_one

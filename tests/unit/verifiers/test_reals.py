@@ -1,9 +1,12 @@
 """Sets of real numbers in one normal form."""
 
+import math
+
 import pytest
 
 from arrol.verifiers.answers import read_answer
-from arrol.verifiers.reals import reals_of, same_reals
+from arrol.verifiers.reals import Piece, _without, reals_of, same_reals
+from arrol.verifiers.values import context
 
 
 def reals(text):
@@ -58,3 +61,16 @@ def test_other_sets(one, other):
 @pytest.mark.parametrize("text", ["5", "x^2 < 4", "x < y", "(2,1)", "ix < 2", "x(x-1)(x-2)+x < 3"])
 def test_no_sets(text):
     assert reals_of(read_answer(text)) is None
+
+
+def test_the_rest_of_the_line():
+    near = 1 + context().mpf(10) ** -50  # equal to 1 up to rounding
+    below, above = Piece(-math.inf, True, 0, False), Piece(2, False, math.inf, True)
+    assert _without([Piece(0, True, 1, True), Piece(near, True, 2, True)]) == [
+        below,
+        Piece(1, False, near, False),
+        above,
+    ]
+    assert _without([Piece(0, True, 1, False), Piece(near, True, 2, True)]) == [below, above]
+    assert _without([Piece(0, False, 2, False)]) == [Piece(-math.inf, True, 0, True), Piece(2, True, math.inf, True)]
+    assert _without([]) == [Piece(-math.inf, True, math.inf, True)]

@@ -289,6 +289,15 @@ def test_a_copy_has_the_settings_and_a_worker_of_its_own(verifier):
     assert (copy.marks, copy.time_limit_s, copy._worker) == (("=>",), 2.0, None)
 
 
+def test_copies_ask_algebra_once(monkeypatch):
+    first, asked = SymbolicVerifier(), []
+    second = first.copy()
+    for one in (first, second):
+        monkeypatch.setattr(one, "_reply", lambda question, limit: asked.append(question["found"]) or {"right": True})
+    assert [one.same(r"\int_0^1 x dx", "1/3").reward for one in (first, second)] == [1.0, 1.0]
+    assert len(asked) == 1
+
+
 def test_a_tolerance_holds_where_algebra_decides(verifier):
     gold = with_tolerance("3.14", 0.02)
     near, far = (verifier.verify(rf"\boxed{{\sum_{{k=1}}^3 {term}}}", gold) for term in ("1.05", "1.06"))
