@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -62,12 +62,7 @@ def equality(found: str, gold: str, tolerance: float = 0.0) -> Equality:
     if not tolerance and _WHOLE.fullmatch(found) and _WHOLE.fullmatch(gold):
         return Equality(int(found) == int(gold), "whole numbers")
     one, other = read_answer(gold), read_answer(found)
-    try:
-        return _same(one, other, tolerance)
-    except RangeError:
-        return Equality(False, "a number out of range")
-    except (FormulaError, ZeroDivisionError, OverflowError, RecursionError):
-        return Equality(None, "no value at the points that were tried")
+    return _decided(lambda: _same(one, other, tolerance))
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
@@ -77,11 +72,16 @@ def equality_of_parts(found: str, parts: tuple[str, ...], tolerance: float = 0.0
     other = read_answer(found)
     if _is_equation(other) and len(other.members) == 2 and other.members[-1].members:
         other = other.members[-1]
+    if other.kind == "opaque":
+        return _unread(Answer("list", "", members=golds), other)
+    founds = other.members if other.kind in ("list", "set") else (other,)
+    return _decided(lambda: _in_any_order(golds, founds, tolerance))
+
+
+def _decided(compare: Callable[[], Equality]) -> Equality:
+    """The outcome of a comparison that may meet a formula without a value."""
     try:
-        if other.kind == "opaque":
-            return _unread(Answer("list", "", members=golds), other)
-        founds = other.members if other.kind in ("list", "set") else (other,)
-        return _in_any_order(golds, founds, tolerance)
+        return compare()
     except RangeError:
         return Equality(False, "a number out of range")
     except (FormulaError, ZeroDivisionError, OverflowError, RecursionError):
@@ -196,12 +196,10 @@ def _reals(gold: Answer, found: Answer) -> Equality:
         return Equality(False, "a list is no interval")
     if one is None or other is None:
         is_settled = one is not None and found.kind in ("formula", "list", "tuple", "matrix") and not _algebraic(found)
-        is_settled = is_settled or (other is not None and gold.kind in ("formula", "list", "matrix"))
-        return (
-            Equality(False, "other sets")
-            if is_settled
-            else Equality(_none_unless_readable(gold, found), "left to algebra")
-        )
+        if is_settled or (other is not None and gold.kind in ("formula", "list", "matrix")):
+            return Equality(False, "other sets")
+        is_wrong = gold.kind in ("formula", "list", "set") and is_about_reals(found)
+        return Equality(False if is_wrong else None, "left to algebra")
     if one[1] and other[1] and one[1] != other[1]:
         return Equality(False, "other names")
     return Equality(same_reals(one[0], other[0]), "sets are compared")
@@ -209,11 +207,6 @@ def _reals(gold: Answer, found: Answer) -> Equality:
 
 def _algebraic(answer: Answer) -> bool:
     return bool(_NEEDS_ALGEBRA.search(answer.text))
-
-
-def _none_unless_readable(gold: Answer, found: Answer) -> bool | None:
-    """False where a readable gold answer meets a set, else None."""
-    return False if gold.kind in ("formula", "list", "set") and is_about_reals(found) else None
 
 
 def _relations(gold: Answer, found: Answer, tolerance: float) -> Equality | None:
@@ -313,8 +306,7 @@ def _members(gold: Answer, found: Answer, tolerance: float) -> Equality:
         return _unread(gold, found)
     if "tuple" in (gold.kind, found.kind):
         if "formula" in (gold.kind, found.kind) or ":" in (*gold.signs, *found.signs):
-            decimal = decimal_point(gold.text), decimal_point(found.text)
-            return Equality(False, f"{found.kind} is no {gold.kind}") if decimal else Equality(None, "")
+            return Equality(False, f"{found.kind} is no {gold.kind}")
         if "set" in (gold.kind, found.kind):
             return Equality(False, "a tuple is no set")
         return _in_order(gold, found, tolerance)

@@ -68,6 +68,8 @@ _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}(?![A-Za-z({])")
 _JOINS = ("or", "and", "to", "and/or")
 _OPERATORS = ("+", "-", "*", "/", "^", "x", "\u00d7", "\u00f7", "\u2212", "\\cdot", "\\times", "<", ">", ":")
+_HEADING_WORDS = "check solution answer step verification conclusion explanation summary note verify"
+_HEADINGS = frozenset(_HEADING_WORDS.split())
 _NUMBERED = re.compile(r"\d+[.)]\s+[A-Za-z*]|\d+[.)]\s*$")
 _PLAIN = re.compile(r"-?\d{1,100}", re.ASCII)
 _CONTINUES = re.compile(r"(?:or|and|to)\b|\d|[-+*/=^<>]\s*[\d(\\$]|[\\({&|?~]")
@@ -229,11 +231,8 @@ def _boxed(text: str) -> Found | None:
 
 def _marked(text: str, marks: Sequence[str]) -> Found | None:
     """What stands behind the last mark or phrase; None without one."""
-    candidates = [(found, at) for mark in marks if (found := _behind_mark(text, mark)) and (at := found[1]) >= 0]
-    phrase = _behind_phrase(text)
-    if phrase is not None:
-        candidates.append((phrase, phrase[1]))
-    return max(candidates, key=lambda candidate: candidate[1])[0][0] if candidates else None
+    candidates = [_behind_mark(text, mark) for mark in marks] + [_behind_phrase(text)]
+    return max(filter(None, candidates), key=lambda candidate: candidate[1], default=(None, 0))[0]
 
 
 def _behind_mark(text: str, mark: str) -> tuple[Found, int] | None:
@@ -262,20 +261,6 @@ def _is_heading(line: str, mark: str) -> bool:
     words = line.split()
     starts_with_word = bool(words) and bool(re.fullmatch(r"[A-Za-z]{2,}[a-z',:.-]*", words[0]))
     return starts_with_word and (len(words) > 1 or words[0].lower().strip(":.") in _HEADINGS)
-
-
-_HEADINGS = {
-    "check",
-    "solution",
-    "answer",
-    "step",
-    "verification",
-    "conclusion",
-    "explanation",
-    "summary",
-    "note",
-    "verify",
-}
 
 
 def _behind_phrase(text: str) -> tuple[Found, int] | None:
@@ -342,9 +327,7 @@ def _last_expression(text: str) -> str | None:
     run = _last_run(bare + text[max(end, 0) :])
     if run is not None:
         return run
-    if any(character.isdecimal() for character in text[max(end, 0) :]):
-        return None
-    if end <= 0:
+    if end <= 0 or any(character.isdecimal() for character in text[end:]):
         return None
     before = re.search(r"([^\s]+)\s+(?:or|and)\s*$", text[:start])
     if before and re.search(r"[\d$]", before[1]):
@@ -361,9 +344,8 @@ def _last_run(text: str) -> str | None:
     first = last
     while first > 0:
         before = runs[first - 1].strip("*_(")
-        if (before in _OPERATORS and first > 1 and re.search(r"\d", runs[first - 2])) or (
-            before.lower() in _JOINS and first > 1 and re.search(r"\d", runs[first - 2])
-        ):
+        is_join = before in _OPERATORS or before.lower() in _JOINS
+        if is_join and first > 1 and re.search(r"\d", runs[first - 2]):
             first -= 2
         elif re.fullmatch(r"[-+$\d.,/^*]*\d[,;]?", before):
             first -= 1

@@ -16,37 +16,18 @@ from typing import NamedTuple
 
 MAX_NODES_DEEP = 60
 """Deeper formulas are not read."""
-MAX_EXPONENT_DIGITS = 9
 
-GREEK = (
+_GREEK_WORDS = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon"
     " phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
 )
-FUNCTIONS = {
-    **{
-        name: name
-        for name in [
-            "sin",
-            "cos",
-            "tan",
-            "cot",
-            "sec",
-            "csc",
-            "sinh",
-            "cosh",
-            "tanh",
-            "exp",
-            "ln",
-            "log",
-            "abs",
-            "sqrt",
-        ]
-    },
-    **{f"arc{name}": f"arc{name}" for name in ("sin", "cos", "tan")},
+_GREEK = frozenset(_GREEK_WORDS.split())
+_FUNCTION_WORDS = "sin cos tan cot sec csc sinh cosh tanh exp ln log abs sqrt arcsin arccos arctan"
+_FUNCTIONS = {
+    **{name: name for name in _FUNCTION_WORDS.split()},
     **{f"a{name}": f"arc{name}" for name in ("sin", "cos", "tan")},
     "lg": "log",
 }
-_GREEK = frozenset(GREEK.split())
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
@@ -79,7 +60,7 @@ class Node(NamedTuple):
     number: Fraction = Fraction(0)
 
 
-MINUS_ONE = Node("number", number=Fraction(-1))
+_MINUS_ONE = Node("number", number=Fraction(-1))
 
 
 def parse_formula(text: str) -> Node:
@@ -173,7 +154,7 @@ class _Parser:
         while self.next in ("+", "-"):
             sign = self.take()
             part = self.product()
-            parts.append(Node("product", (MINUS_ONE, part)) if sign == "-" else part)
+            parts.append(_negative(part) if sign == "-" else part)
         self.depth -= 1
         return parts[0] if len(parts) == 1 else Node("sum", tuple(parts))
 
@@ -192,13 +173,13 @@ class _Parser:
             elif self.begins_factor():
                 node = self.implicit(node)
             else:
-                return Node("product", (MINUS_ONE, node)) if is_negative else node
+                return _negative(node) if is_negative else node
 
     def signed_factor(self) -> Node:
         if self.next in ("+", "-"):
             sign = self.take()
             node = self.factor()
-            return Node("product", (MINUS_ONE, node)) if sign == "-" else node
+            return _negative(node) if sign == "-" else node
         return self.factor()
 
     def implicit(self, left: Node) -> Node:
@@ -240,10 +221,10 @@ class _Parser:
     def powered(self, base: Node) -> Node:
         if self.tokens[self.at : self.at + 1] == [("command", "\\circ")]:
             self.take()
-            return degrees(base)
+            return _in_degrees(base)
         if [token for _, token in self.tokens[self.at : self.at + 3]] == ["{", "\\circ", "}"]:
             self.at += 3
-            return degrees(base)
+            return _in_degrees(base)
         self.depth += 1
         if self.depth > MAX_NODES_DEEP:
             raise FormulaError("nested too deep")
@@ -257,7 +238,7 @@ class _Parser:
         if self.next in ("+", "-"):
             sign = self.take()
             node = self.exponent()
-            return Node("product", (MINUS_ONE, node)) if sign == "-" else node
+            return _negative(node) if sign == "-" else node
         node = self.base()
         if self.next == "^" or self.next_kind == "power":
             self.take()
@@ -324,8 +305,8 @@ class _Parser:
         if word == "sqrt":
             index = self.group("[") if self.next == "[" else Node("number", number=Fraction(2))
             return Node("root", (self.argument(), index))
-        if word in FUNCTIONS:
-            return self.function(FUNCTIONS[word])
+        if word in _FUNCTIONS:
+            return self.function(_FUNCTIONS[word])
         raise FormulaError(f"cannot read \\{word}")
 
     def function(self, name: str) -> Node:
@@ -336,7 +317,7 @@ class _Parser:
         if self.next == "^":
             self.take()
             power = self.exponent()
-        if power == MINUS_ONE or power == Node("product", (MINUS_ONE, Node("number", number=Fraction(1)))):
+        if power == _MINUS_ONE or power == _negative(Node("number", number=Fraction(1))):
             name, power = _INVERSES.get(name, ""), None
             if not name:
                 raise FormulaError("an inverse function")
@@ -349,12 +330,15 @@ class _Parser:
         if self.next in ("(", "{", "["):
             return self.group(self.next)
         node = self.signed_factor()
-        while self.begins_factor() and self.next.removeprefix("\\") not in FUNCTIONS:
+        while self.begins_factor() and self.next.removeprefix("\\") not in _FUNCTIONS:
             node = self.implicit(node)
         return node
 
 
-def degrees(node: Node) -> Node:
-    """An angle in degrees."""
+def _negative(node: Node) -> Node:
+    return Node("product", (_MINUS_ONE, node))
+
+
+def _in_degrees(node: Node) -> Node:
     half_turn = Node("quotient", (Node("constant", name="pi"), Node("number", number=Fraction(180))))
     return Node("product", (node, half_turn))

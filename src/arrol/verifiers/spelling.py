@@ -119,18 +119,18 @@ _ALIASES = {
     "cubic": "cu",
     "unit": "",
 }
-KNOWN_UNITS = {
+_KNOWN_UNITS = {
     word: unit for unit, aliases in _ALIASES.items() for name in (unit, *aliases.split()) for word in (name, f"{name}s")
 }
 _PREFIXES = {
     f"{prefix}{unit}" for prefix in "nkMGcdm" for unit in ("m", "g", "s", "J", "W", "V", "A", "Hz", "N", "Pa", "eV")
 }
 _LONE_UNITS = frozenset("msghLNJWVAKCF")
-NO_UNITS = (
+_NO_UNIT_WORDS = (
     "and or not no to maybe perhaps about either neither nor between least most more less than possibly if when where"
     " for all any is are but except otherwise some every mod base sin cos tan log ln exp sqrt pi"
 )
-_NO_UNITS = frozenset(NO_UNITS.split())
+_NO_UNITS = frozenset(_NO_UNIT_WORDS.split())
 _TEXT_UNIT = re.compile(r"\s*\\text\{([^{}]*)\}(?:\^\{?(-?\d)\}?)?\s*$")
 _RATE = re.compile(r"(?:\s[A-Za-z]+|[A-Za-z]{2,}|\})/$")
 _WORD_UNIT = re.compile(r"(?<=[\d\s)}%./])(?<!\\)([A-Za-z]+)\.?(?:\^\{?(-?\d)\}?)?\s*$")
@@ -224,7 +224,7 @@ def _last_unit_off(text: str, units: list[str]) -> str | None:
     if match is None or match[1].lower() in _NO_UNITS or match[1].lower() == "percent":
         return None
     word, before = match[1], text[: match.start(1)]
-    is_known = word in KNOWN_UNITS or word in _PREFIXES
+    is_known = word in _KNOWN_UNITS or word in _PREFIXES
     if len(word) > 1:
         is_unit = is_known or (len(word) > 2 and before.endswith((" ", "}")))
     else:
@@ -240,6 +240,6 @@ def _named(unit: str, power: str | None) -> str:
 
 
 def _unit_name(word: str) -> str:
-    if word in KNOWN_UNITS or word.lower() in KNOWN_UNITS:
-        return KNOWN_UNITS.get(word) or KNOWN_UNITS[word.lower()]
+    if word in _KNOWN_UNITS or word.lower() in _KNOWN_UNITS:
+        return _KNOWN_UNITS.get(word) or _KNOWN_UNITS[word.lower()]
     return word if word in _PREFIXES or word in ("C", "F", "/") else "?"
