@@ -28,6 +28,11 @@ def group_of(rewards, **options):
     return RolloutGroup(Prompt("p", (5,), "", ""), [rollout(i, r, **options) for i, r in enumerate(rewards)])
 
 
+def groups_of(names):
+    """Groups of these prompts without rollouts."""
+    return [RolloutGroup(Prompt(name, (1,), name, ""), []) for name in names]
+
+
 def tally_of(right, verified, *, asked=None, ended=None, waves=None, mean=None):
     """Counts by prompt; everything has ended and was verified unless said otherwise."""
     right_P, verified_P = np.array(right, int), np.array(verified, int)

@@ -16,6 +16,7 @@ SMALL = {
     "aero": ["--allocation.explore_size", "3", "--allocation.max_group", "9"],
     "reinforce_ada": ["--allocation.round_size", "2", "--allocation.keep_size", "4"],
     "pilot_commit": ["--allocation.pilot_size", "3", "--allocation.commit_size", "3"],
+    "sara": ["--allocation.explore_size", "2", "--allocation.round_size", "2"],
     "pods": ["--allocation.train_size", "3"],
     "cppo": ["--allocation.train_size", "3"],
 }

@@ -21,7 +21,7 @@ from arrol.configs.allocation import (
     ReinforceAdaAllocation,
     require_possible,
 )
-from rollouts import LONGEST, World, prompts_from
+from rollouts import LONGEST, World, groups_of, prompts_from
 
 NAMES = "abcdefgh"
 NUM_PROMPTS = 3
@@ -29,6 +29,7 @@ SMALL = {
     "aero": {"explore_size": 2, "rescue_step": 1},
     "reinforce_ada": {"round_size": 2, "keep_size": 4},
     "pilot_commit": {"pilot_size": 2, "commit_size": 3},
+    "sara": {"explore_size": 2, "round_size": 1},
     "pods": {"train_size": 2},
     "cppo": {"train_size": 2},
 }
@@ -154,7 +155,7 @@ import json
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.configs.allocation import ALLOCATIONS
-from rollouts import LONGEST, World, prompts_from
+from rollouts import LONGEST, World, groups_of, prompts_from
 for rule in ALLOCATIONS:
     allocator = Allocator(ALLOCATIONS[rule](), StepShape(3, 16), seed=3, max_completion_tokens=LONGEST)
     world, source = World({"a": 0.1, "b": 0.5, "c": 1.0, "d": 0.3}.get), prompts_from("abcd")
@@ -222,7 +223,7 @@ def test_pilot_commit_on_a_hundred_thousand_prompts():
     assert (tally.asked_P == 16).mean() == pytest.approx(committed, abs=0.005)
     assert set(np.unique(tally.asked_P)) == {4, 16}
     assert rule.wanted_prompts(tally) == 0
-    rule.learn([str(number) for number in range(len(RATES))], tally)
+    rule.learn(groups_of(map(str, range(len(RATES)))), tally)
     assert rule.metrics()["allocation/prompts_evicted"] == pytest.approx((RATES**4).sum(), rel=0.02)
 
 

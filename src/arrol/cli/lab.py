@@ -36,6 +36,7 @@ from arrol.lab.designs import (
 )
 from arrol.lab.merit import Design, Judgement, Merit, base_config, judge, merits
 from arrol.lab.moments import Moments
+from arrol.lab.peers import peer_designs
 from arrol.lab.pool import SUFFIX, Pool
 from arrol.lab.scores import auroc_by_length
 from arrol.records.schema import MeritRecord, PoolRecord
@@ -67,6 +68,9 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
             return 0
     base = base_config(validate(RunConfig, pool.meta["config"]))
     designs = read_designs(options.designs) if options.designs else standard_designs(pool, base)
+    if options.peers:
+        size, prompts = base.training.group_size, base.training.prompts_per_step
+        designs = [*designs, *possible(peer_designs(pool, size, size * prompts), base)]
     models = [cost_model(name, pool) for name in options.cost or COSTS]
     found = judged(pool, base, designs, options, console)
     moments = Moments.of(pool)

@@ -119,6 +119,7 @@ def _lab_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--record", metavar="FILE", help="file of records to write, as results/ holds them")
     command.add_argument("--designs", metavar="FILE", help="TOML file of designs to judge instead of the usual ones")
+    command.add_argument("--peers", action="store_true", help="judge published rules too, at the config's group size")
     command.add_argument(
         "--cost", action="append", default=[], metavar="NAME", help="flops, measured, 1.3b, 7b, 13b, or such as 4:3"
     )

@@ -171,6 +171,30 @@ class NeymanAllocation(AllocationBase):
     """Most rollouts of one prompt; 0 is four times group_size."""
 
 
+class DuetAllocation(AllocationBase):
+    """DUET's sizes, arXiv 2605.08441: rollouts by the spread of a prompt's gradient estimate and its length."""
+
+    rule: Literal["duet"] = "duet"
+    least: int = Field(2, ge=2)
+    """Rollouts of every prompt, at least 2: one alone has no baseline."""
+    max_group: int = Field(0, ge=0)
+    """Most rollouts of one prompt; 0 is four times group_size."""
+
+
+class SaraAllocation(AllocationBase):
+    """SARA, arXiv 2607.26253: after a few rollouts a sequential test commits to a prompt or abandons it."""
+
+    rule: Literal["sara"] = "sara"
+    explore_size: int = Field(4, ge=2)
+    """Rollouts of every prompt before the first test, at least 2."""
+    round_size: int = Field(4, ge=1)
+    """Rollouts added while the test is undecided, at least 1; a prompt that is committed to gets the rest at once."""
+    lowest: float = Field(0.1, gt=0, lt=0.5)
+    """A prompt is informative where its success rate lies in [lowest, 1 - lowest], in (0, 0.5)."""
+    error: float = Field(0.25, gt=0, lt=0.5)
+    """Share of wrong decisions of either kind that sets the bounds of the test, in (0, 0.5)."""
+
+
 class PodsAllocation(AllocationBase):
     """PODS, arXiv 2504.13818: of a full group, the rollouts of largest reward variance train."""
 
@@ -206,6 +230,8 @@ AllocationConfig = Annotated[
     | PilotCommitAllocation
     | KnapsackAllocation
     | NeymanAllocation
+    | DuetAllocation
+    | SaraAllocation
     | PodsAllocation
     | CppoAllocation
     | MoppsAllocation,
@@ -227,12 +253,14 @@ def require_possible(config: AllocationConfig, group_size: int, num_prompts: int
     """ValueError for sizes that contradict each other or the budgets."""
     first, field = first_wave(config, group_size)
     started = first * num_prompts
-    if isinstance(config, NeymanAllocation) and 0 < config.max_group < group_size:
+    if isinstance(config, (NeymanAllocation, DuetAllocation)) and 0 < config.max_group < group_size:
         raise ValueError(
             f"allocation.max_group = {config.max_group}: less than training.group_size = {group_size}; raise it"
         )
-    if isinstance(config, NeymanAllocation) and config.least > group_size:
+    if isinstance(config, (NeymanAllocation, DuetAllocation)) and config.least > group_size:
         raise ValueError(f"allocation.least = {config.least}: more than training.group_size = {group_size}; lower it")
+    if isinstance(config, SaraAllocation) and first > group_size:
+        raise ValueError(f"{field} = {first}: more than training.group_size = {group_size}; lower it")
     if isinstance(config, (AeroAllocation, KnapsackAllocation)):
         budget, limit = config.rollout_budget, config.max_group
         if 0 < budget < started:

@@ -73,7 +73,7 @@ class HostAllocation:
 
     def learn(self, groups: Sequence[RolloutGroup]) -> None:
         """End of the batch: the rule updates what it remembers of the prompts."""
-        self._rule.learn([group.prompt.key for group in groups], self._allocator.tally_of(groups))
+        self._rule.learn(groups, self._allocator.tally_of(groups))
 
     def save(self) -> State:
         """The rule's own memory; the owner of the history saves that."""

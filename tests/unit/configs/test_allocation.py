@@ -94,6 +94,12 @@ WRONG = {
     ("knapsack", "rollout_budget"): ["-1"],
     ("knapsack", "least"): ["0"],
     ("knapsack", "max_group"): ["-1"],
+    ("duet", "least"): ["1"],
+    ("duet", "max_group"): ["-1"],
+    ("sara", "explore_size"): ["1"],
+    ("sara", "round_size"): ["0"],
+    ("sara", "lowest"): ["0", "0.5"],
+    ("sara", "error"): ["0", "0.5"],
     ("pods", "train_size"): ["1"],
     ("cppo", "train_size"): ["0"],
     ("mopps", "candidates"): ["0"],
@@ -257,6 +263,8 @@ def test_the_smallest_first_wave_has_its_field():
         "pilot_commit": (4, "allocation.pilot_size"),
         "knapsack": (2, "allocation.least"),
         "neyman": (2, "allocation.least"),
+        "duet": (2, "allocation.least"),
+        "sara": (4, "allocation.explore_size"),
     }
     for rule, model in ALLOCATIONS.items():
         assert first_wave(model(), 16) == expected.get(rule, (16, "training.group_size"))

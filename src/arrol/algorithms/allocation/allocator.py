@@ -26,8 +26,10 @@ from typing import Any, cast
 import numpy as np
 
 from arrol.algorithms.allocation.aero import Aero
+from arrol.algorithms.allocation.duet import Duet
 from arrol.algorithms.allocation.prompts import DRAW_STREAM, DynamicSampling, Greso, Mopps
 from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, SingleWave, Source, StepShape, Tally
+from arrol.algorithms.allocation.sara import Sara
 from arrol.algorithms.allocation.selection import SELECTION_STREAM
 from arrol.algorithms.allocation.sizes import Knapsack, Neyman, PilotCommit, ReinforceAda
 from arrol.algorithms.allocation.subsets import Subset
@@ -47,6 +49,8 @@ RULES: dict[str, type[AllocationRule[Any]]] = {
     "pilot_commit": PilotCommit,
     "knapsack": Knapsack,
     "neyman": Neyman,
+    "duet": Duet,
+    "sara": Sara,
     "pods": Subset,
     "cppo": Subset,
     "mopps": Mopps,
@@ -197,7 +201,7 @@ class Allocator:
             use_quality=self._config.pruned_counts == "quality",
             count_truncated=self._config.count_truncated,
         )
-        self.rule.learn([group.prompt.key for group in self._open], self.tally())
+        self.rule.learn(groups, self.tally())
 
     def save(self) -> State:
         """The rule's own memory, and counts per prompt."""

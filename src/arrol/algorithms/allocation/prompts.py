@@ -25,7 +25,7 @@ from arrol.algorithms.allocation.selection import Selection, empty, whole
 from arrol.algorithms.posterior import Belief
 from arrol.configs.allocation import DapoAllocation, GresoAllocation, MoppsAllocation
 from arrol.errors import ConfigError
-from arrol.types import Prompt, State
+from arrol.types import Prompt, RolloutGroup, State
 
 Dapo = TypeVar("Dapo", bound=DapoAllocation)
 DRAW_STREAM = 5
@@ -88,10 +88,11 @@ class Greso(DynamicSampling[GresoAllocation]):
 
         return [first_accepted(source, accepts) for _ in range(count)]
 
-    def learn(self, keys: Sequence[str], tally: Tally) -> None:
+    def learn(self, groups: Sequence[RolloutGroup], tally: Tally) -> None:
         solved_P = (tally.verified_P > 0) & (tally.right_P == tally.verified_P)
         failed_P = (tally.verified_P > 0) & (tally.right_P == 0)
-        for number, name in enumerate(keys):
+        for number, group in enumerate(groups):
+            name = group.prompt.key
             if not tally.verified_P[number]:
                 continue
             kind = "easy" if solved_P[number] else "hard" if failed_P[number] else ""

@@ -19,7 +19,7 @@ import numpy as np
 from arrol.algorithms.allocation.selection import Selection, whole
 from arrol.algorithms.posterior import Belief
 from arrol.configs.allocation import AllocationBase
-from arrol.types import Prompt, State
+from arrol.types import Prompt, RolloutGroup, State
 
 Source = Callable[[], Prompt]
 """The next prompt of the data."""
@@ -146,8 +146,8 @@ class AllocationRule(Generic[Config]):
         """What trains of a group; ``key`` starts its random choices."""
         return whole(len(outcomes.reward_G))
 
-    def learn(self, keys: Sequence[str], tally: Tally) -> None:
-        """The step is over; prompts by key."""
+    def learn(self, groups: Sequence[RolloutGroup], tally: Tally) -> None:
+        """The step is over."""
 
     def strata(self, right_P: np.ndarray, verified_P: np.ndarray) -> dict[str, int]:
         """Number of prompts per stratum, for the log."""

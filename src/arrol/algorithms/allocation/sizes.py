@@ -35,7 +35,7 @@ from arrol.configs.allocation import (
     ReinforceAdaAllocation,
 )
 from arrol.stats import bisect_increasing
-from arrol.types import Prompt, State
+from arrol.types import Prompt, RolloutGroup, State
 
 
 class ReinforceAda(AllocationRule[ReinforceAdaAllocation]):
@@ -86,11 +86,11 @@ class PilotCommit(DynamicSampling[PilotCommitAllocation]):
             return whole(count)
         return empty(count, "too_easy" if right > self.config.highest * (right + wrong) else "deferred")
 
-    def learn(self, keys: Sequence[str], tally: Tally) -> None:
+    def learn(self, groups: Sequence[RolloutGroup], tally: Tally) -> None:
         if self.config.evict:
             whole_P = tally.verified_P >= self.config.pilot_size  # few survivors of a pruned pilot prove little
             solved_P = whole_P & (tally.right_P == tally.verified_P)
-            self._evicted |= {name for name, solved in zip(keys, solved_P, strict=True) if solved}
+            self._evicted |= {group.prompt.key for group, solved in zip(groups, solved_P, strict=True) if solved}
 
     def save(self) -> State:
         return {"evicted": sorted(self._evicted)}
@@ -147,23 +147,29 @@ class Neyman(AllocationRule[NeymanAllocation]):
         return neyman_sizes(spread_P, budget, least=config.least, most=config.max_group or 4 * shape.group_size)
 
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
-        count = len(outcomes.reward_G)
-        factor = (self.shape.group_size - 1) / max(count - 1, 1)
-        return Selection(np.ones(count, bool), np.full(count, factor), is_whole=True)
+        return equal_share(len(outcomes.reward_G), self.shape.group_size)
 
 
-def neyman_sizes(spread_P: np.ndarray, budget: int, *, least: int, most: int) -> np.ndarray:
-    """int ``[P]``: sizes in [least, most] that add up to the budget, size - 1 proportional to the spread where it can.
+def equal_share(count: int, group_size: int) -> Selection:
+    """All train, with weights that give the group of ``count`` the same share of the gradient as one of
+    ``group_size``."""
+    factor = (group_size - 1) / max(count - 1, 1)
+    return Selection(np.ones(count, bool), np.full(count, factor), is_whole=True)
+
+
+def neyman_sizes(spread_P: np.ndarray, budget: int, *, least: int, most: int, beyond: int = 1) -> np.ndarray:
+    """int ``[P]``: sizes in [least, most] that add up to the budget, size - ``beyond`` proportional to the spread where
+    it can.
 
     ``spread_P`` is above 0. Sizes are rounded down, then the largest remainders go up; ties to the earlier prompt.
     """
     budget = int(np.clip(budget, least * len(spread_P), most * len(spread_P)))
 
     def excess(log_scale: float) -> float:
-        return float(np.clip(1 + np.exp(log_scale) * spread_P, least, most).sum()) - budget
+        return float(np.clip(beyond + np.exp(log_scale) * spread_P, least, most).sum()) - budget
 
     reach = float(np.log(most / spread_P.min())) + 1.0
-    size_P = np.clip(1 + np.exp(bisect_increasing(excess, -40.0, reach)) * spread_P, least, most)
+    size_P = np.clip(beyond + np.exp(bisect_increasing(excess, -40.0, reach)) * spread_P, least, most)
     whole_P = np.floor(size_P + 1e-9).astype(int)
     missing = budget - int(whole_P.sum())
     order = np.argsort(-np.where(whole_P < most, size_P - whole_P, -1.0), kind="stable")

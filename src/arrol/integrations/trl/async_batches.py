@@ -126,7 +126,7 @@ class BatchMaker:
         groups = [RewardedGroup(group, *self._totals(group.rollouts)) for group in allocator.groups()]
         samples = self._samples(groups, written_by)
         metrics = memory.learn([each.group for each in groups]) | allocator.metrics()
-        allocator.rule.learn([each.group.prompt.key for each in groups], allocator.tally())
+        allocator.rule.learn([each.group for each in groups], allocator.tally())
         self._values.learn(groups)
         self._observe(groups)
         self._num_groups += len(groups)

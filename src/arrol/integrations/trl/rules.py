@@ -29,6 +29,8 @@ USED = {
 _PROMPTS = "TRL's own sampler chooses the prompts"
 REASONS = {
     "neyman": "TRL's sampler gives every prompt the same number of rows; the asynchronous trainer's worker takes it",
+    "duet": "TRL's sampler gives every prompt the same number of rows; the asynchronous trainer's worker takes it",
+    "sara": "TRL computes rewards after all rollouts of a batch; the asynchronous trainer's worker takes it",
     "pilot_commit": "TRL computes rewards after all rollouts of a batch",
     "greso": _PROMPTS,
     "mopps": _PROMPTS,

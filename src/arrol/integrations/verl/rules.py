@@ -28,10 +28,12 @@ _WAVES = "it asks for more rollouts of a prompt within a step, and verl starts a
 REASONS = {
     "dapo": "verl has it: algorithm.filter_groups.enable=True",
     "neyman": "verl weights every row alike, so a prompt with more rollouts would count more",
+    "duet": "verl weights every row alike, so a prompt with more rollouts would count more",
     "cppo": "verl computes advantages from the rows that are left, so the baseline of all is lost",
     "reinforce_ada": _WAVES,
     "aero": _WAVES,
     "pilot_commit": _WAVES,
+    "sara": _WAVES,
 }
 
 

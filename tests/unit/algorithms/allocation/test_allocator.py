@@ -165,7 +165,9 @@ def test_aero_stops_a_rescue_at_the_first_success():
         assert len(group.rollouts) == 40 or any(r.reward for r in group.rollouts)
 
 
-@pytest.mark.parametrize("rule", sorted({*ALLOCATIONS} - {"uniform", "pods", "cppo", "mopps", "knapsack", "neyman"}))
+@pytest.mark.parametrize(
+    "rule", sorted({*ALLOCATIONS} - {"uniform", "pods", "cppo", "mopps", "knapsack", "neyman", "duet"})
+)
 @pytest.mark.parametrize("rounds", [True, False])
 def test_the_token_budget_holds_whatever_the_lengths(rule, rounds):
     first, _ = first_wave(config_of(rule), 6)
@@ -196,13 +198,13 @@ def test_draws_never_exceed_their_cap(rule):
         assert len(groups) == 13
 
 
-@pytest.mark.parametrize("rule", sorted({*ALLOCATIONS} - {"uniform", "pods", "cppo"}))
+@pytest.mark.parametrize("rule", sorted({*ALLOCATIONS} - {"uniform", "pods", "cppo", "duet"}))
 def test_a_graded_reward_is_refused_where_outcomes_are_counted(rule):
     with pytest.raises(ConfigError, match=rf"^allocation.rule = '{rule}': a verifier gave reward 0.5, and a shaped "):
         play(config_of(rule), reward=lambda right: 0.5)
 
 
-@pytest.mark.parametrize("rule", ["uniform", "pods", "cppo"])
+@pytest.mark.parametrize("rule", ["uniform", "pods", "cppo", "duet"])
 def test_a_graded_reward_is_taken_where_nothing_counts_successes(rule):
     *_, lessons, _ = play(config_of(rule), reward=lambda right: 0.25 + right / 2)
     assert all(lesson.selection.train_G.any() for lesson in lessons)

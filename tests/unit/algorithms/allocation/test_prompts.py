@@ -14,7 +14,7 @@ from arrol.algorithms.allocation.rule import Outcomes, StepShape
 from arrol.algorithms.posterior import Belief
 from arrol.configs.allocation import DapoAllocation, GresoAllocation, MoppsAllocation
 from arrol.errors import ConfigError
-from rollouts import World, allocator_for, prompts_from, tally_of
+from rollouts import World, allocator_for, groups_of, prompts_from, tally_of
 
 SHAPE = StepShape(4, 8)
 
@@ -94,10 +94,10 @@ def streaks(rule):
 def test_uniform_visits_in_a_row_are_counted_by_kind():
     rule = greso()
     names = ["easy", "hard", "mixed", "silent", "turns"]
-    rule.learn(names, tally_of([8, 0, 3, 0, 8], [8, 8, 8, 0, 8], ended=[8] * 5))
-    rule.learn(names, tally_of([8, 0, 3, 0, 0], [8, 8, 8, 0, 8], ended=[8] * 5))
+    rule.learn(groups_of(names), tally_of([8, 0, 3, 0, 8], [8, 8, 8, 0, 8], ended=[8] * 5))
+    rule.learn(groups_of(names), tally_of([8, 0, 3, 0, 0], [8, 8, 8, 0, 8], ended=[8] * 5))
     assert streaks(rule) == {"easy": ["easy", 2], "hard": ["hard", 2], "turns": ["hard", 1]}
-    rule.learn(["easy", "hard"], tally_of([1, 0], [8, 0], ended=[8, 8]))
+    rule.learn(groups_of(["easy", "hard"]), tally_of([1, 0], [8, 0], ended=[8, 8]))
     assert streaks(rule) == {"hard": ["hard", 2], "turns": ["hard", 1]}  # a visit without outcomes changes nothing
 
 
@@ -107,7 +107,7 @@ def test_skipping_follows_the_streak_of_its_kind(kind, right):
     other = {"easy": "hard", "hard": "easy"}[kind]
     rule = greso(repeat_step=0, **{f"{kind}_repeat": 0.5, f"{other}_repeat": 0.9})
     for _ in range(2):
-        rule.learn(["a"], tally_of([right], [8]))
+        rule.learn(groups_of(["a"]), tally_of([right], [8]))
     source, asked = prompts_from("ab"), []
     for number in range(3000):
         asked += [prompt.key for prompt in rule.draw(1, source, None, [0, number])]
@@ -126,7 +126,7 @@ def test_skipping_follows_the_streak_of_its_kind(kind, right):
 def test_repeats_move_against_the_share_of_uniform_groups(right, easy, hard):
     """Targets: a twelfth all right, a sixth all wrong."""
     rule = greso(repeat_step=0.1)
-    rule.learn(list("abcd"), tally_of(right, [8] * 4))
+    rule.learn(groups_of(list("abcd")), tally_of(right, [8] * 4))
     found = rule.metrics()
     assert (found["allocation/easy_repeat"], found["allocation/hard_repeat"]) == pytest.approx((easy, hard))
 
@@ -134,7 +134,7 @@ def test_repeats_move_against_the_share_of_uniform_groups(right, easy, hard):
 def test_a_third_of_the_wanted_uniform_groups_is_all_right():
     """An eighth of each kind lies above the twelfth of the easy and below the sixth of the hard."""
     rule = greso(repeat_step=0.1)
-    rule.learn(list("abcdefgh"), tally_of([8, 0, 1, 1, 1, 1, 1, 1], [8] * 8))
+    rule.learn(groups_of(list("abcdefgh")), tally_of([8, 0, 1, 1, 1, 1, 1, 1], [8] * 8))
     found = rule.metrics()
     assert (found["allocation/easy_repeat"], found["allocation/hard_repeat"]) == pytest.approx((0.4, 0.6))
 
@@ -143,13 +143,13 @@ def test_a_third_of_the_wanted_uniform_groups_is_all_right():
 def test_repeats_stay_within_their_bounds(right, bound):
     rule = greso(repeat_step=0.1)
     for _ in range(20):
-        rule.learn(list("abcd"), tally_of([right] * 4, [8] * 4))
+        rule.learn(groups_of(list("abcd")), tally_of([right] * 4, [8] * 4))
     assert rule.metrics()["allocation/hard_repeat"] == bound
 
 
 def test_a_restart_remembers_streaks_and_repeats():
     rule, again = greso(), greso()
-    rule.learn(list("abcd"), tally_of([8, 0, 3, 0], [8] * 4))
+    rule.learn(groups_of(list("abcd")), tally_of([8, 0, 3, 0], [8] * 4))
     again.load(rule.save())
     assert again.save() == rule.save()
     keys = [[p.key for p in each.draw(9, prompts_from("abcd"), None, [5])] for each in (rule, again)]
@@ -159,7 +159,7 @@ def test_a_restart_remembers_streaks_and_repeats():
 def test_a_pool_of_solved_prompts_does_not_hang():
     rule = greso(repeat_step=0)
     for _ in range(30):
-        rule.learn(["a", "b"], tally_of([8, 8], [8, 8]))
+        rule.learn(groups_of(["a", "b"]), tally_of([8, 8], [8, 8]))
     assert len(rule.draw(16, prompts_from("ab"), None, [0])) == 16
 
 

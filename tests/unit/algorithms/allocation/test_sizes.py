@@ -23,7 +23,7 @@ from arrol.configs.allocation import (
     PilotCommitAllocation,
     ReinforceAdaAllocation,
 )
-from rollouts import World, allocator_for, prompts_from, tally_of
+from rollouts import World, allocator_for, groups_of, prompts_from, tally_of
 
 FLAT = Belief(1, 1)
 
@@ -106,25 +106,25 @@ def test_perfect_pilots_are_never_asked_again_and_a_restart_remembers_them():
     first, again, forgetful = pilot(), pilot(), pilot(evict=False)
     tally = tally_of([4, 1, 0, 0], [4, 4, 4, 0], ended=[4, 4, 4, 4])
     for rule in (first, forgetful):
-        rule.learn(list("abcd"), tally)
+        rule.learn(groups_of(list("abcd")), tally)
     again.load(first.save())
     assert again.metrics() == {"allocation/prompts_evicted": 1.0}
     source = prompts_from("abcd")
     assert [p.key for p in again.draw(4, source, None, [0])] == ["b", "c", "d", "b"]
     assert [p.key for p in forgetful.draw(2, prompts_from("abcd"), None, [0])] == ["a", "b"]
-    again.learn(["c"], tally_of([4], [4]))
+    again.learn(groups_of(["c"]), tally_of([4], [4]))
     assert [p.key for p in again.draw(3, source, None, [0])] == ["d", "b", "d"]  # a stays away too
 
 
 def test_the_survivors_of_a_pruned_pilot_prove_too_little():
     rule = pilot()
-    rule.learn(["a", "b"], tally_of([2, 4], [2, 4], ended=[4, 4]))
+    rule.learn(groups_of(["a", "b"]), tally_of([2, 4], [2, 4], ended=[4, 4]))
     assert [p.key for p in rule.draw(2, prompts_from("abcd"), None, [0])] == ["a", "c"]
 
 
 def test_a_pool_of_perfect_prompts_does_not_hang():
     rule = pilot()
-    rule.learn(["a"], tally_of([4], [4]))
+    rule.learn(groups_of(["a"]), tally_of([4], [4]))
     assert [p.key for p in rule.draw(2, prompts_from("a"), None, [0])] == ["a", "a"]
 
 
