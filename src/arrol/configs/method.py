@@ -258,8 +258,8 @@ RULE_FIELDS = frozenset(name for rule in get_args(get_args(PruningConfig)[0]) fo
 
 def require_weights(pruning: PruningBase, correction: str, field: str) -> None:
     """ValueError where a correction by 1/survival meets a rule that stops with certainty."""
-    if correction == "plain" and isinstance(pruning, AutoRule):
-        raise ValueError(f"{field} = 'plain': rule = 'auto' counts on weights 1/survival; set 'ipw' or 'doubly_robust'")
+    if correction != "ipw" and isinstance(pruning, AutoRule):
+        raise ValueError(f"{field} = {correction!r}: rule = 'auto' estimates the noise of 'ipw'; set it to 'ipw'")
     is_mixed = isinstance(pruning, ConfidenceRule) and pruning.mix > 0
     if correction != "plain" and isinstance(pruning, (ExtremesRule, ConfidenceRule)) and not is_mixed:
         raise ValueError(

@@ -16,8 +16,9 @@ V and C of keeping all have the lottery of steps without stops, if any. S is the
 ``noise_ratio`` = sigma_w / sigma_b as ``arrol advise`` measures it; without it S = 0, which is cautious. C counts
 tokens written, tokens trained (a survivor below the mean trains where a sibling above it survived), and decode steps in
 which at least one rollout of the step would still have run. p of a group comes from curves that were fitted without it
-(two halves). The best choice by the lower end of a jackknife interval over groups counts; while that end is below
-``MIN_MERIT``, or fewer than ``MIN_GROUPS`` groups are known, all are kept.
+(two halves). The best choice by the lower end of a jackknife interval over groups counts, that of unequal survival
+divided by ``UNLIKE_MARGIN``. While that is below ``MIN_MERIT``, or fewer than ``MIN_GROUPS`` groups are known, all are
+kept. All of this describes correction ``ipw``: under ``doubly_robust`` groups of equal rewards train too.
 
 Nothing is stopped in order to learn: where all are kept every outcome is seen, and elsewhere survivors, weighted, show
 what every probe and scale would have done. Legend: ``N`` survivors, ``K`` probes, ``C`` candidates, ``M`` groups.
@@ -43,6 +44,8 @@ MIN_MERIT = 1.02
 """All are kept while the lower end of the merit is below it."""
 MIN_GROUPS = 64
 """Groups that must be known before it stops any, and groups with candidates before these survive unequally."""
+UNLIKE_MARGIN = 1.05
+"""What unequal survival must look better by than equal survival: the best of many curves looks better than it is."""
 STANDARD_ERRORS = 1.645
 """Of the lower end: one-sided, 95 %."""
 QUANTILES = np.arange(0.1, 1.01, 0.1)
@@ -130,8 +133,8 @@ class AutoChoice:
         tried = [one for probe in range(len(self._config.probe_tokens)) if (one := self._best_at(probe))]
         if not tried:
             return
-        best = max(tried, key=lambda one: one.low)
-        if best.low < MIN_MERIT:
+        best = max(tried, key=_lead)
+        if _lead(best) < MIN_MERIT:
             self.choice = Choice(merit=best.merit, low=best.low)
             return
         rows = np.isfinite(self._memory[:, SIGNAL + cast(int, best.probe)])
@@ -171,8 +174,10 @@ class AutoChoice:
         if len(np.unique(group_N[is_candidate_N])) >= MIN_GROUPS:
             size_N = self._sizes(probe, group_N % 2)
             tried += [(scale, False, scale * size_N) for scale in _scales(size_N[is_candidate_N])]
-        found = [self._judged(probe, group_N, *one) for one in tried]
-        return max((one for one in found if one.keep >= self._config.keep_ratio), key=lambda one: one.low, default=None)
+        found = [
+            one for one in (self._judged(probe, group_N, *t) for t in tried) if one.keep >= self._config.keep_ratio
+        ]
+        return max(found, key=_lead, default=None)
 
     def _sizes(self, probe: int, half_N: np.ndarray) -> np.ndarray:
         """float64 ``[N]``: what survival is proportional to, from the curve of the other half of the groups."""
@@ -288,6 +293,11 @@ def _step_shares(memory: np.ndarray, until: float) -> np.ndarray:
         running_N = np.cumsum(memory[rows, WEIGHT][::-1])[::-1]
         share_N[rows] = np.cumsum(np.diff(tokens_N, prepend=0.0) / running_N)
     return share_N
+
+
+def _lead(choice: Choice) -> float:
+    """What choices are compared by."""
+    return choice.low if choice.is_alike else choice.low / UNLIKE_MARGIN
 
 
 def _merit(full_M: np.ndarray, whole_M: np.ndarray, noise_M: np.ndarray, cost_M: np.ndarray) -> tuple[float, float]:

@@ -129,7 +129,7 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
                 "--algorithm.correction",
                 "plain",
             ],
-            "algorithm.correction = 'plain': rule = 'auto' counts on weights 1/survival; set 'ipw' or 'doubly_robust'",
+            "algorithm.correction = 'plain': rule = 'auto' estimates the noise of 'ipw'; set it to 'ipw'",
         ),
         (
             ["--pruning.rule", "confidence"],

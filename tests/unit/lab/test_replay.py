@@ -82,7 +82,9 @@ def test_whole_groups_have_the_sample_covariance(pool, base):
 
 def test_auto_hears_of_outcomes_and_a_rule_of_ones_own_replaces_the_config_s(pool, base, monkeypatch):
     monkeypatch.setattr("arrol.pruning.auto.MIN_MERIT", 0.0)
-    auto = design_config(base, Design("auto", {"pruning": {"rule": "auto", "probe_tokens": [4]}}))
+    auto = design_config(
+        base, Design("auto", {"pruning": {"rule": "auto", "probe_tokens": [4]}, "algorithm": {"correction": "ipw"}})
+    )
     kept = [np.mean([visit.is_kept_R.mean() for visit in step]) for step in replay(pool, auto, steps=8)]
     assert kept[:2] == [1.0, 1.0]
     assert min(kept[3:]) < 1.0
