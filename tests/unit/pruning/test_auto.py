@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from arrol.algorithms.advantages import group_signal
-from arrol.configs.method import AutoRule, DrGrpoConfig
-from arrol.pruning import auto
+from arrol.configs.method import AutoRule
 from arrol.pruning.auto import MIN_GROUPS, MIN_MERIT, RECENT_STEPS, AutoChoice, Thinning
 from arrol.pruning.survival import Candidates
 from arrol.types import (
@@ -168,44 +166,6 @@ def tail_memory(lengths, steps=8, groups=16, longest=None):
                 second = 0.25 if tokens > 90 else np.nan
                 rows.append([step, group, 1.0, right - 0.5, 1.0, tokens, 0.25, second])
     return np.array(rows)
-
-
-@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
-def test_the_noise_of_random_stops_is_what_the_estimators_give(correction):
-    """Sum of (advantage x weight)^2 over draws of a group, its baseline included, as training computes it."""
-    rng, config = np.random.default_rng(0), DrGrpoConfig(correction=correction)
-    predicted, realised, full = 0.0, 0.0, 0.0
-    for _ in range(40):
-        reward, quality = (rng.random(16) < 0.3).astype(float), np.full(16, 0.3)
-        for survival in (np.ones(16), np.full(16, 0.5)):
-            draws = 1 if survival[0] == 1 else 50
-            for _ in range(draws):
-                kept = rng.random(16) < survival
-                signal = group_signal(np.where(kept, reward, np.nan), survival, quality, config, normalize_by_std=False)
-                noise = float(((signal.advantage_G * signal.weight_G) ** 2).sum()) / draws
-                full, realised = (full + noise, realised) if draws == 1 else (full, realised + noise)
-            if draws == 1:
-                columns = np.c_[np.ones((16, 3)), signal.advantage_G, np.ones((16, 2)), np.full(16, 0.3)]
-                choice = AutoChoice(AutoRule(probe_tokens=(1,)))
-                choice._memory = columns
-                predicted += float(choice._outlook(0, np.zeros(16, int), np.full(16, 0.5), 0.0)[0].sum())
-    assert realised > 2 * full
-    assert predicted == pytest.approx(realised, rel=0.15)
-
-
-def test_decode_steps_are_those_of_the_longest_survivor():
-    tokens, survival = np.array([5.0, 30.0, 20.0, 80.0]), np.array([1.0, 0.3, 0.6, 0.5])
-    alive = np.random.default_rng(0).random((200_000, 4)) < survival
-    realised = np.where(alive, tokens, np.minimum(tokens, 10)).max(1).mean()
-    expected = auto._decode_steps(tokens, survival, np.ones(4), 10.0)
-    assert expected == pytest.approx(realised, rel=0.01)
-    assert auto._decode_steps(tokens, np.ones(4), np.ones(4), 10.0) == 80.0
-
-
-def test_shares_of_decode_steps_add_up_to_them():
-    memory = tail_memory(np.array([3.0, 9.0, 9.0, 40.0]), steps=2, groups=3)
-    assert auto._step_shares(memory, np.inf).sum() == pytest.approx(2 * 40)
-    assert auto._step_shares(memory, 9.0).sum() == pytest.approx(2 * 9)
 
 
 def test_a_lottery_before_the_update_makes_training_cheaper_and_stopping_pay_less():

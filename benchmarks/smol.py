@@ -1,0 +1,171 @@
+"""SmolLM2-135M, a real pretrained model: a short supervised start, a pool, the advice, and training with rule ``auto``.
+
+As it comes the model solves next to nothing, so it first learns short worked solutions of GSM8K and SVAMP. Then
+
+* ``pool``   48 prompts x 32 rollouts of GSM8K and SVAMP, gradients of the last layer; record ``results/lab-smollm2``
+* ``advise`` what the pool says, as a user reads it
+* ``train``  15 steps each of ``auto`` and of GRPO at the advised and at twice the advised group size, equal rollouts
+
+Every stage is skipped where its result lies in ``--out``; nothing of the model is committed. ``--data`` is a folder
+with ``gsm8k/train.jsonl`` and ``svamp/`` (train.jsonl, else test.jsonl); without it the hub's copies are read.
+
+    OMP_NUM_THREADS=1 python benchmarks/smol.py [STAGE ...] [--data FOLDER] [--out build/smol] [--group-size N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import load_dataset
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("sft", "pool", "advise", "train")
+HUB = {"gsm8k": ("openai/gsm8k", "main"), "svamp": ("ChilleD/SVAMP", None)}
+LONGEST = 300
+"""Characters of a demonstration's solution."""
+POOL = {"prompts": 48, "rollouts": 32}
+LENGTH = 96
+STEPS = 15
+SFT = """name = "start"
+model = "{model}"
+out_dir = "{out}"
+demonstrations = "{out}/demonstrations.jsonl"
+steps = {steps}
+batch_size = 8
+save_dtype = "bfloat16"
+eval_prompts = 64
+max_completion_tokens = {length}
+
+[task]
+name = "dataset"
+source = "{out}/rows.jsonl"
+template = "qa"
+
+[optimizer]
+learning_rate = 1e-4
+weight_decay = 0.01
+schedule = "cosine"
+lr_warmup_steps = 10
+"""
+RUN = """name = "smollm2"
+model = "{out}/start/model"
+out_dir = "{out}/runs"
+
+[task]
+name = "dataset"
+source = "{out}/rows.jsonl"
+template = "qa"
+
+[sampling]
+max_completion_tokens = {length}
+
+[pruning]
+rule = "never"
+probe_tokens = [16, 32, 64]
+
+[algorithm]
+name = "dr_grpo"
+correction = "ipw"
+
+[training]
+steps = {steps}
+prompts_per_step = 8
+group_size = 8
+
+[optimizer]
+learning_rate = 2e-6
+
+[evaluation]
+every = {steps}
+num_prompts = 128
+"""
+
+
+def rows_of(name: str, data: Path | None) -> Iterator[dict[str, object]]:
+    """Raw rows of a data set."""
+    if data is None:
+        yield from load_dataset(*HUB[name], split="train")
+        return
+    path = next(path for path in (data / name / "train.jsonl", data / name / "test.jsonl") if path.exists())
+    yield from map(json.loads, path.read_text("utf-8").splitlines())
+
+
+def lesson(name: str, row: dict[str, object]) -> tuple[str, str, str]:
+    """Question, worked solution, answer."""
+    if name == "gsm8k":
+        solution = re.sub(r"<<[^>]*>>", "", str(row["answer"]))
+        return str(row["question"]), solution, solution.split("####")[1].strip()
+    answer = f"{float(str(row['Answer'])):g}"
+    sum_ = re.sub(r"\.0\b", "", str(row["Equation"]))
+    return f"{row['Body']}. {row['Question']}", f"{sum_} = {answer}\n#### {answer}", answer
+
+
+def write_rows(out: Path, data: Path | None) -> None:
+    """Every other row is a demonstration, the rest train and judge: the model has not seen their solutions."""
+    shown, asked = [], []
+    for name in HUB:
+        for number, row in enumerate(rows_of(name, data)):
+            question, solution, answer = lesson(name, row)
+            if len(solution) > LONGEST:
+                continue
+            if number % 2:
+                asked.append({"question": question, "answer": answer})
+            else:
+                shown.append({"prompt": f"Question: {question}\nAnswer:", "solution": f" {solution}"})
+    for file, rows in (("demonstrations", shown), ("rows", asked)):
+        rows.sort(key=lambda row: zlib.crc32(json.dumps(row).encode()))
+        (out / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def arrol(*words: str | Path) -> None:
+    """One command of arrol."""
+    line = [str(word) for word in words]
+    print("arrol", *line, flush=True)
+    subprocess.run([sys.executable, "-m", "arrol.cli.main", *line], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", choices=[*STAGES, []], default=[], help="default: all")
+    parser.add_argument("--data", type=Path, help="folder with gsm8k/ and svamp/; default: the hub")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "smol")
+    parser.add_argument("--group-size", type=int, default=4, help="the advised one, for train")
+    parser.add_argument("--sft-steps", type=int, default=300)
+    flags = parser.parse_args()
+    sys.path.insert(0, str(ROOT / "tests"))
+    from smollm2 import smollm2_folder
+
+    out, stages = flags.out, flags.stages or STAGES
+    out.mkdir(parents=True, exist_ok=True)
+    fields = {"out": out, "length": LENGTH}
+    (out / "sft.toml").write_text(SFT.format(model=smollm2_folder(), **fields, steps=flags.sft_steps), "utf-8")
+    (out / "run.toml").write_text(RUN.format(**fields, steps=STEPS), "utf-8")
+    if not (out / "rows.jsonl").exists():
+        write_rows(out, flags.data)
+    if "sft" in stages and not (out / "start" / "model").exists():
+        arrol("sft", out / "sft.toml")
+    pool = out / "pool.safetensors"
+    if "pool" in stages:
+        sizes = ["--prompts", POOL["prompts"], "--rollouts", POOL["rollouts"], "--parameters", "*layers.29.*"]
+        record = ROOT / "results" / "lab-smollm2.jsonl"
+        arrol("lab", out / "run.toml", "--out", pool, *map(str, sizes), "--visits", "32", "--record", record)
+    if "advise" in stages:
+        arrol("advise", pool, "--plots", out / "plots")
+    if "train" in stages:
+        for name, size, rule in (("auto", 2, "auto"), ("advised", 1, "never"), ("twice", 2, "never")):
+            size *= flags.group_size
+            if (out / "runs" / name).exists():
+                continue
+            words = ["--training.group_size", size, "--training.prompts_per_step", 64 // size, "--pruning.rule", rule]
+            arrol("train", out / "run.toml", "--name", name, *map(str, words))
+
+
+if __name__ == "__main__":
+    main()
