@@ -20,7 +20,7 @@ equal rewards train too. Legend: ``N`` survivors, ``K`` probes, ``C`` candidates
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -134,8 +134,8 @@ class AutoChoice:
         if best is None or _lead(best) < MIN_MERIT:
             self.choice = best._replace(probe=None, scale=0.0, keep=1.0) if best else Choice()
             return
-        self.choice = best
-        self._curve = self._fitted(best.probe, self._is_candidate(best.probe))
+        self.choice, probe = best, cast(int, best.probe)
+        self._curve = self._fitted(probe, self._is_candidate(probe))
 
     def _past(self, memory: np.ndarray) -> Past:
         group_N = np.unique(memory[:, [STEP, GROUP]], axis=0, return_inverse=True)[1].reshape(-1)
