@@ -22,7 +22,23 @@ def emitted(tmp_path_factory):
     for rule in ("aero", "greso", "pilot_commit"):
         flags = ["--allocation", rule, "--pruning", "never", "--training.steps", "2", "--name", rule]
         assert main(["train", str(config), *flags]) == 0
-    assert main(["train", str(config), "--pruning", "auto", "--training.steps", "2", "--name", "auto"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(config),
+                "--pruning",
+                "auto",
+                "--algorithm.correction",
+                "ipw",
+                "--training.steps",
+                "2",
+                "--name",
+                "auto",
+            ]
+        )
+        == 0
+    )
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1}
     sft = {"out_dir": str(folder), "steps": 1, "batch_size": 2, "eval_prompts": 2, "max_completion_tokens": 4}
     (folder / "sft.toml").write_text(tiny.toml({**sft, "shape": shape, "task": {"name": "countdown"}, "device": "cpu"}))
