@@ -37,16 +37,18 @@ def change(
     model: type[StrictModel], values: Mapping[str, Any], changes: Mapping[str, Any], shapes: Shapes | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """``values`` with ``changes`` laid over, and what was left out: a section that becomes another variant keeps the
-    fields of ``values`` that both variants have."""
+    fields of ``values`` that both variants have. Fields of an absent section are those of its default variant."""
     merged, left_out = merge(values, changes), []
     for name, info in model.model_fields.items():
         old, new = values.get(name), changes.get(name)
+        known, tag = variants(info), str(info.discriminator)
+        if known and old is None and isinstance(new, Mapping) and isinstance(info.default, StrictModel):
+            merged[name] = {tag: getattr(info.default, tag), **new}
         if not isinstance(old, Mapping) or not isinstance(new, Mapping):
             continue
         if name in (shapes or {}):
             merged[name], inner = change((shapes or {})[name], old, new)
             left_out += [f"{name}.{text}" for text in inner]
-        known, tag = variants(info), str(info.discriminator)
         chosen = known.get(str(new.get(tag)))
         if chosen is not None and old.get(tag) != new.get(tag):
             foreign = {

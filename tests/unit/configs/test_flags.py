@@ -8,6 +8,7 @@ from pydantic import Field
 
 from arrol.configs.base import StrictModel, models, validate
 from arrol.configs.flags import change, override, parse_flags
+from arrol.configs.method import DrGrpoConfig
 from arrol.configs.run import CompareConfig, RunConfig
 from arrol.configs.sft import SftConfig
 from arrol.errors import ConfigError
@@ -160,6 +161,14 @@ def test_another_variant_keeps_what_both_have_and_says_what_it_leaves_out(caplog
     caplog.clear()
     assert override(Garden, values, ["--pet", "cat", "--trees", "2"])["pet"] == values["pet"]
     assert caplog.messages == []
+
+
+def test_a_field_of_an_absent_section_is_one_of_its_default_variant():
+    values = {"task": {"name": "arithmetic"}, "model": "m"}
+    config = validate(RunConfig, override(RunConfig, values, ["--algorithm.correction", "ipw", "--seed", "1"]))
+    assert config.algorithm == DrGrpoConfig(correction="ipw")
+    changed = override(RunConfig, values, ["--pruning.rule", "uniform", "--pruning.keep_ratio", "0.25"])
+    assert changed["pruning"] == {"rule": "uniform", "keep_ratio": 0.25}
 
 
 def test_another_variant_does_not_hide_a_key_that_no_variant_has():
