@@ -85,6 +85,18 @@ def test_bounds_of_pruning_follow_from_the_token_counts(run_smoke: Callable[[str
         assert 64 / 44 < rows[f"{arm} step speed-up"].limit < 2.0
 
 
+def test_speed_of_eval_is_told_for_both_kinds_of_golds(run_smoke: Callable[[str, Path], None], tmp_path: Path) -> None:
+    out = tmp_path / "eval.jsonl"
+    run_smoke("eval_speed", out)
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    kinds = {(row.variant, row.unit) for row in rows if isinstance(row, BenchRecord)}
+    assert kinds == {
+        (f"{kind}, 56 rows, ours", unit) for kind in ("integer", "symbolic") for unit in ("s of processor", "s")
+    }
+    assert str(tmp_path) not in out.read_text()
+
+
 @pytest.mark.slow
 def test_checks_of_the_verifiers_find_nothing_and_continue_where_they_stopped(
     run_smoke: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
