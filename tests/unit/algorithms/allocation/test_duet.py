@@ -43,6 +43,9 @@ def test_sizes_follow_spread_and_length():
     assert sizes(rule, "ab") == [10, 14]
     assert sizes(rule, ["a", "dead"]) == [22, 2]
     assert sizes(rule, ["a", "new"]) == [12, 12]  # a new prompt is as the others are
+    rule = Duet(DuetAllocation(max_group=100), StepShape(2, 24))
+    rule.learn([group("a", [1, 0], 8), group("b", [1, 0], 16, -4.0)], tally_of([1, 1], [2, 2]))
+    assert sizes(rule, "ab") == [7, 41]  # of 48, as 1 : 4 sqrt(2)
 
 
 def test_a_restart_forgets_nothing_and_earlier_visits_count_half():
