@@ -46,7 +46,12 @@ def test_a_pool_gets_levers_a_decision_and_plots(pool_file, tmp_path, capsys):
     assert sum(found["difficulty"].values()) == pytest.approx(1)
     assert len(found["levers"]) > 10
     assert (found["recommendation"] is None) == (found["lines"] == {})
-    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["auroc.png", "live.png", "merit.png"]
+    plots = ["auroc.png", "live.png", "merit.png"]
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["advice.html", *plots]
+    page = (tmp_path / "plots" / "advice.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") == len(plots)
+    assert all(lever["name"] in page for lever in found["levers"])
+    assert page.count("Content-Security-Policy") == 1
     assert list(found["sizes"]) == [cost["name"] for cost in found["costs"]] == ["7b", "flops", "4:3"]
 
 
@@ -81,6 +86,8 @@ def test_completions_with_rewards_give_what_needs_no_gradient(samples_file, tmp_
     assert "a token is taken as 4 characters" in screen
     assert "steps of 16 prompts x 8" in screen
     assert (tmp_path / "plots" / "live.png").is_file()
+    assert f"page: {tmp_path / 'plots' / 'advice.html'}" in screen
+    assert "Unknown without gradients" in (tmp_path / "plots" / "advice.html").read_text("utf-8")
     assert advise(samples_file, "--json", "--group-size", 4) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["size"] for row in found["bounds"]] == [2, 4, 8, 16, 32]
@@ -121,3 +128,11 @@ def test_mistakes_are_one_line(pool_file, capsys, words, message):
 def test_designs_belong_to_a_pool_with_gradients(samples_file, capsys):
     assert advise(samples_file, "--designs", "d.toml") == 2
     assert "--designs = 'd.toml': needs a pool with gradients; collect one with arrol lab" in capsys.readouterr().err
+
+
+def test_no_name_puts_code_into_the_page(samples_file, tmp_path, capsys):
+    hostile = samples_file.rename(tmp_path / "<script>alert(1)<b>.jsonl")
+    assert advise(hostile, "--plots", tmp_path / "plots") == 0
+    page = (tmp_path / "plots" / "advice.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page

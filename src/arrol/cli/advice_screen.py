@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from arrol.reports.workload import PagePart
+
 Report = Mapping[str, Any]
 HEADS_SHOWN = 4
 """Lengths whose AUROC is printed."""
@@ -21,11 +23,19 @@ def print_report(console: Console, report: Report) -> None:
     console.print()
     if "levers" in report:
         _print_levers(console, report)
-        _print_recommendation(console, report)
-    else:
-        _print_bounds(console, report)
+    for line in answer_lines(report):
+        console.print(line, soft_wrap=True)
     if "plots" in report:
         console.print("plots: " + ", ".join(report["plots"]), soft_wrap=True)
+        console.print(f"page: {report['page']}", soft_wrap=True)
+
+
+def page_parts(report: Report) -> list[PagePart]:
+    """The same for the page."""
+    facts = PagePart("", ("", ""), [list(line) for line in fact_lines(report)], kind="facts")
+    answer = PagePart("Recommendation" if "levers" in report else "Without gradients", lines=answer_lines(report))
+    levers = [PagePart(levers_title(report), *lever_table(report))] if "levers" in report else []
+    return [answer, *levers, facts._replace(title="The workload")]
 
 
 def fact_lines(report: Report) -> list[tuple[str, str]]:
@@ -80,60 +90,74 @@ def _heads(heads: Sequence[Mapping[str, float]]) -> str:
     return "AUROC within prompts " + ", ".join(shown)
 
 
-def _print_levers(console: Console, report: Report) -> None:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    console.print(f"Merit under cost {report['cost']}, beside your group size and beside the best one:")
-    table.add_column("lever")
-    for head in ("yours", "95%", "best", "95%", "s/step" if report["is_seconds"] else "cost/step"):
-        table.add_column(head, justify="right", no_wrap=True)
-    first = report["levers"][0]["step_cost"]
+def lever_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the levers: name, merit with interval beside one's own group size and the best, cost."""
+    heads = ["lever", "yours", "95%", "best", "95%", "s/step" if report["is_seconds"] else "cost/step"]
+    first, rows = report["levers"][0]["step_cost"], []
     for number, row in enumerate(report["levers"]):
         name = row["name"] + " (yours)" * (number == 0) + " (best)" * (number == report["best"])
         name += f" (bias {row['bias']:.2f})" * row["is_biased"]
         cost = f"{row['step_cost']:.3g}" if report["is_seconds"] else f"{row['step_cost'] / first:.2f}"
-        cells = [*_merit(row["beside_own"], number == 0), *_merit(row["beside_best"], number == report["best"])]
-        table.add_row(name, *cells, cost)
+        merits = [*_merit(row["beside_own"], number == 0), *_merit(row["beside_best"], number == report["best"])]
+        rows.append([name, *merits, cost])
+    return heads, rows
+
+
+def _print_levers(console: Console, report: Report) -> None:
+    console.print(f"{levers_title(report)}:")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    (first, *heads), rows = lever_table(report)
+    table.add_column(first)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     console.print()
+
+
+def levers_title(report: Report) -> str:
+    """What the table of levers shows."""
+    return f"Merit under cost {report['cost']}, beside your group size and beside the best one"
 
 
 def _merit(merit: Mapping[str, float], is_reference: bool) -> tuple[str, str]:
     return f"{merit['merit']:.2f}", "" if is_reference else f"{merit['low']:.2f}-{merit['high']:.2f}"
 
 
-def _print_recommendation(console: Console, report: Report) -> None:
+def answer_lines(report: Report) -> list[str]:
+    """The recommendation and what to paste; without gradients what cannot be known, and bounds."""
+    if "levers" not in report:
+        return _bounds(report)
     if report["recommendation"] is None:
-        console.print(report["reason"], soft_wrap=True)
-        return
-    console.print(f"Recommendation: {report['recommendation']}, {report['reason']}.", soft_wrap=True)
+        return [report["reason"]]
+    found = [f"Recommendation: {report['recommendation']}, {report['reason']}."]
     others = [
         f"{name} {max(rows, key=lambda row: row['merit'])['size']:.0f}"
         for name, rows in list(report["sizes"].items())[1:]
     ]
     if others:
-        console.print("Best group size under other costs: " + ", ".join(others), soft_wrap=True)
+        found.append("Best group size under other costs: " + ", ".join(others))
     for host, name in (("arrol", "arrol"), ("trl", "TRL"), ("verl", "verl")):
-        for number, line in enumerate(report["lines"][host]):
-            console.print(f"{'' if number else name:<6}{line}", soft_wrap=True)
+        found += [f"{'' if number else name:<6}{line}" for number, line in enumerate(report["lines"][host])]
+    return found
 
 
-def _print_bounds(console: Console, report: Report) -> None:
-    console.print(
+def _bounds(report: Report) -> list[str]:
+    found = [
         "Unknown without gradients: sigma_w/sigma_b, the best group size, the merit of pruning; "
-        "arrol lab measures them.",
-        soft_wrap=True,
-    )
+        "arrol lab measures them."
+    ]
     own, name = report["group_size"], report["costs"][0]["name"]
     sizes = "  ".join(f"{row['size']}: {row['low']:.2f}-{row['high']:.2f}" for row in report["bounds"])
-    console.print(f"Merit of a group size beside {own}, whatever they are (cost {name})  {sizes}", soft_wrap=True)
-    found = report["ceilings"]
-    if found:
-        gains = "  ".join(f"{rate}: {gain:.2f}" for rate, gain in found["gain"].items())
-        console.print(
-            f"Most that pruning at token {found['tokens']:.0f} can gain (AUROC {found['auroc']:.2f}), by success rate "
-            f"of a prompt  {gains}",
-            soft_wrap=True,
+    found.append(f"Merit of a group size beside {own}, whatever they are (cost {name})  {sizes}")
+    if ceiling := report["ceilings"]:
+        gains = "  ".join(f"{rate}: {gain:.2f}" for rate, gain in ceiling["gain"].items())
+        found.append(
+            f"Most that pruning at token {ceiling['tokens']:.0f} can gain (AUROC {ceiling['auroc']:.2f}), by success "
+            f"rate of a prompt  {gains}"
         )
+    return found
 
 
 def _percent(share: float) -> str:

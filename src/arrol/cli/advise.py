@@ -60,9 +60,13 @@ def run_advise(options: argparse.Namespace) -> int:
         report["bounds"] = [bound._asdict() for bound in bounds]
         report["ceilings"] = ceilings(report["heads"])
     if options.plots:
-        from arrol.reports.workload import draw_workload
+        from arrol.cli.advice_screen import page_parts
+        from arrol.reports.workload import draw_workload, write_page
 
-        report["plots"] = [str(path) for path in draw_workload(report, options.plots)]
+        plots = draw_workload(report, options.plots)
+        title = f"arrol advise: {Path(options.source).name}"
+        report["plots"] = [str(path) for path in plots]
+        report["page"] = str(write_page(title, page_parts(report), plots, options.plots))
     if options.json:
         print_json(report)
     else:

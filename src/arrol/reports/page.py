@@ -135,20 +135,30 @@ def html_report(
     heads = list(shown[0]) if shown else []
     items = "".join(f'<li class="warn">{html.escape(text)}</li>' for text in warnings)
     items += "".join(f"<li>{html.escape(note)}</li>" for note in comparison_notes(rows))
-    figures = "".join(f"<h2>{html.escape(plot.title)}</h2>\n<figure>{_image(plot)}</figure>\n" for plot in plots)
+    figures = "".join(
+        f"<h2>{html.escape(plot.title)}</h2>\n<figure>{html_image(plot.title, plot.path)}</figure>\n" for plot in plots
+    )
     facts_heads, *facts = provenance_cells(runs)
     configs = "".join(
         f"<details><summary>Config of {html.escape(label)}</summary><pre>{html.escape(text)}</pre></details>\n"
         for label, text in _configs(runs)
     )
+    return whole_page(
+        title,
+        f"{html_table(heads, [list(row.values()) for row in shown])}\n"
+        f'<ul class="notes">{items}</ul>\n{figures}<h2>Where the numbers come from</h2>\n'
+        f"{html_table(facts_heads, facts, 'facts')}\n{configs}",
+    )
+
+
+def whole_page(title: str, body: str) -> str:
+    """A page of its own: no script, no request. ``body`` is HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
-        f"{_html_table(heads, [list(row.values()) for row in shown])}\n"
-        f'<ul class="notes">{items}</ul>\n{figures}<h2>Where the numbers come from</h2>\n'
-        f"{_html_table(facts_heads, facts, 'facts')}\n{configs}</body>\n</html>\n"
+        f"{body}</body>\n</html>\n"
     )
 
 
@@ -173,7 +183,8 @@ def _configs(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(run_label(run), json.dumps(run.run.config, indent=2, sort_keys=True)) for run in firsts]
 
 
-def _html_table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "numbers") -> str:
+def html_table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "numbers") -> str:
+    """A table that scrolls by itself; ``kind`` is ``numbers`` or ``facts``."""
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
     body = ""
     for line in lines:
@@ -186,6 +197,7 @@ def _html_table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str 
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
-def _image(plot: Plot) -> str:
-    data = base64.b64encode(plot.path.read_bytes()).decode("ascii")
-    return f'<img alt="{html.escape(plot.title)}" src="data:image/png;base64,{data}">'
+def html_image(title: str, path: Path) -> str:
+    """A picture inside the page."""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'

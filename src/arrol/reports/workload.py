@@ -1,25 +1,62 @@
-"""Plots of ``arrol advise``: merit against group size, AUROC against share of length, rows that are live.
+"""Plots and page of ``arrol advise``: merit against group size, AUROC against share of length, rows that are live.
 
 From the command's JSON report; nothing is computed here but logarithms of an axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from arrol.reports.page import html_image, html_table, whole_page
 from arrol.reports.plots import PIXELS_PER_INCH, STYLE, WIDTH_INCHES, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Report = Mapping[str, Any]
+
+
+class PagePart(NamedTuple):
+    """A part of the page."""
+
+    title: str
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    lines: Sequence[str] = ()
+    """Shown as they are."""
+    kind: str = "numbers"
+
+
 MARKERS = "sD^vPX*<>"
 """Of the levers that are no group sizes, in the order of the table."""
+
+
+TITLES = {
+    "merit": "Merit by group size",
+    "auroc": "What a head can see",
+    "live": "Rows that still write",
+}
+"""Of the plots, by the name of their file."""
+
+
+def write_page(title: str, parts: Sequence[PagePart], plots: Sequence[Path], folder: str | Path) -> Path:
+    """``advice.html`` in the folder: the screen's tables and lines, and the plots, on one page without requests."""
+    body = ""
+    for part in parts:
+        body += f"<h2>{html.escape(part.title)}</h2>\n" if part.title else ""
+        body += html_table(part.heads, part.rows, part.kind) + "\n" if part.rows else ""
+        body += f"<pre>{html.escape(chr(10).join(part.lines))}</pre>\n" if part.lines else ""
+    for path in plots:
+        name = TITLES[path.stem]
+        body += f"<h2>{name}</h2>\n<figure>{html_image(name, path)}</figure>\n"
+    page = whole_page(title, body)
+    return write_whole(Path(folder) / "advice.html", partial(Path.write_text, data=page, encoding="utf-8"))
 
 
 def draw_workload(report: Report, folder: str | Path) -> list[Path]:
