@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs format bench smol report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
+.PHONY: help setup demo test check docs format bench lab smol report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -118,6 +118,10 @@ bench: setup  ## speed of generation and of a step beside their rivals
 	@$(BIN)/python benchmarks/generation.py
 	@$(BIN)/python benchmarks/pruning.py
 	@echo "a whole step beside TRL: see benchmarks/README.md, it needs an environment of its own"
+
+lab: setup  ## pools of three tasks, and designs judged on them; goes on where it was stopped (hours)
+	@$(BIN)/python benchmarks/lab_pools.py
+	@$(BIN)/python benchmarks/render_results.py
 
 smol: setup  ## a real pretrained model, SmolLM2-135M: warm start, pool, advice, training (hours on a CPU; DATA=FOLDER for local data)
 	@$(BIN)/python benchmarks/smol.py $(if $(DATA),--data $(DATA))

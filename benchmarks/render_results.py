@@ -26,6 +26,7 @@ from arrol.reports.tables import (
     markdown_tables,
 )
 from arrol.stats import mean_interval
+from lab_tables import lab_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_PAGE = {"allocation": ("aero_lean", "small_group")}
@@ -261,7 +262,7 @@ def ahead_text(records: list[VoteRecord]) -> str:
 
 def blocks() -> dict[str, str]:
     """Everything that may stand between markers, by name; only what has records."""
-    made = {}
+    made = lab_blocks(ROOT / "results")
     for folder in sorted((ROOT / "results").iterdir()):
         if folder.is_dir() and list(folder.glob("seed*.jsonl")):
             made[folder.name], made[f"{folder.name}:online"] = vote_table(folder.name), online_table(folder.name)

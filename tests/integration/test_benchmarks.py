@@ -10,13 +10,18 @@ import json
 import math
 import runpy
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from arrol.records.schema import BenchRecord, RunRecord
+from arrol.configs.run import load_run
+from arrol.lab.designs import possible
+from arrol.lab.merit import Design, base_config
+from arrol.records.schema import BenchRecord, MeritRecord, RunRecord
 from arrol.records.store import read_records
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -135,3 +140,60 @@ def test_gold_answers_of_a_folder_are_checked(tmp_path: Path, monkeypatch: pytes
         (f"svamp gold {what}, {kind}", rate, 4) for kind in ("integer", "symbolic") for what, rate in expected
     ]
     sys.modules.pop("hostile", None)
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of ``lab_pools.py``."""
+    monkeypatch.chdir(BENCHMARKS.parent)
+    return runpy.run_path(str(BENCHMARKS / "lab_pools.py"))
+
+
+@pytest.mark.parametrize("task", ["arithmetic-8", "countdown", "search"])
+def test_all_designs_of_the_pools_are_possible_and_the_reference_is_first(pools: dict[str, Any], task: str) -> None:
+    config, *flags = pools["TASKS"][task]
+    base = base_config(load_run(config, flags))
+    named = pools["designs"](task)
+    designs = [Design(name, change) for name, change in named]
+    assert possible(designs, base) == designs
+    assert named[0] == ("group of 16", {"training": {"group_size": 16}})
+    assert len({name for name, _ in named}) == len(named)
+    written = tomllib.loads(pools["_as_toml"](named))["designs"]
+    assert [(one["name"], one["change"]) for one in written] == named
+
+
+def test_pools_that_exist_are_not_made_again(pools: dict[str, Any], tmp_path: Path) -> None:
+    plan = argparse.Namespace(work=tmp_path, out=tmp_path, prompts=64, rollouts=96, visits=32, steps=24)
+
+    def first_words(stage: str) -> list[list[str]]:
+        return [command[:2] for command in pools["commands"]("search", stage, 1, plan)]
+
+    pool, record = tmp_path / "search-end-seed1.safetensors", tmp_path / "lab-search-end-seed1.jsonl"
+    assert first_words("start") == [["lab", "configs/search.toml"]]
+    assert first_words("end") == [["train", "configs/search.toml"], ["lab", "configs/search.toml"]]
+    (tmp_path / "search-run" / "checkpoints" / "step-000024" / "policy").mkdir(parents=True)
+    assert first_words("end") == [["lab", "configs/search.toml"]]
+    assert [command[-1] for command in pools["commands"]("search", "middle", 1, plan)][:1] == ["--resume"]
+    pool.touch()
+    assert first_words("end") == [["lab", str(pool)]]
+    record.touch()
+    assert first_words("end") == []
+
+
+def test_seeds_agree_where_their_intervals_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    tables = runpy.run_path(str(BENCHMARKS / "lab_tables.py"))
+
+    def merit(value: float, half: float) -> MeritRecord:
+        ends = {"merit": value, "low": value * math.exp(-1.96 * half), "high": value * math.exp(1.96 * half)}
+        fixed: dict[str, Any] = {"cost": 1.0, "error": 1.0, "group_size": 8.0, "kept": 1.0, "trained": 1.0}
+        return MeritRecord(pool="p", design="d", cost_model="flops", bias=float("nan"), **ends, **fixed)
+
+    assert tables["distance"](merit(1.0, 0.3), merit(math.exp(0.5), 0.4)) == pytest.approx(1.0)
+    records = {model: merit(1.0, 0.3) for model in ("flops", "7b")}
+    first = {(model, "d"): row for model, row in records.items()}
+    second = {("flops", "d"): merit(math.exp(0.7), 0.4), ("7b", "d"): merit(math.exp(1.1), 0.4)}
+    said = tables["agreement"](first, second)
+    assert said.endswith(
+        "1 of 1 by flops (0 inside the first seed's interval), 0 of 1 by 7b (0 inside the first seed's interval)."
+    )
