@@ -16,8 +16,8 @@ little. Needs the environment of ``make vllm-env``.
 
     OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py [--repeats N] [--out FILE]
 
-With ``--model FOLDER`` the engines run that model, the arms are the four that show what scoring costs, and times are
-those of the processor, which other work on the machine changes less.
+With ``--model FOLDER`` one engine runs that model, the arm is ``scored``, and what scoring costs is read from the
+worker's own counter, ``arrol:scoring_seconds``. Differences of a per cent between two arms are within their noise.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from prometheus_client import REGISTRY
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 from arrol.configs.method import QualityConfig
@@ -123,24 +124,23 @@ class Arm:
                         seed=1000 * group + index,
                     )
                 )  # fmt: skip
-        laps = Laps()
+        laps, scored_before = Laps(), _scoring_s()
         answers = self.engine.generate(prompts, params, use_tqdm=False)
         laps.lap("generate")
+        laps.wall["scoring"] = laps.cpu["scoring"] = _scoring_s() - scored_before
         self.tokens = sum(len(answer.outputs[0].token_ids) for answer in answers)
         self.fed = self.tokens + sum(len(a.prompt_token_ids) - (a.num_cached_tokens or 0) for a in answers)
         return laps
 
 
 def records(arms: dict[str, Arm], samples: dict[str, Samples], config: dict[str, Any]) -> list[BenchRecord]:
-    """Seconds of each arm beside its rival's, and the speed-up of ``half`` where it ran."""
+    """Seconds of each arm beside its rival's, and the speed-up of ``half``."""
     rows = []
     for name, mine in samples.items():
         rival = {"plain": None, "idle": "plain", "all": None, "half": "all"}.get(name, "idle")
         counted = config | {"tokens_generated": arms[name].tokens, "tokens_fed": arms[name].fed}
         against = None if rival is None else (rival, samples[rival])
         rows.append(time_record("vllm", f"{name} generate", mine, "generate", rival=against, config=counted))
-    if "half" not in arms:
-        return rows
     bound = arms["all"].fed / arms["half"].fed
     against = ("all generate", samples["all"].wall["generate"])
     times = samples["half"].wall["generate"]
@@ -161,18 +161,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("repeats", 3, "timed calls of half and all; three times as many of the others"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
-    parser.add_argument(
-        "--model", default="", help="folder of a model; times are the processor's, without half and all"
-    )
+    parser.add_argument("--model", default="", help="folder of a model; measures the share of scoring alone")
     parser.add_argument("--out", default="results/bench-vllm.jsonl", help="records; replaced")
     flags = parser.parse_args(arguments)
     if flags.model:
-        flags.hidden_size = AutoConfig.from_pretrained(flags.model).hidden_size
+        measure_scoring(flags)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        if not flags.model:
-            build_model(folder, flags)
-        source = flags.model or folder
-        plain, ours = build_engine(source, flags), build_engine(source, flags, **CLASSES)
+        build_model(folder, flags)
+        plain, ours = build_engine(folder, flags), build_engine(folder, flags, **CLASSES)
     everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags)
     last = snapshot_of(("last_hidden",), flags)
     observe = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
@@ -184,20 +181,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "scored": Arm(ours, flags, observe, everything, few),
         "last": Arm(ours, flags, observe, last, few),
     }
-    gains = (
-        {} if flags.model else {"all": Arm(ours, flags, {}, everything), "half": Arm(ours, flags, stops, everything)}
-    )
+    gains = {"all": Arm(ours, flags, {}, everything), "half": Arm(ours, flags, stops, everything)}
     usage = ours.llm_engine.engine_core.engine_core.scheduler.kv_usage
     samples = interleave(_calls(costs), warmup=1, repeats=3 * flags.repeats)
     samples |= interleave(_calls(gains), warmup=1, repeats=flags.repeats)
     config = {key: value for key, value in vars(flags).items() if key not in ("out", "model")}
     config["threads"] = torch.get_num_threads()
-    if flags.model:
-        config = {key: value for key, value in config.items() if key != "layers"} | {"clock": "processor"}
-        samples = {name: Samples(wall=one.cpu, cpu=one.cpu) for name, one in samples.items()}
-    else:
-        config["kv_usage_before_and_after"] = _usage(usage, flags)
+    config["kv_usage_before_and_after"] = _usage(usage, flags)
     write(flags.out, Path(flags.out).stem, config, records(costs | gains, samples, config), seed=0)
+
+
+def _scoring_s() -> float:
+    """Seconds that workers of this process have spent on probes."""
+    return REGISTRY.get_sample_value("arrol:scoring_seconds_sum") or 0.0
+
+
+def scoring_records(arm: Arm, samples: Samples, config: dict[str, Any]) -> list[BenchRecord]:
+    """Seconds of ``scored``, and of scoring in it."""
+    counted = config | {"tokens_generated": arm.tokens, "tokens_fed": arm.fed}
+    whole = Samples(wall={"scoring": samples.wall["generate"]}, cpu={"scoring": samples.cpu["generate"]})
+    return [
+        time_record("vllm", "scored generate", samples, "generate", rival=None, config=counted),
+        time_record("vllm", "scored scoring", samples, "scoring", rival=("scored generate", whole), config=counted),
+    ]
+
+
+def measure_scoring(flags: argparse.Namespace) -> None:
+    """Write what scoring costs in the model of the flags."""
+    flags.hidden_size = AutoConfig.from_pretrained(flags.model).hidden_size
+    everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags)
+    observe = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
+    arm = Arm(build_engine(flags.model, flags, **CLASSES), flags, observe, everything)
+    samples = interleave(_calls({"scored": arm}), warmup=1, repeats=flags.repeats)["scored"]
+    config = {key: value for key, value in vars(flags).items() if key not in ("out", "model", "layers")}
+    config["threads"] = torch.get_num_threads()
+    write(flags.out, Path(flags.out).stem, config, scoring_records(arm, samples, config), seed=0)
 
 
 def _calls(arms: dict[str, Arm]) -> dict[str, Callable[[int], Laps]]:
