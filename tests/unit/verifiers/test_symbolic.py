@@ -298,7 +298,8 @@ def test_copies_ask_algebra_once(monkeypatch):
     assert len(asked) == 1
 
 
-def test_a_tolerance_holds_where_algebra_decides(verifier):
-    gold = with_tolerance("3.14", 0.02)
+def test_a_tolerance_holds_where_algebra_decides():
+    verifier, gold = SymbolicVerifier(time_limit_s=60.0), with_tolerance("3.14", 0.02)
     near, far = (verifier.verify(rf"\boxed{{\sum_{{k=1}}^3 {term}}}", gold) for term in ("1.05", "1.06"))
+    verifier.close()
     assert (near.is_right, near.verifier, far.is_right, far.verifier) == (True, "math-verify", False, "math-verify")
