@@ -18,8 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from arrol.configs.run import load_run
+from arrol.lab.costs import cost_model
 from arrol.lab.designs import allocation_designs, group_sizes, lottery_designs
+from arrol.lab.moments import Moments
+from arrol.lab.pool import Pool
 
 TASKS = {
     "arithmetic-8": ("configs/arithmetic.toml", "--task.max_ops", "8"),
@@ -28,6 +33,7 @@ TASKS = {
 }
 """Name of a pool -> config and flags."""
 STAGES = ("start", "middle", "end")
+COSTS = ("flops", "4:3", "7b")
 TRAINING_SEED = 100
 """Of the run, so that the prompts of the pools' seeds were not trained on."""
 REFERENCE_SIZE, LEVER_SIZES = 16, (4, 16)
@@ -37,19 +43,23 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "uniform": ({"rule": "uniform", "keep_ratio": 0.5}, "doubly_robust"),
     "neyman": ({"rule": "neyman", "scope": "batch", "keep_ratio": 0.5}, "doubly_robust"),
     "paper": ({"rule": "paper", "keep_ratio": 0.5}, "plain"),
-    "auto": ({"rule": "auto"}, "doubly_robust"),
 }
 """Name of a pruning rule -> its fields and the correction."""
+AUTO_PROBES = (0.25, 0.5, 1.0, 1.5, 2.5)
+"""Where ``auto`` may stop, in median lengths."""
 
 
 def main() -> None:
     options = _options()
-    for task in options.tasks:
-        _designs_file(task, options.work).write_text(_as_toml(designs(task)), "utf-8")
+    options.work.mkdir(parents=True, exist_ok=True)
+    _write(options.work / "sizes.toml", [(one.name, dict(one.change)) for one in group_sizes()])
     for stage in options.stages:
         for seed in options.seeds:
             for task in options.tasks:
                 for command in commands(task, stage, seed, options):
+                    if "--record" in command:
+                        pool = Pool.load(command[1])
+                        _write(Path(command[1]).with_suffix(".toml"), [*designs(task), *auto_designs(pool)])
                     print(" ".join(command), flush=True)
                     subprocess.run([sys.executable, "-m", "arrol.cli.main", *command], check=True)
 
@@ -71,8 +81,10 @@ def commands(task: str, stage: str, seed: int, options: argparse.Namespace) -> I
     source = [*config, "--name", f"{task}-{stage}", "--seed", str(seed)]
     source += [] if stage == "start" else ["--model", str(policy)]
     plan = ["--out", str(pool), "--prompts", str(options.prompts), "--rollouts", str(options.rollouts)]
-    judge = ["--designs", str(_designs_file(task, options.work)), "--visits", str(options.visits)]
-    yield ["lab", *([str(pool)] if pool.exists() else [*source, *plan]), *judge, "--record", str(record)]
+    if not pool.exists():
+        yield ["lab", *source, *plan, "--designs", str(options.work / "sizes.toml")]
+    judge = ["--designs", str(pool.with_suffix(".toml")), "--visits", str(options.visits)]
+    yield ["lab", str(pool), *judge, "--record", str(record)]
 
 
 def designs(task: str) -> list[tuple[str, dict[str, Any]]]:
@@ -93,6 +105,28 @@ def designs(task: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+def auto_designs(pool: Pool) -> list[tuple[str, dict[str, Any]]]:
+    """Rule ``auto`` with the pool's own noise ratio, for each cost model and group size."""
+    median = float(np.median(pool.length_PN[pool.is_known_PN]))
+    probes = {min(pool.probe_tokens, key=lambda tokens: abs(tokens - share * median)) for share in AUTO_PROBES}
+    moments, found = Moments.of(pool), []
+    for name in COSTS:
+        model = cost_model(name, pool)
+        unit = 2 / model.generated
+        prices = {
+            "generated_price": 2.0,
+            "trained_price": unit * model.trained,
+            "step_price": unit * model.decode_step,
+        }
+        rule = {"rule": "auto", "probe_tokens": sorted(map(int, probes)), **prices}
+        if moments.between > 0:
+            rule["noise_ratio"] = float(np.sqrt(moments.within / moments.between))
+        for size in LEVER_SIZES:
+            change = {"training": {"group_size": size}, "pruning": rule, "algorithm": {"correction": "ipw"}}
+            found.append((f"auto for {name}, group of {size}", change))
+    return found
+
+
 def _as_toml(named: list[tuple[str, dict[str, Any]]]) -> str:
     """A file for ``arrol lab --designs``; JSON's scalars and lists are TOML's."""
     lines = []
@@ -103,9 +137,8 @@ def _as_toml(named: list[tuple[str, dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _designs_file(task: str, work: Path) -> Path:
-    work.mkdir(parents=True, exist_ok=True)
-    return work / f"{task}-designs.toml"
+def _write(path: Path, named: list[tuple[str, dict[str, Any]]]) -> None:
+    path.write_text(_as_toml(named), "utf-8")
 
 
 def _options() -> argparse.Namespace:

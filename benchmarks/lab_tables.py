@@ -68,13 +68,10 @@ def lever_table(found: Mapping[tuple[str, str], Mapping[int, list]]) -> str:
         for model in dict.fromkeys(model for model, _ in first):
             rows = [row for (name, _), row in first.items() if name == model]
             size, lever = (max(group, key=lambda row: row.merit) for group in (whole(rows), levers(rows)))
-            auto = next(row for row in rows if row.design.startswith("auto") and row.change["training"] == SIXTEEN)
+            auto = next(row for row in rows if row.design == f"auto for {model}, group of 16")
             shown = [[row.design, cell(second[model, row.design])] for row in (size, lever)]
             lines.append([f"{task}, {stage}", model, *shown[0], *shown[1], cell(second[model, auto.design])])
     return f"{markdown_lines(lines)}\n"
-
-
-SIXTEEN = {"group_size": 16}
 
 
 def whole(rows: Sequence[MeritRecord]) -> list[MeritRecord]:

@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 import torch
 
-from arrol.configs.run import load_run
+from arrol.configs.base import validate
+from arrol.configs.run import RunConfig, load_run
 from arrol.lab.designs import possible
 from arrol.lab.merit import Design, base_config
+from arrol.lab.moments import Moments
 from arrol.records.schema import BenchRecord, MeritRecord, RunRecord
 from arrol.records.store import read_records
+from unit.lab.conftest import make_pool
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PHASES = ("generate", "learn", "step")
@@ -162,6 +165,21 @@ def test_all_designs_of_the_pools_are_possible_and_the_reference_is_first(pools:
     assert [(one["name"], one["change"]) for one in written] == named
 
 
+def test_auto_has_the_pool_s_own_noise_ratio_and_the_prices_of_each_cost_model(pools: dict[str, Any]) -> None:
+    pool = make_pool()
+    named = pools["auto_designs"](pool)
+    assert len(named) == 6
+    designs = [Design(name, change) for name, change in named]
+    assert possible(designs, base_config(validate(RunConfig, pool.meta["config"]))) == designs
+    by_name = {name: change["pruning"] for name, change in named}
+    assert by_name["auto for 4:3, group of 16"]["trained_price"] == pytest.approx(1.5)
+    assert by_name["auto for 7b, group of 16"]["step_price"] == pytest.approx(2 * 10.8e-3 / 0.19e-3)
+    moments = Moments.of(pool)
+    assert by_name["auto for flops, group of 4"]["noise_ratio"] == pytest.approx(
+        math.sqrt(moments.within / moments.between)
+    )
+
+
 def test_pools_that_exist_are_not_made_again(pools: dict[str, Any], tmp_path: Path) -> None:
     plan = argparse.Namespace(work=tmp_path, out=tmp_path, prompts=64, rollouts=96, visits=32, steps=24)
 
@@ -169,13 +187,14 @@ def test_pools_that_exist_are_not_made_again(pools: dict[str, Any], tmp_path: Pa
         return [command[:2] for command in pools["commands"]("search", stage, 1, plan)]
 
     pool, record = tmp_path / "search-end-seed1.safetensors", tmp_path / "lab-search-end-seed1.jsonl"
-    assert first_words("start") == [["lab", "configs/search.toml"]]
-    assert first_words("end") == [["train", "configs/search.toml"], ["lab", "configs/search.toml"]]
+    judged = ["lab", str(pool)]
+    assert first_words("start") == [["lab", "configs/search.toml"], ["lab", str(pool).replace("end", "start")]]
+    assert first_words("end") == [["train", "configs/search.toml"], ["lab", "configs/search.toml"], judged]
     (tmp_path / "search-run" / "checkpoints" / "step-000024" / "policy").mkdir(parents=True)
-    assert first_words("end") == [["lab", "configs/search.toml"]]
+    assert first_words("end") == [["lab", "configs/search.toml"], judged]
     assert [command[-1] for command in pools["commands"]("search", "middle", 1, plan)][:1] == ["--resume"]
     pool.touch()
-    assert first_words("end") == [["lab", str(pool)]]
+    assert first_words("end") == [judged]
     record.touch()
     assert first_words("end") == []
 
