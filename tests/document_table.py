@@ -98,7 +98,7 @@ TABLE = {
     # docs/lab.md
     LAB: Row("main", run="+ --prompts 6 --rollouts 12 --sketch-size 16 --visits 2"),
     "arrol lab runs/pool.safetensors": Row("main", run="+ --visits 2", after=(LAB,)),
-    "make lab": Row("test", why="tests/integration/test_benchmarks.py: lab_pools"),
+    "make lab": Row("test", why="tests/integration/test_benchmarks.py: lab"),
     "docs/lab.md: [[designs]]": Row("main", save="designs.toml"),
     "arrol lab runs/pool.safetensors --designs designs.toml --cost flops --cost 7b": Row(
         "main", run="+ --visits 2", after=(LAB, "docs/lab.md: [[designs]]")
