@@ -35,8 +35,6 @@ class PagePart(NamedTuple):
 
 MARKERS = "sD^vPX*<>"
 """Of the levers that are no group sizes, in the order of the table."""
-
-
 TITLES = {
     "merit": "Merit by group size",
     "auroc": "What a head can see",
