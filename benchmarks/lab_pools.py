@@ -154,6 +154,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/lab"), help="pools and runs; default runs/lab")
     parser.add_argument("--out", type=Path, default=Path("results"), help="records; default results")
     options = parser.parse_args()
+    for flag, given, known in (("--tasks", options.tasks, tuple(TASKS)), ("--stages", options.stages, STAGES)):
+        for name in given:
+            if name not in known:
+                parser.error(f"{flag} = {name!r}: unknown; choose among {', '.join(known)}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     return options
 

@@ -139,6 +139,11 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=4, help="the advised one, for train")
     parser.add_argument("--sft-steps", type=int, default=300)
     flags = parser.parse_args()
+    missing = [name for name in HUB if flags.data and not (flags.data / name).is_dir()]
+    if missing:
+        parser.error(
+            f"--data = {str(flags.data)!r}: has no folder {missing[0]}; give a folder with {' and '.join(HUB)}"
+        )
     sys.path.insert(0, str(ROOT / "tests"))
     from smollm2 import smollm2_folder
 

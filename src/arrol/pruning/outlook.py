@@ -64,8 +64,8 @@ def outlook(past: Past, survival_N: np.ndarray, start: float, prices: Prices, th
     squared_N = squared_N + (lost_M / (count_M * (count_M - 1)))[past.group_N]
     trains_N = np.ones(len(squared_N))
     if thinning:
-        alive_N = past.weight_N * survival_N
-        rms = np.sqrt((past.weight_N * squared_N / survival_N).sum() / alive_N.sum())
+        alive_N = past.weight_N * survival_N * (squared_N > 0)
+        rms = np.sqrt((past.weight_N * squared_N / survival_N).sum() / max(alive_N.sum(), TINY))
         trains_N = np.minimum(1.0, np.sqrt(squared_N) / (survival_N * thinning * max(rms, TINY)))
     noise_N = past.size_N * squared_N / (survival_N * np.maximum(trains_N, TINY))
     trained_N = past.tokens_N * survival_N * trains_N * _has_advantage(past, survival_N)

@@ -48,9 +48,12 @@ def test_survivors_below_the_mean_train_where_one_above_it_survived():
 
 
 def test_a_lottery_trades_training_for_noise():
-    """Contributions 1 and .1 of root mean square .71: under a share of 1 they train always and in .14 of the cases."""
-    past, prices = past_of([1.0, -0.1], groups=1), Prices(0.0, 1.0, 0.0)
-    plain, thinned = (outlook(past, np.ones(2), 1.0, prices, share) for share in (0.0, 1.0))
+    """Contributions 1 and .1 of root mean square .71: under a share of 1 they train always and in .14 of the cases.
+
+    As in training, rollouts without an advantage have no part in the root mean square.
+    """
+    past, prices = past_of([1.0, -0.1, 0.0]), Prices(0.0, 1.0, 0.0)
+    plain, thinned = (outlook(past, np.ones(3), 1.0, prices, share) for share in (0.0, 1.0))
     rms = np.sqrt((1 + 0.01) / 2)
     np.testing.assert_allclose(plain.noise_M, 1.01)
     np.testing.assert_allclose(thinned.noise_M, 1 + 0.01 / (0.1 / rms))
