@@ -161,24 +161,25 @@ class KnapsackAllocation(AllocationBase):
     """Most rollouts of one prompt; 0 is four times group_size."""
 
 
-class NeymanAllocation(AllocationBase):
-    """Rollouts where the outcome is most uncertain, every prompt with the same weight in the gradient."""
+class SizedAllocation(AllocationBase):
+    """What rules share that choose group sizes before a step, every prompt with the same weight in the gradient."""
 
-    rule: Literal["neyman"] = "neyman"
     least: int = Field(2, ge=2)
     """Rollouts of every prompt, at least 2: one alone has no baseline."""
     max_group: int = Field(0, ge=0)
     """Most rollouts of one prompt; 0 is four times group_size."""
 
 
-class DuetAllocation(AllocationBase):
+class NeymanAllocation(SizedAllocation):
+    """Rollouts where the outcome is most uncertain."""
+
+    rule: Literal["neyman"] = "neyman"
+
+
+class DuetAllocation(SizedAllocation):
     """DUET's sizes, arXiv 2605.08441: rollouts by the spread of a prompt's gradient estimate and its length."""
 
     rule: Literal["duet"] = "duet"
-    least: int = Field(2, ge=2)
-    """Rollouts of every prompt, at least 2: one alone has no baseline."""
-    max_group: int = Field(0, ge=0)
-    """Most rollouts of one prompt; 0 is four times group_size."""
 
 
 class SaraAllocation(AllocationBase):
@@ -253,11 +254,11 @@ def require_possible(config: AllocationConfig, group_size: int, num_prompts: int
     """ValueError for sizes that contradict each other or the budgets."""
     first, field = first_wave(config, group_size)
     started = first * num_prompts
-    if isinstance(config, (NeymanAllocation, DuetAllocation)) and 0 < config.max_group < group_size:
+    if isinstance(config, SizedAllocation) and 0 < config.max_group < group_size:
         raise ValueError(
             f"allocation.max_group = {config.max_group}: less than training.group_size = {group_size}; raise it"
         )
-    if isinstance(config, (NeymanAllocation, DuetAllocation)) and config.least > group_size:
+    if isinstance(config, SizedAllocation) and config.least > group_size:
         raise ValueError(f"allocation.least = {config.least}: more than training.group_size = {group_size}; lower it")
     if isinstance(config, SaraAllocation) and first > group_size:
         raise ValueError(f"{field} = {first}: more than training.group_size = {group_size}; lower it")

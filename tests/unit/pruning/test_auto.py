@@ -90,6 +90,14 @@ def test_keep_ratio_is_the_least_share_it_keeps():
     assert high >= 0.8
 
 
+def test_unequal_survival_must_lead_by_a_margin(monkeypatch):
+    """Half of the prompts are dead, so it pays here, by less than a larger margin."""
+    choice = run().choice
+    assert (choice.probe, choice.is_alike) == (0, False)
+    monkeypatch.setattr("arrol.pruning.auto.UNLIKE_MARGIN", 1.2)
+    assert run().choice.probe is None
+
+
 def test_dear_training_makes_stopping_dead_groups_pay_less():
     """They do not train, so only generation is saved."""
     assert run(RULE.model_copy(update={"trained_price": 60.0})).choice.probe is None
