@@ -40,7 +40,7 @@ demonstrations = "{out}/demonstrations.jsonl"
 steps = {steps}
 batch_size = 8
 save_dtype = "bfloat16"
-eval_prompts = 64
+eval_prompts = 8
 max_completion_tokens = {length}
 
 [task]
