@@ -8,8 +8,10 @@ TRL_VENV ?= .venv-trl
 # One pinned torch everywhere. Where the default index offers a CUDA build and a CPU build is wanted:
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU index of pytorch.org>"
 TORCH  ?= torch==2.13.0
-# Modules are compiled when a test first loads them: compiling all of an environment takes a minute or more.
+# Modules are compiled when a test first loads them: compiling all of an environment takes a minute or more. The
+# compiled files must stay: without them each process of a Ray run compiles torch, transformers and verl again.
 PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
