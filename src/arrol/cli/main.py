@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arrol.errors import ArrolError
@@ -226,12 +227,8 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.grpo import run_grpo
 
         return run_grpo(flags)
-    if options.command in ("eval", "lab") and str(options.source).endswith(".toml"):
-        from arrol.configs.run import load_run
-
-        _before_loading(load_run(options.source, flags))
-    elif options.command in ("lab", "advise", "export") or (options.command == "eval" and not options.samples):
-        _before_loading()  # a samples file needs no transformers
+    if options.command in ("eval", "lab", "advise", "export"):
+        _check_source(options, flags)
     if options.command == "eval":
         from arrol.cli.evaluate import run_eval
 
@@ -286,6 +283,22 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
     from arrol.cli.compare import run_compare
 
     return run_compare(compare, resume=options.resume, as_json=options.json)
+
+
+def _check_source(options: argparse.Namespace, flags: list[str]) -> None:
+    """As :func:`_before_loading`, for a command whose source is a config, a run or a file."""
+    source = str(getattr(options, "source", ""))
+    if options.command in ("eval", "lab") and source.endswith(".toml"):
+        from arrol.configs.run import load_run
+
+        _before_loading(load_run(source, flags))
+        return
+    if options.command in ("eval", "lab") and Path(source).is_dir():
+        from arrol.cli.names import require_names_of_run
+
+        require_names_of_run(source, flags)
+    if options.command != "eval" or not options.samples:  # a samples file needs no transformers
+        _before_loading()
 
 
 def _before_loading(*configs: RunConfig | SftConfig) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from arrol.configs.base import validate
+from arrol.configs.flags import change, parse_flags
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
 from arrol.configs.task import DatasetTaskConfig
 from arrol.hub import Kind, cached_only, is_model_name
 from arrol.tasks.sources import require_source
+from arrol.training.checkpoint import load_state, newest_checkpoint
 
 TRL_FIELDS: dict[str, Kind] = {
     "model_name_or_path": "models",
@@ -25,6 +28,18 @@ def require_names(config: RunConfig | SftConfig) -> None:
     """ModelError or DataError where the hub does not answer and a name of the config is not in its cache."""
     if config.model and is_model_name(config.model):
         cached_only("models", config.model, f"model = {config.model!r}")
+    _require_sources(config)
+
+
+def require_names_of_run(folder: str | Path, flags: Sequence[str]) -> None:
+    """As :func:`require_names`, for a run's folder under flags: its policy lies there, its data may not."""
+    checkpoint = newest_checkpoint(Path(folder) / "checkpoints")
+    if checkpoint is not None:
+        values, _ = change(RunConfig, load_state(checkpoint)["config"], parse_flags(flags, RunConfig))
+        _require_sources(validate(RunConfig, values))
+
+
+def _require_sources(config: RunConfig | SftConfig) -> None:
     if isinstance(config.task, DatasetTaskConfig):
         for source in filter(None, (config.task.source, config.task.eval_source)):
             require_source(source)

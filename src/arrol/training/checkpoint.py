@@ -18,16 +18,17 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import torch
-from safetensors.torch import load_file, save_file
 
 from arrol.errors import CheckpointError
 from arrol.records.state import read_state, write_state
 from arrol.records.store import portable_path
 from arrol.types import State
+
+if TYPE_CHECKING:  # a run's folder is looked at before torch is loaded
+    import torch
 
 PREFIX, PARTIAL = "step-", ".partial-"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,6 +39,8 @@ def save_checkpoint(
     folder: Path, step: int, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: State
 ) -> Path:
     """Write step's checkpoint below ``folder``; CheckpointError when the disk refuses."""
+    from safetensors.torch import save_file
+
     final, partial = folder / f"{PREFIX}{step:06d}", folder / f"{PARTIAL}{step:06d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,8 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Moments and the last learning rate back into a fresh optimiser over the same parameters."""
+    from safetensors.torch import load_file
+
     try:
         flat = load_file(checkpoint / "optimizer.safetensors")
     except (OSError, safetensors.SafetensorError) as error:

@@ -9,24 +9,43 @@ import pytest
 
 from arrol.cli.names import require_trl_names
 from arrol.errors import DataError, ModelError
+from arrol.records.state import write_state
 
 CONFIG = 'name = "x"\nmodel = "owner/model"\n[task]\nname = "dataset"\nsource = "owner/rows"\n'
 FINDS = "does not answer, and no copy is cached; give a"
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "lab", "sft"])
-def test_a_command_ends_before_it_loads_torch(silent_hub, tmp_path, command):
-    (tmp_path / "x.toml").write_text(CONFIG if command != "sft" else CONFIG.partition('"dataset"')[0] + '"countdown"')
+def ended_before_torch(*words):
+    """A command in a process of its own, which must end with one line and without torch."""
     code = (
         "import sys; from arrol.cli.main import main\n"
-        f"status = main([{command!r}, {str(tmp_path / 'x.toml')!r}])\n"
+        f"status = main({list(words)!r})\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
         "sys.exit(status)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
-    assert ended.stderr.startswith(f"arrol: model = 'owner/model': {silent_hub} {FINDS}")
     assert ended.stderr.count("\n") == 1
+    return ended
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "lab", "sft"])
+def test_a_command_ends_before_it_loads_torch(silent_hub, tmp_path, command):
+    (tmp_path / "x.toml").write_text(CONFIG if command != "sft" else CONFIG.partition('"dataset"')[0] + '"countdown"')
+    ended = ended_before_torch(command, str(tmp_path / "x.toml"))
+    assert ended.stderr.startswith(f"arrol: model = 'owner/model': {silent_hub} {FINDS}")
+
+
+@pytest.mark.parametrize("command", ["eval", "lab"])
+def test_the_data_of_a_run_are_asked_for_before_torch_is_loaded(silent_hub, tmp_path, command):
+    """Its policy lies in the folder, its data on the hub; a flag names other data."""
+    task = {"name": "dataset", "source": "owner/rows"}
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-000001"
+    checkpoint.mkdir(parents=True)
+    write_state(checkpoint, "state", {"config": {"name": "x", "model": "owner/model", "task": task}})
+    for flags, name in (([], "owner/rows"), (["--task.source", "other/rows"], "other/rows")):
+        ended = ended_before_torch(command, str(tmp_path / "run"), *flags)
+        assert ended.stderr.startswith(f"arrol: source: {name!r} cannot be loaded: {silent_hub} {FINDS}")
 
 
 def test_a_data_set_is_asked_for_too(silent_hub, tmp_path, capsys):
