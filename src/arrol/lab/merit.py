@@ -40,6 +40,8 @@ from arrol.pruning.survival import Survival
 RESAMPLES = 400
 PARTS = 16
 """Parts of the visits whose means are compared to find a bias."""
+CHANCE, FLIPS = 0.002, 5_000
+"""A bias is reported where chance finds one as large less often than CHANCE: some forty designs are judged at once."""
 
 
 @dataclass(frozen=True)
@@ -199,16 +201,21 @@ def _relative_bias(drift_VD: np.ndarray, moments: Moments) -> tuple[float, bool]
     """Length of the mean drift beside that of the mean gradient, and whether it is above its noise.
 
     The squared length is the mean inner product of PARTS means of different visits, which holds no noise of its own.
+    Chance is what the same means give when their signs are drawn, which needs no law of large numbers: a few visits
+    with large weights decide the length.
     """
     gradient_D = moments.gradient_PD.mean(0)
     noise = (moments.between + float(moments.error_P(moments.count_P.astype(float)).mean())) / len(moments.gradient_PD)
     signal = float(gradient_D @ gradient_D) - noise
     parts = np.array([part.mean(0) for part in np.array_split(drift_VD, min(PARTS, len(drift_VD)))])
-    products = (parts @ parts.T)[np.triu_indices(len(parts), 1)]
-    squared = float(products.mean())
-    rounding = 1e-12 * float(gradient_D @ gradient_D)
-    is_biased = squared > 2 * float(products.std()) / np.sqrt(len(products)) + rounding
-    return (float(np.sqrt(max(squared, 0.0) / signal)) if signal > 0 else float("nan")), bool(is_biased)
+    products = parts @ parts.T
+    np.fill_diagonal(products, 0.0)
+    pairs = len(parts) * (len(parts) - 1)
+    squared = float(products.sum()) / pairs
+    sign_FK = np.random.default_rng(0).choice((-1.0, 1.0), (FLIPS, len(parts)))
+    chance = float(np.quantile(((sign_FK @ products) * sign_FK).sum(1) / pairs, 1 - CHANCE))
+    is_biased = squared > chance + 1e-12 * float(gradient_D @ gradient_D)
+    return (float(np.sqrt(max(squared, 0.0) / signal)) if signal > 0 else float("nan")), is_biased
 
 
 def merits(

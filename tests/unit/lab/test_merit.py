@@ -5,7 +5,7 @@ import pytest
 
 from arrol.errors import ConfigError, DataError
 from arrol.lab.costs import cost_model
-from arrol.lab.merit import Design, design_config, judge, merits
+from arrol.lab.merit import Design, _relative_bias, design_config, judge, merits
 from arrol.lab.moments import Moments
 from arrol.lab.pool import Pool
 
@@ -116,3 +116,15 @@ def test_equal_rewards_are_refused(base):
 def test_impossible_designs_are_one_line(pool, base, change, message):
     with pytest.raises(ConfigError, match=message):
         judge(pool, Design("a", change), base)
+
+
+def test_heavy_noise_is_seldom_called_a_bias_and_a_shift_is(pool):
+    moments = Moments.of(pool)
+    shape = (256, moments.gradient_PD.shape[1])
+
+    def alarms(shift, count=200):
+        drifts = (np.random.default_rng(seed).standard_t(2.1, shape) + shift for seed in range(count))
+        return sum(_relative_bias(drift_VD, moments)[1] for drift_VD in drifts)
+
+    assert alarms(0.0) <= 4
+    assert alarms(0.5, 20) == 20
