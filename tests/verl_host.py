@@ -191,7 +191,7 @@ def derived(overrides: list[str]) -> list[str]:
     return done.stdout.split()
 
 
-def train(folder: Path, overrides: list[str], *, timeout_s: int = 2700) -> list[dict[str, float]]:
+def train(folder: Path, overrides: list[str], *, timeout_s: int = 1800) -> list[dict[str, float]]:
     """Run unmodified verl; returns the metrics of each step. The log stays in ``folder/log.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").unlink(missing_ok=True)

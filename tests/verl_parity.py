@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +30,28 @@ class JudgedService(PruningService):
             scenario.host.pruning, Judge(), seed=SEED, whole_group=options.keeps_share_of_group
         )
         self._groups_learnt: list[RolloutGroup] = []
+        self._heard = 0
+
+    async def probed(self, rollout: tuple[int, int, int], probe: int, logprobs: Sequence[float]) -> bool:
+        self._heard += 1
+        return await super().probed(rollout, probe, logprobs)
+
+    def outcome(self, *arguments: Any, **named: Any) -> None:
+        self._heard += 1
+        super().outcome(*arguments, **named)
+
+    def failed(self, rollout: tuple[int, int, int]) -> None:
+        self._heard += 1
+        super().failed(rollout)
+
+    def tick(self, now: float) -> None:
+        self._heard += 1
+        super().tick(now)
+
+    async def heard(self, count: int) -> None:
+        """Return when ``count`` events were told: Ray may start calls of an async actor in another order."""
+        while self._heard < count:
+            await asyncio.sleep(0.001)
 
     async def begin_with(self, step: int, prompts: list[tuple[str, int]], rates: list[float | None]) -> list[Ticket]:
         """``begin``, with what the table says earlier steps knew of each prompt."""
@@ -91,20 +113,21 @@ async def played_by_verl(name: str, start: Any) -> Outcome:
 
     The tape is that of a controller with verl's ``whole_group``.
     """
-    scenario, found = SCENARIOS[name], Outcome()
+    scenario, found, earlier = SCENARIOS[name], Outcome(), 0
     service = start(scenario)
     for number, step in enumerate(as_in_verl(name)[0], 1):
         if number > 1 and scenario.resumed:
-            state, service = await service.save.remote(), start(scenario)
+            state, service, earlier = await service.save.remote(), start(scenario), 0
             await service.load.remote(state)
         requests, messages = requests_of(scenario, number), list[Awaitable[Any]]()
         prompts = [(request.prompt.key, request.size) for request in requests]
         await service.begin_with.remote(number, prompts, [request.success_rate for request in requests])
         for told in step.events:
             messages += tell(service, step, told)
-            await asyncio.sleep(0)
+            await service.heard.remote(earlier + len(messages))
         metrics = await service.settle.remote()
         await asyncio.gather(*messages)
+        earlier += len(messages)
         groups = await service.groups_learnt.remote()
         found.decisions |= {r.rollout_id: r.decision for group in groups for r in group.rollouts if r.decision}
         found.metrics.append(metrics)

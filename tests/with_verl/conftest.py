@@ -17,8 +17,10 @@ from verl_host import PROMPTS, PRUNING, SIZE, STEPS
 
 AT_ONCE = 2
 """Runs at the same time: one alone leaves a core idle while its processes start in turn, two fill two cores."""
-TIMEOUT = 3000
+TIMEOUT = 2400
 """Seconds: a test may be the first to wait for a run that is behind all others, beside another suite."""
+WAIT = {"runs", "host"}
+"""Fixtures of tests that wait for a run."""
 MISSING = "verl is not installed here; run: make test-verl"
 
 
@@ -31,7 +33,8 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name == "with_verl":
-            item.add_marker(pytest.mark.timeout(TIMEOUT))
+            if WAIT & {*item.fixturenames}:
+                item.add_marker(pytest.mark.timeout(TIMEOUT))
             if not verl_host.has_verl():
                 item.add_marker(pytest.mark.skip(reason=MISSING))
 

@@ -184,13 +184,18 @@ class PruningService:
         group, features_F = self._groups.get(rollout_id[:2]), np.asarray(logprobs, np.float32)
         if group is None:
             return False
+        asked, answer = group.waiting.get(rollout_id.index, (-1, None))
+        if answer is not None and asked == probe:  # the same question again, as of a repeated call
+            return await asyncio.shield(answer)
+        if answer is not None and not answer.done():
+            answer.set_result(True)  # it went on without the answer
         group.features_at[rollout_id.index][self._controller.probe_tokens[probe]] = features_F
         answer = asyncio.get_running_loop().create_future()
         group.waiting[rollout_id.index] = (probe, answer)
         event = ProbeEvent(rollout_id, probe, features_F=features_F, confidence=float(features_F[2]))
         self._controller.probed([event])
         self._answer(rollout_id[:2])
-        return await answer
+        return await asyncio.shield(answer)
 
     def ended(self, rollout: tuple[int, int, int]) -> None:
         """It ended by itself before its last probe; its reward is under way."""
