@@ -125,6 +125,13 @@ def test_mistakes_are_one_line(pool_file, capsys, words, message):
     assert len(error.splitlines()) == 1
 
 
+def test_plots_that_cannot_be_written_cost_nothing(pool_file, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("arrol.cli.advise.workload", None)  # nothing is read
+    assert advise(pool_file, "--plots", tmp_path / "file" / "plots") == 2
+    assert "file/plots': cannot be made (Not a directory); choose another folder" in capsys.readouterr().err
+
+
 def test_designs_belong_to_a_pool_with_gradients(samples_file, capsys):
     assert advise(samples_file, "--designs", "d.toml") == 2
     assert "--designs = 'd.toml': needs a pool with gradients; collect one with arrol lab" in capsys.readouterr().err

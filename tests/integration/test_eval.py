@@ -159,7 +159,10 @@ def test_tables_are_for_people(run, capsys):
         (["eval", "--samples", "{torn}"], "line 2"),
         (["eval", "--samples", "{good}", "--confidences"], "--confidences"),
         (["eval", "--samples", "{good}", "--out", "{good}"], "exists; give the name of a new file for the verdicts"),
-        (["eval", "--samples", "{good}", "--out", "{good}/verdicts.jsonl"], "good.jsonl: File exists; check the path"),
+        (
+            ["eval", "--samples", "{good}", "--out", "{good}/verdicts.jsonl"],
+            "good.jsonl': cannot be made (File exists); choose another",
+        ),
         (["vote", "--samples", "nowhere", "--mark", ""], "--mark = '': give the text before an answer"),
         (["eval", "{config}", "--verifier", "symbolic"], "--verifier = 'symbolic': only a samples file needs it"),
         (["eval", "{empty}"], "holds no checkpoint"),

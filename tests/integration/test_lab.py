@@ -90,11 +90,15 @@ def test_blocks_of_another_plan_are_not_mixed_in(config, tmp_path, capsys):
         (["--parameters", "x"], "parameters = ['x']: no parameter of the model matches"),
         (["--out", "p.txt"], "--out = 'p.txt': a pool is a .safetensors file"),
         (["--pruning.rule", "x"], "pruning"),
+        (["--cost", "4"], "cost = '4': unknown; give flops, measured"),
+        (["--designs", "none.toml"], "none.toml"),
+        (["--record", "{config}/x.jsonl"], "tiny.toml': cannot be made (File exists); choose another folder"),
+        (["--out", "{config}/p.safetensors"], "tiny.toml': cannot be made (File exists); choose another folder"),
     ],
 )
 def test_mistakes_cost_one_line_and_write_nothing(config, tmp_path, capsys, words, message):
     before = sorted(tmp_path.rglob("*"))
-    assert lab(config, *words) == 2
+    assert lab(config, *(word.format(config=config) for word in words)) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from arrol.cli.files import require_writable
 from arrol.cli.tables import print_json
 from arrol.configs.base import validate
 from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
 from arrol.lab import advice
-from arrol.lab.costs import DECODE, CostModel, cost_model
+from arrol.lab.costs import DECODE, CostModel, cost_model, require_cost
 from arrol.lab.pool import SUFFIX, Pool
 from arrol.records.store import RECORDS_FILE
 from arrol.records.store import load_run as read_run
@@ -47,6 +48,10 @@ def run_advise(options: argparse.Namespace) -> int:
     for name, value, least in (("--visits", options.visits, 1), ("--group-size", options.group_size, 2)):
         if value is not None and value < least:
             raise ConfigError(f"{name} = {value}: give at least {least}")
+    for name in options.cost:
+        require_cost(name)
+    if options.plots:
+        require_writable("--plots", Path(options.plots))
     work = workload(options, console)
     has_gradients = work.base is not None and work.pool.has_gradients
     if options.designs and not has_gradients:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from arrol.cli.files import require_writable
 from arrol.cli.tables import print_json
 from arrol.configs.base import validate
 from arrol.configs.flags import override
@@ -102,7 +102,7 @@ def sampled(
     if path.exists():
         raise ConfigError(f"--out = {str(path)!r}: exists; score it with --samples, or give another --out")
     estimator = sampling.snapshot_of(options.estimator, config, policy, state)
-    _require_folder(path)
+    require_writable("--out", path.parent)
     problems = sampling.sample(config, policy, estimator, confidences=options.confidences, console=console)
     write_samples(path, problems)
     console.print(f"samples: {path}", soft_wrap=True)
@@ -190,11 +190,4 @@ def _refuse_with_samples(options: argparse.Namespace, flags: Sequence[str]) -> N
     if options.out:
         if Path(options.out).exists():
             raise ConfigError(f"--out = {options.out!r}: exists; give the name of a new file for the verdicts")
-        _require_folder(Path(options.out))
-
-
-def _require_folder(path: Path) -> None:
-    """Make the folder of a new file before anything is computed; refuse one that cannot be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--out = {str(path)!r}: its folder cannot be written; choose another one")
+        require_writable("--out", Path(options.out).parent)

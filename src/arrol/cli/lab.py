@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from arrol import assembly
+from arrol.cli.files import require_writable
 from arrol.cli.sampling import newest_state
 from arrol.cli.tables import print_columns, print_json
 from arrol.configs.base import validate
@@ -24,7 +25,7 @@ from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
 from arrol.lab.collect import Collector, PoolPlan, collect
-from arrol.lab.costs import cost_model
+from arrol.lab.costs import cost_model, require_cost
 from arrol.lab.designs import (
     allocation_designs,
     group_sizes,
@@ -59,6 +60,11 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
     for name in ("visits", "workers"):
         if (value := getattr(options, name)) < (least := 1):
             raise ConfigError(f"--{name} = {value}: give at least {least}")
+    for name in options.cost:
+        require_cost(name)
+    own_designs = read_designs(options.designs) if options.designs else None
+    if options.record:
+        require_writable("--record", Path(options.record).parent)
     if path.suffix == SUFFIX:
         _refuse_with_pool(options, flags)
         pool = Pool.load(path)
@@ -67,7 +73,7 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
         if not pool.has_gradients:
             return 0
     base = base_config(validate(RunConfig, pool.meta["config"]))
-    designs = read_designs(options.designs) if options.designs else standard_designs(pool, base)
+    designs = own_designs or standard_designs(pool, base)
     if options.peers:
         size, prompts = base.training.group_size, base.training.prompts_per_step
         designs = [*designs, *possible(peer_designs(pool, size, size * prompts), base)]
@@ -108,6 +114,7 @@ def collected(options: argparse.Namespace, flags: Sequence[str], console: Consol
         require_positions(model.config, prompts, config.sampling.max_completion_tokens)
         collector = Collector(config, model, tokenizer, task, plan)
         meta = pool_meta(config, collector.plan, policy, sum(weight.numel() for weight in model.parameters()))
+        require_writable("--out", path.parent)
         columns = (TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("", total=plan.prompts)

@@ -70,6 +70,18 @@ def cost_model(name: str, pool: Pool) -> CostModel:
             raise ConfigError("cost = 'measured': the pool has no times; collect it with arrol lab, or choose another")
         trained_s = seconds["gradient_s"] / tokens
         return CostModel(name, seconds["generate_s"] / tokens, 0.0, trained_s / 3, trained_s, is_seconds=True)
+    generated, trained = _token_prices(name)
+    return CostModel(name, generated, 0.0, trained / 3, trained)
+
+
+def require_cost(name: str) -> None:
+    """ConfigError for a name that no pool has a cost model of."""
+    if name not in ("flops", "measured", *DECODE):
+        _token_prices(name)
+
+
+def _token_prices(name: str) -> tuple[float, float]:
+    """Prices of a generated and of a trained token, from a name such as ``4:3``."""
     generated, colon, trained = name.partition(":")
     try:
         prices = float(generated), float(trained)
@@ -79,4 +91,4 @@ def cost_model(name: str, pool: Pool) -> CostModel:
         raise ConfigError(
             f"cost = {name!r}: unknown; give flops, measured, {', '.join(DECODE)}, or generated:trained such as 4:3"
         )
-    return CostModel(name, prices[0], 0.0, prices[1] / 3, prices[1])
+    return prices

@@ -14,7 +14,7 @@ from arrol.lab.designs import group_sizes, possible
 from arrol.lab.merit import Design, Judgement, Merit, judge, merits
 from arrol.lab.moments import Moments
 from arrol.lab.pool import Pool
-from arrol.lab.stops import Stop, late_stops
+from arrol.lab.stops import WEIGHTED, Stop, late_stops
 
 LEAST_GAIN = 1.02
 """A merit's lower end must be above it before anything is recommended."""
@@ -93,16 +93,18 @@ def best_size(found: Sequence[Judgement], moments: Moments, model: CostModel) ->
 
 
 def replayed_designs(probe: int | None, own: int, best: int) -> list[Design]:
-    """Pruning at the probe for both group sizes; at the best size the other unbiased levers."""
+    """Pruning at the probe, with correction ``ipw``, which was the better one on the pools of the laboratory's page; at
+    the best size the other unbiased levers."""
     designs = []
     at_best: dict[str, Any] = {"training": {"group_size": best}}
     lottery = {"name": "dr_grpo", "thinning": 1.0, "thins": "always"}
     sizes = {"rule": "neyman"}
     if probe is not None:
-        pruning = {"rule": "neyman", "keep_ratio": KEEP, "probe_tokens": [probe]}
-        for size in dict.fromkeys((best, own)):
-            change = {"training": {"group_size": size}, "pruning": pruning}
-            designs.append(Design(f"pruning at {probe}, group of {size}", change))
+        rules = {"at random": {"rule": "uniform"}, "by neyman": {"rule": "neyman"}}
+        for size, name in dict.fromkeys(((best, "at random"), (best, "by neyman"), (own, "at random"))):
+            pruning = {**rules[name], "keep_ratio": KEEP, "probe_tokens": [probe]}
+            change = {"training": {"group_size": size}, "pruning": pruning, "algorithm": dict(WEIGHTED)}
+            designs.append(Design(f"pruning {name} at {probe}, group of {size}", change))
     designs.append(Design(f"lottery, group of {best}", {**at_best, "algorithm": lottery}))
     designs.append(Design(f"allocation, group of {best}", {**at_best, "allocation": sizes}))
     both = {**at_best, "allocation": sizes, "algorithm": lottery}
@@ -153,7 +155,9 @@ def lines(design: Design, base: RunConfig) -> dict[str, list[str]]:
     change = {**design.change, "training": {"group_size": size, "prompts_per_step": prompts}}
     pruning = dict(design.change.get("pruning", {}))
     flat = {name: pruning.pop(name) for name in ("rule", "keep_ratio", "probe_tokens") if name in pruning}
-    named = {"num_generations": size, **flat} | ({"rule_options": pruning} if pruning else {})
+    algorithm = dict(design.change.get("algorithm", {}))
+    weights = {name: algorithm.pop(name) for name in ("correction",) if name in algorithm}
+    named = {"num_generations": size, **flat, **weights} | ({"rule_options": pruning} if pruning else {})
     words = [f"actor_rollout_ref.rollout.n={size}", f"data.train_batch_size={prompts}"]
     words += [f"+arrol.{name}={_word(value)}" for name, value in {**flat, **pruning}.items()]
     trl = [
@@ -161,7 +165,10 @@ def lines(design: Design, base: RunConfig) -> dict[str, list[str]]:
         f"# a generation batch of {prompts} x {size} = {prompts * size} completions",
     ]
     verl = [" ".join(words)]
-    missing = [f"[{name}]" for name in ARROL_ONLY if name in design.change]
+    if weights:
+        verl.append("# verl computes the advantages: correction plain")
+    others = {**design.change, "algorithm": algorithm.keys() - {"name"}}
+    missing = [f"[{name}]" for name in ARROL_ONLY if others.get(name)]
     if missing:
         only = f"# without {' and '.join(missing)}, which arrol train has"
         trl, verl = [*trl, only], [*verl, only]

@@ -28,6 +28,9 @@ QUANTILES = (0.8, 0.9)
 KEEPS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.57, 0.8)
 """Shares that are tried; the largest weight is 1/0.05."""
 
+WEIGHTED = {"name": "dr_grpo", "correction": "ipw"}
+"""Algorithm of designs whose survivors stand for the stopped rollouts."""
+
 
 class Stop(NamedTuple):
     """A late probe and the share of the rollouts reaching it that runs on."""
@@ -46,11 +49,13 @@ class Stop(NamedTuple):
 
         Draws are independent: at a late probe a group has few candidates, and an exact count would make them wait for
         their siblings. No floor of survivors: it would keep the longest rollouts of a group that is long as a whole.
+        Correction ``ipw``, for which the share is computed.
         """
         fields: dict[str, Any] = {"rule": "uniform", "keep_ratio": self.keep, "probe_tokens": [self.probe]}
         fields |= {"draw": "bernoulli", "min_survivors": 0, "min_survival": self.keep}
         name = f"longest {100 * self.reached:.0f} % stopped at {self.probe}, kept {self.keep:g}, group of {size}"
-        return Design(name, {"training": {"group_size": size}, "pruning": fields})
+        change = {"training": {"group_size": size}, "pruning": fields, "algorithm": dict(WEIGHTED)}
+        return Design(name, change)
 
 
 def late_probes(pool: Pool) -> list[int]:

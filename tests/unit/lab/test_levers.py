@@ -48,7 +48,7 @@ def test_levers_of_a_pool(pool, base):
     assert all(row.beside_best.merit <= 1 for row in rows if row.is_whole)
     assert rows[-1].design.name == "mine"
     names = " ".join(row.design.name for row in rows if not row.is_whole)
-    assert all(word in names for word in ("pruning at", "lottery", "allocation"))
+    assert all(word in names for word in ("pruning at random at", "lottery", "allocation"))
     ratio = [row.beside_own.merit / row.beside_best.merit for row in rows]
     np.testing.assert_allclose(ratio, ratio[0])
     per_prompt = rows[0].beside_own.cost
@@ -57,7 +57,7 @@ def test_levers_of_a_pool(pool, base):
 
 def test_without_a_probe_there_is_no_pruning():
     assert not any("pruning" in design.change for design in replayed_designs(None, 8, 4))
-    assert [d.name for d in replayed_designs(5, 4, 4)].count("pruning at 5, group of 4") == 1
+    assert [d.name for d in replayed_designs(5, 4, 4)].count("pruning at random at 5, group of 4") == 1
 
 
 @pytest.mark.parametrize("design", replayed_designs(16, 16, 4), ids=lambda design: design.name)
@@ -72,14 +72,19 @@ def test_lines_are_what_each_host_reads(design, base):
     words = dict(word.split("=") for word in found["verl"][0].split())
     assert words.pop("actor_rollout_ref.rollout.n") == str(size)
     assert words.pop("data.train_batch_size") == str(96 // size)
-    missing = [f"[{name}]" for name in ("allocation", "algorithm") if name in design.change]
+    algorithm = set(design.change.get("algorithm", {}))
+    missing = ["[allocation]"] * ("allocation" in design.change) + ["[algorithm]"] * bool(
+        algorithm - {"name", "correction"}
+    )
     for host in ("trl", "verl"):
         last = f"# without {' and '.join(missing)}, which arrol train has"
         assert (found[host][-1] == last) == bool(missing)
     call = f"GRPOConfig(num_generations={size}"
     if "pruning" in design.change:
-        call += ", rule='neyman', keep_ratio=0.5, probe_tokens=[16]"
+        rule = design.change["pruning"]["rule"]
+        call += f", rule='{rule}', keep_ratio=0.5, probe_tokens=[16], correction='ipw'"
         options = {word.removeprefix("+arrol."): value for word, value in words.items()}
-        assert options == {"rule": "neyman", "keep_ratio": "0.5", "probe_tokens": "[16]"}
-        assert parse_host({**options, "keep_ratio": 0.5, "probe_tokens": [16]}).pruning.rule == "neyman"
+        assert options == {"rule": rule, "keep_ratio": "0.5", "probe_tokens": "[16]"}
+        assert parse_host({**options, "keep_ratio": 0.5, "probe_tokens": [16]}).pruning.rule == rule
+        assert "# verl computes the advantages: correction plain" in found["verl"]
     assert found["trl"][0] == call + ")"

@@ -152,7 +152,7 @@ def test_every_host_gets_the_stop(long_base):
     found = lines(designs[1], long_base)
     keep = designs[1].change["pruning"]["keep_ratio"]
     options = f"rule_options={{'draw': 'bernoulli', 'min_survivors': 0, 'min_survival': {keep}}}"
-    call = f"num_generations=2, rule='uniform', keep_ratio={keep}, probe_tokens=[40], {options}"
+    call = f"num_generations=2, rule='uniform', keep_ratio={keep}, probe_tokens=[40], correction='ipw', {options}"
     assert found["trl"][0] == f"GRPOConfig({call})"
     assert found["verl"][0].endswith(
         f"+arrol.rule=uniform +arrol.keep_ratio={keep} +arrol.probe_tokens=[40] +arrol.draw=bernoulli "
