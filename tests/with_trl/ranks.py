@@ -23,6 +23,7 @@ def train(folder, **changes):
         "head": host.pruned.memory.estimator.snapshot().to_bytes().hex(),
         "probes": list(host.pruned.memory.probe_tokens),
         "survivors": sum(rollout.survived for rollout in host.pruned.batch.rollouts),
+        "choices": trl_host.history(host, "arrol/pruning/auto/merit"),
         "generated": trl_host.history(host, "arrol/tokens/generated"),
     }
 

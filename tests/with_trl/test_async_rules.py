@@ -159,3 +159,15 @@ def test_settings_of_trl_without_effect_are_refused(folder, tmp_path):
     assert str(error.value) == (
         "repetition_penalty = 1.2: a rollout is one turn, sampled by temperature, top_p and top_k only; leave it out"
     )
+
+
+def test_auto_learns_from_the_batches_of_the_worker(folder, tmp_path):
+    options = {"rule": "auto", "allocation": "uniform", "noise_ratio": 2.0, "warmup_steps": None}
+    maker, made = batches(folder, tmp_path, 18, **options)
+    found = [batch.metrics["pruning/auto/groups"] for batch in made]
+    assert found == [4.0 * min(number, 16) for number in range(1, 19)]
+    assert np.isfinite(made[-1].metrics["pruning/auto/merit"])
+    again, _ = batches(folder, tmp_path, 0, **options)
+    again.load(maker.save())
+    (more,), (same,) = ([one.make(lambda: 1, lambda: None)] for one in (maker, again))
+    assert same.metrics["pruning/auto/merit"] == more.metrics["pruning/auto/merit"]

@@ -26,6 +26,8 @@ BUDGET = {
     "loss_type": "grpo",
 }
 CASES = {name: {"per_device_train_batch_size": 16, **changes} for name, changes in {**SAME, "budget": BUDGET}.items()}
+AUTO = {"rule": "auto", "max_steps": 6, "loss_type": "grpo", "rule_options": {"noise_ratio": 2.0}}
+CASES["auto"] = {"per_device_train_batch_size": 64, **AUTO}
 CASES["split"] = {"per_device_train_batch_size": 4, "num_generations": 8}
 
 
@@ -51,6 +53,15 @@ def test_two_ranks_train_what_one_process_would(two, tmp_path, name):
     assert one["generated"] == first["generated"]
     assert one["probes"] == first["probes"] == second["probes"] != []
     np.testing.assert_allclose(one["weights"], first["weights"], rtol=0, atol=2e-4)
+
+
+def test_auto_learns_from_the_probes_of_all_ranks(two, tmp_path):
+    first, second = two["auto"]
+    assert first["choices"] == second["choices"]
+    assert np.isfinite(first["choices"]).any()
+    one = ranks.train(tmp_path, per_device_train_batch_size=128, **AUTO)
+    np.testing.assert_allclose(one["choices"], first["choices"], rtol=1e-3)
+    assert one["generated"] == first["generated"]
 
 
 def test_ranks_share_a_budget(two):

@@ -134,6 +134,12 @@ def test_an_option_that_would_be_ignored_is_refused(tmp_path, name):
         trainer(config(tmp_path, **{name: True}))
 
 
+def test_auto_is_refused_where_vllm_decides(tmp_path):
+    message = "^rule = 'auto': vLLM's scheduler sees no outcomes to learn from; set vllm_two_phase = True$"
+    with pytest.raises(ConfigError, match=message):
+        trainer(config(tmp_path, rule="auto", use_vllm=True))
+
+
 def test_split_layers_are_refused_when_the_trainer_is_built(tmp_path, monkeypatch):
     original = trl.GRPOTrainer.__init__
 

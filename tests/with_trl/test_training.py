@@ -322,3 +322,16 @@ def test_an_adapters_own_tokens_are_sampled(tmp_path):
     np.testing.assert_allclose(longest.sampler_logprobs_T, logprobs(), atol=1e-4)
     with model.disable_adapter():
         assert np.abs(longest.sampler_logprobs_T - logprobs()).max() > 1e-2
+
+
+def test_auto_learns_what_the_rollouts_contributed(tmp_path):
+    """Sixteen groups a batch: after four batches enough are known to judge every probe, and it says so."""
+    rule = {"rule": "auto", "rule_options": {"noise_ratio": 2.0}}
+    host = trainer(config(tmp_path, per_device_train_batch_size=128, max_steps=6, **rule))
+    host.train()
+    assert history(host, "arrol/pruning/auto/groups") == [16.0 * batch for batch in range(1, 7)]
+    merits = history(host, "arrol/pruning/auto/merit")
+    assert len(merits) == 3
+    assert np.isfinite(merits).all()
+    kept = history(host, "arrol/pruning/kept_frac")
+    assert kept[:4] == [1.0] * 4

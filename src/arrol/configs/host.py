@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
 from arrol.configs.base import StrictModel, nearest_key, validate
-from arrol.configs.method import RULE_FIELDS, AutoRule, PruningConfig, QualityConfig, require_weights
+from arrol.configs.method import RULE_FIELDS, PruningConfig, QualityConfig, require_weights
 from arrol.errors import ConfigError
 
 DEFAULT_RULE = "neyman"
@@ -34,7 +34,8 @@ class HostConfig(StrictModel):
     """Baseline and spread of a group: grpo, mean and standard deviation; mc_grpo, median and median absolute deviation.
     """
     correction: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
-    """plain: survivors only, biased, the only one for mc_grpo; ipw, doubly_robust: weighted by 1/survival."""
+    """plain: survivors only, biased, the only one for mc_grpo; ipw, doubly_robust: weighted by 1/survival; rule auto
+    takes ipw."""
     thinning: float = Field(0.5, ge=0, le=1)
     """Share of a batch's root mean square |advantage x weight| below which a survivor trains by an unbiased lottery; 0
     trains all. Off without pruned rollouts, with a KL or entropy term, and where the host's own advantages train."""
@@ -45,8 +46,6 @@ class HostConfig(StrictModel):
     def _weighted(self) -> Self:
         if self.algorithm == "mc_grpo" and self.correction != "plain":
             raise ValueError(f"correction = {self.correction!r}: mc_grpo's median has no weighted form; set 'plain'")
-        if isinstance(self.pruning, AutoRule):
-            raise ValueError("rule = 'auto': learns in arrol train alone; use another rule here")
         require_weights(self.pruning, self.correction, "correction")
         return self
 
@@ -65,6 +64,8 @@ def parse_host(values: Mapping[str, Any]) -> HostConfig:
     own = {key: value for key, value in values.items() if key in OWN_FIELDS}
     if own.get("algorithm") == "mc_grpo":
         own.setdefault("correction", "plain")
+    elif rule["rule"] == "auto":
+        own.setdefault("correction", "ipw")
     if isinstance(own.get("allocation"), str):
         own["allocation"] = {"rule": own["allocation"]}
     elif isinstance(own.get("allocation"), Mapping):

@@ -19,7 +19,7 @@ equal rewards train too. Legend: ``N`` survivors, ``K`` probes, ``C`` candidates
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -94,6 +94,15 @@ class AutoChoice:
         for rollout_id, signal in zip(ids, _signal(candidates), strict=True):
             blank_K = np.full(len(self._config.probe_tokens), np.nan)
             self._signals.setdefault(rollout_id, blank_K)[probe] = signal
+
+    @property
+    def signals(self) -> Mapping[RolloutId, np.ndarray]:
+        """float64 ``[K]`` of each candidate since the last step was learnt from; NaN where it reached no probe."""
+        return self._signals
+
+    def hear(self, signals: Mapping[RolloutId, np.ndarray]) -> None:
+        """Candidates whose probes another process has seen."""
+        self._signals.update(signals)
 
     def stops_at(self, probe: int) -> bool:
         return self.choice.probe == probe

@@ -73,7 +73,7 @@ class PruningController:
         self._config, self._estimator, self._seed, self._whole_group = config, estimator, seed, whole_group
         self._groups: dict[tuple[int, int], GroupState] = {}
         self._survival = survival
-        self._auto = AutoChoice(config, thinning) if isinstance(config, AutoRule) else None
+        self.auto = AutoChoice(config, thinning) if isinstance(config, AutoRule) else None
         self._recent = RecentCandidates(len(config.probe_tokens))
         self._now: float | None = None
         self._step: int | None = None
@@ -203,21 +203,21 @@ class PruningController:
 
     def learn(self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution]) -> None:
         """The verified groups of a step; only ``auto`` learns from them."""
-        if self._auto:
-            self._auto.learn(groups, contributions)
+        if self.auto:
+            self.auto.learn(groups, contributions)
 
     def metrics(self) -> dict[str, float]:
         """Of rule ``auto``; empty for others."""
-        return self._auto.metrics() if self._auto else {}
+        return self.auto.metrics() if self.auto else {}
 
     def save(self) -> State:
         """The buffers: groups do not outlive a step, and draws are keyed."""
-        return {"recent": self._recent.save(), **({"auto": self._auto.save()} if self._auto else {})}
+        return {"recent": self._recent.save(), **({"auto": self.auto.save()} if self.auto else {})}
 
     def load(self, state: State) -> None:
         self._recent.load(cast(State, state["recent"]))
-        if self._auto:
-            self._auto.load(cast(State, state["auto"]))
+        if self.auto:
+            self.auto.load(cast(State, state["auto"]))
 
     def _is_fresh(self, event: ProbeEvent) -> bool:
         """False for a probe seen before (a preempted request is scored again) and for a rollout that has ended."""
@@ -285,15 +285,15 @@ class PruningController:
         """Decide a pool of waiting candidates, in the order of their ids."""
         if isinstance(self._config, (NeverRule, OracleRule)):
             return self._keep_all(pool, probe, Reason.RULE_NEVER)
-        if self._auto and (known := [w for w in pool if np.isfinite(w.quality)]):
-            self._auto.note([w.rollout_id for w in known], probe, self._candidates(known, probe, siblings_known))
+        if self.auto and (known := [w for w in pool if np.isfinite(w.quality)]):
+            self.auto.note([w.rollout_id for w in known], probe, self._candidates(known, probe, siblings_known))
         if pool[0].rollout_id.step <= self._config.warmup_steps:  # steps count from 1
             return self._keep_all(pool, probe, Reason.WARMUP)
         stops = self._keep_all([w for w in pool if not np.isfinite(w.quality)], probe, Reason.NO_SCORE)
         pool = [w for w in pool if np.isfinite(w.quality)]
         if not pool:
             return stops
-        if self._auto and not self._auto.stops_at(probe):
+        if self.auto and not self.auto.stops_at(probe):
             return stops + self._keep_all(pool, probe, Reason.RULE_NEVER)
         factor_C = self._factors(pool, probe, siblings_known)
         if siblings_known:
@@ -303,7 +303,7 @@ class PruningController:
     def _factors(self, pool: list[Waiting], probe: int, siblings_known: bool) -> np.ndarray:
         """Probability of passing this probe, given survival so far."""
         candidates, recent = self._candidates(pool, probe, siblings_known), self._recent.at(probe)
-        if given := self._auto.survival if self._auto else self._survival:
+        if given := self.auto.survival if self.auto else self._survival:
             target_C = np.maximum(given(candidates), self._config.min_survival)
             return np.minimum(target_C / self._previous(pool), 1.0)
         keep, too_few = self._config.cumulative_keep, not siblings_known and len(recent) < MIN_RECENT

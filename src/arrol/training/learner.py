@@ -15,6 +15,7 @@ import torch
 
 from arrol.algorithms.advantages import GroupSignal
 from arrol.algorithms.allocation.selection import whole
+from arrol.algorithms.contribution import contribution
 from arrol.algorithms.dapo import overlong_penalty
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.losses import Denominator, LossInputs, policy_loss
@@ -217,19 +218,12 @@ def training_probabilities(
 def step_contributions(
     groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig
 ) -> list[Contribution]:
-    """What a step's rollouts contributed: advantages and a stand-in for the squared size of the gradient.
-
-    The stand-in is the sum of (1 - p)^2 over the sampled tokens, p their probability: the squared gradient by the
-    token's own logit, tokens taken as independent. A loss that is a mean over the T tokens has it divided by T^2.
-    """
-    found = []
-    for group, signal in zip(groups, signals, strict=True):
-        written = [rollout.completion.sampler_logprobs_T for rollout in group.rollouts]
-        size_G = np.array([float(np.square(1 - np.exp(logprobs_T.astype(float))).sum()) for logprobs_T in written])
-        if config.algorithm.aggregation == "sequence_mean":
-            size_G /= np.maximum([len(logprobs_T) for logprobs_T in written], 1) ** 2.0
-        found.append(Contribution(signal.advantage_G, size_G))
-    return found
+    """What a step's rollouts contributed."""
+    is_token_mean = config.algorithm.aggregation == "sequence_mean"
+    return [
+        contribution(group, signal.advantage_G, is_token_mean=is_token_mean)
+        for group, signal in zip(groups, signals, strict=True)
+    ]
 
 
 def trained_rewards(group: RolloutGroup, config: RunConfig) -> np.ndarray:

@@ -43,7 +43,7 @@ def test_nested_quality_and_one_probe_as_a_number():
         ({"correction": "best"}, ["correction = 'best'"]),
         ({"estimator": "ipw"}, ["estimator = 'ipw'", "unknown key", "'correction'"]),
         ({"rule": "extremes", "draw": "bernoulli", "correction": "plain"}, ["draw = 'bernoulli': extremes ranks"]),
-        ({"rule": "auto"}, ["rule = 'auto': learns in arrol train alone; use another rule here"]),
+        ({"rule": "auto", "correction": "plain"}, ["correction = 'plain': rule = 'auto' estimates the noise of 'ipw'"]),
         ({"rule": "confidence"}, ["correction = 'doubly_robust': rule 'confidence' stops with certainty"]),
         ({"rule": "uniform", "keep_ratio": 0.05}, ["keep_ratio = 0.05: outside [min_survival, max_survival]"]),
         (
@@ -57,3 +57,7 @@ def test_one_line_for_a_mistake(values, words):
         parse_host(values)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_auto_takes_the_correction_that_it_describes():
+    assert parse_host({"rule": "auto", "probe_tokens": 8}).correction == "ipw"

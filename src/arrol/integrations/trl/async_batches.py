@@ -23,9 +23,9 @@ from arrol.integrations.allocation import require_outcomes
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.trl.async_engines import Rollouts
 from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, Row
-from arrol.integrations.trl.async_signal import delivered_groups
+from arrol.integrations.trl.async_signal import DeliveredGroup, delivered_groups
 from arrol.integrations.trl.batch import RewardedGroup
-from arrol.integrations.trl.signal import OutcomeValues
+from arrol.integrations.trl.signal import OutcomeValues, contributions
 from arrol.integrations.warmup import ChosenProbe, Warmup
 from arrol.protocols import PendingVerdict
 from arrol.training.verdicts import VerdictQueue
@@ -124,8 +124,12 @@ class BatchMaker:
         num_versions = version() - written_by + 1
         verdicts.observe()
         groups = [RewardedGroup(group, *self._totals(group.rollouts)) for group in allocator.groups()]
-        samples = self._samples(groups, written_by)
+        delivered = self._delivered(groups)
+        samples = self._samples(groups, delivered, written_by)
         metrics = memory.learn([each.group for each in groups]) | allocator.metrics()
+        contributed = contributions(groups, [each.signal for each in delivered], "dapo")
+        parts.rollouts.controller.learn([each.group for each in groups], contributed)
+        metrics |= parts.rollouts.controller.metrics()
         allocator.rule.learn([each.group for each in groups], allocator.tally())
         self._values.learn(groups)
         self._observe(groups)
@@ -200,15 +204,20 @@ class BatchMaker:
         total_G = np.where(np.isnan(values).all(1), np.nan, np.nansum(values, axis=1))
         return total_G, values[:, self._parts.label]
 
-    def _samples(self, groups: Sequence[RewardedGroup], version: int) -> list[RolloutSample]:
-        """TRL's samples of what is delivered, siblings side by side."""
-        from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
-
+    def _delivered(self, groups: Sequence[RewardedGroup]) -> list[DeliveredGroup]:
+        """What TRL gets of each group."""
         parts, totals = self._parts, [each.total_G for each in groups]
         require_outcomes(parts.config.allocation, [each.group for each in groups], totals)
         lessons = parts.allocator.lessons([each.group for each in groups], totals)
-        delivered = delivered_groups(groups, lessons, parts.config, self._values, seed=parts.seed)
-        samples = []
+        return delivered_groups(groups, lessons, parts.config, self._values, seed=parts.seed)
+
+    def _samples(
+        self, groups: Sequence[RewardedGroup], delivered: Sequence[DeliveredGroup], version: int
+    ) -> list[RolloutSample]:
+        """TRL's samples of what is delivered, siblings side by side."""
+        from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
+
+        parts, samples = self._parts, []
         for number, (rewarded, chosen) in enumerate(zip(groups, delivered, strict=True)):
             known_G = rewarded.total_G[~np.isnan(rewarded.total_G)]
             spread = float(known_G.std()) if len(known_G) else float("nan")

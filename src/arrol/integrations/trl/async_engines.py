@@ -18,7 +18,9 @@ from arrol.engines.vllm.served import ServedLlm
 from arrol.errors import ConfigError
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.trl.engines import AnyController
+from arrol.integrations.trl.rules import refuse_remote, replaces_advantages
 from arrol.protocols import Engine, More, TrainingController
+from arrol.pruning.auto import Thinning
 from arrol.pruning.controller import PruningController
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, GroupRequest, SamplingParams
@@ -77,9 +79,11 @@ def connect(
 ) -> Rollouts:
     """The engine of these settings; ConfigError for a server that does not answer."""
     if engine is None and not two_phase:
+        refuse_remote(config, "two_phase = True")
         remote = RemoteController(config.pruning, seed=args.seed)
         return EngineRollouts(LlmSampler(_server(args), memory.estimator), remote, params, args.seed)
-    local = PruningController(config.pruning, memory.estimator, seed=args.seed)
+    thinning = Thinning(pruned=config.thinning if replaces_advantages(config) else 0.0)
+    local = PruningController(config.pruning, memory.estimator, seed=args.seed, thinning=thinning)
     if engine is not None:
         return EngineRollouts(engine(memory.layout), local, params, args.seed)
     return EngineRollouts(TwoPhaseSampler(_server(args), memory.layout), local, params, args.seed)

@@ -19,6 +19,7 @@ from arrol.configs.base import StrictModel, validate
 from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import OracleRule
 from arrol.errors import ConfigError
+from arrol.integrations.trl.rules import refuse_probes
 from arrol.integrations.warmup import LATEST_PROBE, without_probes
 
 if TYPE_CHECKING:
@@ -104,15 +105,4 @@ def _require_possible(args: AsyncGRPOConfig, config: HostConfig) -> None:
             "algorithm = 'mc_grpo': the posterior is a baseline already; set 'grpo', or "
             "allocation.posterior.used_for = 'nothing'"
         )
-    if not rule.has_probes:
-        return
-    if rule.probe_tokens[-1] >= longest:
-        raise ConfigError(
-            f"probe_tokens = {list(rule.probe_tokens)}: no rollout runs beyond max_completion_length = {longest}; "
-            "probe earlier"
-        )
-    if rule.keep_ratio * args.num_generations < rule.min_survivors:
-        raise ConfigError(
-            f"keep_ratio = {rule.keep_ratio:g}: leaves {rule.keep_ratio * args.num_generations:g} of num_generations "
-            f"= {args.num_generations}, fewer than min_survivors = {rule.min_survivors}; raise one or lower the other"
-        )
+    refuse_probes(rule, longest, args.num_generations)

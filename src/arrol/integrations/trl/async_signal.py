@@ -34,7 +34,14 @@ from arrol.algorithms.lesson import Lesson
 from arrol.configs.host import HostConfig
 from arrol.integrations.trl.batch import RewardedGroup
 from arrol.integrations.trl.rules import replaces_advantages
-from arrol.integrations.trl.signal import OutcomeValues, SpreadUnit, own_advantages, survivor_counts, thinning_factors
+from arrol.integrations.trl.signal import (
+    GroupAdvantages,
+    OutcomeValues,
+    SpreadUnit,
+    own_advantages,
+    survivor_counts,
+    thinning_factors,
+)
 
 ASYNC_SPREAD = SpreadUnit(epsilon=1e-8, is_sample=False)
 
@@ -46,6 +53,8 @@ class DeliveredGroup(NamedTuple):
     """int: places of the rollouts that are delivered, ascending."""
     advantage_G: np.ndarray
     """float64 ``[G]``: what TRL multiplies a rollout's tokens by."""
+    signal: GroupAdvantages
+    """Before thinning and the batch's denominator."""
 
 
 def delivered_groups(
@@ -69,6 +78,6 @@ def delivered_groups(
     weighted = sum(float((tokens_G * weight_G).sum()) for tokens_G, weight_G in zip(tokens, weights, strict=True))
     scale = delivered / weighted if weighted else 1.0
     return [
-        DeliveredGroup(np.flatnonzero(trains_G), found.advantage_G * factor_G * scale)
+        DeliveredGroup(np.flatnonzero(trains_G), found.advantage_G * factor_G * scale, found)
         for trains_G, found, factor_G in zip(trains, advantages, factors, strict=True)
     ]

@@ -14,7 +14,7 @@ import trl
 from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import OracleRule
 from arrol.errors import ConfigError
-from arrol.integrations.trl.rules import cache_budget, changes_nothing, refuse_impossible
+from arrol.integrations.trl.rules import cache_budget, changes_nothing, refuse_impossible, refuse_probes
 from arrol.integrations.warmup import LATEST_PROBE, without_probes
 
 RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rule"}
@@ -130,18 +130,9 @@ def _require_possible(args: GRPOConfig, config: HostConfig) -> None:
     longest, rule = args.max_completion_length, config.pruning
     if longest is None:
         raise ConfigError("max_completion_length = None: pruning needs a limit; set a number, or rule = 'never'")
-    if rule.probe_tokens[-1] >= longest:
-        raise ConfigError(
-            f"probe_tokens = {list(rule.probe_tokens)}: no rollout runs beyond max_completion_length = {longest}; "
-            "probe earlier"
-        )
     if args.vllm_two_phase and not args.use_vllm:
         raise ConfigError("vllm_two_phase = True: has no effect without vLLM; set use_vllm = True, or leave it out")
-    if args.num_generations is not None and rule.keep_ratio * args.num_generations < rule.min_survivors:
-        raise ConfigError(
-            f"keep_ratio = {rule.keep_ratio:g}: leaves {rule.keep_ratio * args.num_generations:g} of num_generations "
-            f"= {args.num_generations}, fewer than min_survivors = {rule.min_survivors}; raise one or lower the other"
-        )
+    refuse_probes(rule, longest, args.num_generations)
 
 
 def _mapping(name: str, value: Options) -> dict[str, Any]:

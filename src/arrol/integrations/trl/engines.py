@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+import numpy as np
+
 from arrol.configs.base import validate
 from arrol.configs.host import HostConfig
 from arrol.configs.run import EngineConfig
@@ -26,13 +28,24 @@ from arrol.integrations.memory import HostMemory
 from arrol.integrations.trl.host import TrainerLike, policy_of, require_whole_layers, sampling_params, vllm_options
 from arrol.integrations.trl.rules import CacheGib
 from arrol.protocols import Controller, Saved, TrainingController
+from arrol.pruning.auto import Thinning
 from arrol.pruning.controller import PruningController
 from arrol.quality.features import FeatureLayout
-from arrol.types import Completion, FinishReason, GroupRequest, RolloutGroup, SamplingParams, State
+from arrol.types import (
+    Completion,
+    Contribution,
+    FinishReason,
+    GroupRequest,
+    RolloutGroup,
+    RolloutId,
+    SamplingParams,
+    State,
+)
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
 
+Signals = Mapping[RolloutId, np.ndarray]
 AnyController = TypeVar("AnyController", bound=TrainingController, contravariant=True)
 
 
@@ -40,6 +53,15 @@ class Sampler(Saved, Protocol):
     """Requests in, finished groups with their decisions out."""
 
     def sample(self, requests: Sequence[GroupRequest], *, prune: bool) -> list[RolloutGroup]: ...
+
+    @property
+    def signals(self) -> Signals:
+        """What rule ``auto`` has seen here at probes of the last batch."""
+
+    def learn(
+        self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution], signals: Sequence[Signals]
+    ) -> dict[str, float]:
+        """The verified groups of all ranks, what became of each and the signals of all ranks; metrics of ``auto``."""
 
 
 class HostedEngine(Protocol[AnyController]):
@@ -56,10 +78,18 @@ class HostedEngine(Protocol[AnyController]):
 
 
 def build_sampler(
-    trainer: TrainerLike, config: HostConfig, memory: HostMemory, *, cache_gib: CacheGib, two_phase: bool
+    trainer: TrainerLike,
+    config: HostConfig,
+    memory: HostMemory,
+    *,
+    cache_gib: CacheGib,
+    two_phase: bool,
+    thinning: float,
 ) -> Sampler:
-    """The sampler of TRL's own choice of engine."""
-    local = PruningController(config.pruning, memory.estimator, seed=trainer.args.seed)
+    """The sampler of TRL's own choice of engine; ``thinning`` is the share of the lottery in batches with stops."""
+    local = PruningController(
+        config.pruning, memory.estimator, seed=trainer.args.seed, thinning=Thinning(pruned=thinning)
+    )
     if not trainer.use_vllm:
         return EngineSampler(PolicyEngine(trainer, memory.layout, cache_gib), local, trainer)
     args, is_colocated = trainer.args, trainer.args.vllm_mode == "colocate"
@@ -97,6 +127,7 @@ class EngineSampler(Generic[AnyController]):
 
     def __init__(self, engine: HostedEngine[AnyController], controller: AnyController, trainer: TrainerLike) -> None:
         self._engine, self._controller = engine, controller
+        self._auto = controller.auto if isinstance(controller, PruningController) else None
         self._params, self._seed = sampling_params(trainer), trainer.args.seed
 
     def sample(self, requests: Sequence[GroupRequest], *, prune: bool) -> list[RolloutGroup]:
@@ -108,6 +139,19 @@ class EngineSampler(Generic[AnyController]):
             )
             for request, completions in zip(requests, written, strict=True)
         ]
+
+    @property
+    def signals(self) -> Signals:
+        return self._auto.signals if self._auto else {}
+
+    def learn(
+        self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution], signals: Sequence[Signals]
+    ) -> dict[str, float]:
+        for seen in signals:
+            if self._auto:
+                self._auto.hear(seen)
+        self._controller.learn(groups, contributions)
+        return self._controller.metrics()
 
     def save(self) -> State:
         return {"controller": self._controller.save()}
@@ -131,6 +175,15 @@ class ServerSampler:
         if count > 1:
             broadcast_object_list(answer, from_process=0)
         return answer[0][rank * len(requests) :][: len(requests)]
+
+    @property
+    def signals(self) -> Signals:
+        return self._inner.signals if self._inner is not None else {}
+
+    def learn(
+        self, groups: Sequence[RolloutGroup], contributions: Sequence[Contribution], signals: Sequence[Signals]
+    ) -> dict[str, float]:
+        return self._inner.learn(groups, contributions, signals) if self._inner is not None else {}
 
     def save(self) -> State:
         assert self._inner is not None, "the main process saves"

@@ -10,12 +10,13 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.configs.host import HostConfig, parse_host
+from arrol.configs.method import AutoRule
 from arrol.engines.vllm.phases import require_only_logprobs
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import HostAllocation
@@ -36,6 +37,7 @@ from arrol.integrations.trl.signal import (
     BatchTotals,
     GroupAdvantages,
     OutcomeValues,
+    contributions,
     own_advantages,
     survivor_counts,
     thinning_factors,
@@ -146,6 +148,7 @@ class PrunedRollout:
         )
         self._metrics.append(
             memory.learn([rewarded.group for rewarded in everyone])
+            | self._learn_choice(everyone, advantages, trainer)
             | (self._allocation.metrics() if self._allocation and selects(self.config) else {})
         )
         self._values.learn(everyone)
@@ -203,7 +206,14 @@ class PrunedRollout:
             self.config = with_probes(self.config, cast(list[int], self._saved["probe_tokens"]))
         require_whole_groups(trainer)
         memory = HostMemory(self.config, int(config.hidden_size), seed=seed)
-        sampler = build_sampler(trainer, self.config, memory, cache_gib=self._cache_gib, two_phase=self._two_phase)
+        sampler = build_sampler(
+            trainer,
+            self.config,
+            memory,
+            cache_gib=self._cache_gib,
+            two_phase=self._two_phase,
+            thinning=self._thinning(trainer),
+        )
         processes, size = trainer.accelerator.num_processes, trainer.num_generations
         self._allocation = HostAllocation(
             share_of(self.config.allocation, size, processes),
@@ -283,6 +293,17 @@ class PrunedRollout:
         )
         return own_advantages(everyone, lessons, self.config, trainer.scale_rewards, self._values)
 
+    def _learn_choice(
+        self, everyone: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], trainer: TrainerLike
+    ) -> dict[str, float]:
+        """Rule ``auto`` learns what the rollouts of all ranks contributed; each rank has seen its own probes alone."""
+        if not isinstance(self.config.pruning, AutoRule):
+            return {}
+        assert self._sampler is not None
+        signals = _gathered([dict(self._sampler.signals)], trainer)
+        groups = [rewarded.group for rewarded in everyone]
+        return self._sampler.learn(groups, contributions(everyone, advantages, trainer.loss_type), signals)
+
     def _thinning(self, trainer: TrainerLike) -> float:
         """Share; 0 where TRL's advantages train, or where a term or mask of the loss reads the rows at hand."""
         args = trainer.args
@@ -313,7 +334,8 @@ def _output(
     }
 
 
-def _gathered(mine: list[RewardedGroup], trainer: TrainerLike) -> list[RewardedGroup]:
+def _gathered(mine: list[Any], trainer: TrainerLike) -> list[Any]:
+    """The objects of all ranks, in the order of ranks."""
     if trainer.accelerator.num_processes == 1:
         return mine
     from accelerate.utils import gather_object

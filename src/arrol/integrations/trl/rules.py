@@ -11,6 +11,7 @@ from typing import Literal
 from arrol.configs.allocation import AllocationConfig, KnapsackAllocation
 from arrol.configs.base import validate
 from arrol.configs.host import HostConfig
+from arrol.configs.method import AutoRule, PruningConfig
 from arrol.configs.run import EngineConfig
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import acts, refuse_unused, uses_belief
@@ -76,6 +77,30 @@ def refuse_impossible(
         )
     if scale == "batch" and (has_median or uses_belief(allocation)):
         raise ConfigError("scale_rewards = 'batch': posterior and mc_grpo have their own spread; set 'group' or 'none'")
+
+
+def refuse_probes(rule: PruningConfig, longest: int, num_generations: int | None) -> None:
+    """ConfigError where no rollout reaches the last probe, or the share kept of a group is below the floor."""
+    if not rule.has_probes:
+        return
+    if rule.probe_tokens[-1] >= longest:
+        raise ConfigError(
+            f"probe_tokens = {list(rule.probe_tokens)}: no rollout runs beyond max_completion_length = {longest}; "
+            "probe earlier"
+        )
+    if num_generations is None or isinstance(rule, AutoRule):  # auto's keep_ratio is the least that it may choose
+        return
+    if rule.keep_ratio * num_generations < rule.min_survivors:
+        raise ConfigError(
+            f"keep_ratio = {rule.keep_ratio:g}: leaves {rule.keep_ratio * num_generations:g} of num_generations "
+            f"= {num_generations}, fewer than min_survivors = {rule.min_survivors}; raise one or lower the other"
+        )
+
+
+def refuse_remote(config: HostConfig, remedy: str) -> None:
+    """ConfigError for a rule whose decisions would fall in vLLM's scheduler, which sees no outcomes."""
+    if isinstance(config.pruning, AutoRule):
+        raise ConfigError(f"rule = 'auto': vLLM's scheduler sees no outcomes to learn from; set {remedy}")
 
 
 def _refuse_budget(allocation: KnapsackAllocation, num_generations: int | None, rows: int | None) -> None:

@@ -31,12 +31,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from arrol.algorithms.contribution import contribution
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.thinning import thinned
 from arrol.configs.host import HostConfig
 from arrol.configs.method import AlgorithmBase, GrpoConfig, McGrpoConfig
 from arrol.integrations.trl.batch import RewardedGroup
+from arrol.types import Contribution
 
+MEAN_OF_TOKENS = ("grpo", "sapo")
+"""Loss types that take the mean over the tokens of a row."""
 BY_ROWS = ("grpo", "dr_grpo", "sapo", "luspo")
 BY_TOKENS = ("dapo", "cispo", "vespo")
 BY_LOCAL_TOKENS = ("bnpo",)
@@ -100,6 +104,17 @@ def trl_advantages(groups: Sequence[RewardedGroup], scale: str) -> list[np.ndarr
         spread = float(np.std(behind, ddof=1)) if len(behind) > 1 else 0.0
         apart_G = np.nan_to_num(each.total_G - (known.mean() if len(known) else 0.0))
         found.append(apart_G if scale == "none" else apart_G / (spread + GRPO_SPREAD.epsilon))
+    return found
+
+
+def contributions(
+    groups: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], loss_type: str
+) -> list[Contribution]:
+    """What the rollouts of a batch contributed, in the units of TRL's advantages."""
+    found = []
+    for each, known in zip(groups, advantages, strict=True):
+        advantage_G = np.divide(known.advantage_G, known.weight_G, where=known.weight_G > 0, out=0 * known.weight_G)
+        found.append(contribution(each.group, advantage_G, is_token_mean=loss_type in MEAN_OF_TOKENS))
     return found
 
 

@@ -27,7 +27,7 @@ from arrol.integrations.trl.host import require_model, require_sampling, require
 from arrol.integrations.trl.reward_model import with_reward_models
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
-from arrol.integrations.trl.rules import changes_nothing, replaces_advantages
+from arrol.integrations.trl.rules import changes_nothing, refuse_remote, replaces_advantages
 from arrol.integrations.trl.signal import LOSS_TYPES
 
 
@@ -159,6 +159,8 @@ def _require_adapter_in_layers(model: Any) -> None:
 
 
 def _require_supported_vllm(args: GRPOConfig, config: HostConfig) -> None:
+    if not args.vllm_two_phase:
+        refuse_remote(config, "vllm_two_phase = True")
     if args.vllm_mode != "colocate":
         return
     if args.vllm_enable_sleep_mode:

@@ -75,6 +75,10 @@ def parse_options(values: Mapping[str, object], response_length: int = 0) -> Ver
     way = given.pop("way", "two_calls")
     if way not in get_args(Way):
         raise ConfigError(f"{NAME}.way = {way!r}: unknown; choose one of {', '.join(get_args(Way))}")
+    if given.get("rule") == "auto":
+        raise ConfigError(
+            f"{NAME}.rule = 'auto': needs weights of 1/survival, and verl computes advantages itself; use another rule"
+        )
     chooses_probe = way == "two_calls" and "probe_tokens" not in given
     if response_length:
         given.setdefault("probe_tokens", min(LATEST_PROBE, max(response_length // 2, 1)))

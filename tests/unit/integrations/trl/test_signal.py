@@ -17,6 +17,7 @@ from arrol.integrations.trl.signal import (
     BatchTotals,
     MicrobatchSizes,
     OutcomeValues,
+    contributions,
     loss_factor,
     own_advantages,
     survivor_counts,
@@ -266,3 +267,15 @@ def test_nothing_is_thinned_without_pruned_rollouts_or_a_share():
     for groups, share in ((whole_groups, 1.0), (pruned_groups, 0.0)):
         (factor_G,) = thinning_factors(groups, signals(groups, correction="ipw"), share, seed=1)
         assert factor_G.tolist() == [1.0] * 5
+
+
+def test_contributions_are_advantages_without_their_weights():
+    group = verified([1, 0, 1, 1, 1], SURVIVAL, REWARDS)
+    (signal,) = signals([group], correction="ipw")
+    (found,) = contributions([group], [signal], "dapo")
+    keep = np.array([1, 0, 1, 1, 1])
+    np.testing.assert_allclose(found.advantage_G * keep / SURVIVAL, signal.advantage_G)
+    assert found.advantage_G[1] == 0
+    (mean,) = contributions([group], [signal], "grpo")
+    tokens_G = [max(rollout.completion.num_tokens, 1) for rollout in group.group.rollouts]
+    np.testing.assert_allclose(mean.size_G, found.size_G / np.square(tokens_G))

@@ -185,3 +185,10 @@ def test_every_rule_is_possible_or_has_its_reason():
     assert rules.USED.keys() | rules.REASONS.keys() == ALLOCATIONS.keys()
     assert not rules.USED.keys() & rules.REASONS.keys()
     assert all(fields <= ALLOCATIONS[name].model_fields.keys() for name, fields in rules.USED.items())
+
+
+def test_auto_needs_weights_that_verl_has_not():
+    message = "arrol.rule = 'auto': needs weights of 1/survival, and verl computes advantages itself; use another rule"
+    with pytest.raises(ConfigError) as error:
+        parse_options({"rule": "auto"})
+    assert str(error.value) == message
