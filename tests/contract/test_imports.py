@@ -59,7 +59,7 @@ import sys
 sys.modules["torch"] = sys.modules["transformers"] = None
 from arrol.cli.info import _resolve
 for file in {files!r}:
-    _resolve(file)
+    _resolve(file, [])
 """
     loaded_by(code)
 

@@ -6,7 +6,8 @@ import tomllib
 import pytest
 
 from arrol.cli.main import build_parser
-from arrol.configs.base import read_toml, validate
+from arrol.configs.base import validate
+from arrol.configs.files import read_toml
 from arrol.configs.run import CompareConfig, RunConfig
 from arrol.lab.designs import DesignsConfig
 from document_table import CI, TABLE

@@ -26,7 +26,12 @@ FLAGS = [
         "training.group_size = 1: too small for the floor",
         "pruning.min_survivors = 1",
     ),
-    ("an unknown key", ["--pruning.keep_ration", "0.5"], "pruning.keep_ration = 0.5: unknown key", "'keep_ratio'"),
+    (
+        "an unknown key",
+        ["--pruning.keep_ration", "0.5"],
+        "pruning.keep_ration = 0.5: unknown key",
+        "'pruning.keep_ratio'",
+    ),
     ("an unknown rule", ["--pruning.rule", "nyman"], "pruning.rule = 'nyman': unknown", "is 'neyman'"),
     (
         "a flag without a value",

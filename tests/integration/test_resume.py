@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from arrol.cli.main import main
 from arrol.records.schema import encode
 from arrol.records.store import load_run
-from arrol.training import checkpoint
 from arrol.training.checkpoint import load_state, newest_checkpoint
 from integration import tiny
 
@@ -127,10 +127,10 @@ def test_another_config_is_refused_and_nothing_changes(config, tmp_path, capsys)
     assert main(["train", str(config), "--training.steps", "2"]) == 0
     before = snapshot(tmp_path / "runs")
     capsys.readouterr()
-    assert main(["train", str(config), "--resume", "--optimizer.learning_rate", "0.5"]) == 2
+    assert main(["train", str(config), "--resume", "--optimizer.learning_rate", "0.05"]) == 2
     err = capsys.readouterr().err
     assert err == (
-        "arrol: optimizer.learning_rate = 0.5: the run in that folder was made with 0.01; "
+        "arrol: optimizer.learning_rate = 0.05: the run in that folder was made with 0.01; "
         "resume with that value or give the run another name\n"
     )
     assert main(["train", str(config)]) == 2
@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_config_or_without_records_is_refused(config, tm
 
 
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_goes_on(config, tmp_path, whole, capsys, monkeypatch):
-    folder, original, calls = tmp_path / "runs" / "tiny", checkpoint.save_file, []
+    folder, original, calls = tmp_path / "runs" / "tiny", safetensors.torch.save_file, []
 
     def fill(*args, **kwargs):
         calls.append(1)
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_goes_on(config, tmp_pa
             raise OSError(28, "No space left on device")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, "save_file", fill)
+    monkeypatch.setattr(safetensors.torch, "save_file", fill)
     assert main(["train", str(config)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -169,7 +169,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_goes_on(config, tmp_pa
     assert "the disk is full; free some space and go on with --resume" in err
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000002"]
     assert load_run(folder).end.outcome == "failed"
-    monkeypatch.setattr(checkpoint, "save_file", original)
+    monkeypatch.setattr(safetensors.torch, "save_file", original)
     assert main(["train", str(config), "--resume"]) == 0
     assert_same_run(folder, whole)
 

@@ -6,11 +6,13 @@ A command's code loads when the command is called, so help needs no torch.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arrol.cli.words import Parser, ShowVersion, parsed
 from arrol.errors import ArrolError
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 130
-WITH_FLAGS = ("sft", "train", "compare", "eval", "grpo", "lab")
-"""Commands that take the fields of a config as flags."""
+EXIT_PIPE = 141
+"""As of a program that the signal of a closed pipe ends: ``arrol info CONFIG | head``."""
 VISITS = 8
 """Visits of each prompt on which arrol advise judges a lever."""
 OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example {example}."
@@ -32,12 +34,13 @@ EXITS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and options; ``tests/contract`` freezes them."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="arrol",
         description="Online rollout pruning for reinforcement learning with verifiable rewards.",
         epilog=EXITS,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     sft = _command(commands, "sft", "supervised warm start: make or tune a base model", "--steps 5")
     train = _command(commands, "train", "train a policy with online rollout pruning", "--training.steps 5")
@@ -54,6 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
     )
+    _judging(commands)
+    _reading(commands)
+    return parser
+
+
+def _judging(commands: argparse._SubParsersAction) -> None:
+    """``eval``, ``vote``, ``lab`` and ``advise``."""
     evaluate = _command(
         commands, "eval", "standard metrics of a model or of a samples file", "--evaluation.samples_per_prompt 16"
     )
@@ -77,6 +87,10 @@ def build_parser() -> argparse.ArgumentParser:
         _command(commands, "lab", "collect rollouts with gradients, and judge designs on them", "--task.max_ops 8")
     )
     _advise_options(_command(commands, "advise", "what each lever would gain on a workload, and one recommendation"))
+
+
+def _reading(commands: argparse._SubParsersAction) -> None:
+    """``report``, ``export`` and ``info``."""
     report = _command(commands, "report", "table, plots and one HTML page from the records of runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a comparison")
     report.add_argument("--out", default=None, metavar="DIR", help="where to write; default RUN/report")
@@ -86,9 +100,10 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--head-size", type=int, default=None, metavar="N", help="widen attention heads without changing the function"
     )
-    info = _command(commands, "info", "versions and device, or every field of a config with its meaning")
+    info = _command(
+        commands, "info", "versions and device, or every field of a config with its meaning", "--pruning.rule paper"
+    )
     info.add_argument("config", nargs="?", metavar="CONFIG", help="TOML file to check and show, resolved")
-    return parser
 
 
 def _command(commands: argparse._SubParsersAction, name: str, text: str, example: str = "") -> argparse.ArgumentParser:
@@ -167,42 +182,21 @@ def _reading_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def split_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Words for the parser, and the config's flags with their values, wherever they stand; an option may be written
-    with underscores too."""
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    name = argv[0] if argv else ""
-    if name == "grpo":
-        return [name], list(argv[1:])
-    options = commands.choices[name]._option_string_actions if name in commands.choices else {}
-    words, flags, pending = [], [], list(argv)
-    while pending:
-        word = pending.pop(0)
-        key, equals, value = word.partition("=")
-        option = key.replace("_", "-")
-        if option in options:
-            words.append(option + equals + value)
-            if not equals and options[option].nargs != 0 and pending:
-                words.append(pending.pop(0))
-        elif name in WITH_FLAGS and word.startswith("--"):
-            flags.append(word)
-            if not equals and pending and not pending[0].startswith("--"):
-                flags.append(pending.pop(0))
-        else:
-            words.append(word)
-    return words, flags
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; ``EXITS`` explains the status that is returned."""
-    parser = build_parser()
-    words, flags = split_flags(parser, sys.argv[1:] if argv is None else argv)
-    options = parser.parse_args(words)
+    command = None
     try:
-        return _dispatch(options, flags)
+        options, flags = parsed(build_parser(), sys.argv[1:] if argv is None else argv)
+        command = options.command
+        status = _dispatch(options, flags)
+        sys.stdout.flush()  # a pipe that was closed is met here, not at exit
+        return status
     except ArrolError as error:
         print(f"arrol: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - where the interpreter writes what is left at exit
+        return EXIT_PIPE
     except OSError as error:
         print(
             f"arrol: {error.filename or 'file'}: {error.strerror or error}; "
@@ -211,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        remedy = "go on with --resume" if options.command in ("train", "compare") else "call it again"
+        remedy = "go on with --resume" if command in ("train", "compare") else "call it again"
         print(f"arrol: interrupted; what was saved before is intact, {remedy}", file=sys.stderr)
         return EXIT_STOPPED
 
@@ -255,7 +249,7 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         return run_export(options.run, options.to, head_size=options.head_size, as_json=options.json)
     from arrol.cli.info import run_info
 
-    return run_info(options.config, as_json=options.json)
+    return run_info(options.config, flags, as_json=options.json)
 
 
 def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:

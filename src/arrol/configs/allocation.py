@@ -73,14 +73,15 @@ class AeroAllocation(AllocationBase):
     rule: Literal["aero"] = "aero"
     posterior: AeroPosterior = AeroPosterior()
     """What is known of a prompt's success rate, and what that is used for."""
-    rollout_budget: int = Field(0, ge=0)
-    """Rollouts per step; 0 is group_size times prompts_per_step."""
+    rollout_budget: int = Field(0, ge=0, le=2**20)
+    """Rollouts per step, at most 1048576; 0 is group_size times prompts_per_step."""
     explore_size: int = Field(4, ge=2)
     """Rollouts per prompt before anything is decided, at least 2."""
     rescue_step: int = Field(2, ge=1)
     """Rollouts added at a time to a prompt without success, at least 1."""
-    max_group: int = Field(0, ge=0)
-    """Most rollouts of one prompt; 0 is group_size. More rescues harder and leaves less for prompts with a signal."""
+    max_group: int = Field(0, ge=0, le=65536)
+    """Most rollouts of one prompt, at most 65536; 0 is group_size. More rescues harder and leaves less for prompts with
+    a signal."""
     top_up_easy: bool = False
     """Fill groups with at least half right too, from what the budget leaves; else they train on what was explored."""
     rejection: RejectionConfig = RejectionConfig()
@@ -93,8 +94,8 @@ class DapoAllocation(AllocationBase):
     """DAPO's dynamic sampling, arXiv 2503.14476: uniform groups are dropped, other prompts take their place."""
 
     rule: Literal["dapo"] = "dapo"
-    max_draws: float = Field(4.0, ge=1)
-    """Prompts drawn per step at most, as a multiple of prompts_per_step, at least 1."""
+    max_draws: float = Field(4.0, ge=1, le=1000)
+    """Prompts drawn per step at most, as a multiple of prompts_per_step, 1 to 1000."""
     at_cap: Literal["train", "error"] = "train"
     """When the cap is reached: train on the mixed groups found so far, or end the run with an error."""
 
@@ -119,10 +120,10 @@ class ReinforceAdaAllocation(AllocationBase):
     rule: Literal["reinforce_ada"] = "reinforce_ada"
     exit: Literal["balanced", "positive"] = "balanced"
     """A prompt leaves with half of keep_size right and half wrong (balanced), or with one right (positive)."""
-    round_size: int = Field(4, ge=1)
-    """Rollouts per prompt and round, at least 1."""
-    max_rounds: int = Field(4, ge=1)
-    """Rounds at most, at least 1."""
+    round_size: int = Field(4, ge=1, le=65536)
+    """Rollouts per prompt and round, 1 to 65536."""
+    max_rounds: int = Field(4, ge=1, le=65536)
+    """Rounds at most, 1 to 65536."""
     keep_size: int = Field(8, ge=2)
     """Rollouts of a prompt that train at most, half of each kind where there are as many; at least 2."""
 
@@ -131,10 +132,10 @@ class PilotCommitAllocation(DapoAllocation):
     """Pilot-Commit, arXiv 2605.26606: a pilot for every prompt, the rest for those neither too easy nor too hard."""
 
     rule: Literal["pilot_commit"] = "pilot_commit"  # type: ignore[assignment]
-    pilot_size: int = Field(4, ge=2)
-    """Rollouts that judge a prompt, at least 2; they train too."""
-    commit_size: int = Field(12, ge=1)
-    """Rollouts added to a prompt that is committed to, at least 1."""
+    pilot_size: int = Field(4, ge=2, le=65536)
+    """Rollouts that judge a prompt, 2 to 65536; they train too."""
+    commit_size: int = Field(12, ge=1, le=65536)
+    """Rollouts added to a prompt that is committed to, 1 to 65536."""
     lowest: float = Field(0.125, ge=0, le=1)
     """Least success rate of the pilot to commit, in [0, 1]; below, the prompt waits for a later epoch."""
     highest: float = Field(0.75, ge=0, le=1)
@@ -153,12 +154,12 @@ class KnapsackAllocation(AllocationBase):
     """Knapsack RL, arXiv 2509.25849: the budget goes where a rollout is worth most, by the prompt's history."""
 
     rule: Literal["knapsack"] = "knapsack"
-    rollout_budget: int = Field(0, ge=0)
-    """Rollouts per step; 0 is group_size times prompts_per_step."""
+    rollout_budget: int = Field(0, ge=0, le=2**20)
+    """Rollouts per step, at most 1048576; 0 is group_size times prompts_per_step."""
     least: int = Field(2, ge=1)
     """Rollouts of every prompt, at least 1."""
-    max_group: int = Field(0, ge=0)
-    """Most rollouts of one prompt; 0 is four times group_size."""
+    max_group: int = Field(0, ge=0, le=65536)
+    """Most rollouts of one prompt, at most 65536; 0 is four times group_size."""
 
 
 class SizedAllocation(AllocationBase):
@@ -166,8 +167,8 @@ class SizedAllocation(AllocationBase):
 
     least: int = Field(2, ge=2)
     """Rollouts of every prompt, at least 2: one alone has no baseline."""
-    max_group: int = Field(0, ge=0)
-    """Most rollouts of one prompt; 0 is four times group_size."""
+    max_group: int = Field(0, ge=0, le=65536)
+    """Most rollouts of one prompt, at most 65536; 0 is four times group_size."""
 
 
 class NeymanAllocation(SizedAllocation):
@@ -216,8 +217,8 @@ class MoppsAllocation(AllocationBase):
     """MoPPS, arXiv 2507.04632: of many candidates, the prompts whose sampled success rate is nearest to the target."""
 
     rule: Literal["mopps"] = "mopps"
-    candidates: int = Field(8, ge=1)
-    """Prompts looked at per prompt asked, at least 1; the others wait for the next epoch."""
+    candidates: int = Field(8, ge=1, le=1024)
+    """Prompts looked at per prompt asked, 1 to 1024; the others wait for the next epoch."""
     target_rate: float = Field(0.5, ge=0, le=1)
     """Wanted success rate, in [0, 1]."""
 

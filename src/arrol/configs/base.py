@@ -1,28 +1,27 @@
 """Strict configuration: TOML in, frozen objects out, one line for every mistake.
 
-* An unknown key is an error that names the nearest known one.
+* An unknown key is an error that names the nearest known one, in whatever section it stands.
+* A single value is a list of one; true is no number (``kinds.py``).
 * The docstring under a field is its only documentation; error messages quote it.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from arrol.configs.kinds import as_kind, models
+from arrol.configs.suggestions import Shapes, meant, nearest_key
 from arrol.errors import ConfigError
-
-RENAMED = {"estimator": "correction"}
-"""Key of an older release -> its name now, for the error message."""
 
 MAX_SHOWN = 80
 """Characters of a wrong value in an error message."""
+WRONG_KIND: Literal["wrong_kind"] = "wrong_kind"
+"""Type of the errors of :func:`~arrol.configs.kinds.as_kind`."""
 
 
 class StrictModel(BaseModel):
@@ -30,21 +29,24 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_kind(cls, values: Any) -> Any:
+        """Each value as its field takes it; the error carries field and value, since its place is the whole node."""
+        if not isinstance(values, Mapping):
+            return values
+        found = dict(values)
+        for name, info in cls.model_fields.items():
+            if name in found:
+                try:
+                    found[name] = as_kind(info.annotation, found[name])
+                except ValueError as error:
+                    context = {"field": name, "value": found[name], "reason": str(error)}
+                    raise PydanticCustomError(WRONG_KIND, "{reason}", context) from None
+        return found
+
 
 Config = TypeVar("Config", bound=StrictModel)
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The file as a dict; ConfigError when it is absent or not TOML."""
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(
-            f"config = {str(path)!r}: no such file; give the path of a TOML file, for example one in configs/"
-        )
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config = {str(path)!r}: not valid TOML ({error}); mend that line") from None
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,19 +58,12 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def validate(model: type[Config], values: Mapping[str, Any]) -> Config:
-    """The config, or one ConfigError line for the first mistake."""
+def validate(model: type[Config], values: Mapping[str, Any], shapes: Shapes | None = None) -> Config:
+    """The config, or one ConfigError line for the first mistake; ``shapes`` are those of its fields of type dict."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(model, error.errors()[0])) from None
-
-
-def models(annotation: Any) -> list[type[StrictModel]]:
-    """Config nodes that a field's type holds: none, one, or the variants of a section."""
-    if isinstance(annotation, type) and issubclass(annotation, StrictModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in models(part)]
+        raise ConfigError(_explain(model, error.errors()[0], shapes or {})) from None
 
 
 def variants(info: FieldInfo) -> dict[str, type[StrictModel]]:
@@ -77,32 +72,31 @@ def variants(info: FieldInfo) -> dict[str, type[StrictModel]]:
     return {node.model_fields[tag].default: node for node in models(info.annotation)} if isinstance(tag, str) else {}
 
 
-def nearest_key(key: str, known: Iterable[str]) -> str:
-    """The known key of most similar spelling; the new name of a renamed one."""
-    names = sorted(known)
-    renamed = RENAMED.get(key)
-    return renamed if renamed in names else difflib.get_close_matches(key, names, n=1, cutoff=0.0)[0]
-
-
 def shown(value: object) -> str:
     """The value as an error message quotes it, at most ``MAX_SHOWN`` characters long."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int) and value.bit_length() > 4 * MAX_SHOWN:  # Python refuses to print very long numbers
         return f"{'-' if value < 0 else ''}2**{value.bit_length() - 1}..."
     text = repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
-def _explain(model: type[StrictModel], error: ErrorDetails) -> str:
-    location = [part for part in error["loc"] if not isinstance(part, int)]
-    node, path = _walk(model, [str(part) for part in location])
-    field = ".".join(path) or "config"
+def _explain(model: type[StrictModel], error: ErrorDetails, shapes: Shapes) -> str:
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
+    location = [str(part) for part in error["loc"] if not isinstance(part, int)]
+    if kind == WRONG_KIND:
+        location, value = [*location, context["field"]], context["value"]
+    node, path = _walk(model, location)
+    field = ".".join(path) or "config"
     info = node.model_fields.get(path[-1]) if path else None
     expected = " ".join((info.description or "").split()) if info else ""
     remedy = f"expected: {expected}" if expected else "see the comments in configs/"
     if kind == "extra_forbidden":
-        key = nearest_key(str(location[-1]), node.model_fields)
-        return f"{field} = {shown(value)}: unknown key; the nearest known one is {key!r}"
+        while isinstance(value, Mapping) and len(value) == 1:
+            ((part, value),) = value.items()
+            field = f"{field}.{part}"
+        return f"{field} = {shown(value)}: unknown key; {meant(model, field, shapes, node)}"
     if kind == "missing":
         return f"{field}: missing; {remedy}"
     if kind in ("union_tag_not_found", "union_tag_invalid") and info:

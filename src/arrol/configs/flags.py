@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from arrol.configs.base import StrictModel, merge, models, variants
+from arrol.configs.base import StrictModel, merge, variants
+from arrol.configs.kinds import list_entry, models, scalar_kinds
+from arrol.configs.suggestions import known_paths, meant
 from arrol.errors import ConfigError
 
 Shapes = Mapping[str, type[StrictModel]]
@@ -71,7 +73,7 @@ def parse_flags(flags: Sequence[str], model: type[StrictModel], shapes: Shapes |
         key, equals, text = flag[2:].partition("=")
         if not equals:
             if not pending or pending[0].startswith("--"):
-                raise ConfigError(f"flag = {flag!r}: has no value; write {flag} VALUE")
+                raise ConfigError(_without_value(flag, model, shapes or {}))
             text = pending.pop(0)
         (*path, leaf), kind = _field(key, text, model, shapes or {})
         node = tree
@@ -85,6 +87,17 @@ def parse_flags(flags: Sequence[str], model: type[StrictModel], shapes: Shapes |
             raise ConfigError(f"flag = {flag!r}: {'.'.join([*path, leaf])} was given before; give it once")
         node[leaf] = read_value(text, kind)
     return tree
+
+
+def _without_value(flag: str, model: type[StrictModel], shapes: Shapes) -> str:
+    """The message for a flag whose value is missing, or whose key no config has."""
+    path, kind = _field(flag[2:], "", model, shapes)
+    key = ".".join(path)
+    if key not in known_paths(model, shapes):
+        return f"{key}: unknown key; {meant(model, key, shapes)}"
+    kinds = scalar_kinds(list_entry(kind) or kind)
+    value = "true or false" if kinds == [bool] else "TEXT" if kinds == [str] else "NUMBER" if kinds else "VALUE"
+    return f"flag = {flag!r}: has no value; write {flag} {value}"
 
 
 def read_value(text: str, kind: Any) -> Any:
@@ -102,7 +115,7 @@ def read_value(text: str, kind: Any) -> Any:
     if kind is bool:
         return value if isinstance(value, bool) else text
     if kind in (int, float):
-        return value if type(value) in (int, float) else text
+        return value if isinstance(value, bool | int | float) else text
     if origin is tuple and not isinstance(value, list) and not models(parts[0]):
         items = (item.strip() for item in text.strip("[] ").split(","))
         return [read_value(item, parts[0]) for item in items if item]

@@ -14,8 +14,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
-from arrol.configs.base import StrictModel, nearest_key, validate
+from arrol.configs.base import StrictModel, validate
 from arrol.configs.method import RULE_FIELDS, PruningConfig, QualityConfig, require_weights
+from arrol.configs.suggestions import nearest_key
 from arrol.errors import ConfigError
 
 DEFAULT_RULE = "neyman"
@@ -73,4 +74,4 @@ def parse_host(values: Mapping[str, Any]) -> HostConfig:
     try:
         return validate(HostConfig, {"pruning": rule, **own})
     except ConfigError as error:
-        raise ConfigError(str(error).removeprefix("pruning.")) from None
+        raise ConfigError(str(error).replace("pruning.", "")) from None

@@ -18,24 +18,24 @@ class QualityConfig(StrictModel):
 
     features: tuple[Literal["last_hidden", "mean_hidden", "logprobs"], ...] = ("last_hidden", "mean_hidden", "logprobs")
     """What the head reads at a probe: any of last_hidden, mean_hidden, logprobs; at least one."""
-    hidden_size: int = Field(128, ge=1)
-    """Width of the head's hidden layer, at least 1 (the method notes give 128 to 512)."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """Of the head's own AdamW, above 0."""
+    hidden_size: int = Field(128, ge=1, le=65536)
+    """Width of the head's hidden layer, 1 to 65536 (the method notes give 128 to 512)."""
+    learning_rate: float = Field(1e-3, gt=0, le=0.1)
+    """Of the head's own AdamW, in (0, 0.1]."""
     weight_decay: float = Field(1e-2, ge=0)
     """Of the head's own AdamW, 0 or more."""
-    passes: int = Field(2, ge=1)
-    """Passes over the buffer per refit, at least 1."""
+    passes: int = Field(2, ge=1, le=1000)
+    """Passes over the buffer per refit, 1 to 1000."""
     batch_size: int = Field(256, ge=1)
     """Records per step of a refit, at least 1."""
-    buffer_size: int = Field(4096, ge=1)
-    """Finished rollouts remembered, oldest forgotten first, at least 1."""
+    buffer_size: int = Field(4096, ge=1, le=10**7)
+    """Finished rollouts remembered, oldest forgotten first, 1 to 10000000."""
     weight_labels: bool = True
     """Weight each record by 1/survival; false reproduces the paper."""
     calibration: Literal["binned", "shrunk"] = "shrunk"
     """binned: Laplace counts per class as in the paper; shrunk: bin rates pulled to the prior."""
-    num_bins: int = Field(20, ge=1)
-    """Bins over the head's sigmoid, at least 1."""
+    num_bins: int = Field(20, ge=1, le=10**6)
+    """Bins over the head's sigmoid, 1 to 1000000."""
     pseudo_count: float = Field(1.0, ge=0)
     """Counts added per bin, 0 or more."""
     min_class_records: int = Field(32, ge=1)

@@ -13,18 +13,22 @@ from pydantic import Field, field_validator, model_validator
 
 from arrol.configs import allocation, method
 from arrol.configs.allocation import AllocationConfig, UniformAllocation
-from arrol.configs.base import StrictModel, merge, read_toml, validate
+from arrol.configs.base import StrictModel, merge, validate
+from arrol.configs.files import read_config
 from arrol.configs.flags import change, override
 from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
 from arrol.configs.task import TaskConfig
 from arrol.errors import ConfigError
 
+MAX_ROLLOUTS = 2**20
+"""Rollouts started in a step."""
+
 
 class SamplingConfig(StrictModel):
     """How completions are sampled in training."""
 
-    max_completion_tokens: int = Field(128, ge=1)
-    """Length limit of a completion, at least 1."""
+    max_completion_tokens: int = Field(128, ge=1, le=2**24)
+    """Length limit of a completion, 1 to 16777216."""
     temperature: float = Field(1.0, ge=0)
     """0 or more; 0 takes the most likely token."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -37,8 +41,8 @@ class EngineConfig(StrictModel):
     """The embedded engine."""
 
     name: Literal["embedded"] = "embedded"
-    max_rows: int = Field(256, ge=1)
-    """Rollouts that decode at once, at least 1; fewer where memory allows fewer, the rest wait in a queue."""
+    max_rows: int = Field(256, ge=1, le=2**20)
+    """Rollouts that decode at once, 1 to 1048576; fewer where memory allows fewer, the rest wait in a queue."""
     cache_gib: float | Literal["auto"] = "auto"
     """Memory of the key-value cache, above 0; auto is half of what is free when generation starts."""
     prefill_tokens: int = Field(16384, ge=1)
@@ -58,8 +62,8 @@ class VllmEngineConfig(StrictModel):
     """vLLM as the engine; needs the extra ``vllm``."""
 
     name: Literal["vllm"] = "vllm"
-    max_rows: int = Field(256, ge=1)
-    """Rollouts that decode at once, at least 1; the rest wait in a queue."""
+    max_rows: int = Field(256, ge=1, le=65536)
+    """Rollouts that decode at once, 1 to 65536; the rest wait in a queue."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of generation."""
     quantization: str | None = None
@@ -69,8 +73,8 @@ class VllmEngineConfig(StrictModel):
     """Memory for keys and values on a CPU, above 0."""
     gpu_memory_frac: float = Field(0.45, gt=0, le=1)
     """Share of a GPU's memory that vLLM may take, in (0, 1]; the learner needs the rest."""
-    tensor_parallel_size: int = Field(1, ge=1)
-    """Processes that share each matrix, at least 1."""
+    tensor_parallel_size: int = Field(1, ge=1, le=1024)
+    """Processes that share each matrix, 1 to 1024."""
     enforce_eager: bool = False
     """Never capture CUDA graphs; a CPU has none."""
     sleep_level: Literal[0, 1, 2] = 0
@@ -83,16 +87,16 @@ AnyEngineConfig = Annotated[EngineConfig | VllmEngineConfig, Field(discriminator
 class TrainingConfig(StrictModel):
     """How much, and how fast, the policy learns."""
 
-    steps: int = Field(100, ge=1)
-    """Training steps, at least 1."""
-    prompts_per_step: int = Field(16, ge=1)
-    """Prompts per step, at least 1."""
-    group_size: int = Field(16, ge=1)
-    """Rollouts started per prompt, at least 1."""
-    minibatches: int = Field(1, ge=1)
-    """Optimizer steps per pass over the batch, at least 1."""
-    epochs: int = Field(1, ge=1)
-    """Passes over the batch, at least 1."""
+    steps: int = Field(100, ge=1, le=10**9)
+    """Training steps, 1 to 1000000000."""
+    prompts_per_step: int = Field(16, ge=1, le=65536)
+    """Prompts per step, 1 to 65536."""
+    group_size: int = Field(16, ge=1, le=65536)
+    """Rollouts started per prompt, 1 to 65536; at most 1048576 rollouts a step."""
+    minibatches: int = Field(1, ge=1, le=65536)
+    """Optimizer steps per pass over the batch, 1 to 65536."""
+    epochs: int = Field(1, ge=1, le=1000)
+    """Passes over the batch, 1 to 1000."""
     microbatch_tokens: int = Field(2048, ge=1)
     """Padded tokens per forward and backward, at least 1; few stay in a CPU's caches, a GPU wants 16384 or more."""
     bf16: bool = False
@@ -104,12 +108,21 @@ class TrainingConfig(StrictModel):
     max_bad_steps: int = Field(5, ge=1)
     """Optimizer steps in a row without a finite gradient before the run stops, at least 1."""
 
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.group_size * self.prompts_per_step > MAX_ROLLOUTS:
+            raise ValueError(
+                f"training.group_size = {self.group_size}: times prompts_per_step = {self.prompts_per_step} is more "
+                f"than {MAX_ROLLOUTS} rollouts a step; lower one of them"
+            )
+        return self
+
 
 class OptimizerConfig(StrictModel):
     """AdamW."""
 
-    learning_rate: float = Field(1e-6, gt=0)
-    """Peak rate, above 0."""
+    learning_rate: float = Field(1e-6, gt=0, le=0.1)
+    """Peak rate, in (0, 0.1]; AdamW moves each weight by about as much per step."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """Decay of the first moment, in [0, 1)."""
     beta2: float = Field(0.999, ge=0, lt=1)
@@ -129,10 +142,10 @@ class EvaluationConfig(StrictModel):
 
     every: int = Field(10, ge=0)
     """Steps between evaluations; 0 evaluates at the start and the end only."""
-    num_prompts: int = Field(256, ge=1)
-    """Held-out prompts, at least 1."""
-    samples_per_prompt: int = Field(1, ge=1)
-    """Completions per prompt, at least 1."""
+    num_prompts: int = Field(256, ge=1, le=10**6)
+    """Held-out prompts, 1 to 1000000."""
+    samples_per_prompt: int = Field(1, ge=1, le=65536)
+    """Completions per prompt, 1 to 65536."""
     temperature: float = Field(1.0, ge=0)
     """0 or more; 0 takes the most likely token."""
 
@@ -146,12 +159,12 @@ class RunConfig(StrictModel):
     """Folder or hub name of the base model."""
     out_dir: str = "runs"
     """Folder that receives the run's folder."""
-    seed: int = Field(0, ge=0)
-    """One seed reproduces the run on a CPU, bit for bit."""
+    seed: int = Field(0, ge=0, le=2**62)
+    """A number from 0 to 2**62; one seed reproduces the run on a CPU, bit for bit."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    num_threads: int = Field(1, ge=1)
-    """CPU threads of torch, at least 1; part of what makes a run repeatable."""
+    num_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of torch, 1 to 1024; part of what makes a run repeatable."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Metric services, in addition to the records: tensorboard, wandb, trackio."""
     task: TaskConfig
@@ -303,12 +316,14 @@ class CompareConfig(StrictModel):
 
 def load_run(path: str | Path, flags: Sequence[str] = ()) -> RunConfig:
     """The config of a file under flags; ConfigError on the first mistake."""
-    return validate(RunConfig, override(RunConfig, read_toml(path), flags))
+    return validate(RunConfig, override(RunConfig, read_config(path, "run"), flags))
 
 
 def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
     """The comparison of a file under flags (``--seeds``, ``--name``, ``--run.section.field``); every arm is checked."""
-    compare = validate(CompareConfig, override(CompareConfig, read_toml(path), flags, {"run": RunConfig}))
+    shapes = {"run": RunConfig}
+    values = override(CompareConfig, read_config(path, "comparison"), flags, shapes)
+    compare = validate(CompareConfig, values, shapes)
     planned_runs(compare)
     return compare
 

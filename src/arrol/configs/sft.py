@@ -8,7 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from arrol.configs.base import StrictModel, read_toml, validate
+from arrol.configs.base import StrictModel, validate
+from arrol.configs.files import read_config
 from arrol.configs.flags import override
 from arrol.configs.run import OptimizerConfig
 from arrol.configs.task import DatasetTaskConfig, TaskConfig
@@ -19,18 +20,18 @@ class ModelShape(StrictModel):
 
     architecture: Literal["qwen3", "llama"] = "qwen3"
     """qwen3 or llama."""
-    hidden_size: int = Field(128, ge=8)
-    """Width, at least 8, an even multiple of num_heads."""
-    intermediate_size: int = Field(384, ge=8)
-    """Width inside the feed-forward part, at least 8."""
-    num_layers: int = Field(5, ge=1)
-    """Layers, at least 1."""
-    num_heads: int = Field(4, ge=1)
-    """Attention heads, at least 1."""
+    hidden_size: int = Field(128, ge=8, le=65536)
+    """Width, 8 to 65536, an even multiple of num_heads."""
+    intermediate_size: int = Field(384, ge=8, le=2**20)
+    """Width inside the feed-forward part, 8 to 1048576."""
+    num_layers: int = Field(5, ge=1, le=1024)
+    """Layers, 1 to 1024."""
+    num_heads: int = Field(4, ge=1, le=1024)
+    """Attention heads, 1 to 1024."""
     num_kv_heads: int = Field(4, ge=1)
     """Key-value heads, a divisor of num_heads."""
-    max_positions: int = Field(512, ge=16)
-    """Longest prompt and completion together, at least 16."""
+    max_positions: int = Field(512, ge=16, le=2**24)
+    """Longest prompt and completion together, 16 to 16777216."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -64,28 +65,28 @@ class SftConfig(StrictModel):
     """First steps, which see pretrain_mixture, 0 or more."""
     pretrain_mixture: dict[str, float] = {}
     """Solver -> share of the first steps' demonstrations; empty takes the exact solver alone."""
-    steps: int = Field(1000, ge=1)
-    """Optimizer steps, pretraining included, at least 1."""
-    batch_size: int = Field(256, ge=1)
-    """Demonstrations per step, at least 1."""
+    steps: int = Field(1000, ge=1, le=10**9)
+    """Optimizer steps, pretraining included, 1 to 1000000000."""
+    batch_size: int = Field(256, ge=1, le=2**20)
+    """Demonstrations per step, 1 to 1048576."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=2e-3, weight_decay=0.01, schedule="cosine", lr_warmup_steps=50
     )
     """How weights move."""
-    seed: int = Field(0, ge=0)
-    """One seed reproduces the run on a CPU, bit for bit."""
-    num_threads: int = Field(1, ge=1)
-    """CPU threads of torch, at least 1."""
+    seed: int = Field(0, ge=0, le=2**62)
+    """A number from 0 to 2**62; one seed reproduces the run on a CPU, bit for bit."""
+    num_threads: int = Field(1, ge=1, le=1024)
+    """CPU threads of torch, 1 to 1024."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     bf16: bool = False
     """Autocast matrix products to bfloat16."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the saved weights."""
-    eval_prompts: int = Field(256, ge=1)
-    """Held-out prompts judged at the end, at least 1."""
-    max_completion_tokens: int = Field(128, ge=1)
-    """Length limit of a judged completion, at least 1."""
+    eval_prompts: int = Field(256, ge=1, le=10**6)
+    """Held-out prompts judged at the end, 1 to 1000000."""
+    max_completion_tokens: int = Field(128, ge=1, le=2**24)
+    """Length limit of a judged completion, 1 to 16777216."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -102,4 +103,4 @@ class SftConfig(StrictModel):
 
 def load_sft(path: str | Path, flags: Sequence[str] = ()) -> SftConfig:
     """The warm start of a file under flags."""
-    return validate(SftConfig, override(SftConfig, read_toml(path), flags))
+    return validate(SftConfig, override(SftConfig, read_config(path, "warm start"), flags))

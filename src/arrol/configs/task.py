@@ -17,8 +17,8 @@ class ArithmeticTaskConfig(StrictModel):
     """Fewest operations in a problem, at least 1."""
     max_ops: int = Field(4, ge=1, le=8)
     """Most operations in a problem, min_ops to 8."""
-    num_problems: int = Field(0, ge=0)
-    """Training problems, asked again in every epoch in a new order; 0 makes new ones for ever."""
+    num_problems: int = Field(0, ge=0, le=10**7)
+    """Training problems, asked again in every epoch in a new order; at most 10000000; 0 makes new ones for ever."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -35,8 +35,8 @@ class CountdownTaskConfig(StrictModel):
     """Fewest numbers given, at least 2."""
     max_numbers: int = Field(4, ge=2)
     """Most numbers given, at least min_numbers."""
-    num_problems: int = Field(0, ge=0)
-    """Training problems, asked again in every epoch in a new order; 0 makes new ones for ever."""
+    num_problems: int = Field(0, ge=0, le=10**7)
+    """Training problems, asked again in every epoch in a new order; at most 10000000; 0 makes new ones for ever."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -53,8 +53,8 @@ class SearchTaskConfig(StrictModel):
     """Fewest numbers given, at least 3."""
     max_numbers: int = Field(12, ge=3, le=12)
     """Most numbers given, min_numbers to 12."""
-    num_problems: int = Field(0, ge=0)
-    """Training problems, asked again in every epoch in a new order; 0 makes new ones for ever."""
+    num_problems: int = Field(0, ge=0, le=10**7)
+    """Training problems, asked again in every epoch in a new order; at most 10000000; 0 makes new ones for ever."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

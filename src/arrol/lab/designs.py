@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from arrol.configs.base import StrictModel, read_toml, validate
+from arrol.configs.base import StrictModel, validate
+from arrol.configs.files import read_toml
 from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
 from arrol.lab.costs import CostModel

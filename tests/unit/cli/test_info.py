@@ -16,10 +16,37 @@ def test_without_a_config_it_says_where_numbers_would_come_from(capsys):
 def test_a_run_is_shown_with_its_defaults_and_meanings(run_file, capsys):
     assert main(["info", str(run_file)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "training.steps = 100  # Training steps, at least 1." in lines
-    assert 'task.name = "arithmetic"' in lines
+    assert "training.steps = 100  # Training steps, 1 to 1000000000." in lines
+    assert 'task.name = "arithmetic"  # One of arithmetic, countdown, search, dataset.' in lines
+    assert 'engine.name = "embedded"  # One of embedded, vllm.' in lines
     assert main(["info", str(run_file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["steps"] == 100
+
+
+def test_a_run_is_shown_under_flags(run_file, capsys):
+    assert (
+        main(
+            [
+                "info",
+                str(run_file),
+                "--pruning.rule",
+                "uniform",
+                "--pruning.probe_tokens",
+                "8",
+                "--training.steps",
+                "7",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["pruning"]["rule"], shown["training"]["steps"]) == ("uniform", 7)
+    assert main(["info", "--training.steps", "7"]) == 2
+    assert capsys.readouterr().err == (
+        "arrol: flag = '--training.steps': changes a config, and none is given; "
+        "write arrol info CONFIG --training.steps 7\n"
+    )
 
 
 def test_the_kind_of_config_is_told_by_its_keys(tmp_path, compare_file, capsys):

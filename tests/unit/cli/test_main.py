@@ -1,12 +1,14 @@
 """Commands, options, exit codes."""
 
+import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
 from arrol.cli import main as module
-from arrol.cli.main import build_parser, main, split_flags
+from arrol.cli.main import EXIT_PIPE, main
 from arrol.errors import ArrolError
 
 COMMANDS = ("sft", "train", "compare", "report", "info")
@@ -48,35 +50,20 @@ def test_flags_before_and_after_the_config_reach_it(monkeypatch, argv):
     assert flags == TEXT
 
 
-@pytest.mark.parametrize(
-    ("argv", "options", "flags"),
-    [
-        (["export", "r", "--to=x", "--head_size", "64"], {"head_size": 64, "to": "x"}, []),
-        (["export", "r", "--to=x", "--head-size=64"], {"head_size": 64}, []),
-        (["vote", "--samples", "s", "--group_by", "prompt"], {"group_by": "prompt"}, []),
-        (["eval", "r", "--group_by=key", "--out-dir", "x"], {"group_by": "key", "source": "r"}, ["--out-dir", "x"]),
-        (["eval", "--out-dir", "x", "r"], {"source": "r"}, ["--out-dir", "x"]),
-        (["sft", "a.toml", "--bf16"], {"config": "a.toml"}, ["--bf16"]),
-        (["sft", "a.toml", "--name", "--json"], {"json": True}, ["--name"]),
-        (["grpo", "--config", "x.yaml", "--json", "1"], {"command": "grpo"}, ["--config", "x.yaml", "--json", "1"]),
-        (["train", "a.toml", "--res", "x"], {"resume": False}, ["--res", "x"]),
-    ],
-)
-def test_options_are_told_from_flags(argv, options, flags):
-    words, found = split_flags(build_parser(), argv)
-    parsed = vars(build_parser().parse_args(words))
-    assert found == flags
-    assert {name: parsed[name] for name in options} == options
+def test_a_closed_pipe_is_no_error_of_the_user(run_file):
+    """As in ``arrol info CONFIG | head``: what is left to print is dropped without a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "arrol", "info", str(run_file)], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (EXIT_PIPE, b"")
 
 
-@pytest.mark.parametrize(
-    "argv", [[], ["fly"], ["report"], ["report", "x", "--training.steps", "5"], ["info", "--resume"]]
-)
-def test_a_wrong_command_line_exits_with_2(argv, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(argv)
-    assert caught.value.code == 2
-    assert "usage: arrol" in capsys.readouterr().err
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "arrol", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"arrol {metadata.version('arrol')}\n"
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_every_field_has_its_wrong_value():
         (["ero"], "allocation.rule = 'ero': unknown; the nearest of"),
         (
             ["aero", "--allocation.explore", "4"],
-            "allocation.explore = 4: unknown key; the nearest known one is 'explore_size'",
+            "allocation.explore = 4: unknown key; the nearest known one is 'allocation.explore_size'",
         ),
         (["dapo", "--allocation.explore_size", "4"], "allocation.explore_size = 4: unknown key; "),
     ],

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from arrol.configs.base import StrictModel, merge, read_toml, validate
+from arrol.configs.base import StrictModel, merge, validate
+from arrol.configs.files import read_toml
 from arrol.errors import ConfigError
 
 
@@ -61,9 +62,9 @@ def test_good_values_become_a_frozen_config():
     ("values", "expected"),
     [
         ({"sizze": 2}, "sizze = 2: unknown key; the nearest known one is 'size'"),
-        ({"cat": {"life": 2}}, "cat.life = 2: unknown key; the nearest known one is 'lives'"),
-        ({"pet": {"kind": "cat", "livez": 2}}, "pet.livez = 2: unknown key; the nearest known one is 'lives'"),
-        ({"pet": {"kind": "dog", "trick": 2}}, "pet.trick = 2: unknown key; the nearest known one is 'tricks'"),
+        ({"cat": {"life": 2}}, "cat.life = 2: unknown key; the nearest known one is 'cat.lives'"),
+        ({"pet": {"kind": "cat", "livez": 2}}, "pet.livez = 2: unknown key; the nearest known one is 'pet.lives'"),
+        ({"pet": {"kind": "dog", "trick": 2}}, "pet.trick = 2: unknown key; the nearest known one is 'pet.tricks'"),
         ({"pet": {"kind": "cats"}}, "pet.kind = 'cats': unknown; the nearest of 'cat', 'dog' is 'cat'"),
         ({"pet": {"lives": 2}}, "pet.kind: missing; choose one of 'cat', 'dog'"),
         (

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from arrol.configs.base import StrictModel, models, validate
+from arrol.configs.base import StrictModel, validate
 from arrol.configs.flags import change, override, parse_flags
+from arrol.configs.kinds import models
 from arrol.configs.method import DrGrpoConfig
 from arrol.configs.run import CompareConfig, RunConfig
 from arrol.configs.sft import SftConfig
@@ -105,7 +106,7 @@ def test_a_value_is_read_by_the_type_of_its_field(flags, field, expected):
     ("flags", "expected"),
     [
         (["--trees", "2026-01-01"], "trees = '2026-01-01': input should be a valid integer"),
-        (["--trees", "true"], "trees = 'true': input should be a valid integer"),
+        (["--trees", "true"], "trees = true: must be a number, not true or false"),
         (["--trees", "1.5"], "trees = 1.5: input should be a valid integer"),
         (["--trees", "[1]"], "trees = '[1]': input should be a valid integer"),
         (["--trees", "none"], "trees = 'none': input should be a valid integer"),
@@ -113,7 +114,7 @@ def test_a_value_is_read_by_the_type_of_its_field(flags, field, expected):
         (["--size", "inf"], "size = inf: input should be a finite number"),
         (["--size", "nan"], "size = nan: input should be a finite number"),
         (["--size", "'1'"], "size = \"'1'\": input should be a valid number"),
-        (["--size", "false"], "size = 'false': input should be a valid number"),
+        (["--size", "false"], "size = false: must be a number, not true or false"),
         (["--open_late", "maybe"], "open_late = 'maybe': input should be a valid boolean"),
         (["--soil", "Sand"], "soil = 'Sand': input should be 'sand' or '1e3'"),
         (["--level", "2"], "level = '2': input should be 0 or 1"),
@@ -123,7 +124,7 @@ def test_a_value_is_read_by_the_type_of_its_field(flags, field, expected):
         (["--pet", "cow"], "pet.kind = 'cow': unknown; the nearest of 'cat', 'dog' is"),
         (["--pett", "2026-01-01"], "pett = '2026-01-01': unknown key; the nearest known one is 'pet'"),
         (["--open-lates", "1"], "open_lates = 1: unknown key; the nearest known one is 'open_late'"),
-        (["--pet", "dog", "--pet.lives", "1"], "pet.lives = 1: unknown key; the nearest known one is"),
+        (["--pet", "dog", "--pet.lives", "1"], "pet.lives = 1: unknown key; only pet.kind = 'cat' has it"),
     ],
 )
 def test_a_value_that_does_not_fit_is_one_line_with_what_was_typed(flags, expected):
@@ -137,8 +138,8 @@ def test_a_value_that_does_not_fit_is_one_line_with_what_was_typed(flags, expect
     [
         (["a"], "flag = 'a': not understood; write --section.field VALUE"),
         (["--"], "flag = '--': not understood; write --section.field VALUE"),
-        (["--name"], "flag = '--name': has no value; write --name VALUE"),
-        (["--name", "--b", "1"], "flag = '--name': has no value; write --name VALUE"),
+        (["--name"], "flag = '--name': has no value; write --name TEXT"),
+        (["--name", "--b", "1"], "flag = '--name': has no value; write --name TEXT"),
         (
             ["--name", "1", "--name.b", "2"],
             "flag = '--name.b': name was given a value before; give either the section or its fields",

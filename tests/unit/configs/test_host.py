@@ -38,8 +38,11 @@ def test_nested_quality_and_one_probe_as_a_number():
         ({"keep_ration": 0.5}, ["keep_ration = 0.5", "'keep_ratio'"]),
         ({"keep_ratio": 2}, ["keep_ratio = 2", "less than or equal to 1"]),
         ({"rule": "neymann"}, ["rule = 'neymann'", "'neyman'"]),
-        ({"rule": "uniform", "scope": "group"}, ["scope = 'group'", "unknown key"]),
-        ({"quality": {"hidden": 3}}, ["quality.hidden = 3", "'hidden_size'"]),
+        (
+            {"rule": "uniform", "scope": "group"},
+            ["scope = 'group': unknown key; only rule = 'balanced' or 'neyman' has it"],
+        ),
+        ({"quality": {"hidden": 3}}, ["quality.hidden = 3", "'quality.hidden_size'"]),
         ({"correction": "best"}, ["correction = 'best'"]),
         ({"estimator": "ipw"}, ["estimator = 'ipw'", "unknown key", "'correction'"]),
         ({"rule": "extremes", "draw": "bernoulli", "correction": "plain"}, ["draw = 'bernoulli': extremes ranks"]),

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 
-from arrol.configs.base import StrictModel, nearest_key, shown, validate
+from arrol.configs.base import StrictModel, shown, validate
 from arrol.configs.method import RULE_FIELDS, AutoRule, NeverRule, NeymanRule, OracleRule, PruningConfig
+from arrol.configs.suggestions import nearest_key
 from arrol.errors import ConfigError
 from arrol.types import PruningDecision, Reason, RolloutId
 
@@ -181,7 +182,8 @@ def parse_args(extra_args: Mapping[str, Any] | None) -> PruningRequest | None:
     try:
         return validate(PruningRequest, {**request, "rule": rule})
     except ConfigError as error:
-        raise ConfigError(f"{PREFIX}{str(error).removeprefix('rule.').removeprefix('pruning.')}") from None
+        message = str(error).removeprefix("rule.").removeprefix("pruning.").replace("rule.rule", f"{PREFIX}rule")
+        raise ConfigError(PREFIX + message) from None
 
 
 def require_admissible(extra_args: Mapping[str, Any] | None, n: int) -> None:
