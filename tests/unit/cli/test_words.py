@@ -37,7 +37,7 @@ def test_options_are_told_from_flags(argv, options, flags):
     [
         ("", "COMMAND: missing; choose sft, train, compare, grpo, eval, vote, lab, advise, report, export, info; "
              "arrol --help explains them"),
-        ("trian a.toml", "COMMAND = 'trian': unknown; write arrol train"),
+        ("trainn a.toml", "COMMAND = 'trainn': unknown; write arrol train"),
         ("fly", "COMMAND = 'fly': unknown; choose sft, train, compare, grpo, eval, vote, lab, advise, report, export, "
                 "info"),
         ("train", "CONFIG: missing; write arrol train CONFIG"),

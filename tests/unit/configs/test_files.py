@@ -88,7 +88,7 @@ def test_a_folder_or_a_wrong_name_says_what_to_give(tmp_path):
     assert message(tmp_path / "a.toml") == ("no such file; give the path of a TOML file, for example one in configs/")
     for name in ("study.toml", "arithmetic.toml"):
         (tmp_path / name).write_text("")
-    assert message(tmp_path / "arithmetics.toml") == (
+    assert message(tmp_path / "arithmetik.toml") == (
         f"no such file; give the path of a TOML file, such as {tmp_path / 'arithmetic.toml'}"
     )
     assert message(tmp_path) == f"is a folder; give a TOML file, such as {tmp_path / 'arithmetic.toml'}"
