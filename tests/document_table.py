@@ -90,6 +90,9 @@ TABLE = {
     "docs/settings.md: [allocation]": Row("main", save="allocation.toml"),
     ".venv/bin/python examples/01_rules_by_hand.py": Row("main"),
     ".venv/bin/python examples/02_own_loop.py 20": Row("main", run="python examples/02_own_loop.py 1"),
+    # docs/data.md
+    "docs/data.md: def reward(completions, gold, **columns):": Row("main"),
+    "docs/data.md: [task]": Row("main", save="rewards.toml"),
     # docs/algorithms, docs/test_time.md, docs/tour.md
     "docs/algorithms/allocation.md: [allocation]": Row("main", save="allocation.toml"),
     EVAL: Row("main", run=EVAL.replace("num_prompts 100", "num_prompts 6")),

@@ -16,6 +16,7 @@ from arrol.configs.task import (
     ArithmeticTaskConfig,
     CountdownTaskConfig,
     DatasetTaskConfig,
+    RewardFields,
     SearchTaskConfig,
     TaskConfig,
 )
@@ -48,8 +49,10 @@ def build_task(config: TaskConfig, tokenizer: Any, *, seed: int) -> Task:
         return SearchTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
     assert isinstance(config, DatasetTaskConfig), config
     from arrol.tasks.dataset import DatasetTask
+    from arrol.verifiers.judge import RewardJudge
 
-    return DatasetTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
+    fields = config.model_dump(exclude={"name", *RewardFields.model_fields})
+    return DatasetTask(tokenizer, seed=seed, reward=RewardJudge.of(config), **fields)
 
 
 def task_alphabet(config: TaskConfig) -> str:

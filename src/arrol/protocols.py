@@ -151,8 +151,11 @@ class Task(Protocol):
     def eval_prompts(self, count: int) -> list[Prompt]: ...
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict: ...
 
-    def submit(self, prompt: Prompt, completion_text: str) -> PendingVerdict:
-        """Start a verdict, so that it runs beside generation; a cheap one may be given at once."""
+    def submit(self, prompt: Prompt, completion_text: str, token_ids: Sequence[int] = ()) -> PendingVerdict:
+        """Start a verdict, so that it runs beside generation; a cheap one may be given at once.
+
+        ``token_ids`` are those of the completion, for rewards that count tokens.
+        """
 
     def close(self) -> None:
         """End the worker processes of its verifier."""

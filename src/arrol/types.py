@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -93,6 +93,8 @@ class Prompt:
     """Difficulty grade where the task knows one, else 0."""
     solution: str = ""
     """A worked solution where the task knows one, else empty."""
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Cells of its row, where reward functions judge; ``prompt`` is the question as the data has it."""
 
 
 @dataclass
@@ -161,11 +163,25 @@ class Rollout:
     decision: PruningDecision | None = None
     """The last decision; None for a rollout that ended before the first probe."""
     reward: float | None = None
-    """The verifier's number, written once; None for a rollout that was stopped."""
+    """The verifier's number, written once; None for a rollout that was stopped or could not be judged."""
     answer: str | None = None
     """What the verifier extracted."""
     dropped: bool = False
     """Generated in full and then left out of training (``oracle``, dynamic sampling)."""
+    success: float | None = None
+    """1 right, 0 wrong, NaN unknown, where the task tells it apart from the reward; None: the reward tells."""
+
+    @property
+    def label(self) -> float | None:
+        """1 right, 0 wrong, None unknown; a reward above 0.5 is right unless ``success`` says otherwise."""
+        if self.reward is None or (self.success is not None and math.isnan(self.success)):
+            return None
+        return float(self.reward > 0.5) if self.success is None else self.success
+
+    @property
+    def outcome(self) -> float | None:
+        """The label where the task tells it apart from the reward, else the reward itself."""
+        return self.reward if self.success is None else self.label
 
     @property
     def survived(self) -> bool:
@@ -223,6 +239,23 @@ class RolloutGroup:
         return np.array([r.reward if r.survived and r.reward is not None else np.nan for r in self.rollouts], float)
 
     @property
+    def outcomes_G(self) -> np.ndarray:
+        """float64 ``[G]``: what rules read that count right answers; NaN where it is unknown."""
+        found = [rollout.outcome if rollout.survived else None for rollout in self.rollouts]
+        return np.array([np.nan if outcome is None else outcome for outcome in found], float)
+
+    @property
+    def labels_G(self) -> np.ndarray:
+        """float64 ``[G]``: 1 right, 0 wrong; NaN where it is unknown or the rollout did not survive."""
+        found = [rollout.label if rollout.survived else None for rollout in self.rollouts]
+        return np.array([np.nan if label is None else label for label in found], float)
+
+    @property
+    def unrewarded_G(self) -> np.ndarray:
+        """bool ``[G]``: survived and has no reward, such as one whose reward function raised an error."""
+        return np.array([rollout.survived and rollout.reward is None for rollout in self.rollouts], bool)
+
+    @property
     def survival_G(self) -> np.ndarray:
         """float64 ``[G]``, in (0, 1]."""
         return np.array([r.survival for r in self.rollouts], float)
@@ -247,7 +280,7 @@ class Verdict:
     """A verifier's answer about one completion."""
 
     reward: float
-    """1 right, 0 wrong; tasks may grade in between."""
+    """1 right, 0 wrong; tasks may grade in between. NaN: there is none."""
     answer: str | None
     """What was extracted from the text, None when nothing was found."""
     timed_out: bool = False
@@ -257,10 +290,17 @@ class Verdict:
     """What decided: ``rules`` (spelling and numbers) or ``math-verify``; empty where a task does not say."""
     reason: str = ""
     """Why, in a few words."""
+    success: float | None = None
+    """1 right, 0 wrong, NaN unknown, where that is not read from the reward."""
+    failed: bool = False
+    """A reward function failed; the reward is NaN and ``reason`` names function, row and error."""
+    parts: tuple[tuple[str, float], ...] = ()
+    """(name, value) of each reward function, NaN where it gave none; empty where a verifier judged."""
 
     @property
     def is_right(self) -> bool:
-        return self.reward > 0.5
+        """By ``success``, else a reward above 0.5."""
+        return (self.reward > 0.5) if self.success is None else self.success == 1.0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ from integration import tiny
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
+REWARD = (
+    "def last(completions, answer, **columns): return [float(text[-1:] == a) for text, a in zip(completions, answer)]"
+)
+
 
 @pytest.fixture(scope="module")
 def emitted(tmp_path_factory):
@@ -39,11 +43,14 @@ def emitted(tmp_path_factory):
         )
         == 0
     )
+    (folder / "rewards_of_metrics.py").write_text(REWARD, "utf-8")
+    flags = ["--task.reward", "rewards_of_metrics:last", "--training.steps", "1", "--name", "reward"]
+    assert main(["train", str(config), *flags]) == 0
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1}
     sft = {"out_dir": str(folder), "steps": 1, "batch_size": 2, "eval_prompts": 2, "max_completion_tokens": 4}
     (folder / "sft.toml").write_text(tiny.toml({**sft, "shape": shape, "task": {"name": "countdown"}, "device": "cpu"}))
     assert main(["sft", str(folder / "sft.toml")]) == 0
-    runs = [load_run(folder / name) for name in ("tiny", "aero", "greso", "pilot_commit", "auto", "sft")]
+    runs = [load_run(folder / name) for name in ("tiny", "aero", "greso", "pilot_commit", "auto", "reward", "sft")]
     return {key for run in runs for row in (*run.steps, *run.evals) for key in row.metrics}
 
 

@@ -25,7 +25,9 @@ class Lesson(NamedTuple):
     """Baseline and spread come from this; None: from the rewards of the group."""
     ignored_G: np.ndarray | None = None
     """bool ``[G]``: excluded from the group's statistics and from training (failed ones, truncated ones where these do
-    not count); None: none is."""
+    not count, ones without a reward); None: none is."""
+    unrewarded_G: np.ndarray | None = None
+    """bool ``[G]``: of :attr:`ignored_G`, those without a reward; None: none is."""
 
     @property
     def excluded_G(self) -> np.ndarray:
@@ -36,10 +38,18 @@ class Lesson(NamedTuple):
     def left_out_G(self) -> list[str]:
         """Why each rollout does not train; empty where it does, or would if it were verified. ``G`` strings."""
         train_G, reason = self.selection.train_G, self.selection.reason
+        unrewarded_G = np.zeros(len(train_G), bool) if self.unrewarded_G is None else self.unrewarded_G
         return [
-            "truncated" if excluded else "" if trains else reason
-            for trains, excluded in zip(train_G, self.excluded_G, strict=True)
+            "unrewarded" if unrewarded else "truncated" if excluded else "" if trains else reason
+            for trains, excluded, unrewarded in zip(train_G, self.excluded_G, unrewarded_G, strict=True)
         ]
+
+
+def without_unrewarded(lesson: Lesson, unrewarded_G: np.ndarray) -> Lesson:
+    """The lesson without the survivors that have no reward: neither they nor their absence counts."""
+    if not unrewarded_G.any():
+        return lesson
+    return lesson._replace(ignored_G=lesson.excluded_G | unrewarded_G, unrewarded_G=unrewarded_G)
 
 
 class Observed(NamedTuple):

@@ -17,7 +17,7 @@ from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
 from arrol.evaluation.cautions import cautions_of
-from arrol.evaluation.judging import JudgedProblem, disagreements, judged, unjudged, verifier_for
+from arrol.evaluation.judging import JudgedProblem, disagreements, is_by_function, judged, unjudged, verifier_for
 from arrol.evaluation.parts import parsed_columns
 from arrol.evaluation.problems import SampledProblem
 from arrol.evaluation.samples import read_samples, write_samples
@@ -139,14 +139,17 @@ def print_facts(console: Console, found: Sequence[JudgedProblem]) -> None:
     counts = facts(found)
     tokens = counts["tokens_per_sample"]
     length = "" if tokens is None else f", {tokens:.1f} tokens each"
+    lacks = f"{100 * counts['unreadable_frac']:.1f} % without a readable answer"
+    if is_by_function(found):
+        lacks = f"{counts['unrewarded']} without a reward, which count as wrong"
     console.print(
-        f"{counts['problems']} problems, {counts['samples']} samples{length}; {100 * counts['unreadable_frac']:.1f} % "
-        "without a readable answer. Intervals: bootstrap over problems.",
+        f"{counts['problems']} problems, {counts['samples']} samples{length}; {lacks}. Intervals: bootstrap over "
+        "problems.",
         soft_wrap=True,
     )
     judges = ", ".join(f"{name} {count}" for name, count in counts["judged_by"].items())
     console.print(f"Verdicts by: {judges}.", soft_wrap=True)
-    if odd := disagreements(found):
+    if not is_by_function(found) and (odd := disagreements(found)):
         console.print(
             f"{odd} samples are judged otherwise in votes, where equal answers need equal verdicts.", soft_wrap=True
         )

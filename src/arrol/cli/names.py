@@ -11,10 +11,14 @@ from arrol.configs.base import validate
 from arrol.configs.flags import change, parse_flags
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
-from arrol.configs.task import DatasetTaskConfig
+from arrol.configs.task import DatasetTaskConfig, TaskConfig
 from arrol.hub import Kind, cached_only, is_model_name
+from arrol.tasks.columns import Columns
+from arrol.tasks.presets import preset_named
 from arrol.tasks.sources import require_source
 from arrol.training.checkpoint import load_state, newest_checkpoint
+from arrol.verifiers.functions import Submission
+from arrol.verifiers.judge import RewardJudge
 
 TRL_FIELDS: dict[str, Kind] = {
     "model_name_or_path": "models",
@@ -29,6 +33,27 @@ def require_names(config: RunConfig | SftConfig) -> None:
     if config.model and is_model_name(config.model):
         cached_only("models", config.model, f"model = {config.model!r}")
     _require_sources(config)
+    require_reward(config.task)
+
+
+def require_reward(config: TaskConfig) -> None:
+    """One line where the reward functions of a task cannot be imported, or cannot be called with its first row."""
+    if not isinstance(config, DatasetTaskConfig) or not config.reward:
+        return
+    judge = RewardJudge.of(config)
+    assert judge is not None
+    given = None if config.preset is None else preset_named(config.preset)
+    columns = Columns(config.prompt_column, config.answer_column, None, given, for_rewards=True)
+    source, split = (
+        (config.source, config.split) if config.split else (config.eval_source or config.source, config.eval_split)
+    )
+    row = columns.first(source, split)
+    try:
+        judge.require_columns(row.cells)
+        completion = "" if isinstance(row.cells["prompt"], str) else [{"role": "assistant", "content": ""}]
+        judge.try_on(Submission(row.key, row.cells, completion, ()))
+    finally:
+        judge.close()
 
 
 def require_names_of_run(folder: str | Path, flags: Sequence[str]) -> None:
@@ -36,7 +61,9 @@ def require_names_of_run(folder: str | Path, flags: Sequence[str]) -> None:
     checkpoint = newest_checkpoint(Path(folder) / "checkpoints")
     if checkpoint is not None:
         values, _ = change(RunConfig, load_state(checkpoint)["config"], parse_flags(flags, RunConfig))
-        _require_sources(validate(RunConfig, values))
+        config = validate(RunConfig, values)
+        _require_sources(config)
+        require_reward(config.task)
 
 
 def _require_sources(config: RunConfig | SftConfig) -> None:

@@ -21,7 +21,7 @@ from arrol.configs.sft import SftConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
-from arrol.evaluation.runner import Amount, rewards_and_tokens, sample_prompts
+from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
 from arrol.records.schema import EndRecord, EvalRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, provenance
 from arrol.training.checkpoint import save_policy
@@ -108,7 +108,7 @@ def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any) -> EvalReco
     """Evaluation of the saved model: success on held-out prompts, its spread, and dead groups."""
     params = SamplingParams(config.max_completion_tokens, stop_token_ids=stop_token_ids(model, tokenizer))
     engine, amount = EmbeddedEngine(model, EngineConfig()), Amount(config.eval_prompts, JUDGED_SAMPLES, config.seed)
-    reward_PG, tokens_PG = rewards_and_tokens(sample_prompts(engine, task, tokenizer, params, amount))
+    reward_PG, tokens_PG = outcomes_and_tokens(sample_prompts(engine, task, tokenizer, params, amount))
     accuracy, low, high = accuracy_with_interval(reward_PG)
     metrics = {
         "eval/completion_tokens/mean": float(tokens_PG.mean()),

@@ -17,7 +17,7 @@ from arrol.configs.base import StrictModel, merge, validate
 from arrol.configs.files import read_config
 from arrol.configs.flags import change, override
 from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
-from arrol.configs.task import TaskConfig
+from arrol.configs.task import TaskConfig, with_reward_folder
 from arrol.errors import ConfigError
 
 MAX_ROLLOUTS = 2**20
@@ -316,7 +316,8 @@ class CompareConfig(StrictModel):
 
 def load_run(path: str | Path, flags: Sequence[str] = ()) -> RunConfig:
     """The config of a file under flags; ConfigError on the first mistake."""
-    return validate(RunConfig, override(RunConfig, read_config(path, "run"), flags))
+    values = override(RunConfig, read_config(path, "run"), flags)
+    return validate(RunConfig, with_reward_folder(values, path))
 
 
 def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
@@ -324,6 +325,8 @@ def load_compare(path: str | Path, flags: Sequence[str] = ()) -> CompareConfig:
     shapes = {"run": RunConfig}
     values = override(CompareConfig, read_config(path, "comparison"), flags, shapes)
     compare = validate(CompareConfig, values, shapes)
+    arms = tuple(arm.model_copy(update={"change": with_reward_folder(arm.change, path)}) for arm in compare.arms)
+    compare = compare.model_copy(update={"run": with_reward_folder(compare.run, path), "arms": arms})
     planned_runs(compare)
     return compare
 

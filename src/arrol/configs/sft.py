@@ -12,7 +12,7 @@ from arrol.configs.base import StrictModel, validate
 from arrol.configs.files import read_config
 from arrol.configs.flags import override
 from arrol.configs.run import OptimizerConfig
-from arrol.configs.task import DatasetTaskConfig, TaskConfig
+from arrol.configs.task import DatasetTaskConfig, TaskConfig, with_reward_folder
 
 
 class ModelShape(StrictModel):
@@ -103,4 +103,5 @@ class SftConfig(StrictModel):
 
 def load_sft(path: str | Path, flags: Sequence[str] = ()) -> SftConfig:
     """The warm start of a file under flags."""
-    return validate(SftConfig, override(SftConfig, read_config(path, "warm start"), flags))
+    values = override(SftConfig, read_config(path, "warm start"), flags)
+    return validate(SftConfig, with_reward_folder(values, path))

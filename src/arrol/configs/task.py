@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from arrol.configs.base import StrictModel
 
@@ -63,8 +65,53 @@ class SearchTaskConfig(StrictModel):
         return self
 
 
-class DatasetTaskConfig(StrictModel):
-    """Prompts and gold answers from a file, a folder or a hub name."""
+class RewardConfig(StrictModel):
+    """One reward function among several."""
+
+    function: str
+    """Import path, module:function."""
+    weight: float = 1.0
+    """Factor of its value in the sum; 0 shows the value in the metrics alone."""
+
+
+class RewardFields(StrictModel):
+    """Reward functions that judge instead of a verifier."""
+
+    reward: tuple[RewardConfig, ...] = ()
+    """Reward functions by import path, module:function, or tables of function and weight; empty for the verifier."""
+    reward_folder: str | None = None
+    """Folder in which their modules are looked for first; that of the config file when absent."""
+    reward_time_limit_s: float | None = Field(None, gt=0)
+    """Time limit of one call for one completion, in worker processes, above 0; absent: no limit, in this process."""
+    success_reward: str | None = None
+    """Function whose value says whether an answer is right; needed with several."""
+    success_threshold: float = 0.5
+    """A value of that function above this is a success, for the quality head, the allocation and pass@k."""
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _paths_are_tables(cls, value: Any) -> Any:
+        """A path, a table, or a list of both; a text may hold several paths, with commas between them."""
+        entries = value.split(",") if isinstance(value, str) else [value] if isinstance(value, Mapping) else value
+        if not isinstance(entries, list | tuple):
+            return value
+        return [{"function": entry.strip()} if isinstance(entry, str) else entry for entry in entries]
+
+    @model_validator(mode="after")
+    def _rewards_fit(self) -> Self:
+        for name in ("reward_time_limit_s", "success_reward"):
+            if getattr(self, name) is not None and not self.reward:
+                raise ValueError(f"task.{name} = {getattr(self, name)!r}: no reward function is named; set task.reward")
+        paths = [one.function for one in self.reward]
+        if len(set(paths)) != len(paths):
+            raise ValueError(f"task.reward = {paths}: name each function once")
+        if self.reward and not any(one.weight for one in self.reward):
+            raise ValueError(f"task.reward = {paths}: every weight is 0; give one function a weight")
+        return self
+
+
+class DatasetTaskConfig(RewardFields):
+    """Prompts from a file, a folder or a hub name, with gold answers or a reward of one's own."""
 
     name: Literal["dataset"] = "dataset"
     source: str
@@ -92,7 +139,24 @@ class DatasetTaskConfig(StrictModel):
     deduplicate: bool = False
     """Drop rows whose prompt was seen before."""
 
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        for name in ("verifier", "answer_format"):
+            if self.reward and getattr(self, name) is not None:
+                raise ValueError(
+                    f"task.{name} = {getattr(self, name)!r}: task.reward judges, no verifier does; leave it out"
+                )
+        return self
+
 
 TaskConfig = Annotated[
     ArithmeticTaskConfig | CountdownTaskConfig | SearchTaskConfig | DatasetTaskConfig, Field(discriminator="name")
 ]
+
+
+def with_reward_folder(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Raw values of a config in which modules of reward functions are looked for beside the file at ``path``."""
+    task = values.get("task")
+    if not isinstance(task, Mapping) or not task.get("reward") or "reward_folder" in task:
+        return dict(values)
+    return {**values, "task": {**task, "reward_folder": str(Path(path).parent)}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from arrol.evaluation.judging import FROM_FILE, JudgedProblem
+from arrol.evaluation.judging import FROM_FILE, JudgedProblem, is_by_function
 from arrol.verifiers.extraction import MAX_CHARS
 from arrol.verifiers.gold import read_gold
 
@@ -19,7 +19,8 @@ def cautions_of(judged: Sequence[JudgedProblem]) -> list[str]:
     golds = [
         (one.problem.key, one.problem.answer)
         for one in judged
-        if one.problem.answer is not None and any(sample.verifier != FROM_FILE for sample in one.samples)
+        if one.problem.answer is not None
+        and any(sample.verifier != FROM_FILE and sample.success is None for sample in one.samples)
     ]
     solutions = [(key, gold) for key, gold in golds if is_solution(gold)]
     others = [(key, gold) for key, gold in golds if not is_solution(gold) and is_unreadable(gold)]
@@ -35,6 +36,8 @@ def cautions_of(judged: Sequence[JudgedProblem]) -> list[str]:
             f"{len(others)} of {len(golds)} gold answers cannot be read as mathematics, as {gold[:60]!r} of problem "
             f"{key!r}; only the same spelling counts as right there"
         )
+    if is_by_function(judged):
+        return []
     num_samples = sum(len(one.samples) for one in judged)
     num_unreadable = sum(int((one.class_N < 0).sum()) for one in judged)
     if 2 * num_unreadable > num_samples:

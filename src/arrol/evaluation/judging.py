@@ -79,7 +79,9 @@ def unjudged(problems: Sequence[SampledProblem]) -> list[SampledProblem]:
 
 
 def _unjudged(sample: Sample) -> Sample:
-    return changed(sample, answer=None, reward=None, mark=None, verifier=None, reason=None, answer_class=None)
+    return changed(
+        sample, answer=None, reward=None, success=None, mark=None, verifier=None, reason=None, answer_class=None
+    )
 
 
 def judged(
@@ -108,6 +110,11 @@ def _is_grouped(problem: SampledProblem) -> bool:
     return all(sample.verifier is not None for sample in problem.samples) and any(
         sample.answer_class is not None for sample in problem.samples
     )
+
+
+def is_by_function(judged_P: Sequence[JudgedProblem]) -> bool:
+    """Reward functions judged every sample, and there are no answers to vote on."""
+    return all(s.success is not None and s.answer is None for one in judged_P for s in one.samples)
 
 
 def disagreements(judged_P: Sequence[JudgedProblem]) -> int:
@@ -149,13 +156,13 @@ def _with_verdicts(
     pairs, places, filled = [], [], [list(problem.samples) for problem in problems]
     for p, problem in enumerate(problems):
         for n, sample in enumerate(problem.samples):
+            if sample.verifier is not None:
+                continue
             if sample.reward is None and problem.answer is None:
                 raise DataError(
                     f"samples: problem {problem.key!r} has neither a gold answer nor rewards; "
                     "add the field answer, or a reward to each sample"
                 )
-            if sample.verifier is not None:
-                continue
             if sample.answer is None or sample.reward is None:
                 pairs.append((sample.completion, problem.answer or ""))
                 places.append((p, n))
@@ -175,8 +182,12 @@ def _with_verdicts(
     return [replace(problem, samples=tuple(part)) for problem, part in zip(problems, filled, strict=True)]
 
 
+def _is_right(sample: Sample) -> bool:
+    return float(sample.reward or 0.0) > 0.5 if sample.success is None else sample.success == 1.0
+
+
 def _judged(problem: SampledProblem, class_N: np.ndarray) -> JudgedProblem:
-    rights, classes = [float(sample.reward or 0.0) > 0.5 for sample in problem.samples], class_N.tolist()
+    rights, classes = [_is_right(sample) for sample in problem.samples], class_N.tolist()
     first: dict[int, bool] = {}
     for number, right in zip(classes, rights, strict=True):
         first.setdefault(number, right and number >= 0)

@@ -39,7 +39,7 @@ class Sample:
     answer: OptionalText = None
     """Extracted by a verifier."""
     reward: Number = None
-    """The verifier's number."""
+    """The verifier's number, or the sum of the reward functions."""
     score: Number = None
     """Raw logit of the quality head, or the score of another model."""
     quality: Share = None
@@ -61,10 +61,12 @@ class Sample:
     """Why, in a few words."""
     answer_class: Count = None
     """Number of its class of equal answers among those of the problem; None when unreadable or not grouped yet."""
+    success: Share = None
+    """1 right, 0 wrong or unknown, where a reward function judged; None: a reward above 0.5 is right."""
 
     def __post_init__(self) -> None:
         cells = vars(self)
-        for name in ("reward", "score", "quality"):
+        for name in ("reward", "success", "score", "quality"):
             if (value := cells[name]) is not None:
                 object.__setattr__(self, name, None if math.isnan(value) else float(value))
         for name in ("logprobs", "confidences"):

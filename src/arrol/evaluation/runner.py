@@ -15,6 +15,7 @@ from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.protocols import Engine, Task, Tokenizer
 from arrol.records.schema import EvalRecord
 from arrol.types import Completion, GroupRequest, Prompt, SamplingParams, Verdict
+from arrol.verifiers.tally import RewardTally
 
 EVALUATION_SEED = 20_000_003
 """Added to the run's seed, so that evaluation shares no random numbers with training."""
@@ -35,6 +36,7 @@ class Written(NamedTuple):
                 completion=text,
                 answer=verdict.answer,
                 reward=verdict.reward,
+                success=None if verdict.success is None else float(verdict.is_right),
                 num_tokens=completion.num_tokens,
                 finish_reason=completion.finish_reason,
                 logprobs=tuple(completion.sampler_logprobs_T.tolist()),
@@ -44,7 +46,9 @@ class Written(NamedTuple):
             )
             for completion, text, verdict in zip(self.completions, self.texts, self.verdicts, strict=True)
         )
-        return SampledProblem(self.prompt.key, self.prompt.text, self.prompt.answer, tuple(samples), self.prompt.level)
+        return SampledProblem(
+            self.prompt.key, self.prompt.text, self.prompt.answer or None, tuple(samples), self.prompt.level
+        )
 
 
 class Amount(NamedTuple):
@@ -59,7 +63,10 @@ class Amount(NamedTuple):
 def sample_prompts(
     engine: Engine, task: Task, tokenizer: Tokenizer, params: SamplingParams, amount: Amount
 ) -> list[Written]:
-    """Held-out prompts with verified completions; a completion that failed counts as wrong."""
+    """Held-out prompts with verified completions; one that failed, or has no reward, counts as wrong.
+
+    DataError where every call of the reward functions failed.
+    """
     prompts = task.eval_prompts(amount.num_prompts)
     requests = [GroupRequest(0, number, prompt, amount.samples) for number, prompt in enumerate(prompts)]
     groups = engine.generate(requests, params, seed=amount.seed + EVALUATION_SEED)
@@ -67,32 +74,44 @@ def sample_prompts(
     for prompt, completions in zip(prompts, groups, strict=True):
         texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
         pending = [
-            task.submit(prompt, text) if completion.finish_reason.survived else lambda: Verdict(0.0, None)
+            task.submit(prompt, text, completion.token_ids)
+            if completion.finish_reason.survived
+            else lambda: Verdict(0.0, None)
             for completion, text in zip(completions, texts, strict=True)
         ]
         started.append((prompt, completions, texts, pending))
-    return [
+    written = [
         Written(prompt, done, texts, [verdict() for verdict in pending]) for prompt, done, texts, pending in started
     ]
+    _tally(written).require_one("the evaluation")
+    return written
 
 
-def rewards_and_tokens(written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and completion tokens, both float64 ``[P, G]``."""
-    reward_PG = [[verdict.reward for verdict in one.verdicts] for one in written]
+def outcomes_and_tokens(written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes and completion tokens, both float64 ``[P, G]``: the verifier's reward, or the success of a reward
+    function, 0 where it is unknown."""
+    outcome_PG = [
+        [verdict.reward if verdict.success is None else float(verdict.is_right) for verdict in one.verdicts]
+        for one in written
+    ]
     tokens_PG = [[completion.num_tokens for completion in one.completions] for one in written]
-    return np.array(reward_PG, float), np.array(tokens_PG, float)
+    return np.array(outcome_PG, float), np.array(tokens_PG, float)
 
 
 def eval_record(written: Sequence[Written], *, step: int, segment: int = 0) -> EvalRecord:
     """One row of the learning curve; with the same prompts and seed at every step, steps are paired."""
-    reward_PG, tokens_PG = rewards_and_tokens(written)
-    accuracy, low, high = accuracy_with_interval(reward_PG)
-    num_prompts, samples = reward_PG.shape
-    metrics = {"eval/completion_tokens/mean": float(tokens_PG.mean())}
+    outcome_PG, tokens_PG = outcomes_and_tokens(written)
+    accuracy, low, high = accuracy_with_interval(outcome_PG)
+    num_prompts, samples = outcome_PG.shape
+    metrics = {"eval/completion_tokens/mean": float(tokens_PG.mean()), **_tally(written).metrics("eval/reward")}
     if samples > 1:
-        right_P = (reward_PG > 0).sum(1)
+        right_P = (outcome_PG > 0).sum(1)
         metrics[f"eval/pass_at_{samples}"] = float(pass_at_k(right_P, samples, samples).mean())
     return EvalRecord(
         step=step, segment=segment, accuracy=accuracy, low=low, high=high, num_prompts=num_prompts,
         samples_per_prompt=samples, metrics=metrics,
     )  # fmt: skip
+
+
+def _tally(written: Sequence[Written]) -> RewardTally:
+    return RewardTally(verdict for one in written for verdict in one.verdicts)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from arrol.errors import ConfigError, DataError
-from arrol.evaluation.judging import JudgedProblem, ballots_of, has_confidences
+from arrol.evaluation.judging import JudgedProblem, ballots_of, has_confidences, is_by_function
 from arrol.evaluation.majority import SubsetPlan, maj_at_k
 from arrol.evaluation.metrics import avg_at_k, best_of_k, paired_difference, pass_at_k, summary
 from arrol.evaluation.problems import Sample, SampledProblem
@@ -72,10 +72,18 @@ def require_votes(problems: Sequence[SampledProblem], names: Sequence[str]) -> N
 
 
 def metric_rows(judged: Sequence[JudgedProblem], ks: Sequence[int]) -> list[Row]:
-    """avg, pass@k, maj@k, coverage gap, and best-of-k where there are scores."""
+    """avg, pass@k, maj@k, coverage gap, and best-of-k where there are scores.
+
+    Where reward functions judged there is no answer to vote on: mean reward, avg and pass@k.
+    """
     right_P, size_P = _counts(judged)
     ballots = [ballots_of(one) for one in judged]
     rows = [_row(f"avg@{_size_text(size_P)}", avg_at_k(right_P, size_P))]
+    if is_by_function(judged):
+        rewards = [[s.reward for s in one.samples if s.reward is not None] for one in judged]
+        reward_P = np.array([np.mean(each) for each in rewards if each])
+        passes = [_row(f"pass@{k}", pass_at_k(right_P, size_P, k)) for k in ks]
+        return [*([_row("mean reward", reward_P)] if len(reward_P) else []), *rows, *passes]
     verdicts = [one.votes_right_N for one in judged]
     votes = maj_at_k(ballots, verdicts, ks)
     best_PK = None
@@ -107,7 +115,8 @@ def facts(judged: Sequence[JudgedProblem]) -> Row:
         "problems": len(judged),
         "samples": int(sum(len(one.samples) for one in judged)),
         "tokens_per_sample": None if np.isnan(tokens).all() else float(np.nanmean(tokens)),
-        "unreadable_frac": float(np.mean(classes < 0)),
+        "unreadable_frac": 0.0 if is_by_function(judged) else float(np.mean(classes < 0)),
+        **({"unrewarded": _num_unrewarded(judged)} if is_by_function(judged) else {}),
         "judged_by": dict(Counter(sample.verifier or "" for one in judged for sample in one.samples)),
     }
 
@@ -196,6 +205,10 @@ def _vote_values(
 
 def _counts(judged: Sequence[JudgedProblem]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([int(one.right_N.sum()) for one in judged]), np.array([len(one.samples) for one in judged])
+
+
+def _num_unrewarded(judged: Sequence[JudgedProblem]) -> int:
+    return sum(sample.reward is None for one in judged for sample in one.samples)
 
 
 def _row(name: str, value_P: np.ndarray) -> Row:

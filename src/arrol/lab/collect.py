@@ -142,7 +142,7 @@ class Collector:
         for completion in group:
             text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
             is_whole = completion.finish_reason.survived
-            pending.append(self._task.submit(prompt, text) if is_whole else None)
+            pending.append(self._task.submit(prompt, text, completion.token_ids) if is_whole else None)
         return [np.nan if wait is None else wait().reward for wait in pending]
 
     def _lap(self, name: str, started: float) -> None:

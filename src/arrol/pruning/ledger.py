@@ -89,12 +89,12 @@ def decision_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 def sampling_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """What was sampled and decided, before anything is left out of training."""
-    survivors = [rollout for group in groups for rollout in group.survivors]
-    weight = np.array([1.0 / rollout.survival for rollout in survivors])
-    reward = np.array([float(rollout.reward or 0.0) for rollout in survivors])
+    labelled = [rollout for group in groups for rollout in group.survivors if rollout.label is not None]
+    weight = np.array([1.0 / rollout.survival for rollout in labelled])
+    right = np.array([float(rollout.label or 0.0) for rollout in labelled])
     tokens = [rollout.completion.num_tokens for group in groups for rollout in group.rollouts]
     return {
-        "rollout/success_frac_before": float(np.average(reward, weights=weight)) if len(reward) else float("nan"),
+        "rollout/success_frac_before": float(np.average(right, weights=weight)) if labelled else float("nan"),
         "rollout/completion_tokens/mean": float(np.mean(tokens)),
         **decision_metrics(groups),
     }
@@ -102,15 +102,20 @@ def sampling_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
 def survivor_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Rewards and group sizes after pruning."""
-    rewards = [group.rewards_G[~np.isnan(group.rewards_G)] for group in groups]
-    everything = np.concatenate(rewards)
-    spread = [float(r.mean() * (1 - r.mean())) if len(r) else 0.0 for r in rewards]
+    rewards = [_known(group.rewards_G) for group in groups]
+    rights = [_known(group.labels_G) for group in groups]
+    everything, right = np.concatenate(rewards), np.concatenate(rights)
+    spread = [float(r.mean() * (1 - r.mean())) if len(r) else 0.0 for r in rights]
     started = sum(len(group.rollouts) for group in groups)
     return {
-        "rollout/success_frac_after": float(everything.mean()) if len(everything) else float("nan"),
-        "rollout/dead_group_frac": float(np.mean([s == 0.0 for s in spread])),
+        "rollout/success_frac_after": float(right.mean()) if len(right) else float("nan"),
+        "rollout/dead_group_frac": float(np.mean([not len(r) or r.min() == r.max() for r in rewards])),
         "rollout/outcome_variance/mean": float(np.mean(spread)),
         "rollout/survivors_frac": len(everything) / started,
         "rollout/smallest_group": float(min(len(r) for r in rewards)),
         "rollout/unrewarded_groups": float(sum(not len(r) for r in rewards)),
     }
+
+
+def _known(value_G: np.ndarray) -> np.ndarray:
+    return value_G[~np.isnan(value_G)]

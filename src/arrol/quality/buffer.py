@@ -67,11 +67,11 @@ def outcome_counts(
     in [0, 1], where stopped rollouts are known by their calibrated probability q alone; the number stays. Without
     pruning both are plain counts. Rollouts that ended in an error are left out. (0, 0) when nothing was verified.
     """
-    known = [r for r in rollouts if r.survived and r.reward is not None and (count_truncated or not r.is_truncated)]
+    known = [r for r in rollouts if r.survived and r.label is not None and (count_truncated or not r.is_truncated)]
     if not known:
         return 0.0, 0.0
     weight = np.array([1.0 / r.survival for r in known])
-    right = np.array([float(r.reward or 0.0) > 0.5 for r in known]).astype(float)
+    right = np.array([float(r.label or 0.0) for r in known])
     number, rate = float(weight.sum() ** 2 / np.square(weight).sum()), float((weight * right).sum() / weight.sum())
     stopped = [r for r in rollouts if r.completion.finish_reason is FinishReason.PRUNED and r.decision is not None]
     if use_quality and stopped:

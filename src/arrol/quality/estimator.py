@@ -64,11 +64,11 @@ class QualityEstimator:
             (number, rollout)
             for number, group in enumerate(groups)
             for rollout in group.rollouts
-            if rollout.reward is not None and length in rollout.completion.features_at
+            if rollout.label is not None and length in rollout.completion.features_at
         ]
         if rows:
             features_CF = np.stack([rollout.completion.features_at[length] for _, rollout in rows])
-            label_C = np.array([float(cast(float, rollout.reward) > 0.5) for _, rollout in rows])
+            label_C = np.array([cast(float, rollout.label) for _, rollout in rows])
             inverse_C = 1.0 / np.array([rollout.survival for _, rollout in rows])
             score_C = self.scores(features_CF, probe)
             self._judge(

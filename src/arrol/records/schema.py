@@ -115,7 +115,9 @@ class RolloutRecord:
     keep: bool
     """It was trained on, unless its advantage was 0."""
     dropped: str = ""
-    """Why it was left out of training although it was verified; empty when it was not."""
+    """Why it was left out of training although it survived; empty when it was not."""
+    success: float | None = None
+    """1 right, 0 wrong, NaN unknown, where a reward function judged; None: the reward says."""
 
 
 @dataclass(frozen=True, kw_only=True)

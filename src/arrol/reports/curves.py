@@ -208,19 +208,21 @@ def reliability_table(runs: Sequence[Run], num_bins: int = 10) -> list[dict[str,
     weight 1. Intervals are Wilson's at the effective number ``(sum w)^2 / sum w^2``.
     """
     judged = [
-        (row.quality, row.reward, 1.0 if row.reason == "outcome" else 1 / row.survival)
+        (row.quality, right, 1.0 if row.reason == "outcome" else 1 / row.survival)
         for run in runs
         for row in rollouts_after_warmup(run)
-        if row.reward is not None and math.isfinite(row.quality + row.reward) and row.survival > 0
+        if row.reward is not None and row.survival > 0
+        for right in [row.reward if row.success is None else row.success]
+        if math.isfinite(row.quality + right)
     ]
     if not judged:
         return []
-    quality_N, reward_N, weight_N = np.array(judged, float).T
+    quality_N, right_N, weight_N = np.array(judged, float).T
     bin_N = np.clip((quality_N * num_bins).astype(int), 0, num_bins - 1)
     rows = []
     for index in np.unique(bin_N):
         here = bin_N == index
-        weight, right = weight_N[here], float(np.average(reward_N[here], weights=weight_N[here]))
+        weight, right = weight_N[here], float(np.average(right_N[here], weights=weight_N[here]))
         effective = weight.sum() ** 2 / np.square(weight).sum()
         low, high = wilson_interval(min(max(right, 0.0), 1.0) * effective, effective)
         quality = float(np.average(quality_N[here], weights=weight))

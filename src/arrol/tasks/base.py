@@ -167,7 +167,7 @@ class SyntheticTask(ABC, Generic[P]):
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
         return self.verifier.verify(completion_text, prompt.answer)
 
-    def submit(self, prompt: Prompt, completion_text: str) -> PendingVerdict:
+    def submit(self, prompt: Prompt, completion_text: str, token_ids: Sequence[int] = ()) -> PendingVerdict:
         verdict = self.verify(prompt, completion_text)
         return lambda: verdict
 

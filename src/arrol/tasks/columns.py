@@ -19,7 +19,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from arrol.errors import ConfigError, DataError
@@ -41,8 +41,11 @@ class Row:
     messages: tuple[Mapping[str, str], ...]
     """The question as chat messages, where it came as such."""
     answer: str
+    """Empty where there is none and a reward function judges."""
     solution: str
     level: int
+    cells: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """All columns, where reward functions judge; ``prompt`` is the question as the data has it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,14 @@ class Columns:
     answer_format: str | None = None
     preset: Preset | None = None
     """Of a local copy; None means the source's own, if it is one."""
+    for_rewards: bool = False
+    """Reward functions judge: every column is kept, and a gold answer is read only where it is a text or a number."""
+
+    def first(self, source: str, split: str) -> Row:
+        """The first row of a split, which tells the columns."""
+        for place, record in records(source, split):
+            return self._resolved(source, record).row(record, place)
+        raise _is_empty(source, split)
 
     def read(self, source: str, split: str, *, deduplicate: bool = False) -> list[Row]:
         """The rows of a split in file order; ``deduplicate`` keeps the first of equal questions."""
@@ -64,18 +75,26 @@ class Columns:
             row = columns.row(record, place)
             rows.setdefault(row.key if deduplicate else number, row)
         if not rows:
-            raise DataError(f"source: {source!r} split {split!r} is empty; give a file with at least one row")
+            raise _is_empty(source, split)
         return list(rows.values())
 
     def row(self, record: Mapping[str, Any], where: str) -> Row:
         """One record, checked; the columns are settled."""
         assert self.prompt is not None
-        assert self.answer is not None
-        assert self.answer_format is not None
-        question, messages = _question(_asked(record, self.prompt, where), where)
-        gold, written = self._gold(record, where)
+        asked = _asked(record, self.prompt, where)
+        question, messages = _question(asked, where)
         key = hashlib.blake2b(question.encode("utf-8", "replace"), digest_size=8).hexdigest()
-        return Row(key, question, messages, gold, self._solution(record, written), _level(record.get("level")))
+        level = _level(record.get("level"))
+        if self.for_rewards:
+            return Row(key, question, messages, self._told(record), "", level, {**record, "prompt": asked})
+        gold, written = self._gold(record, where)
+        return Row(key, question, messages, gold, self._solution(record, written), level)
+
+    def _told(self, record: Mapping[str, Any]) -> str:
+        """The answer column as it stands, for samples files; empty where it holds no text and no number."""
+        column = self.answer or ""
+        value = _value(record, column, "answer_column", "row") if _has(record, column) else None
+        return str(value) if isinstance(value, str | int | float) else ""
 
     def _gold(self, record: Mapping[str, Any], where: str) -> tuple[str, str]:
         """The gold answer, and the text it was read from."""
@@ -107,11 +126,18 @@ class Columns:
         prompt = self.prompt or (preset.prompt_column if preset else _usual(first, USUAL_PROMPT_COLUMNS, "prompt"))
         if not self.prompt and not preset and {"context", "question", "final_answer"} <= first.keys():
             prompt = "context+question"
+        if self.for_rewards:
+            usual = next((name for name in USUAL_ANSWER_COLUMNS if name in first), None)
+            return replace(self, prompt=prompt, answer=self.answer or (preset.answer_column if preset else usual))
         answer = self.answer or (preset.answer_column if preset else _usual(first, USUAL_ANSWER_COLUMNS, "answer"))
         answer_format = self.answer_format or (preset.answer_format if preset else _usual_format(first, answer))
         if answer_format not in ANSWER_FORMATS:
             raise ConfigError(f"answer_format: {answer_format!r} is unknown; choose from {', '.join(ANSWER_FORMATS)}")
         return Columns(prompt, answer, answer_format)
+
+
+def _is_empty(source: str, split: str) -> DataError:
+    return DataError(f"source: {source!r} split {split!r} is empty; give a file with at least one row")
 
 
 def _tolerance(value: object) -> float:

@@ -15,7 +15,8 @@ Training visits every row once per epoch in an order drawn from (seed, epoch), s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from arrol.errors import ConfigError, DataError, ModelError
@@ -25,7 +26,9 @@ from arrol.tasks.columns import Columns, Row
 from arrol.tasks.presets import preset_named, preset_of
 from arrol.tasks.sources import SplitMissing, has_splits
 from arrol.types import Prompt, Verdict
+from arrol.verifiers.functions import Submission
 from arrol.verifiers.integer import IntegerVerifier, parse_integer
+from arrol.verifiers.judge import RewardJudge
 from arrol.verifiers.pool import VerifierPool, usable_cores
 from arrol.verifiers.symbolic import SymbolicVerifier
 
@@ -54,8 +57,10 @@ class DatasetTask:
         verifier: str | None = None,
         time_limit_s: float = 5.0,
         deduplicate: bool = False,
+        reward: RewardJudge | None = None,
         seed: int = 0,
     ) -> None:
+        """``reward`` judges in place of a verifier; its functions get every column of a row."""
         if template not in TEMPLATES:
             raise ConfigError(f"template: {template!r} is unknown; choose from {', '.join(TEMPLATES)}")
         self.tokenizer = tokenizer
@@ -63,13 +68,20 @@ class DatasetTask:
         self.seed = require_seed(seed)
         given = None if preset is None else preset_named(preset)
         known = given or preset_of(source)
-        columns = Columns(prompt_column, answer_column, answer_format, given)
+        columns = Columns(prompt_column, answer_column, answer_format, given, for_rewards=reward is not None)
         if split:
             rows = columns.read(source, split, deduplicate=deduplicate or (known is not None and known.deduplicate))
             self.train_rows, self.eval_rows = _divide(rows, columns, source, eval_source, eval_split)
         else:
             self.train_rows, self.eval_rows = [], _eval_rows(columns, eval_source or source, source, eval_split)
-        self.verifier = _verifier(verifier, [*self.train_rows, *self.eval_rows], time_limit_s)
+        self._reward = reward
+        if reward is not None:
+            names = dict.fromkeys(name for row in (*self.train_rows, *self.eval_rows) for name in row.cells)
+            reward.require_columns(names)
+            self.train_rows = [_with_cells(row, names) for row in self.train_rows]
+            self.eval_rows = [_with_cells(row, names) for row in self.eval_rows]
+        answers = [] if reward else [*self.train_rows, *self.eval_rows]
+        self.verifier = _verifier(verifier, answers, time_limit_s)
         self._pool = VerifierPool(self.verifier, num_workers=min(usable_cores(), MAX_WORKERS))
         self.order = EpochOrder(self.seed, len(self.train_rows))
 
@@ -85,14 +97,23 @@ class DatasetTask:
         return [self._prompt(row) for row in self.eval_rows[:count]]
 
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
-        return self.verifier.verify(completion_text, prompt.answer)
+        if self._reward is None:
+            return self.verifier.verify(completion_text, prompt.answer)
+        return self.submit(prompt, completion_text)()
 
-    def submit(self, prompt: Prompt, completion_text: str) -> PendingVerdict:
-        return self._pool.submit(completion_text, prompt.answer)
+    def submit(self, prompt: Prompt, completion_text: str, token_ids: Sequence[int] = ()) -> PendingVerdict:
+        if self._reward is None:
+            return self._pool.submit(completion_text, prompt.answer)
+        token_ids = token_ids or self.tokenizer.encode(completion_text, add_special_tokens=False)
+        is_text = isinstance(prompt.columns["prompt"], str)
+        completion = completion_text if is_text else [{"role": "assistant", "content": completion_text}]
+        return self._reward.submit(Submission(prompt.key, prompt.columns, completion, tuple(token_ids)))
 
     def close(self) -> None:
-        """End the verifier's worker processes, if it has any."""
+        """End the worker processes of the verifier or of the reward functions, if there are any."""
         self._pool.close()
+        if self._reward is not None:
+            self._reward.close()
 
     def _prompt(self, row: Row) -> Prompt:
         if self.template.startswith("chat"):
@@ -103,7 +124,7 @@ class DatasetTask:
             token_ids = self.tokenizer.encode(text)
         if not token_ids:
             raise DataError(f"prompt: {text[:80]!r} has no tokens; use the tokenizer of the model")
-        return Prompt(row.key, tuple(token_ids), text, row.answer, row.level, row.solution)
+        return Prompt(row.key, tuple(token_ids), text, row.answer, row.level, row.solution, row.cells)
 
     def _chat_text(self, row: Row) -> str:
         messages = [dict(message) for message in row.messages] or [{"role": "user", "content": row.question}]
@@ -112,6 +133,13 @@ class DatasetTask:
         if apply is None or not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(f"tokenizer: it has no chat template for template {self.template!r}; use template 'plain'")
         return apply(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _with_cells(row: Row, names: Mapping[str, None]) -> Row:
+    """The row with a cell in every column, None where it had none."""
+    if row.cells.keys() == names.keys():
+        return row
+    return replace(row, cells={name: row.cells.get(name) for name in names})
 
 
 def _divide(

@@ -59,7 +59,7 @@ class TerminalSink:
         rate = float(row.get("tokens/generated", row.get("tokens/trained", 0.0))) / seconds
         parts = [] if math.isnan(rate) else [f"{rate:,.0f} tok/s"]
         for key, name in (
-            ("rollout/success_frac_before", "reward"),
+            ("reward/mean" if "reward/mean" in row else "rollout/success_frac_before", "reward"),
             ("loss/sft", "loss"),
             ("pruning/kept_frac", "kept"),
             ("eval/accuracy", "accuracy"),

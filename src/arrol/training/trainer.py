@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator
-from arrol.algorithms.lesson import Lesson
+from arrol.algorithms.lesson import Lesson, without_unrewarded
 from arrol.configs.method import AutoRule, OracleRule
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
@@ -54,6 +54,7 @@ from arrol.types import (
 
 FREE_FIELDS = frozenset(
     {"out_dir", "report_to", "device", "training.steps", "training.checkpoint_every", "training.keep_checkpoints"}
+    | {"task.reward_folder", "task.reward_time_limit_s"}
 )
 """Fields that a resuming run may change."""
 
@@ -86,6 +87,7 @@ class Trainer:
         self.stop_requested = False
         """Set by a signal: end after this step."""
         self._position = 0
+        self._reward_metrics: dict[str, float] = {}
         self._records: RecordWriter
         self._rollouts: RecordWriter
 
@@ -143,6 +145,7 @@ class Trainer:
             self._drop_by_outcome(groups)
         clock.lap("time/estimate_s")
         lessons = self.parts.allocator.lessons(groups, [trained_rewards(group, self.config) for group in groups])
+        lessons = [without_unrewarded(*pair) for pair in zip(lessons, (g.unrewarded_G for g in groups), strict=True)]
         learnt = self.parts.learner.update(groups, self.step, lessons)
         clock.lap("time/learn_s")
         if isinstance(self.config.pruning, AutoRule):
@@ -185,7 +188,7 @@ class Trainer:
 
         def submit(rollout_id: RolloutId, completion: Completion) -> PendingVerdict:
             text = parts.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
-            return parts.task.submit(allocator.prompt(rollout_id.group), text)
+            return parts.task.submit(allocator.prompt(rollout_id.group), text, completion.token_ids)
 
         verdicts = VerdictQueue(submit, parts.controller, allocator)
 
@@ -201,6 +204,8 @@ class Trainer:
         clock.lap("time/generate_s")
         verdicts.observe()
         clock.lap("time/verify_s")
+        verdicts.tally.require_one(f"step {self.step}")
+        self._reward_metrics = verdicts.tally.metrics("reward")
         return allocator.groups()
 
     def _next_prompt(self) -> Prompt:
@@ -214,12 +219,12 @@ class Trainer:
         if self.step <= rule.warmup_steps:
             return
         for number, group in enumerate(groups):
-            finished = group.survivors
-            reward = np.array([rollout.reward for rollout in finished], float)
+            finished = [rollout for rollout in group.survivors if rollout.label is not None]
+            right = np.array([rollout.label for rollout in finished], float)
             # One exact-count draw per kind keeps exactly as many of each as the rule says.
-            for stratum, kind in enumerate((reward > 0, reward <= 0)):
+            for stratum, kind in enumerate((right > 0, right <= 0)):
                 rows = np.flatnonzero(kind)
-                survival = oracle(reward, rule, rule.keep_ratio)[rows]
+                survival = oracle(right, rule, rule.keep_ratio)[rows]
                 kept = systematic(survival, [self.config.seed, ORACLE_STREAM, self.step, number, stratum])
                 for row, probability, keep in zip(rows, survival, kept, strict=True):
                     rollout = finished[row]
@@ -231,7 +236,7 @@ class Trainer:
 
     def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
         """Metrics of the sampled groups, before the oracle drops any."""
-        return {**sampling_metrics(groups), **self.ledger.generated(groups)}
+        return {**sampling_metrics(groups), **self._reward_metrics, **self.ledger.generated(groups)}
 
     def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
         for group, lesson in zip(groups, lessons, strict=True):
@@ -308,4 +313,5 @@ def _rollout_record(group: RolloutGroup, rollout: Rollout, segment: int, dropped
         reason=decision.reason.value if decision else "",
         keep=rollout.survived and not dropped,
         dropped="outcome" if rollout.dropped else dropped,
+        success=rollout.success,
     )

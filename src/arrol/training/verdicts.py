@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.protocols import Controller, PendingVerdict
 from arrol.types import Completion, GroupRequest, Rollout, RolloutId
+from arrol.verifiers.tally import RewardTally
 
 Submit = Callable[[RolloutId, Completion], PendingVerdict]
 """Starts the verdict of a rollout that survived; a reward of NaN means that it has none."""
@@ -23,6 +24,7 @@ class VerdictQueue:
     def __init__(self, submit: Submit, controller: Controller, allocator: Allocator) -> None:
         self._submit, self._controller, self._allocator = submit, controller, allocator
         self._waiting: list[tuple[RolloutId, Completion, PendingVerdict | None]] = []
+        self.tally = RewardTally()
 
     def add(self, ended: Sequence[tuple[RolloutId, Completion]]) -> None:
         """Start their verdicts; a stopped or failed rollout has no answer to verify."""
@@ -46,6 +48,7 @@ class VerdictQueue:
             if pending is not None:
                 verdict = pending()
                 rollout.reward = None if math.isnan(verdict.reward) else verdict.reward
-                rollout.answer = verdict.answer
+                rollout.answer, rollout.success = verdict.answer, verdict.success
+                self.tally.add(verdict)
             rollouts.append(rollout)
         return self._allocator.observe(rollouts)

@@ -15,13 +15,9 @@ may have been busy, and then never again.
 from __future__ import annotations
 
 import json
-import os
-import selectors
-import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +28,7 @@ from arrol.types import Verdict
 from arrol.verifiers.comparison import equality
 from arrol.verifiers.extraction import DEFAULT_MARKS, Found
 from arrol.verifiers.gold import Gold, can_be_paired, read_gold, split_parts
+from arrol.verifiers.process import AnsweringProcess
 from arrol.verifiers.rules import Judged, judged, judged_answer
 from arrol.verifiers.spelling import tidied
 
@@ -160,7 +157,7 @@ class SymbolicVerifier:
         """The worker's reply; None when it was killed or died."""
         if self._worker is None:
             self._worker = _Worker(self.time_limit_s)
-        reply = self._worker.ask(question, time_limit_s)
+        reply = self._worker.ask(json.dumps(question).encode() + b"\n", time_limit_s)
         if reply is None:
             self._timed_out = self._worker.timed_out
             self._worker.stop()
@@ -168,56 +165,14 @@ class SymbolicVerifier:
         return reply
 
 
-class _Worker:
-    """One process that runs ``worker.py``, and its two pipes."""
+class _Worker(AnsweringProcess):
+    """One process that runs ``worker.py``."""
 
     def __init__(self, time_limit_s: float) -> None:
         # By path, independent of the parent's import path; -P keeps our module names out of its way.
-        command = [sys.executable, "-P", "-W", "ignore", str(Path(__file__).with_name("worker.py")), str(time_limit_s)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
-        )
-        self.timed_out = False
-        self._received = b""
-        # Runs when the verifier is dropped and at the interpreter's end, whichever comes first.
-        self.stop = weakref.finalize(self, _end, self.process)
-        hello = self._receive(START_LIMIT_S)
-        if hello is None or "ready" not in hello:
+        path = str(Path(__file__).with_name("worker.py"))
+        super().__init__([sys.executable, "-P", "-W", "ignore", path, str(time_limit_s)], start_limit_s=START_LIMIT_S)
+        if self.hello is None or "ready" not in self.hello:
             self.stop()
-            reason = "did not start" if hello is None else hello.get("missing", "gave no sign")
+            reason = "did not start" if self.hello is None else self.hello.get("missing", "gave no sign")
             raise MissingExtraError(f"math-verify: its worker process failed ({reason}); pip install math-verify")
-
-    def ask(self, question: dict[str, object], time_limit_s: float) -> dict[str, object] | None:
-        """The reply, or None when the worker died or took too long; it must be stopped then."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(question).encode() + b"\n")
-        except OSError:  # it died between two questions
-            return None
-        return self._receive(time_limit_s)
-
-    def _receive(self, time_limit_s: float) -> dict[str, object] | None:
-        assert self.process.stdout is not None
-        descriptor, deadline = self.process.stdout.fileno(), time.monotonic() + time_limit_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
-            while b"\n" not in self._received:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    self.timed_out = True
-                    return None
-                block = os.read(descriptor, 65_536)
-                if not block:
-                    return None
-                self._received += block
-        line, _, self._received = self._received.partition(b"\n")
-        reply: dict[str, object] = json.loads(line)
-        return reply
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill and reap: no zombie, no open pipe."""
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()

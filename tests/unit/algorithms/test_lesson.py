@@ -5,7 +5,7 @@ import pytest
 
 from arrol.algorithms.advantages import group_signal
 from arrol.algorithms.allocation.selection import Selection, cppo, empty, pods, rejected, whole
-from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
+from arrol.algorithms.lesson import Lesson, Observed, lesson_signal, without_unrewarded
 from arrol.algorithms.mc_grpo import median_signal
 from arrol.algorithms.posterior import Belief
 from arrol.configs.allocation import PosteriorConfig
@@ -110,3 +110,20 @@ def test_groups_without_outcomes_have_no_signal(config, size, baseline):
     found = signal(Lesson(choice), config, np.full(size, np.nan), np.ones(size), np.full(size, np.nan))
     assert len(found.advantage_G) == len(found.weight_G) == size
     assert not found.weight_G.any()
+
+
+def test_a_rollout_without_a_reward_leaves_the_group_as_it_would_be_without_it():
+    config, unrewarded = DrGrpoConfig(), np.array([False, True, False])
+    lesson = Lesson(whole(3))
+    assert without_unrewarded(lesson, np.zeros(3, bool)) is lesson
+    lesson = without_unrewarded(lesson._replace(ignored_G=np.array([True, False, False])), unrewarded)
+    assert lesson.excluded_G.tolist() == [True, True, False]
+    assert lesson.left_out_G == ["truncated", "unrewarded", ""]
+    lesson = without_unrewarded(Lesson(whole(3)), unrewarded)
+    options = {"posterior": PosteriorConfig(), "exact_count": False}
+    seen = Observed(np.array([1.0, np.nan, 0.0]), np.ones(3), np.full(3, np.nan))
+    found = lesson_signal(seen, lesson, config, **options)
+    alone = lesson_signal(Observed(*(column[[0, 2]] for column in seen)), Lesson(whole(2)), config, **options)
+    assert found.advantage_G.tolist() == [alone.advantage_G[0], 0.0, alone.advantage_G[1]] == [0.5, 0.0, -0.5]
+    assert found.weight_G.tolist() == [1.0, 0.0, 1.0]
+    assert found.effective_rollouts == 2

@@ -3,8 +3,10 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from arrol.evaluation.runner import EVALUATION_SEED, Amount, eval_record, rewards_and_tokens, sample_prompts
+from arrol.errors import DataError
+from arrol.evaluation.runner import EVALUATION_SEED, Amount, eval_record, outcomes_and_tokens, sample_prompts
 from arrol.types import Completion, FinishReason, Prompt, SamplingParams, Verdict
 
 TOKENIZER = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(str, ids)))
@@ -20,7 +22,7 @@ class Task:
     def verify(self, prompt, text):
         return Verdict(float(text.endswith(prompt.answer)), text, mark="box", reason="equal")
 
-    def submit(self, prompt, text):
+    def submit(self, prompt, text, token_ids=()):
         return lambda: self.verify(prompt, text)
 
 
@@ -44,7 +46,7 @@ def sampled(engine, num_prompts, samples, *, seed):
 
 
 def test_rewards_and_lengths_stand_by_prompt_and_sample():
-    reward_PG, tokens_PG = rewards_and_tokens(sampled(Engine(), 3, 3, seed=1))
+    reward_PG, tokens_PG = outcomes_and_tokens(sampled(Engine(), 3, 3, seed=1))
     assert reward_PG.tolist() == [[0, 1, 0]] * 3  # the last is right, but was not finished
     assert tokens_PG.tolist() == [[1, 2, 3]] * 3
 
@@ -72,3 +74,42 @@ def test_samples_keep_what_the_verdict_says():
     done, failed = one.problem().samples
     assert (done.answer, done.reward, done.mark, done.verifier, done.reason) == ("9", 0.0, "box", "task", "equal")
     assert (failed.answer, failed.reward, failed.mark, failed.verifier) == (None, 0.0, None, "task")
+
+
+class RewardTask(Task):
+    """A reward function: a shaped reward, a success, a failure."""
+
+    given = (
+        Verdict(5.0, None, verifier="m:f", success=1.0, parts=(("f", 5.0),)),
+        Verdict(-1.0, None, verifier="m:f", success=0.0, parts=(("f", -1.0),)),
+        Verdict(np.nan, None, verifier="m:f", success=np.nan, failed=True, reason="task.reward = 'm:f': E"),
+    )
+
+    def submit(self, prompt, text, token_ids=()):
+        assert len(token_ids) == len(text)
+        return lambda: self.given[len(text) - 1]
+
+
+def rewarded(task):
+    return sample_prompts(Engine(), task, TOKENIZER, PARAMS, Amount(2, 4, 0))
+
+
+def test_where_a_reward_function_judges_accuracy_is_the_share_of_successes_and_the_mean_reward_stands_beside_it():
+    written = rewarded(RewardTask())
+    record = eval_record(written, step=1)
+    assert record.accuracy == 0.25  # one of three rewarded and one that was not finished
+    assert record.metrics["eval/pass_at_4"] == 1.0
+    found = {name: value for name, value in record.metrics.items() if name.startswith("eval/reward")}
+    assert found == {
+        "eval/reward/mean": 2.0, "eval/reward/f/mean": 2.0, "eval/reward/failed": 2.0, "eval/reward/missing": 0.0
+    }  # fmt: skip
+    right, wrong, failed, _ = written[0].problem().samples
+    assert [(s.reward, s.success) for s in (right, wrong, failed)] == [(5.0, 1.0), (-1.0, 0.0), (None, 0.0)]
+    assert (failed.verifier, failed.reason) == ("m:f", "task.reward = 'm:f': E")
+
+
+def test_an_evaluation_in_which_every_reward_failed_is_one_line():
+    task = RewardTask()
+    task.given = (RewardTask.given[2],) * 3
+    with pytest.raises(DataError, match=r"E; all 6 rewards of the evaluation failed"):
+        rewarded(task)

@@ -3,6 +3,7 @@
 import pytest
 
 from arrol.errors import ConfigError, DataError
+from arrol.evaluation.cautions import cautions_of
 from arrol.evaluation.judging import judged, verifier_for
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.evaluation.summary import (
@@ -139,3 +140,32 @@ def test_facts_count_what_cannot_be_read():
         "tokens_per_sample": 10.0,
         "unreadable_frac": 0.25,
     }
+
+
+def rewarded(*rewards_P, gold=None):
+    """Problems that a reward function judged; above 2 is a success, None has no reward."""
+
+    def one(reward):
+        return Sample("text", reward=reward, success=float((reward or 0) > 2), verifier="m:f")
+
+    problems = [SampledProblem(f"p{p}", "?", gold, tuple(map(one, rewards))) for p, rewards in enumerate(rewards_P)]
+    with VerifierPool(verifier_for(problems), num_workers=1) as pool:
+        return judged(problems, pool)
+
+
+def test_where_a_reward_function_judged_there_is_no_vote():
+    found = rewarded([3.0, 1.0, None], [0.5, 0.5, 2.0])
+    rows = values(metric_rows(found, [1, 3]))
+    assert list(rows) == ["mean reward", "avg@3", "pass@1", "pass@3"]
+    assert rows["mean reward"] == pytest.approx((2.0 + 1.0) / 2)
+    assert (rows["avg@3"], rows["pass@3"]) == (pytest.approx(1 / 6), 0.5)
+    counts = facts(found)
+    assert (counts["unreadable_frac"], counts["unrewarded"], counts["judged_by"]) == (0.0, 1, {"m:f": 6})
+    assert cautions_of(found) == []
+    assert list(values(metric_rows(rewarded([None, None]), [1]))) == ["avg@2", "pass@1"]
+
+
+def test_a_gold_answer_judges_no_more_what_a_function_judged():
+    found = rewarded([3.0, None], gold="a sentence of some words, no number at all")
+    assert [s.reward for s in found[0].samples] == [3.0, None]
+    assert cautions_of(found) == []

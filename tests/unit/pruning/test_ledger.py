@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from arrol.pruning.ledger import Ledger
+from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
 from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
+from rollouts import group_of
 
 
 def rollout(index, tokens, reason="stop", survival=None):
@@ -105,3 +106,16 @@ def test_what_may_be_trained_at_052_of_full_cost(share, scored, full_scored):
     """.40 of the generated tokens when those are scored that train, .424 with a reference, .20 when all are scored."""
     full = compute(1000, full_scored, 1000)
     assert compute(1000, scored, round(share * 1000)) / full == pytest.approx(0.52, abs=1e-3)
+
+
+def test_success_is_read_from_labels_and_a_dead_group_from_its_rewards():
+    """Equal rewards teach nothing, whatever their size; rewards of mean 1 or 0 may teach."""
+    shaped, equal = group_of([0.0, 2.0, 0.4, None]), group_of([0.3, 0.3])
+    for one, success in zip(shaped.rollouts, (0.0, 1.0, 1.0, None), strict=True):
+        one.success = success
+    after = survivor_metrics([shaped, equal])
+    assert after["rollout/dead_group_frac"] == 0.5
+    assert after["rollout/success_frac_after"] == pytest.approx(2 / 5)
+    assert after["rollout/outcome_variance/mean"] == pytest.approx((2 / 9 + 0) / 2)
+    assert sampling_metrics([shaped, equal])["rollout/success_frac_before"] == pytest.approx(2 / 5)
+    assert survivor_metrics([group_of([None, None])])["rollout/dead_group_frac"] == 1.0

@@ -124,3 +124,13 @@ def test_published_files_are_read_as_they_are(name, count, first):
     rows = Columns().read(str(root / name), "test")
     assert (len(rows), rows[0].answer) == (count, first)
     assert all(len(row.question) > 10 for row in rows)
+
+
+def test_the_first_row_tells_the_columns(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q", "gold": 1}\n{"no": "question"}\n', "utf-8")
+    row = Columns(for_rewards=True).first(str(path), "train")
+    assert (row.question, row.answer, row.cells) == ("q", "", {"question": "q", "gold": 1, "prompt": "q"})
+    path.write_text("", "utf-8")
+    with pytest.raises(DataError, match="is empty; give a file with at least one row"):
+        Columns(for_rewards=True).first(str(path), "train")

@@ -9,7 +9,9 @@ import pytest
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.tasks import dataset
 from arrol.tasks.dataset import DatasetTask
+from arrol.verifiers.functions import RewardFunction
 from arrol.verifiers.integer import IntegerVerifier
+from arrol.verifiers.judge import RewardJudge
 from arrol.verifiers.symbolic import SymbolicVerifier
 
 
@@ -367,3 +369,61 @@ def test_verdicts_may_run_beside_generation(tokenizer, folder):
     assert symbolic.submit(prompt, "it is \\boxed{2000}")().reward == 1.0
     assert symbolic._pool.num_workers >= 1
     symbolic.close()
+
+
+def exact(completions, prompts, gold, completion_ids, **columns):
+    ASKED.append((prompts, completions, completion_ids, columns))
+    return [float(text == answer) for text, answer in zip(completions, gold, strict=True)]
+
+
+ASKED = []
+
+
+def rewarded(tokenizer, source, call=exact, **fields):
+    return DatasetTask(tokenizer, source=source, reward=RewardJudge([RewardFunction("m:f", call)]), **fields)
+
+
+def test_a_reward_function_needs_no_answer_column_and_gets_every_column(tokenizer, tmp_path):
+    rows = [{"question": f"{n}?", "gold": str(n), "tags": [n], **({"extra": n} if n % 2 else {})} for n in range(40)]
+    task = rewarded(tokenizer, write(tmp_path / "a.jsonl", rows))
+    ASKED.clear()
+    prompt = next(p for p in map(task.train_prompt, range(40)) if p.text == "4?")
+    assert prompt.answer == ""
+    pending = [task.submit(prompt, "4", (7, 8)), task.submit(prompt, "5")]
+    assert [wait().reward for wait in pending] == [1.0, 0.0]
+    assert task.verify(prompt, "4").success == 1.0
+    prompts, completions, ids, columns = ASKED[0]
+    assert (prompts, completions) == (["4?"] * 2, ["4", "5"])
+    assert ids == [[7, 8], tokenizer.encode("5", add_special_tokens=False)]
+    assert columns == {"question": ["4?"] * 2, "tags": [[4]] * 2, "extra": [None] * 2}
+    task.close()
+
+
+def test_an_answer_is_kept_as_it_stands_where_a_function_judges(tokenizer, tmp_path):
+    rows = [{"question": "a", "answer": "no number #### at all"}, {"question": "b", "answer": 3}]
+    rows += [{"question": "c", "answer": [1, 2]}, {"question": "d"}]
+    task = rewarded(tokenizer, write(tmp_path / "a.jsonl", rows), lambda completions: [1.0], split="")
+    assert [prompt.answer for prompt in task.eval_prompts(4)] == ["no number #### at all", "3", "", ""]
+    dotted = [{"question": "a", "info": {"solution": "7"}}]
+    task = rewarded(
+        tokenizer, write(tmp_path / "b.jsonl", dotted), lambda completions: [1.0], split="",
+        answer_column="info.solution",
+    )  # fmt: skip
+    assert task.eval_prompts(1)[0].answer == "7"
+
+
+def test_chat_data_reach_a_function_as_messages(tokenizer, tmp_path):
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    path = write(tmp_path / "a.jsonl", [{"prompt": messages, "gold": "x"}])
+    task = rewarded(tokenizer, path, split="")
+    ASKED.clear()
+    task.verify(task.eval_prompts(1)[0], "yes")
+    prompts, completions, *_ = ASKED[0]
+    assert prompts == [messages]
+    assert completions == [[{"role": "assistant", "content": "yes"}]]
+
+
+def test_a_function_that_needs_another_column_is_refused(tokenizer, tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": "q", "answer": "1"}] * 3)
+    with pytest.raises(ConfigError, match=r"task.reward = 'm:f': needs 'gold', which is no column of the data"):
+        rewarded(tokenizer, path, split="")

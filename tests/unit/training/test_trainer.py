@@ -11,7 +11,7 @@ from arrol.algorithms.allocation.selection import SELECTION_STREAM, pods
 from arrol.assembly import build_allocator
 from arrol.configs.run import RunConfig
 from arrol.engines.scripted import ScriptedEngine
-from arrol.errors import CheckpointError, NonFiniteError
+from arrol.errors import CheckpointError, DataError, NonFiniteError
 from arrol.pruning.controller import PruningController
 from arrol.records.schema import EvalRecord
 from arrol.records.store import load_run, read_records
@@ -34,7 +34,7 @@ class Task:
     def verify(self, prompt, text):
         return Verdict(float(text.endswith("7")), text[-1:])
 
-    def submit(self, prompt, text):
+    def submit(self, prompt, text, token_ids=()):
         return lambda: self.verify(prompt, text)
 
 
@@ -349,3 +349,57 @@ def test_rule_auto_learns_from_what_each_step_contributed(tmp_path, saved):
     assert np.isfinite(memory[:, 6]).all()
     assert saved[4]["controller"]["auto"]["memory"].shape == memory.shape
     assert rows(tmp_path)["step"][-1].metrics["pruning/auto/groups"] == 8
+
+
+class RewardTask(Task):
+    """A reward function that fails for completions of even length, or for all."""
+
+    def __init__(self, fails):
+        self.fails, self.asked = fails, []
+
+    def submit(self, prompt, text, token_ids=()):
+        self.asked.append((text, token_ids))
+        if self.fails(len(text)):
+            return lambda: Verdict(np.nan, None, success=np.nan, failed=True, reason="task.reward = 'm:f': E")
+        reward = float(len(text))
+        return lambda: Verdict(reward, None, success=float(reward > 4), parts=(("f", reward),))
+
+
+def test_a_completion_without_a_reward_teaches_nothing_and_is_counted(tmp_path, saved):
+    trainer = build(tmp_path, pruning={"rule": "never"})
+    trainer.parts.task = RewardTask(lambda length: length % 2 == 0)
+    trainer.run()
+    lesson = trainer.parts.learner.lessons[0][0]
+    assert lesson.left_out_G == ["", "unrewarded", "", "unrewarded"], "lengths 3, 4, 5, 6"
+    assert lesson.excluded_G.tolist() == [False, True, False, True]
+    assert ("1117"[-4:], (1, 1, 1, 7)) in trainer.parts.task.asked, "with its token ids"
+    metrics = rows(tmp_path)["step"][0].metrics
+    assert (metrics["reward/mean"], metrics["reward/f/mean"], metrics["reward/failed"]) == (4.0, 4.0, 4.0)
+    assert metrics["rollout/success_frac_after"] == 0.5
+    assert metrics["rollout/survivors_frac"] == 0.5
+    written = [row for row in read_records(tmp_path / "rollouts.jsonl") if row.step == 1 and row.group == 0]
+    assert [(row.reward, row.keep, row.dropped) for row in written] == [
+        (3.0, True, ""), (None, False, "unrewarded"), (5.0, True, ""), (None, False, "unrewarded")
+    ]  # fmt: skip
+    assert [row.success for row in written][::2] == [0.0, 1.0]
+
+
+def test_a_step_in_which_every_reward_failed_ends_the_run_with_one_line(tmp_path, saved):
+    trainer = build(tmp_path)
+    trainer.parts.task = RewardTask(lambda length: True)
+    with pytest.raises(DataError, match=r"task.reward = 'm:f': E; all 8 rewards of step 1 failed, the first like this"):
+        trainer.run()
+    (end,) = rows(tmp_path)["end"]
+    assert end.outcome == "failed"
+    assert end.message.startswith("task.reward")
+
+
+def test_the_oracle_goes_by_success_and_leaves_rollouts_without_one_alone(tmp_path, saved):
+    pruning = {"rule": "oracle", "probe_tokens": [2], "warmup_steps": 0, "min_survivors": 1}
+    trainer = build(tmp_path, pruning=pruning)
+    trainer.parts.task = RewardTask(lambda length: length == 3)
+    trainer.run()
+    group = trainer.parts.learner.batches[0][0]
+    assert not group.rollouts[0].dropped, "it has no reward, so no outcome decides"
+    assert [r.label for r in group.rollouts] == [None, 0.0, 1.0, 1.0]
+    assert sorted(r.label for r in group.survivors if r.label is not None) in ([1.0], [0.0, 1.0])

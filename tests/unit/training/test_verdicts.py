@@ -1,5 +1,6 @@
 """Verdicts are started when rollouts end and awaited when they can lead to a request, in the order of the ends."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,3 +75,17 @@ def test_stopped_and_failed_rollouts_are_not_verified():
     verdicts.observe()
     assert [text for what, text in task.log if what == "start"] == ["021"]
     assert [rollout.reward for rollout in allocator.groups()[0].rollouts] == [None, None, 1.0]
+
+
+def test_a_verdict_without_a_reward_leaves_none_and_is_counted():
+    given = iter([Verdict(2.0, None, success=1.0, parts=(("f", 2.0),)), Verdict(math.nan, None, failed=True)])
+    allocator = Allocator(UniformAllocation(), StepShape(1, 2), seed=0, max_completion_tokens=16)
+    allocator.begin(1, lambda: Prompt("a", (5,), "", "7"))
+    verdicts = VerdictQueue(lambda *_: lambda: next(given), SimpleNamespace(decision=lambda _: None), allocator)
+    verdicts.add([ended(0, 0, 1), ended(0, 1, 1)])
+    verdicts.observe()
+    rollouts = allocator.groups()[0].rollouts
+    assert [(r.reward, r.success) for r in rollouts] == [(2.0, 1.0), (None, None)]
+    assert verdicts.tally.metrics("reward") == {
+        "reward/mean": 2.0, "reward/f/mean": 2.0, "reward/failed": 1.0, "reward/missing": 0.0
+    }  # fmt: skip

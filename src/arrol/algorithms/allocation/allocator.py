@@ -119,7 +119,7 @@ class Allocator:
             self._tokens += rollout.completion.num_tokens
             if self._counts(rollout):
                 group.verified += 1
-                group.right += rollout.reward == 1.0
+                group.right += rollout.outcome == 1.0
             touched.add(rollout.rollout_id.group)
         for number in touched:
             group = self._open[number]
@@ -162,9 +162,9 @@ class Allocator:
     def tally_of(self, groups: Sequence[RolloutGroup]) -> Tally:
         """Counts of groups that were each asked in one wave and have ended."""
         size_P = np.array([len(group.rollouts) for group in groups])
-        counted = [[r.reward for r in group.rollouts if self._counts(r)] for group in groups]
-        verified_P = np.array([len(rewards) for rewards in counted])
-        right_P = np.array([sum(reward == 1.0 for reward in rewards) for rewards in counted])
+        counted = [[r.outcome for r in group.rollouts if self._counts(r)] for group in groups]
+        verified_P = np.array([len(outcomes) for outcomes in counted])
+        right_P = np.array([sum(outcome == 1.0 for outcome in outcomes) for outcomes in counted])
         return Tally(size_P, size_P, verified_P, right_P, np.ones_like(size_P), right_P / np.maximum(verified_P, 1))
 
     def lessons(
@@ -172,7 +172,7 @@ class Allocator:
     ) -> list[Lesson]:
         """What each group of a step teaches, all its rollouts have ended; before the history learns of them.
 
-        Rules that act on outcomes read the rewards of the rollouts. The others, which choose by the size of a reward,
+        Rules that act on outcomes read those of the rollouts. The others, which choose by the size of a reward,
         read ``totals``: float64 ``[G]`` per group, the rewards that train (shaped, or summed over functions), NaN where
         there is none; None: the same rewards. ``step`` keys random choices; None: the step that ``begin`` opened.
         """
@@ -182,7 +182,7 @@ class Allocator:
             ignored_G = self._ignored(group)
             total_G = group.rewards_G if totals is None else totals[number]
             known_G = ~np.isnan(total_G) & ~ignored_G
-            reward_G = np.where(known_G, group.rewards_G if self.rule.needs_binary else total_G, np.nan)
+            reward_G = np.where(known_G, group.outcomes_G if self.rule.needs_binary else total_G, np.nan)
             key = [self._seed, SELECTION_STREAM, self._step if step is None else step, number]
             selection = self.rule.select(Outcomes(reward_G, belief), key)
             lesson = Lesson(selection, belief if uses_belief(self._config) else None, ignored_G)
@@ -264,14 +264,19 @@ class Allocator:
 
     def _counts(self, rollout: Rollout) -> bool:
         """The rollout says whether the prompt was solved."""
-        if rollout.reward is None:
+        outcome, posterior = rollout.outcome, self._config.posterior
+        if rollout.reward is None or outcome is None:
             return False
-        uses_outcome = self.rule.needs_binary or self._config.posterior.used_for != "nothing"
-        if uses_outcome and rollout.reward not in (0.0, 1.0):
+        if (self.rule.needs_binary or posterior.used_for != "nothing") and outcome not in (0.0, 1.0):
             raise ConfigError(
-                f"allocation.rule = {self._name!r}: a verifier gave reward {rollout.reward:g}, and a shaped reward "
+                f"allocation.rule = {self._name!r}: a verifier gave reward {outcome:g}, and a shaped reward "
                 "lets groups through that failed; let it answer 0 or 1, or use uniform, pods or cppo without a "
                 "posterior"
+            )
+        if uses_belief(self._config) and rollout.reward not in (0.0, 1.0):
+            raise ConfigError(
+                f"allocation.posterior.used_for = {posterior.used_for!r}: a rollout has reward {rollout.reward:g}, "
+                "and the posterior is of a success rate; set it to 'allocation', or reward with 0 and 1"
             )
         return self._config.count_truncated or not rollout.is_truncated
 

@@ -378,3 +378,38 @@ def test_rounding_does_not_tell_in_which_order_rollouts_ended():
             allocator.observe([one])
         means.add(float(allocator.tally().mean_P[0]))
     assert len(means) == 1
+
+
+def labelled(*pairs):
+    """A group by (reward, success)."""
+    group = group_of([reward for reward, _ in pairs])
+    for one, (_, success) in zip(group.rollouts, pairs, strict=True):
+        one.success = success
+    return group
+
+
+def test_a_shaped_reward_is_taken_where_the_task_says_what_is_right():
+    allocator = allocator_for(config_of("dapo"), num_prompts=1, group_size=4)
+    allocator.begin(1, prompts_from("a"))
+    group = labelled((2.0, 1.0), (0.3, 0.0), (5.0, 1.0), (None, None))
+    allocator.observe(group.rollouts)
+    assert (allocator.tally().verified_P.tolist(), allocator.tally().right_P.tolist()) == ([3], [2])
+    (lesson,) = allocator.lessons([group])
+    assert lesson.selection.train_G.all(), "a mixed group trains"
+    uniform = labelled((2.0, 1.0), (0.3, 1.0))
+    (lesson,) = allocator.lessons([uniform])
+    assert not lesson.selection.train_G.any(), "all right by their labels"
+    tally = allocator.tally_of([labelled((2.0, 0.0), (0.5, 1.0), (0.5, float("nan")))])
+    assert (tally.verified_P.tolist(), tally.right_P.tolist()) == ([2], [1])
+
+
+def test_a_shaped_reward_is_refused_where_the_posterior_is_the_baseline():
+    for used_for, is_refused in (("allocation", False), ("advantage", True), ("both", True)):
+        allocator = allocator_for(config_of("aero", posterior={"used_for": used_for}), 1, 4)
+        allocator.begin(1, prompts_from("a"))
+        rollouts = labelled((2.0, 1.0), (0.0, 0.0)).rollouts
+        if not is_refused:
+            allocator.observe(rollouts)
+            continue
+        with pytest.raises(ConfigError, match=rf"allocation.posterior.used_for = '{used_for}': a rollout has reward 2"):
+            allocator.observe(rollouts)
