@@ -1,13 +1,14 @@
 """Search: find two of the given numbers whose sum is the target, by trying.
 
-Sample, level 4: the prompt ``12,23,35,48=60:`` is answered by ``#12+48``. A solution is a transcript of attempts with
-their sums, then the answer::
+Sample, level 4: the prompt ``12,23,35,48=60:`` is answered by ``#12+48``. A solution is a transcript of attempts, each
+with its sum, the target and whether they are equal, then the answer::
 
-    23+35=58;12+35=47;12+48=60;#12+48
+    23+35=58/60n;12+35=47/60n;12+48=60/60y;#12+48
 
 An attempt is a random pair and one pair is right, so the number of attempts is geometric with the prompt's own rate,
 1 / pairs: lengths have a heavy tail, and a prompt with many numbers is hard. The verifier accepts any sum of given
-numbers that reaches the target, three of them too.
+numbers that reaches the target, three of them too. The target stands beside each sum because a small model does not
+learn to look it up in the prompt at the moment when it has to notice that it has found the pair (docs/log.md).
 
 Solvers::
 
@@ -34,8 +35,8 @@ from arrol.verifiers.expression import ExpressionVerifier, gold_text
 MARK = "#"
 MIN_NUMBER, MAX_NUMBER = 10, 49
 MIN_LEVEL, MAX_LEVEL = 3, 12
-MAX_MISSES = 24
-"""Misses of one solution, at most: keeps solutions within 240 characters."""
+MAX_MISSES = 23
+"""Misses of one solution, at most: keeps solutions within 320 characters, end of text included."""
 
 Pair = tuple[int, int]
 
@@ -56,7 +57,7 @@ class Solver(NamedTuple):
     quit_frac: float = 0.0
     """Probability of handing in the miss."""
     wish_frac: float = 0.0
-    """Probability of writing the target as the result of the miss."""
+    """Probability of writing the target as the sum of the miss, and so calling it equal."""
     loop_frac: float = 0.0
     """Probability of repeating the miss until the end."""
     guesses: bool = False
@@ -76,7 +77,7 @@ class SearchTask(SyntheticTask[Search]):
     """The task above; the level is how many numbers are given."""
 
     name: ClassVar[str] = "search"
-    alphabet: ClassVar[str] = "0123456789+,=:;#"
+    alphabet: ClassVar[str] = "0123456789+,=:;#/yn"
     solvers: ClassVar[tuple[str, ...]] = tuple(SOLVERS)
     default_mixture: ClassVar[dict[str, float]] = {
         "patient": 0.06,
@@ -117,7 +118,7 @@ class SearchTask(SyntheticTask[Search]):
         while len(parts) <= MAX_MISSES:
             pair = problem.hit if len(parts) == misses else _one_of(problem.misses, rng)
             result = problem.target if rng.random() < how.wish_frac else sum(pair)
-            parts.append(f"{pair[0]}+{pair[1]}={result};")
+            parts.append(f"{pair[0]}+{pair[1]}={result}/{problem.target}{'ny'[result == problem.target]};")
             if result == problem.target or rng.random() < how.quit_frac:
                 break
             if rng.random() < how.loop_frac:

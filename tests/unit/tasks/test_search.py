@@ -10,7 +10,7 @@ from arrol.errors import ConfigError
 from arrol.tasks.search import MAX_MISSES, MAX_NUMBER, MIN_NUMBER, SOLVERS, SearchTask
 from arrol.verifiers.expression import gold_text
 
-ATTEMPT = re.compile(r"(\d\d)\+(\d\d)=(\d\d)")
+ATTEMPT = re.compile(r"(\d\d)\+(\d\d)=(\d\d)/(\d\d)([yn])")
 
 
 def gold_of(prompt):
@@ -24,14 +24,16 @@ def success(task, solver, count=500):
 
 
 def attempts_of(solution):
-    """(first number, second number, written sum) of every attempt."""
+    """(first number, second number, written sum) of every attempt; its sign must fit the sum and the target."""
     *attempts, _ = solution.split(";")
-    return [tuple(map(int, ATTEMPT.fullmatch(attempt).groups())) for attempt in attempts]
+    found = [ATTEMPT.fullmatch(attempt).groups() for attempt in attempts]
+    assert all((total == target) == (sign == "y") for _, _, total, target, sign in found)
+    return [tuple(map(int, one[:3])) for one in found]
 
 
 def test_the_docstring_sample(tokenizer):
     task, gold = SearchTask(tokenizer), "12 23 35 48 = 60"
-    assert task.verifier.verify("23+35=58;12+35=47;12+48=60;#12+48", gold).reward == 1.0
+    assert task.verifier.verify("23+35=58/60n;12+35=47/60n;12+48=60/60y;#12+48", gold).reward == 1.0
     assert task.verifier.verify("#48+12=60", gold).reward == 1.0
     assert task.verifier.verify("#12+13+35", gold).reward == task.verifier.verify("#60", gold).reward == 0.0
     assert task.verifier.verify("#12+23+35", "12 23 35 48 = 70").reward == 1.0
@@ -105,11 +107,11 @@ def test_a_loop_repeats_one_miss_to_the_end_and_hands_it_in(tokenizer):
     assert longest > 20
 
 
-def test_lengths_have_a_heavy_tail_and_solutions_stay_within_240_characters(tokenizer):
+def test_lengths_have_a_heavy_tail_and_solutions_stay_within_320_characters(tokenizer):
     """What the task is for: 16 steps of 256 rollouts as the default mixture writes them, eos included."""
     task = SearchTask(tokenizer)
     lengths = np.array([len(task.demonstration(position)[1]) + 1 for position in range(4_096)])
-    assert lengths.max() <= 240
+    assert lengths.max() <= 320
     assert lengths.std() / lengths.mean() > 0.8
     steps = lengths.reshape(16, 256)
     tail = 1 - np.quantile(steps, 0.9, axis=1) / steps.max(axis=1)  # decode steps for the longest tenth
