@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.algorithms.thinning import thinning_share
+from arrol.configs.method import AutoRule
 from arrol.configs.run import (
     EngineConfig,
     RunConfig,
@@ -93,8 +94,13 @@ def build_controller(config: RunConfig, estimator: QualityEstimator) -> PruningC
 
 
 def build_thinning(config: RunConfig) -> Thinning:
-    """The lottery before the update, in steps without stops and in steps with them."""
-    return Thinning(*(thinning_share(config.algorithm, is_pruned=is_pruned) for is_pruned in (False, True)))
+    """The lottery before the update, in steps without stops and in steps with them; rule ``auto`` chooses it unless it
+    is off or set for every step."""
+    algorithm = config.algorithm
+    if isinstance(config.pruning, AutoRule) and algorithm.thins == "pruned":
+        return Thinning(is_chosen=bool(algorithm.thinning) and not algorithm.kl_coef)
+    kept, pruned = (thinning_share(algorithm, is_pruned=is_pruned) for is_pruned in (False, True))
+    return Thinning(kept, pruned)
 
 
 def build_allocator(config: RunConfig) -> Allocator:

@@ -290,7 +290,8 @@ class AlgorithmBase(StrictModel):
     """Rollouts whose |advantage x weight| is below this share of the step's root mean square train by a lottery and
     count 1/probability (unbiased); 0 trains all, above 1 typical rollouts take part too. Off with ``kl_coef``."""
     thins: Literal["pruned", "always"] = "pruned"
-    """Steps with that lottery: those in which a rollout was stopped, or every one."""
+    """Steps with that lottery: those in which a rollout was stopped, or every one. With "pruned" rule auto chooses its
+    share, 0 to 1, for every step; with "always" it holds."""
 
 
 class GrpoConfig(AlgorithmBase):

@@ -223,7 +223,9 @@ def replay(
         signals = step_signals(groups, lessons, config)
         denominator = batch_denominator(groups, signals, config.sampling.max_completion_tokens)
         per_prompt = denominator.rollouts / max(len(groups), 1)
-        yield _visits(groups, signals, training_probabilities(groups, signals, config), engine, per_prompt)
+        thinning = controller.auto.thinning if controller.auto else None
+        trains = training_probabilities(groups, signals, config, thinning=thinning)
+        yield _visits(groups, signals, trains, engine, per_prompt)
         controller.learn(groups, step_contributions(groups, signals, config))
         allocator.learn(groups)
 

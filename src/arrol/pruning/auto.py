@@ -12,6 +12,9 @@ without it S = 0, which is cautious. p of a group comes from curves that were fi
 choice by the lower end of a jackknife interval over groups counts, that of unequal survival divided by
 ``UNLIKE_MARGIN``. While that is below ``MIN_MERIT``, or fewer than ``MIN_GROUPS`` groups are known, all are kept.
 
+The lottery before the update (``algorithms/thinning.py``) is chosen the same way, before any stop: the share of largest
+merit beside no lottery, in all steps. Stops are judged beside keeping all with the same lottery.
+
 Nothing is stopped in order to learn: where all are kept every outcome is seen, and elsewhere survivors, weighted, show
 what every probe and scale would have done. All of this describes correction ``ipw``: under ``doubly_robust`` groups of
 equal rewards train too. Legend: ``N`` survivors, ``K`` probes, ``C`` candidates, ``M`` groups.
@@ -48,6 +51,8 @@ FRACTIONS = (0.7, 0.5, 0.35, 0.25)
 """Further scales, as fractions of the last of these."""
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Survivals that are tried for all candidates alike."""
+LOTTERIES = (0.25, 0.5, 1.0)
+"""Shares of the lottery before the update that are tried."""
 STEP, GROUP, WEIGHT, ADVANTAGE, SIZE, TOKENS, SIGNAL = range(7)
 """Columns of the memory; signals of the probes from ``SIGNAL`` on, NaN where the rollout was no candidate."""
 
@@ -66,6 +71,10 @@ class Choice(NamedTuple):
     merit: float = float("nan")
     """Of the best probe and scale, also where it is not used."""
     low: float = float("nan")
+    lottery: float = 0.0
+    """Share of the lottery before the update; 0: none."""
+    lottery_merit: float = float("nan")
+    """Of the best share, also where it is not used."""
 
 
 class Thinning(NamedTuple):
@@ -75,6 +84,19 @@ class Thinning(NamedTuple):
     """In steps without stops."""
     pruned: float = 0.0
     """In steps with stops."""
+    is_chosen: bool = False
+    """The rule chooses one share for all steps instead."""
+
+
+class _Beside(NamedTuple):
+    """What stopping is judged beside."""
+
+    kept: Outlook
+    """Of keeping all, with the lottery before the update."""
+    spread_M: np.ndarray
+    """The spread between prompts as a part of each group, float64 ``[M]``."""
+    thinning: float
+    """Share of the lottery in steps with stops."""
 
 
 class AutoChoice:
@@ -136,15 +158,35 @@ class AutoChoice:
         past = self._past(self._memory)
         if past.group_N.max(initial=-1) + 1 < MIN_GROUPS or not past.advantage_N.any():
             return
-        kept, spread_M = self._kept(past)
+        spread_M = self._spread(past)
+        thinning, lottery_merit = self._lottery(past, spread_M)
+        kept = outlook(past, np.ones(len(past.weight_N)), 0.0, self._prices, thinning.kept)
+        beside = _Beside(kept, spread_M, thinning.pruned)
         found = [one for probe in range(len(self._config.probe_tokens)) for one in self._tried(past, probe)]
-        judged = [self._judged(past, *one, kept, spread_M) for one in found]
+        judged = [self._judged(past, *one, beside) for one in found]
         best = max((one for one in judged if one.keep >= self._config.keep_ratio), key=_lead, default=None)
-        if best is None or _lead(best) < MIN_MERIT:
-            self.choice = best._replace(probe=None, scale=0.0, keep=1.0) if best else Choice()
-            return
-        self.choice, probe = best, cast(int, best.probe)
-        self._curve = self._fitted(probe, self._is_candidate(probe))
+        if best is not None and _lead(best) >= MIN_MERIT:
+            self.choice, probe = best, cast(int, best.probe)
+            self._curve = self._fitted(probe, self._is_candidate(probe))
+        elif best is not None:
+            self.choice = best._replace(probe=None, scale=0.0, keep=1.0)
+        if thinning.is_chosen:
+            self.choice = self.choice._replace(lottery=thinning.kept, lottery_merit=lottery_merit)
+
+    def _lottery(self, past: Past, spread_M: np.ndarray) -> tuple[Thinning, float]:
+        """The shares to reckon with; where they are chosen here, the best one, and its merit beside no lottery."""
+        if not self._thinning.is_chosen:
+            return self._thinning, float("nan")
+        everyone_N = np.ones(len(past.weight_N))
+        plain = outlook(past, everyone_N, 0.0, self._prices, 0.0)
+        judged = []
+        for share in LOTTERIES:
+            found = outlook(past, everyone_N, 0.0, self._prices, share)
+            merit, error = _merited(plain, found, spread_M)
+            judged.append((merit * float(np.exp(-STANDARD_ERRORS * error)), merit, share))
+        low, merit, share = max(judged)
+        share = share if low >= MIN_MERIT else 0.0
+        return Thinning(share, share, is_chosen=True), merit
 
     def _past(self, memory: np.ndarray) -> Past:
         group_N = np.unique(memory[:, [STEP, GROUP]], axis=0, return_inverse=True)[1].reshape(-1)
@@ -154,15 +196,13 @@ class AutoChoice:
     def _is_candidate(self, probe: int) -> np.ndarray:
         return np.isfinite(self._memory[:, SIGNAL + probe])
 
-    def _kept(self, past: Past) -> tuple[Outlook, np.ndarray]:
-        """Keeping all, and the spread between prompts as a part of each group, float64 ``[M]``."""
-        everyone_N = np.ones(len(past.weight_N))
-        kept = outlook(past, everyone_N, 0.0, self._prices, self._thinning.kept)
+    def _spread(self, past: Past) -> np.ndarray:
+        """The spread between prompts as a part of each group, float64 ``[M]``."""
+        noise_M = outlook(past, np.ones(len(past.weight_N)), 0.0, self._prices, 0.0).noise_M
         if not self._config.noise_ratio:
-            return kept, np.zeros(len(kept.noise_M))
-        group_size = float(past.weight_N.sum()) / len(kept.noise_M)
-        noise_M = outlook(past, everyone_N, 0.0, self._prices, 0.0).noise_M
-        return kept, noise_M * max(group_size - 1, 1.0) / self._config.noise_ratio**2
+            return np.zeros(len(noise_M))
+        group_size = float(past.weight_N.sum()) / len(noise_M)
+        return noise_M * max(group_size - 1, 1.0) / self._config.noise_ratio**2
 
     def _tried(self, past: Past, probe: int) -> Iterator[tuple[int, float, np.ndarray]]:
         """Probe, scale (below 0: one survival for all) and survivals before bounds, float64 ``[N]``."""
@@ -187,18 +227,21 @@ class AutoChoice:
         after_N = costs(past, float(self._config.probe_tokens[probe]), self._prices)[1]
         return fit(part[:, SIGNAL + probe], past.advantage_N**2 * past.size_N, after_N, past.weight_N)
 
-    def _judged(
-        self, past: Past, probe: int, scale: float, wanted_N: np.ndarray, kept: Outlook, spread_M: np.ndarray
-    ) -> Choice:
+    def _judged(self, past: Past, probe: int, scale: float, wanted_N: np.ndarray, beside: _Beside) -> Choice:
         """Merit of a survival beside keeping all, over what is remembered."""
         is_candidate_N = self._is_candidate(probe)
         survival_N = np.where(is_candidate_N, np.clip(wanted_N, self._config.min_survival, 1.0), 1.0)
         keep = float(np.average(survival_N[is_candidate_N], weights=past.weight_N[is_candidate_N]))
         start = float(self._config.probe_tokens[probe])
-        found = outlook(past, survival_N, start, self._prices, self._thinning.pruned)
-        merit, error = _merit(kept.noise_M + spread_M, kept.cost_M, found.noise_M + spread_M, found.cost_M)
+        found = outlook(past, survival_N, start, self._prices, beside.thinning)
+        merit, error = _merited(beside.kept, found, beside.spread_M)
         low = merit * float(np.exp(-STANDARD_ERRORS * error))
         return Choice(probe, abs(scale), scale < 0, keep, merit, low)
+
+    @property
+    def thinning(self) -> float | None:
+        """Share of the lottery in the next step; None where the config says it."""
+        return self.choice.lottery if self._thinning.is_chosen else None
 
     def save(self) -> State:
         """The memory; the choice follows from it."""
@@ -218,6 +261,11 @@ class AutoChoice:
             "pruning/auto/keep": self.choice.keep,
             "pruning/auto/merit": self.choice.merit,
             "pruning/auto/merit_low": self.choice.low,
+            **(
+                {"pruning/auto/lottery": self.choice.lottery, "pruning/auto/lottery_merit": self.choice.lottery_merit}
+                if self._thinning.is_chosen
+                else {}
+            ),
         }
 
 
@@ -226,10 +274,11 @@ def _lead(choice: Choice) -> float:
     return choice.low if choice.is_alike else choice.low / UNLIKE_MARGIN
 
 
-def _merit(full_M: np.ndarray, whole_M: np.ndarray, noise_M: np.ndarray, cost_M: np.ndarray) -> tuple[float, float]:
+def _merited(kept: Outlook, found: Outlook, spread_M: np.ndarray) -> tuple[float, float]:
     """Merit beside keeping all, and the standard error of its logarithm (jackknife over groups, first order)."""
-    full, noise, whole, cost = (float(column.sum()) for column in (full_M, noise_M, whole_M, cost_M))
-    change_M = full_M / full + whole_M / whole - noise_M / noise - cost_M / cost
+    columns = kept.noise_M + spread_M, found.noise_M + spread_M, kept.cost_M, found.cost_M
+    full, noise, whole, cost = (float(column.sum()) for column in columns)
+    change_M = columns[0] / full + columns[2] / whole - columns[1] / noise - columns[3] / cost
     return full * whole / (noise * cost), float(np.sqrt((change_M**2).sum()))
 
 

@@ -55,9 +55,17 @@ class Learner:
         self._total_updates = training.steps * training.epochs * training.minibatches
 
     def update(
-        self, groups: Sequence[RolloutGroup], step: int, lessons: Sequence[Lesson] | None = None
+        self,
+        groups: Sequence[RolloutGroup],
+        step: int,
+        lessons: Sequence[Lesson] | None = None,
+        *,
+        thinning: float | None = None,
     ) -> dict[str, float]:
-        """All epochs and minibatches of one 1-based training step; returns its metrics. Without lessons all train."""
+        """All epochs and minibatches of one 1-based training step; returns its metrics. Without lessons all train.
+
+        ``thinning``: share of the lottery before the update, None: the config's.
+        """
         self.model.eval()  # no dropout: it would make the ratio of an unchanged policy differ from 1
         if lessons is None:
             lessons = [Lesson(whole(len(group.rollouts))) for group in groups]
@@ -66,7 +74,7 @@ class Learner:
             group_examples(group, signal.advantage_G, signal.weight_G, keep_zero=self._uses_reference)
             for group, signal in zip(groups, signals, strict=True)
         ]
-        examples = self._thinned(examples)
+        examples = self._thinned(examples, thinning)
         sums: Counter[str] = Counter()
         norms: list[float] = []
         training = self._config.training
@@ -80,14 +88,15 @@ class Learner:
                 norms.append(self._minibatch([e for i in part for e in examples[i]], denominator, frozen, sums, done))
         return self._metrics(sums, norms)
 
-    def _thinned(self, examples: list[list[Example]]) -> list[list[Example]]:
+    def _thinned(self, examples: list[list[Example]], share: float | None) -> list[list[Example]]:
         """Per group, the examples that cost an update; the weights of the small ones among them are raised.
 
-        Without pruned rollouts the step is that of the plain algorithm; a KL term would need every row.
+        Without pruned rollouts and a share the step is that of the plain algorithm; a KL term would need every row.
         """
         rows = [example for part in examples for example in part]
-        is_pruned = any(example.rollout.survival < 1 for example in rows)
-        share = thinning_share(self._algorithm, is_pruned=is_pruned)
+        if share is None:
+            is_pruned = any(example.rollout.survival < 1 for example in rows)
+            share = thinning_share(self._algorithm, is_pruned=is_pruned)
         contribution_R = np.array([example.advantage * example.weight for example in rows])
         factors = iter(thinned(contribution_R, [e.rollout.rollout_id for e in rows], share, seed=self._config.seed))
         scaled = [[replace(e, weight=e.weight * float(next(factors))) for e in part] for part in examples]
@@ -204,11 +213,14 @@ def step_signals(groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], conf
 
 
 def training_probabilities(
-    groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig
+    groups: Sequence[RolloutGroup], signals: Sequence[GroupSignal], config: RunConfig, *, thinning: float | None = None
 ) -> list[np.ndarray]:
-    """float64 ``[G]`` in [0, 1] of each group: whether a rollout has a signal, times its chance in the lottery."""
+    """float64 ``[G]`` in [0, 1] of each group: whether a rollout has a signal, times its chance in the lottery.
+
+    ``thinning``: share of the lottery before the update, None: the config's.
+    """
     is_pruned = any(rollout.survival < 1 for group in groups for rollout in group.rollouts if rollout.survived)
-    share = thinning_share(config.algorithm, is_pruned=is_pruned)
+    share = thinning_share(config.algorithm, is_pruned=is_pruned) if thinning is None else thinning
     contributions = [signal.advantage_G * signal.weight_G for signal in signals]
     taught = np.concatenate([contribution_G[contribution_G != 0] for contribution_G in contributions])
     probability = iter(training_probability(taught, share))

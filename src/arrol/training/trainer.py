@@ -23,6 +23,7 @@ from arrol.configs.method import AutoRule, OracleRule
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
 from arrol.protocols import Engine, PendingVerdict, Sink, Task, TrainingController
+from arrol.pruning.controller import PruningController
 from arrol.pruning.draws import ORACLE_STREAM, systematic
 from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
 from arrol.pruning.survival import oracle
@@ -146,7 +147,9 @@ class Trainer:
         clock.lap("time/estimate_s")
         lessons = self.parts.allocator.lessons(groups, [trained_rewards(group, self.config) for group in groups])
         lessons = [without_unrewarded(*pair) for pair in zip(lessons, (g.unrewarded_G for g in groups), strict=True)]
-        learnt = self.parts.learner.update(groups, self.step, lessons)
+        controller = self.parts.controller
+        auto = controller.auto if isinstance(controller, PruningController) else None
+        learnt = self.parts.learner.update(groups, self.step, lessons, thinning=auto.thinning if auto else None)
         clock.lap("time/learn_s")
         if isinstance(self.config.pruning, AutoRule):
             contributions = step_contributions(groups, step_signals(groups, lessons, self.config), self.config)

@@ -22,12 +22,12 @@ SIZE, GROUPS, TOKENS = 8, 16, 100
 RULE = AutoRule(probe_tokens=(10,), warmup_steps=0)
 
 
-def play(choice, step, *, dead=0.5, probes=1, seed=0):
-    """One step. A share of the prompts never succeeds and looks like it; the others succeed half of the time."""
+def play(choice, step, *, dead=0.5, live=0.5, probes=1, seed=0):
+    """One step. A share of the prompts never succeeds and looks like it; the others succeed at the rate ``live``."""
     rng = np.random.default_rng([seed, step])
     groups, outcomes = [], []
     for number in range(GROUPS):
-        rate = 0.0 if number < dead * GROUPS else 0.5
+        rate = 0.0 if number < dead * GROUPS else live
         ids = [RolloutId(step, number, index) for index in range(SIZE)]
         candidates = Candidates(np.full(SIZE, 0.01 + rate), np.full(SIZE, number), history_C=np.full(SIZE, 0.01 + rate))
         survival = np.ones(SIZE)
@@ -188,3 +188,38 @@ def test_a_lottery_before_the_update_makes_training_cheaper_and_stopping_pay_les
     none, both, after = merits
     assert after > none
     assert after > both
+
+
+def lottery_of(rate, steps=8):
+    """After groups of this success rate, none of which looks like anything."""
+    choice = AutoChoice(RULE, Thinning(is_chosen=True))
+    for step in range(1, steps + 1):
+        play(choice, step, dead=0.0, live=rate)
+    return choice
+
+
+def test_a_lottery_is_chosen_where_small_advantages_cost_as_much_as_large_ones():
+    """At a rate of .1 nine of ten rollouts have an advantage of -.1, and the tenth one of .9."""
+    choice = lottery_of(0.1)
+    assert choice.thinning == choice.metrics()["pruning/auto/lottery"] >= 0.5
+    assert choice.metrics()["pruning/auto/lottery_merit"] > MIN_MERIT
+    assert choice.choice.probe is None
+
+
+def test_no_lottery_where_all_advantages_are_of_one_size():
+    choice = lottery_of(0.5)
+    assert choice.thinning == 0.0
+    assert choice.metrics()["pruning/auto/lottery_merit"] <= 1.0
+
+
+def test_the_config_says_the_lottery_unless_it_is_chosen():
+    choice = run()
+    assert choice.thinning is None
+    assert "pruning/auto/lottery" not in choice.metrics()
+
+
+def test_the_lottery_follows_from_the_memory():
+    first = lottery_of(0.1)
+    second = AutoChoice(RULE, Thinning(is_chosen=True))
+    second.load(first.save())
+    assert second.thinning == first.thinning > 0

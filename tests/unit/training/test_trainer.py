@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from arrol.algorithms.allocation.selection import SELECTION_STREAM, pods
-from arrol.assembly import build_allocator
+from arrol.assembly import build_allocator, build_controller
 from arrol.configs.run import RunConfig
 from arrol.engines.scripted import ScriptedEngine
 from arrol.errors import CheckpointError, DataError, NonFiniteError
-from arrol.pruning.controller import PruningController
 from arrol.records.schema import EvalRecord
 from arrol.records.store import load_run, read_records
 from arrol.training import trainer as module
@@ -69,9 +68,10 @@ class Learner:
     def __init__(self):
         optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
         self.guard = SimpleNamespace(optimizer=optimizer, num_skipped=0, bad_in_a_row=0)
-        self.batches, self.lessons, self.on_update = [], [], lambda step: None
+        self.batches, self.lessons, self.thinnings, self.on_update = [], [], [], lambda step: None
 
-    def update(self, groups, step, lessons):
+    def update(self, groups, step, lessons, *, thinning):
+        self.thinnings.append(thinning)
         self.batches.append(groups)
         self.lessons.append(lessons)
         self.on_update(step)
@@ -118,7 +118,7 @@ def build(folder, *, segment=0, **changes):
         task=Task(),
         engine=engine,
         estimator=estimator,
-        controller=PruningController(config.pruning, estimator, seed=0),
+        controller=build_controller(config, estimator),
         allocator=build_allocator(config),
         learner=Learner(),
         sampling=SamplingParams(8),
@@ -349,6 +349,21 @@ def test_rule_auto_learns_from_what_each_step_contributed(tmp_path, saved):
     assert np.isfinite(memory[:, 6]).all()
     assert saved[4]["controller"]["auto"]["memory"].shape == memory.shape
     assert rows(tmp_path)["step"][-1].metrics["pruning/auto/groups"] == 8
+    assert trainer.parts.learner.thinnings == [0.0] * 4  # auto chooses it, and knows too little
+
+
+@pytest.mark.parametrize("algorithm", [{"thins": "always"}, {"thinning": 0.0}])
+def test_a_lottery_that_is_set_is_not_autos_to_choose(tmp_path, saved, algorithm):
+    pruning = {"rule": "auto", "probe_tokens": [2], "warmup_steps": 1, "min_survivors": 1}
+    trainer = build(tmp_path, pruning=pruning, algorithm={"name": "dr_grpo", "correction": "ipw", **algorithm})
+    trainer.run()
+    assert set(trainer.parts.learner.thinnings) == {None}
+
+
+def test_without_auto_the_config_says_the_lottery(tmp_path, saved):
+    trainer = build(tmp_path)
+    trainer.run()
+    assert set(trainer.parts.learner.thinnings) == {None}
 
 
 class RewardTask(Task):
