@@ -14,12 +14,9 @@ EXCEPTIONS = {
     (
         "tasks/dataset.py::__init__",
         "parameters",
-    ): 15,  # the fields of DatasetTaskConfig, which the task layer may not import as such
+    ): 18,  # the fields of DatasetTaskConfig, which the task layer may not import as such
     ("tasks/countdown.py::__init__", "parameters"): 7,  # five facts of the problems beside tokenizer and seed
-    (
-        "DatasetTaskConfig",
-        "fields",
-    ): 18,  # where rows come from, how they are read; RewardFields has how they are judged
+    ("DatasetTaskConfig", "fields"): 21,  # rows and columns are its own; RewardFields and PromptFields have the rest
     ("AutoRule", "fields"): 13,  # eight are shared by all rules, three are prices
     ("BalancedRule", "fields"): 14,  # eight fields are shared by all rules
     ("QualityConfig", "fields"): 13,  # the head, its buffer, its calibration; nobody changes all three at once

@@ -15,6 +15,7 @@ from arrol.configs.task import DatasetTaskConfig, TaskConfig
 from arrol.hub import Kind, cached_only, is_model_name
 from arrol.tasks.columns import Columns
 from arrol.tasks.presets import preset_named
+from arrol.tasks.prompting import PromptWriter
 from arrol.tasks.sources import require_source
 from arrol.training.checkpoint import load_state, newest_checkpoint
 from arrol.verifiers.functions import Submission
@@ -68,6 +69,13 @@ def require_names_of_run(folder: str | Path, flags: Sequence[str]) -> None:
 
 def _require_sources(config: RunConfig | SftConfig) -> None:
     if isinstance(config.task, DatasetTaskConfig):
+        task = config.task
+        PromptWriter(
+            None,
+            template=task.template,
+            system_prompt=task.system_prompt,
+            template_arguments=task.template_arguments,
+        )
         for source in filter(None, (config.task.source, config.task.eval_source)):
             require_source(source)
 

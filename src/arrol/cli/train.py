@@ -14,6 +14,7 @@ from arrol.cli.tables import show_rows
 from arrol.configs.run import RunConfig
 from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
+from arrol.protocols import Task
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
 from arrol.reports.tables import comparison_rows
@@ -60,9 +61,10 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
     previous = previous_record(config, resume=resume)
     checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
+    task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
     model = load_policy(str(checkpoint / "policy") if checkpoint else config.model, device)
     reference = load_policy(config.model, device).eval().requires_grad_(False) if config.algorithm.kl_coef > 0 else None
-    parts = _parts(config, model, tokenizer, reference)
+    parts = _parts(config, model, tokenizer, task, reference)
     trainer = Trainer(config, parts, folder, segment=previous.segment + 1 if previous else 0)
     if checkpoint:
         trainer.resume(checkpoint)
@@ -119,8 +121,7 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
     return checkpoint
 
 
-def _parts(config: RunConfig, model: Any, tokenizer: Any, reference: Any) -> Parts:
-    task = assembly.build_task(config.task, tokenizer, seed=config.seed)
+def _parts(config: RunConfig, model: Any, tokenizer: Any, task: Task, reference: Any) -> Parts:
     prompts = task.eval_prompts(config.evaluation.num_prompts)  # too small a source is an error now, not after an hour
     first = min(PROMPTS_CHECKED, config.training.steps * config.training.prompts_per_step)
     prompts += [task.train_prompt(position) for position in range(first)]

@@ -84,7 +84,7 @@ def shown(value: object) -> str:
 
 def _explain(model: type[StrictModel], error: ErrorDetails, shapes: Shapes) -> str:
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
-    location = [str(part) for part in error["loc"] if not isinstance(part, int)]
+    location = [part for part in error["loc"] if isinstance(part, str) and "[" not in part]  # no branch of a union
     if kind == WRONG_KIND:
         location, value = [*location, context["field"]], context["value"]
     node, path = _walk(model, location)

@@ -110,7 +110,40 @@ class RewardFields(StrictModel):
         return self
 
 
-class DatasetTaskConfig(RewardFields):
+class ExampleConfig(StrictModel):
+    """A worked example."""
+
+    question: str = Field(min_length=1)
+    """The question, which the template fills."""
+    answer: str = Field(min_length=1)
+    """What the policy should have written."""
+
+
+class PromptFields(StrictModel):
+    """How a question becomes a prompt."""
+
+    template: str | None = None
+    """A named template, or a text with {question}; chat: and a text is a user's message. Absent: chat for messages."""
+    system_prompt: str | None = Field(None, min_length=1)
+    """First message of every chat."""
+    template_arguments: dict[str, Any] = {}
+    """Arguments of the tokenizer's chat template, such as {enable_thinking = false}."""
+    examples: tuple[ExampleConfig, ...] | int = 0
+    """Worked examples before every question: a number of training rows, fixed by the seed, or tables of question and
+    answer."""
+
+    @field_validator("examples", mode="before")
+    @classmethod
+    def _number_or_tables(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) or (type(value) is int and value >= 0):
+            return value
+        raise ValueError(
+            f"task.examples = {value!r}: give a number of training rows from 0, or a list of tables with question and "
+            "answer"
+        )
+
+
+class DatasetTaskConfig(RewardFields, PromptFields):
     """Prompts from a file, a folder or a hub name, with gold answers or a reward of one's own."""
 
     name: Literal["dataset"] = "dataset"
@@ -130,8 +163,6 @@ class DatasetTaskConfig(RewardFields):
     """Column of the gold answer, dots reach inside; the preset's when absent."""
     answer_format: Literal["gsm8k", "boxed", "plain"] | None = None
     """How the gold answer is written; the preset's when absent."""
-    template: str = "plain"
-    """Named prompt template, or chat for the tokenizer's chat template."""
     verifier: Literal["integer", "symbolic"] | None = None
     """Who judges; the preset's when absent."""
     time_limit_s: float = Field(5.0, gt=0)

@@ -44,6 +44,7 @@ class Stream(IntEnum):
     EVAL = 1
     DEMONSTRATION = 2
     SHUFFLE = 3
+    EXAMPLES = 4
 
 
 def rng_at(seed: int, stream: Stream, position: int) -> np.random.Generator:

@@ -5,7 +5,8 @@ How many?`` with the gold answer ``3``.
 
 1. A column may be dotted (``reward_model.ground_truth``), and columns joined by ``+`` are one question; a part that is
    null or blank is left out.
-2. A question may be a list of chat messages.
+2. A question may be a list of chat messages. Where the assistant has the last word, that is left out of the question,
+   and is the gold answer when no column is.
 3. A list of gold answers means all of them in any order, or any one of them when ``is_multiple_answer`` is false. A
    single text with a true ``is_multiple_answer`` is split at its commas (``verifiers/gold.py``).
 4. ``error`` beside a list of gold answers is a tolerance. Columns of units and choices are not read: an answer is right
@@ -28,8 +29,10 @@ from arrol.tasks.sources import records
 from arrol.verifiers.extraction import boxed_content
 from arrol.verifiers.gold import all_of, any_of, split_parts, with_tolerance
 
-USUAL_PROMPT_COLUMNS = ("prompt", "question", "problem", "Body+Question", "Question", "Problem")
+USUAL_PROMPT_COLUMNS = ("prompt", "question", "problem", "Body+Question", "Question", "Problem", "messages")
 USUAL_ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "reward_model.ground_truth", "solution")
+LAST_WORD = "last message of the assistant"
+"""Stands for a column of answers."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,14 @@ class Columns:
     def row(self, record: Mapping[str, Any], where: str) -> Row:
         """One record, checked; the columns are settled."""
         assert self.prompt is not None
-        asked = _asked(record, self.prompt, where)
+        asked, last_word = _without_answer(_asked(record, self.prompt, where))
         question, messages = _question(asked, where)
         key = hashlib.blake2b(question.encode("utf-8", "replace"), digest_size=8).hexdigest()
         level = _level(record.get("level"))
         if self.for_rewards:
-            return Row(key, question, messages, self._told(record), "", level, {**record, "prompt": asked})
-        gold, written = self._gold(record, where)
+            told = self._told(record) if self.answer else last_word
+            return Row(key, question, messages, told, "", level, {**record, "prompt": asked})
+        gold, written = self._gold(record if self.answer != LAST_WORD else {LAST_WORD: last_word}, where)
         return Row(key, question, messages, gold, self._solution(record, written), level)
 
     def _told(self, record: Mapping[str, Any]) -> str:
@@ -129,8 +133,9 @@ class Columns:
         if self.for_rewards:
             usual = next((name for name in USUAL_ANSWER_COLUMNS if name in first), None)
             return replace(self, prompt=prompt, answer=self.answer or (preset.answer_column if preset else usual))
-        answer = self.answer or (preset.answer_column if preset else _usual(first, USUAL_ANSWER_COLUMNS, "answer"))
-        answer_format = self.answer_format or (preset.answer_format if preset else _usual_format(first, answer))
+        answer = self.answer or (preset.answer_column if preset else _usual_answer(first, prompt))
+        record = {LAST_WORD: _last_word(first, prompt)} if answer == LAST_WORD else first
+        answer_format = self.answer_format or (preset.answer_format if preset else _usual_format(record, answer))
         if answer_format not in ANSWER_FORMATS:
             raise ConfigError(f"answer_format: {answer_format!r} is unknown; choose from {', '.join(ANSWER_FORMATS)}")
         return Columns(prompt, answer, answer_format)
@@ -167,6 +172,27 @@ def _usual(record: Mapping[str, Any], names: Sequence[str], what: str) -> str:
         if all(_has(record, part) for part in name.split("+")):
             return name
     raise DataError(f"{what}_column: not given and none of {', '.join(names)} exists; available: {', '.join(record)}")
+
+
+def _usual_answer(record: Mapping[str, Any], prompt: str) -> str:
+    """The usual column of answers, else the assistant's last word in the question."""
+    has_column = any(_has(record, name) for name in USUAL_ANSWER_COLUMNS)
+    if not has_column and _last_word(record, prompt):
+        return LAST_WORD
+    return _usual(record, USUAL_ANSWER_COLUMNS, "answer")
+
+
+def _last_word(record: Mapping[str, Any], prompt: str) -> str:
+    """What the assistant says at the end of the question; empty where it does not, or where there is no question."""
+    return _without_answer(_value(record, prompt, "prompt_column", "row"))[1] if _has(record, prompt) else ""
+
+
+def _without_answer(asked: Any) -> tuple[Any, str]:
+    """Chat messages up to the last one that is not the assistant's, and what the assistant says behind it."""
+    is_chat = isinstance(asked, list) and len(asked) > 1 and all(isinstance(each, Mapping) for each in asked)
+    if not is_chat or asked[-1].get("role") != "assistant":
+        return asked, ""
+    return asked[:-1], str(asked[-1].get("content") or "")
 
 
 def _usual_format(record: Mapping[str, Any], column: str) -> str:

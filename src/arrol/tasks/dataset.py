@@ -15,15 +15,16 @@ Training visits every row once per epoch in an order drawn from (seed, epoch), s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from arrol.errors import ConfigError, DataError, ModelError
+from arrol.errors import ConfigError, DataError
 from arrol.protocols import PendingVerdict, Tokenizer, Verifier
-from arrol.tasks.base import TEMPLATES, EpochOrder, is_held_out, require_seed
+from arrol.tasks.base import EpochOrder, is_held_out, require_seed
 from arrol.tasks.columns import Columns, Row
 from arrol.tasks.presets import preset_named, preset_of
+from arrol.tasks.prompting import PromptWriter
 from arrol.tasks.sources import SplitMissing, has_splits
 from arrol.types import Prompt, Verdict
 from arrol.verifiers.functions import Submission
@@ -53,18 +54,22 @@ class DatasetTask:
         prompt_column: str | None = None,
         answer_column: str | None = None,
         answer_format: str | None = None,
-        template: str = "plain",
+        template: str | None = None,
+        system_prompt: str | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+        examples: int | Sequence[Mapping[str, str]] = 0,
         verifier: str | None = None,
         time_limit_s: float = 5.0,
         deduplicate: bool = False,
         reward: RewardJudge | None = None,
         seed: int = 0,
     ) -> None:
-        """``reward`` judges in place of a verifier; its functions get every column of a row."""
-        if template not in TEMPLATES:
-            raise ConfigError(f"template: {template!r} is unknown; choose from {', '.join(TEMPLATES)}")
+        """``reward`` judges in place of a verifier; its functions get every column of a row. ``prompting.py`` has the
+        meaning of ``template``, ``system_prompt``, ``template_arguments`` and ``examples``."""
         self.tokenizer = tokenizer
-        self.template = template
+        self._writer = PromptWriter(
+            tokenizer, template=template, system_prompt=system_prompt, template_arguments=template_arguments
+        )
         self.seed = require_seed(seed)
         given = None if preset is None else preset_named(preset)
         known = given or preset_of(source)
@@ -83,6 +88,8 @@ class DatasetTask:
         answers = [] if reward else [*self.train_rows, *self.eval_rows]
         self.verifier = _verifier(verifier, answers, time_limit_s)
         self._pool = VerifierPool(self.verifier, num_workers=min(usable_cores(), MAX_WORKERS))
+        self._writer.require_rows([*self.train_rows, *self.eval_rows])
+        self._writer.show(examples, self.train_rows, self.seed)
         self.order = EpochOrder(self.seed, len(self.train_rows))
 
     def train_prompt(self, position: int) -> Prompt:
@@ -116,23 +123,11 @@ class DatasetTask:
             self._reward.close()
 
     def _prompt(self, row: Row) -> Prompt:
-        if self.template.startswith("chat"):
-            text = self._chat_text(row)
-            token_ids = self.tokenizer.encode(text, add_special_tokens=False)  # the template has written them
-        else:
-            text = TEMPLATES[self.template].replace("{question}", row.question)
-            token_ids = self.tokenizer.encode(text)
+        text, is_chat = self._writer.written(row)
+        token_ids = self.tokenizer.encode(text, add_special_tokens=not is_chat)
         if not token_ids:
             raise DataError(f"prompt: {text[:80]!r} has no tokens; use the tokenizer of the model")
         return Prompt(row.key, tuple(token_ids), text, row.answer, row.level, row.solution, row.cells)
-
-    def _chat_text(self, row: Row) -> str:
-        messages = [dict(message) for message in row.messages] or [{"role": "user", "content": row.question}]
-        messages[-1]["content"] = TEMPLATES[self.template].replace("{question}", messages[-1]["content"])
-        apply: Callable[..., str] | None = getattr(self.tokenizer, "apply_chat_template", None)
-        if apply is None or not getattr(self.tokenizer, "chat_template", None):
-            raise ModelError(f"tokenizer: it has no chat template for template {self.template!r}; use template 'plain'")
-        return apply(messages, tokenize=False, add_generation_prompt=True)
 
 
 def _with_cells(row: Row, names: Mapping[str, None]) -> Row:

@@ -81,3 +81,18 @@ def test_a_cached_model_of_trl_is_loaded_without_the_hub(silent_hub, tmp_path, m
     require_trl_names(["--model_name_or_path", "owner/name", "--dataset_name", str(tmp_path)])
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--task.template", "fancy"], "template: 'fancy' is unknown"),
+        (["--task.template", "qa", "--task.system_prompt", "s"], "system_prompt: template 'qa' has no roles"),
+        (["--task.template_arguments.messages", "1"], "template_arguments: 'messages' is set by arrol"),
+    ],
+)
+def test_a_wrong_prompt_is_one_line_before_torch_is_loaded(silent_hub, tmp_path, flags, message):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "x.toml").write_text(CONFIG)
+    ended = ended_before_torch("train", str(tmp_path / "x.toml"), "--model", str(tmp_path / "model"), *flags)
+    assert ended.stderr.startswith(f"arrol: {message}")

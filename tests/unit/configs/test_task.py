@@ -84,3 +84,37 @@ def test_modules_of_rewards_are_looked_for_beside_the_config(tmp_path):
     compared.write_text(arms + '[run]\nmodel = "m"\n[run.task]\nname = "dataset"\nsource = "x"\n', "utf-8")
     folders = [config.task.reward_folder for _, config in planned_runs(load_compare(compared))]
     assert folders == [None, str(path.parent)]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"examples": -1}, "task.examples = -1: give a number of training rows from 0, or a list of tables with"),
+        ({"examples": True}, "task.examples = True: give a number of training rows"),
+        ({"examples": "3"}, "task.examples = '3': give a number of training rows"),
+        ({"system_prompt": ""}, "task.system_prompt = '': "),
+        ({"template_arguments": 3}, "task.template_arguments = 3: input should be a valid dictionary"),
+    ],
+)
+def test_prompts_that_cannot_be_are_one_line(task, message):
+    with pytest.raises(ConfigError) as caught:
+        reward_task(**task)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_prompt_fields_are_read_from_flags(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('model = "m"\n[task]\nname = "dataset"\nsource = "x"\n', "utf-8")
+    flags = ["--task.examples", "4", "--task.template_arguments.enable_thinking", "false"]
+    task = load_run(path, [*flags, "--task.template", "Q: {question}\nA:"]).task
+    assert (task.examples, task.template_arguments, task.template) == (
+        4,
+        {"enable_thinking": False},
+        "Q: {question}\nA:",
+    )
+    written = load_run(path, ["--task.examples", '[{question = "q", answer = "a"}]']).task.examples
+    assert [(one.question, one.answer) for one in written] == [("q", "a")]
+    wrong = ["--task.examples", '[{question = "q"}]']
+    with pytest.raises(ConfigError, match=r"^task.examples.answer: missing"):
+        load_run(path, wrong)

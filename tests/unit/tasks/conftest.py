@@ -19,10 +19,11 @@ class CharacterTokenizer:
     def decode(self, token_ids, /, *, skip_special_tokens=False):
         return "".join(chr(i - 2) for i in token_ids if i > 1)
 
-    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
+    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt, **arguments):
         assert not tokenize
         assert add_generation_prompt
-        return "".join(f"<{m['role']}>{m['content']}</>" for m in messages) + "<assistant>"
+        told = "".join(f"[{name}={value}]" for name, value in arguments.items())
+        return "".join(f"<{m['role']}>{m['content']}</>" for m in messages) + told + "<assistant>"
 
 
 @pytest.fixture

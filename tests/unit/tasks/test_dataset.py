@@ -415,7 +415,7 @@ def test_an_answer_is_kept_as_it_stands_where_a_function_judges(tokenizer, tmp_p
 def test_chat_data_reach_a_function_as_messages(tokenizer, tmp_path):
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
     path = write(tmp_path / "a.jsonl", [{"prompt": messages, "gold": "x"}])
-    task = rewarded(tokenizer, path, split="")
+    task = rewarded(type(tokenizer)(chat_template="..."), path, split="")
     ASKED.clear()
     task.verify(task.eval_prompts(1)[0], "yes")
     prompts, completions, *_ = ASKED[0]
