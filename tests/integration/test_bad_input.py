@@ -182,8 +182,8 @@ def test_a_wrong_warm_start_is_one_line(tmp_path, capsys, flags, problem):
 
 
 def test_a_warm_start_never_writes_over_a_folder(tmp_path, capsys):
-    (tmp_path / "runs" / "sft").mkdir(parents=True)
+    (tmp_path / "runs" / "sft" / "model").mkdir(parents=True)
     (tmp_path / "sft.toml").write_text(f'out_dir = {json.dumps(str(tmp_path / "runs"))}\n[task]\nname = "arithmetic"\n')
     line = refused(capsys, "sft", tmp_path / "sft.toml")
     assert "exists; choose another --name or remove it" in line
-    assert list((tmp_path / "runs" / "sft").iterdir()) == []
+    assert [path.name for path in (tmp_path / "runs" / "sft").iterdir()] == ["model"]

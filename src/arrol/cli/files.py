@@ -8,6 +8,17 @@ from pathlib import Path
 from arrol.errors import ConfigError
 
 
+def require_place(option: str, folder: Path) -> None:
+    """ConfigError naming the option where the folder could not be made or written; nothing is made."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise ConfigError(f"{option} = {str(folder)!r}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"{option} = {str(folder)!r}: nothing can be written in {there}; choose another folder")
+
+
 def require_writable(option: str, folder: Path) -> None:
     """Make the folder; ConfigError naming the option where that fails or nothing can be written there."""
     try:

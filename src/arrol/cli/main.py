@@ -253,7 +253,9 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
-    """Configs, and the names in them, are checked before torch is loaded."""
+    """Configs, the names in them and the runs to resume are checked before torch is loaded."""
+    from arrol.cli.run_folder import require_run
+
     if options.command == "sft":
         from arrol.configs.sft import load_sft
 
@@ -266,6 +268,8 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.configs.run import load_run
 
         run = load_run(options.config, flags)
+        if options.resume:
+            require_run([Path(run.out_dir) / run.name])
         _before_loading(run)
         from arrol.cli.train import run_train
 
@@ -273,7 +277,10 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
     from arrol.configs.run import load_compare, planned_runs
 
     compare = load_compare(options.config, flags)
-    _before_loading(*(config for _, config in planned_runs(compare)))
+    plan = [config for _, config in planned_runs(compare)]
+    if options.resume:
+        require_run([Path(config.out_dir) / config.name for config in plan])
+    _before_loading(*plan)
     from arrol.cli.compare import run_compare
 
     return run_compare(compare, resume=options.resume, as_json=options.json)

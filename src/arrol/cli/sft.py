@@ -5,6 +5,8 @@ The result is ``OUT/NAME/model``, a plain ``save_pretrained`` folder, and ``OUT/
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from contextlib import closing
@@ -15,6 +17,8 @@ import torch
 from rich.console import Console
 
 from arrol import assembly
+from arrol.cli.files import require_place
+from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned
 from arrol.cli.tables import print_json
 from arrol.configs.run import EngineConfig
 from arrol.configs.sft import SftConfig
@@ -23,13 +27,22 @@ from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
 from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
 from arrol.records.schema import EndRecord, EvalRecord, StepRecord
-from arrol.records.store import RECORDS_FILE, RecordWriter, provenance
+from arrol.records.store import RECORDS_FILE, RecordWriter, provenance, read_records
 from arrol.training.checkpoint import save_policy
-from arrol.training.policy import character_tokenizer, load_policy, load_tokenizer, resolve_device, stop_token_ids
+from arrol.training.policy import (
+    character_tokenizer,
+    load_policy,
+    load_tokenizer,
+    require_positions,
+    resolve_device,
+    stop_token_ids,
+)
 from arrol.training.sft import Demonstration, file_demonstrations, new_model, warm_start
 from arrol.training.sinks import TerminalSink
 from arrol.types import SamplingParams
 
+PARTIAL_MODEL = ".partial-model"
+"""Where the model is written before it gets its name: half a model never has it."""
 JUDGED_SAMPLES = 16
 """Completions per held-out prompt of the last evaluation: enough for groups of 8 and 16."""
 
@@ -44,8 +57,32 @@ class _Parts(NamedTuple):
 def run_sft(config: SftConfig, *, as_json: bool) -> int:
     console = Console(stderr=as_json, markup=False, highlight=False)
     folder = Path(config.out_dir) / config.name
-    if folder.exists():
-        raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
+    require_place("out_dir", folder)
+    with Claim() as claim:
+        claim.take(folder)
+        if folder.exists() and {path.name for path in folder.iterdir()} - {RECORDS_FILE, PARTIAL_MODEL}:
+            raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
+        parts = _parts(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        claim.take(folder)
+        forget_records(folder)
+        try:
+            record = _train(config, parts, folder, console)
+        except BaseException:
+            if not has_learned(folder, read_records(folder / RECORDS_FILE)):
+                forget_start(folder)
+            raise
+    facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
+    if as_json:
+        print_json(facts)
+    else:
+        print("\n".join(f"{key}: {value:.3f}" for key, value in facts.items()))
+    console.print(f"model: {folder / 'model'}", soft_wrap=True)
+    return 0
+
+
+def _parts(config: SftConfig) -> _Parts:
+    """Model, task and demonstrations; what is wrong with them is an error now, before anything is written."""
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     tokenizer = (
@@ -58,18 +95,11 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
     )
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
-    task.eval_prompts(config.eval_prompts)  # too few problems are an error now, not after the training
+    prompts = task.eval_prompts(config.eval_prompts)  # too few problems are an error now, not after the training
+    require_positions(model.config, prompts, config.max_completion_tokens, field="max_completion_tokens")
     for is_first in (True, False):
-        demonstration(0, is_first)  # an unknown solver is an error now, before anything is written
-    folder.mkdir(parents=True)
-    record = _train(config, _Parts(model, tokenizer, task, demonstration), folder, console)
-    facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
-    if as_json:
-        print_json(facts)
-    else:
-        print("\n".join(f"{key}: {value:.3f}" for key, value in facts.items()))
-    console.print(f"model: {folder / 'model'}", soft_wrap=True)
-    return 0
+        demonstration(0, is_first)  # an unknown solver too
+    return _Parts(model, tokenizer, task, demonstration)
 
 
 def _own(task: Any, config: SftConfig) -> Demonstration:
@@ -96,7 +126,9 @@ def _train(config: SftConfig, parts: _Parts, folder: Path, console: Console) -> 
 
         model, tokenizer = parts.model, parts.tokenizer
         warm_start(model, tokenizer, parts.demonstration, config, on_step)
-        save_policy(folder / "model", model.to(getattr(torch, config.save_dtype)), tokenizer)
+        shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
+        save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), tokenizer)
+        os.replace(folder / PARTIAL_MODEL, folder / "model")
         saved = load_policy(str(folder / "model"), next(model.parameters()).device)
         record = _judge(config, saved, tokenizer, parts.task)
         records.write(record)

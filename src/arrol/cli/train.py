@@ -10,12 +10,14 @@ import torch
 from rich.console import Console
 
 from arrol import assembly
+from arrol.cli.files import require_place
+from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned
 from arrol.cli.tables import show_rows
 from arrol.configs.run import RunConfig
 from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.protocols import Task
-from arrol.records.schema import EndRecord, EvalRecord, RunRecord
+from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
 from arrol.reports.tables import comparison_rows
 from arrol.training.checkpoint import load_state, newest_checkpoint, require_same_config
@@ -54,11 +56,31 @@ def run_folder(config: RunConfig) -> Path:
 
 
 def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) -> Ended:
-    """Build, resume if asked, train. Everything is checked before anything on disk changes."""
+    """Build, resume if asked, train. Everything is checked before anything on disk changes, and a run that fails before
+    its first step leaves nothing."""
+    folder = run_folder(config)
+    require_place("out_dir", folder)
+    with Claim() as claim:
+        claim.take(folder)
+        previous = previous_record(config, resume=resume)
+        trainer = _trainer(config, folder, previous)
+        folder.mkdir(parents=True, exist_ok=True)
+        claim.take(folder)
+        if previous is None:
+            forget_records(folder)
+        try:
+            return _trained(trainer, arm, previous, console)
+        except BaseException:
+            if not has_learned(folder, _records(folder)):
+                forget_start(folder)
+            raise
+
+
+def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None) -> Trainer:
+    """The trainer of a new run, or of the newest checkpoint of one."""
     torch.set_num_threads(config.num_threads)
-    device, folder = resolve_device(config.device), run_folder(config)
+    device = resolve_device(config.device)
     require_services(config.report_to)
-    previous = previous_record(config, resume=resume)
     checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
@@ -68,6 +90,13 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
     trainer = Trainer(config, parts, folder, segment=previous.segment + 1 if previous else 0)
     if checkpoint:
         trainer.resume(checkpoint)
+    return trainer
+
+
+def _trained(trainer: Trainer, arm: str, previous: RunRecord | None, console: Console) -> Ended:
+    """The trainer run to its end, with its record and its sinks."""
+    config, folder, parts = trainer.config, trainer.folder, trainer.parts
+    device = next(parts.model.parameters()).device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     with RecordWriter(folder / RECORDS_FILE) as writer:
         writer.write(
@@ -92,16 +121,18 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
 
 
 def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:
-    """Newest ``RunRecord`` in the config's folder, None when there is none; CheckpointError when the run may not be
-    resumed: ``resume`` is False, or its config differs."""
+    """Newest ``RunRecord`` in the config's folder, None for a new start; CheckpointError when the run may not be
+    resumed: ``resume`` is False, or its config differs. A run that has learned nothing gives way to a new start."""
     folder = run_folder(config)
-    exists = (folder / RECORDS_FILE).exists()
-    if exists and not resume:
+    records = _records(folder)
+    opened = [record for record in records if isinstance(record, RunRecord)]
+    has_begun = has_learned(folder, records)
+    if not resume:
+        if not has_begun:
+            return None
         raise CheckpointError(
             f"name = {config.name!r}: {folder} holds a run already; go on with --resume or choose another --name"
         )
-    records = read_records(folder / RECORDS_FILE) if exists else []
-    opened = [record for record in records if isinstance(record, RunRecord)]
     if not opened:  # new, or killed before the first row was whole
         if newest_checkpoint(folder / "checkpoints"):
             raise CheckpointError(
@@ -109,8 +140,18 @@ def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:
             )
         return None
     wanted = portable(config.model_dump(mode="json"))
-    require_same_config(opened[-1].config, wanted, FREE_FIELDS | PATH_FIELDS, where="run in that folder")
+    try:
+        require_same_config(opened[-1].config, wanted, FREE_FIELDS | PATH_FIELDS, where="run in that folder")
+    except CheckpointError:
+        if has_begun:
+            raise
+        return None
     return opened[-1]
+
+
+def _records(folder: Path) -> list[Record]:
+    """Records of the folder; none where there is no file."""
+    return read_records(folder / RECORDS_FILE) if (folder / RECORDS_FILE).exists() else []
 
 
 def _checkpoint(config: RunConfig, folder: Path) -> Path | None:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from arrol.engines.embedded.support import logits_of, max_positions
-from arrol.errors import ConfigError, ModelError
+from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
 from arrol.types import Prompt
 
@@ -76,13 +76,28 @@ def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted({int(tokenizer.eos_token_id), *map(int, extra)}))
 
 
-def require_positions(config: Any, prompts: Iterable[Prompt], max_completion_tokens: int) -> None:
-    """ConfigError where the longest of the prompts and a completion of full length exceed :func:`max_positions`."""
-    longest, limit = max((len(prompt.token_ids) for prompt in prompts), default=0), max_positions(config)
-    if limit is not None and longest + max_completion_tokens > limit:
+def require_positions(
+    config: Any,
+    prompts: Iterable[Prompt],
+    max_completion_tokens: int,
+    *,
+    field: str = "sampling.max_completion_tokens",
+) -> None:
+    """ConfigError where the longest of the prompts and a completion of full length exceed :func:`max_positions`;
+    ``field`` names the limit."""
+    limit, longest = max_positions(config), max(prompts, key=lambda prompt: len(prompt.token_ids), default=None)
+    if limit is None or longest is None:
+        return
+    length = len(longest.token_ids)
+    if length >= limit:
+        raise DataError(
+            f"prompt: {longest.text[:60]!r} has {length} tokens, and the model has {limit} positions "
+            "(max_position_embeddings); leave it out, or take a model with more"
+        )
+    if length + max_completion_tokens > limit:
         raise ConfigError(
-            f"sampling.max_completion_tokens = {max_completion_tokens}: with a prompt of {longest} tokens it exceeds "
-            f"the {limit} positions of the model (max_position_embeddings); lower it to {max(limit - longest, 0)}"
+            f"{field} = {max_completion_tokens}: with a prompt of {length} tokens it exceeds the {limit} positions of "
+            f"the model (max_position_embeddings); lower it to {limit - length}"
         )
 
 

@@ -62,4 +62,5 @@ def test_a_full_disk_is_one_line(sft_file, tmp_path, monkeypatch, capsys):
     assert main(["sft", str(sft_file)]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert err.startswith(f"arrol: {tmp_path / 'warm' / 'model'}: I/O error: No space left on device")
+    assert err.startswith(f"arrol: {tmp_path / 'warm' / '.partial-model'}: I/O error: No space left on device")
+    assert not (tmp_path / "warm" / "model").exists()

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from arrol.cli.main import main
+from arrol.cli.run_folder import Claim
 from arrol.cli.train import previous_record, run_folder
 from arrol.configs.run import load_run
 from arrol.errors import CheckpointError
@@ -72,16 +73,57 @@ def test_what_lies_in_a_folder_decides_how_to_go_on(run_file, write_run):
     folder.mkdir(parents=True)
     (folder / "records.jsonl").write_text('{"kind":')
     assert previous_record(config, resume=True) is None
+    assert previous_record(config, resume=False) is None
+    shutil.rmtree(folder)
+    other = config.model_copy(update={"seed": 1})
+    written = {"config": portable(config.model_dump(mode="json")), "outcome": ""}
+    write_run(folder, "mine", steps=0, **written)  # it learned nothing: another start takes its place
+    assert previous_record(config, resume=True).name == "mine"
+    assert previous_record(config, resume=False) is None
+    assert previous_record(other, resume=True) is None
+    shutil.rmtree(folder)
+    write_run(folder, "mine", **written)
+    assert previous_record(config, resume=True).name == "mine"
     with pytest.raises(CheckpointError, match="holds a run already; go on with --resume or choose another --name"):
         previous_record(config, resume=False)
-    shutil.rmtree(folder)
-    write_run(folder, "mine", config=portable(config.model_dump(mode="json")), outcome="")
-    assert previous_record(config, resume=True).name == "mine"
-    other = config.model_copy(update={"seed": 1})
     with pytest.raises(CheckpointError, match=r"^seed = 1: the run in that folder was made with 0; resume with that"):
         previous_record(other, resume=True)
     moved = config.model_copy(update={"model": "elsewhere/none", "device": "cpu"})
     assert previous_record(moved, resume=True).name == "mine"
+
+
+def test_a_start_that_fails_leaves_nothing_and_its_name_is_free(tiny_file, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("arrol.training.trainer.Trainer.train_step", fail)
+        assert main(["train", str(tiny_file)]) == 2
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert main(["train", str(tiny_file), "--training.group_size", "4"]) == 0
+
+
+def test_two_processes_never_write_to_one_run(tiny_file, tmp_path, capsys):
+    folder = tmp_path / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    with Claim() as claim:
+        claim.take(folder)
+        assert main(["train", str(tiny_file)]) == 2
+        assert capsys.readouterr().err == (
+            f"arrol: name = 'tiny': another process writes to {folder}; wait for it or choose another --name\n"
+        )
+    assert main(["train", str(tiny_file)]) == 0
+
+
+def test_resume_under_a_mistyped_name_starts_nothing(tiny_file, tmp_path, write_run, capsys):
+    write_run(tmp_path / "runs" / "tinny", "tinny")
+    assert main(["train", str(tiny_file), "--resume"]) == 2
+    runs = tmp_path / "runs"
+    assert capsys.readouterr().err == (
+        f"arrol: --resume: {runs / 'tiny'} holds no run to go on with; {runs} has tinny; write --name tinny, or leave "
+        "--resume out to start it\n"
+    )
+    assert [path.name for path in runs.iterdir()] == ["tinny"]
 
 
 def test_a_warm_start_is_no_run_to_go_on_with(run_file, write_run):
