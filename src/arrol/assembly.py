@@ -71,12 +71,15 @@ def build_layout(config: RunConfig, model: Any) -> FeatureLayout:
 
 
 def build_engine(
-    config: RunConfig, model: Any, estimator: QualityEstimator | None = None
+    config: RunConfig, model: Any, estimator: QualityEstimator | None = None, *, tokenizer: Any = None
 ) -> EmbeddedEngine | VllmEngine:
-    """The engine of the config; vLLM computes scores itself, so it needs the estimator."""
+    """The engine of the config; vLLM computes scores itself, so it needs the estimator.
+
+    Stop strings need the ``tokenizer``.
+    """
     if isinstance(config.engine, EngineConfig):
         layout = build_layout(config, model)
-        return EmbeddedEngine(model, config.engine, layout, shows_ends=config.quality.judge_ends)
+        return EmbeddedEngine(model, config.engine, layout, shows_ends=config.quality.judge_ends, tokenizer=tokenizer)
     from arrol.engines.vllm.engine import VllmEngine
 
     return VllmEngine(model, config.engine, config.sampling, estimator=estimator)
@@ -119,7 +122,14 @@ def build_sampling(
     """Sampling of training; with a temperature, of evaluation (without top-k and top-p)."""
     sampling = config.sampling
     if temperature is not None:
-        return SamplingParams(sampling.max_completion_tokens, temperature, stop_token_ids=stop_token_ids)
+        return SamplingParams(
+            sampling.max_completion_tokens, temperature, stop_token_ids=stop_token_ids, stop=sampling.stop
+        )
     return SamplingParams(
-        sampling.max_completion_tokens, sampling.temperature, sampling.top_p, sampling.top_k, stop_token_ids
+        sampling.max_completion_tokens,
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        stop_token_ids,
+        sampling.stop,
     )

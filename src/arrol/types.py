@@ -314,6 +314,8 @@ class SamplingParams:
     top_k: int = 0
     """0 means off."""
     stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; an engine without a tokenizer refuses them."""
 
 
 @dataclass(frozen=True)

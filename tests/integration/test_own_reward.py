@@ -179,3 +179,17 @@ def test_a_mistake_is_one_line_before_torch_is_loaded_and_nothing_is_written(min
     assert ended.stderr.count("\n") == 1
     assert message in ended.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_stop_string_ends_completions_and_is_no_part_of_their_text(mine, tmp_path, capsys):
+    flags = ["--task.reward", "rewards_of_mine:picky", "--training.steps", "1", "--sampling.stop", '["00"]']
+    assert main(["train", str(mine), *flags, "--pruning", "never"]) == 0
+    metrics = steps(tmp_path)[0].metrics
+    assert metrics["reward/failed"] == 0, "the function raises an error for a text with 00"
+    assert metrics["rollout/completion_tokens/mean"] < 8
+    capsys.readouterr()
+    call(capsys, "eval", mine, "--json", *flags[:2], *flags[4:], "--evaluation.samples_per_prompt", "8", "--name", "e")
+    samples = [s for problem in read_samples(tmp_path / "runs" / "e" / "samples.jsonl") for s in problem.samples]
+    assert {s.success for s in samples} == {0.0, 1.0}
+    assert not any("00" in s.completion for s in samples)
+    assert any(s.num_tokens > len(s.completion) + 1 for s in samples), "the tokens are kept"

@@ -51,7 +51,7 @@ def sample(
     tokenizer, evaluation = load_tokenizer(policy), config.evaluation
     model = load_policy(policy, resolve_device(config.device))
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
-    engine = assembly.build_engine(config, model)
+    engine = assembly.build_engine(config, model, tokenizer=tokenizer)
     params = assembly.build_sampling(config, stop_token_ids(model, tokenizer), temperature=evaluation.temperature)
     try:
         with console.status("sampling"):

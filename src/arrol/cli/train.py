@@ -168,7 +168,7 @@ def _parts(config: RunConfig, model: Any, tokenizer: Any, task: Task, reference:
     prompts += [task.train_prompt(position) for position in range(first)]
     require_positions(model.config, prompts, config.sampling.max_completion_tokens)
     estimator = assembly.build_estimator(config, model)
-    engine = assembly.build_engine(config, model, estimator)
+    engine = assembly.build_engine(config, model, estimator, tokenizer=tokenizer)
     stops = stop_token_ids(model, tokenizer)
 
     def judge(step: int, segment: int) -> EvalRecord:

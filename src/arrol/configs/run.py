@@ -35,6 +35,15 @@ class SamplingConfig(StrictModel):
     """Nucleus, in (0, 1]; 1 is off."""
     top_k: int = Field(0, ge=0)
     """Most likely tokens considered, 0 is off."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, in training and evaluation; the embedded engine knows them."""
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_texts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError(f"sampling.stop = {list(value)}: an empty text would end everything; leave it out")
+        return value
 
 
 class EngineConfig(StrictModel):
@@ -207,6 +216,11 @@ class RunConfig(StrictModel):
             )
         if not isinstance(engine, VllmEngineConfig):
             return self
+        if sampling.stop:
+            raise ValueError(
+                f"sampling.stop = {list(sampling.stop)}: vLLM runs without a tokenizer here and reads no text; use "
+                "engine.name 'embedded', or leave it out"
+            )
         if engine.quantization is not None and engine.dtype == "float32":
             raise ValueError(
                 f"engine.dtype = {engine.dtype!r}: vLLM quantises models of 16 bits only; set it to 'bfloat16'"

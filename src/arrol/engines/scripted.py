@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from arrol.engines.asked import Asked, report_ends
+from arrol.engines.stops import stops_of
 from arrol.protocols import Controller, Engine, More
 from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, RolloutId, SamplingParams
 
@@ -65,6 +66,7 @@ class ScriptedEngine(Engine):
         more: More | None = None,
     ) -> list[list[Completion]]:
         """One token per rollout and step, in the order: probe, stop, extend, end; then more rollouts come."""
+        stops_of(params, None)
         asked = Asked(requests, controller=controller, more=more)
         running: dict[RolloutId, _Play] = {}
         clock, new = 0, asked.requests

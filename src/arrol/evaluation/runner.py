@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from arrol.engines.stops import completion_text
 from arrol.evaluation.metrics import accuracy_with_interval, pass_at_k
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.protocols import Engine, Task, Tokenizer
@@ -72,7 +73,7 @@ def sample_prompts(
     groups = engine.generate(requests, params, seed=amount.seed + EVALUATION_SEED)
     started = []
     for prompt, completions in zip(prompts, groups, strict=True):
-        texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions]
+        texts = [completion_text(tokenizer, completion.token_ids, params.stop) for completion in completions]
         pending = [
             task.submit(prompt, text, completion.token_ids)
             if completion.finish_reason.survived

@@ -18,6 +18,7 @@ import numpy as np
 from arrol import assembly
 from arrol.configs.run import RunConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
+from arrol.engines.stops import completion_text
 from arrol.errors import ConfigError
 from arrol.lab.pool import SUFFIX, Pool
 from arrol.lab.scores import crossfit_quality
@@ -95,7 +96,7 @@ class Collector:
         engine = config.engine
         if engine.name != "embedded":
             raise ConfigError(f"engine.name = {engine.name!r}: a pool is sampled by the embedded engine; leave it out")
-        self._engine = EmbeddedEngine(model, engine, self._layout)
+        self._engine = EmbeddedEngine(model, engine, self._layout, tokenizer=tokenizer)
         self._sampling = assembly.build_sampling(config, stop_token_ids(model, tokenizer))
         self._sketch = None
         if plan.sketch_size:
@@ -140,7 +141,7 @@ class Collector:
     def _rewards(self, prompt: Prompt, group: Sequence[Completion]) -> list[float]:
         pending = []
         for completion in group:
-            text = self._tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            text = completion_text(self._tokenizer, completion.token_ids, self._sampling.stop)
             is_whole = completion.finish_reason.survived
             pending.append(self._task.submit(prompt, text, completion.token_ids) if is_whole else None)
         return [np.nan if wait is None else wait().reward for wait in pending]

@@ -21,6 +21,7 @@ from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.lesson import Lesson, without_unrewarded
 from arrol.configs.method import AutoRule, OracleRule
 from arrol.configs.run import RunConfig
+from arrol.engines.stops import completion_text
 from arrol.errors import ArrolError
 from arrol.protocols import Engine, PendingVerdict, Sink, Task, TrainingController
 from arrol.pruning.controller import PruningController
@@ -190,7 +191,7 @@ class Trainer:
         requests = allocator.begin(self.step, self._next_prompt)
 
         def submit(rollout_id: RolloutId, completion: Completion) -> PendingVerdict:
-            text = parts.tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+            text = completion_text(parts.tokenizer, completion.token_ids, parts.sampling.stop)
             return parts.task.submit(allocator.prompt(rollout_id.group), text, completion.token_ids)
 
         verdicts = VerdictQueue(submit, parts.controller, allocator)

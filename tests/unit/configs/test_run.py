@@ -324,3 +324,15 @@ def test_quantised_rollouts_are_allowed_with_the_correction_on(run_file):
     flags += ["--algorithm", "grpo", "--algorithm.importance_cap", "2.0"]
     assert "engine.dtype = 'float32': vLLM quantises" in refusal(load_run, run_file, *flags)
     assert load_run(run_file, [*flags, "--engine.dtype", "bfloat16"]).engine.quantization == "fp8"
+
+
+def test_stop_strings_are_texts_and_need_an_engine_that_reads(run_file):
+    assert load_run(run_file, ["--sampling.stop", '["\\n\\n", "Q:"]']).sampling.stop == ("\n\n", "Q:")
+    assert load_run(run_file, ["--sampling.stop", "###"]).sampling.stop == ("###",)
+    assert refusal(load_run, run_file, "--sampling.stop", '["x", ""]') == (
+        "sampling.stop = ['x', '']: an empty text would end everything; leave it out"
+    )
+    line = refusal(load_run, run_file, "--sampling.stop", '["x"]', "--engine", "vllm")
+    assert line.startswith(
+        "sampling.stop = ['x']: vLLM runs without a tokenizer here and reads no text; use engine.name"
+    )

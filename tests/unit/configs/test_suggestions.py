@@ -29,7 +29,7 @@ ONE, MORE = "the nearest known one is ", "the nearest known ones are "
         ("task.source", "only task.name = 'dataset' has it"),
         ("pruning.shrinkage", "only pruning.rule = 'balanced' or 'neyman' has it"),
         ("lora.r", "arrol train changes every weight; for LoRA and quantised models use arrol grpo with --use_peft"),
-        ("sampling.zzz", "the known ones of sampling are max_completion_tokens, temperature, top_p, top_k"),
+        ("sampling.zzz", "the known ones of sampling are max_completion_tokens, temperature, top_p, top_k, stop"),
     ],
 )
 def test_a_key_of_a_run(key, text):

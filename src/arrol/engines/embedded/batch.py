@@ -28,6 +28,7 @@ from arrol.engines.embedded.memory import GIB, RanOut
 from arrol.engines.embedded.own_cache import OwnCache
 from arrol.engines.embedded.rows import Rows, Suspended
 from arrol.engines.embedded.sampling import sample
+from arrol.engines.stops import stops_of
 from arrol.errors import ConfigError, ModelError
 from arrol.protocols import Controller, More
 from arrol.quality.features import END
@@ -67,6 +68,7 @@ class Batch:
         self._suspended: dict[RolloutId, Suspended] = {}
         self._width = self._sampled_rows = 0
         self._stop_ids = torch.tensor(params.stop_token_ids, dtype=torch.long, device=engine.device)
+        self._stops = stops_of(params, engine.tokenizer)
         self.asked = Asked(requests, controller=controller, more=more)
         self._add(requests)
 
@@ -220,10 +222,11 @@ class Batch:
         stopped_S, bad_S = torch.isin(self.rows.token_S[:live], self._stop_ids), self.rows.bad_S[:live]
         flags = (stopped_S + 2 * bad_S).tolist()  # one transfer a step
         ended: dict[RolloutId, FinishReason] = {}
-        for flag, row in zip(flags, self.rows.live, strict=True):
+        at_stop = self._at_stop_string()
+        for s, (flag, row) in enumerate(zip(flags, self.rows.live, strict=True)):
             if flag >= 2:
                 ended[row.rollout_id] = FinishReason.ERROR
-            elif flag:
+            elif flag or s in at_stop:
                 ended[row.rollout_id] = FinishReason.STOP
             elif row.num_completion >= self.params.max_completion_tokens:
                 ended[row.rollout_id] = FinishReason.LENGTH
@@ -232,6 +235,14 @@ class Batch:
         if self.engine.shows_ends and hidden_SD is not None:
             self._show_ends([s for s, row in enumerate(self.rows.live) if row.rollout_id in ended], hidden_SD)
         self._remove({**report_ends(self.controller, ended), **ended})
+
+    def _at_stop_string(self) -> set[int]:
+        """Rows whose last token completes a stop string."""
+        if self._stops is None:
+            return set()
+        last_S = self.rows.token_S[: len(self.rows)].tolist()
+        rows = [s for s, token_id in enumerate(last_S) if self._stops.may_end(token_id)]
+        return {s for s in rows if self._stops.is_in(self.rows.tail(s, self._stops.window))}
 
     def _probe(self, hidden_SD: torch.Tensor) -> torch.Tensor:
         """Show rows at a probe to the controller, take out those it stops; returns the others' hidden states."""

@@ -27,7 +27,7 @@ from arrol.engines.embedded.support import (
     logits_of,
     require_supported,
 )
-from arrol.protocols import Controller, Engine, More
+from arrol.protocols import Controller, Engine, More, Tokenizer
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, GroupRequest, SamplingParams
 
@@ -36,10 +36,19 @@ class EmbeddedEngine(Engine):
     """Generates with a Hugging Face causal language model in this process; an :class:`arrol.protocols.Engine`."""
 
     def __init__(
-        self, model: Any, config: EngineConfig, layout: FeatureLayout | None = None, *, shows_ends: bool = False
+        self,
+        model: Any,
+        config: EngineConfig,
+        layout: FeatureLayout | None = None,
+        *,
+        shows_ends: bool = False,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
-        """With ``shows_ends`` every completion carries the features of its last fed token, under ``END``."""
-        self.config, self.layout = config, layout
+        """With ``shows_ends`` every completion carries the features of its last fed token, under ``END``.
+
+        ``tokenizer`` is needed for stop strings alone.
+        """
+        self.config, self.layout, self.tokenizer = config, layout, tokenizer
         self.shows_ends = shows_ends and layout is not None
         self._dtype = getattr(torch, config.dtype)
         self._source = model

@@ -134,6 +134,12 @@ class Rows:
         for row in self.live[rows]:
             row.num_completion += 1
 
+    def tail(self, row: int, most: int) -> list[int]:
+        """The last completion tokens of a row, at most so many."""
+        count = self.live[row].num_completion
+        found: list[int] = self.tokens_SM[row, max(0, count - most) : count].tolist()
+        return found
+
     def uniforms(self, rows: slice) -> torch.Tensor:
         """float64 ``[S]``: the number of each row's next token."""
         return self.uniforms_SM[self.numbers_S[rows], self.count_S[rows]]

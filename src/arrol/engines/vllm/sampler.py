@@ -23,6 +23,7 @@ import numpy as np
 
 from arrol.configs.base import shown
 from arrol.engines.asked import Asked
+from arrol.engines.stops import stops_of
 from arrol.engines.vllm.remote import RemoteController
 from arrol.engines.vllm.request import PREFIX, REFUSED, StopReport, pruning_args
 from arrol.errors import ConfigError
@@ -86,6 +87,7 @@ class LlmSampler:
 
         ``score_ends``: every completion carries the head's score at its last fed token, for votes.
         """
+        stops_of(params, None)  # vLLM runs without a tokenizer here
         has_probes = controller is not None and bool(controller.probe_tokens)
         learns_ends = self._estimator is not None and END in self._estimator.probe_tokens
         score_ends |= has_probes and learns_ends

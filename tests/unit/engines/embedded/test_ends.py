@@ -6,6 +6,7 @@ from tests.unit.engines.embedded.test_engine import LAYOUT, PROMPTS, Spy, forwar
 
 from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
+from arrol.errors import ConfigError
 from arrol.quality.features import END
 from arrol.types import FinishReason, SamplingParams
 
@@ -46,3 +47,50 @@ def test_ends_are_shown_only_on_request(make_model):
     engine = EmbeddedEngine(make_model(), EngineConfig(), LAYOUT)
     groups = engine.generate(requests_for(PROMPTS, 2), PARAMS, seed=2)
     assert not any(completion.features_at for group in groups for completion in group)
+
+
+class Letters:
+    """Token n decodes to one letter, or to two for every third token."""
+
+    eos_token_id = None
+
+    def decode(self, token_ids, skip_special_tokens=False):
+        return "".join(chr(97 + n % 26) + ("#" if n % 3 == 0 else "") for n in token_ids)
+
+
+def stopped_at(stop, completion, text_of):
+    """Tokens up to the one that completes the first stop string."""
+    for count in range(1, completion.num_tokens + 1):
+        if any(text in text_of(completion.token_ids[:count]) for text in stop):
+            return completion.token_ids[:count]
+    return completion.token_ids
+
+
+@pytest.mark.parametrize("rows", [2, 16])
+@pytest.mark.parametrize("spy", [None, Spy((3,))], ids=["alone", "probed"])
+def test_a_stop_string_ends_a_completion_and_changes_no_other_token(any_model, rows, spy):
+    letters = Letters()
+
+    def written(stop):
+        engine = EmbeddedEngine(any_model, EngineConfig(max_rows=rows), LAYOUT, tokenizer=letters)
+        params = SamplingParams(14, stop_token_ids=PARAMS.stop_token_ids, stop=stop)
+        groups = engine.generate(requests_for(PROMPTS, 6), params, seed=2, controller=spy)
+        return [completion for group in groups for completion in group]
+
+    whole = written(())
+    texts = [letters.decode(completion.token_ids) for completion in whole]
+    stop = tuple({text[4:6] for text in texts if len(text) > 6}) + ("#",)
+    found = written(stop)
+    expected = [stopped_at(stop, completion, letters.decode) for completion in whole]
+    assert [completion.token_ids for completion in found] == expected
+    shorter = [new for new, old in zip(found, whole, strict=True) if new.num_tokens < old.num_tokens]
+    assert len(shorter) > 5
+    assert {completion.finish_reason for completion in shorter} == {FinishReason.STOP}
+    for new, old in zip(found, whole, strict=True):
+        np.testing.assert_allclose(new.sampler_logprobs_T, old.sampler_logprobs_T[: new.num_tokens], atol=1e-5)
+
+
+def test_a_stop_string_needs_a_tokenizer(make_model):
+    engine = EmbeddedEngine(make_model(), EngineConfig(), LAYOUT)
+    with pytest.raises(ConfigError, match=r"sampling.stop = \['x'\]: this engine reads no text"):
+        engine.generate(requests_for(PROMPTS, 1), SamplingParams(4, stop=("x",)), seed=0)

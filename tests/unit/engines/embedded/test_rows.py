@@ -60,3 +60,9 @@ def test_a_suspended_rollout_resumes_with_all_it_had():
     assert rows.uniforms(slice(4, 5)).tolist() == [token_uniforms(7, IDS[3], 6)[-1]]
     (one,) = rows.completions([4], {IDS[3]: FinishReason.LENGTH})
     assert one.token_ids == (300, 301, 302, 303, 304)
+
+
+def test_the_tail_of_a_row_is_its_last_completion_tokens():
+    rows = written(5)
+    assert rows.tail(2, 3) == [202, 203, 204]
+    assert rows.tail(4, 9) == [400, 401, 402, 403, 404]
