@@ -35,7 +35,7 @@ $(VENV)/.ready: requirements.lock requirements-smollm2.lock pyproject.toml
 
 demo: setup  ## train with and without pruning, then a table and a report (5 minutes on 2 cores)
 	@rm -rf runs/demo
-	@$(BIN)/arrol compare configs/demo.toml
+	@$(BIN)/arrol demo
 
 test: setup  ## the whole test suite
 	@$(BIN)/python -m pytest

@@ -51,7 +51,7 @@ TABLE = {
     # README, CONTRIBUTING, benchmarks
     "make demo": Row(
         "main",
-        run="arrol compare configs/demo.toml --run.training.steps 1 --run.training.prompts_per_step 2"
+        run="arrol demo --run.training.steps 1 --run.training.prompts_per_step 2"
         " --run.training.group_size 4 --run.evaluation.num_prompts 4 --run.sampling.max_completion_tokens 24",
     ),
     "make test": Row("nowhere", why=CI),

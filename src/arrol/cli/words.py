@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from arrol.errors import ConfigError
 
-WITH_FLAGS = ("sft", "train", "compare", "eval", "grpo", "lab", "info")
+WITH_FLAGS = ("sft", "train", "compare", "demo", "eval", "grpo", "lab", "info")
 """Commands that take the fields of a config as flags."""
 
 

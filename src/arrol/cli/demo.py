@@ -1,0 +1,15 @@
+"""``arrol demo``: the comparison of ``configs/demo.toml`` with the model that comes with the package, from any folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SHIPPED = Path(__file__).parents[1] / "shipped"
+"""In a checkout links to ``configs`` and ``models``; in an installed wheel the files themselves."""
+CONFIG, MODEL = SHIPPED / "demo.toml", SHIPPED / "arithmetic-base"
+
+
+def demo_flags(flags: list[str]) -> list[str]:
+    """The user's flags, and the shipped model unless they name one; runs go to ``runs/demo`` of the working directory."""
+    names_model = any(flag.partition("=")[0] == "--run.model" for flag in flags)
+    return flags if names_model else ["--run.model", str(MODEL), *flags]
