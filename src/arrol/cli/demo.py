@@ -10,6 +10,6 @@ CONFIG, MODEL = SHIPPED / "demo.toml", SHIPPED / "arithmetic-base"
 
 
 def demo_flags(flags: list[str]) -> list[str]:
-    """The user's flags, and the shipped model unless they name one; runs go to ``runs/demo`` of the working directory."""
+    """The user's flags, and the shipped model unless they name one; runs go to ``runs/demo`` here."""
     names_model = any(flag.partition("=")[0] == "--run.model" for flag in flags)
     return flags if names_model else ["--run.model", str(MODEL), *flags]
