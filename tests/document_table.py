@@ -10,6 +10,7 @@ SMALL = "--training.steps 2 --training.group_size 4 --evaluation.num_prompts 4 -
 SMALL += " --training.prompts_per_step 2 --pruning.warmup_steps 0"
 DATA = ('docs/quickstart.md: {"prompt": "53*3-73+12=", "answer": "98"}',)
 DATA += ('docs/quickstart.md: {"prompt": "12*4-9=", "answer": "39"}',)
+REWARDS = "docs/quickstart.md: def correct(completions, answer, **columns):"
 IMPORT = "from arrol.integrations.trl import GRPOConfig, GRPOTrainer  # was: from trl import GRPOConfig, GRPOTrainer"
 OUT = ('"out",', '"runs/out", use_cpu=True, bf16=False,')
 MODEL = ('"Qwen/Qwen3-1.7B"', "model_folder")
@@ -79,12 +80,15 @@ TABLE = {
     DATA[1]: Row("main", save="data/test.jsonl"),
     "docs/quickstart.md: import os": Row("trl", after=DATA, swaps=(("max_steps=8", "max_steps=1"),)),
     'docs/quickstart.md: name = "mine"': Row("main", save="mine.toml"),
+    REWARDS: Row("main", save="my_rewards.py"),
     "arrol info mine.toml": Row("main", after=('docs/quickstart.md: name = "mine"',)),
     "arrol train mine.toml": Row(
         "main",
         run=f"+ {SMALL}",
-        after=('docs/quickstart.md: name = "mine"', *DATA),
+        after=('docs/quickstart.md: name = "mine"', *DATA, REWARDS),
     ),
+    "arrol eval runs/mine --evaluation.samples_per_prompt 8": Row("main", after=("arrol train mine.toml",)),
+    "arrol train examples/09_own_reward/own.toml": Row("main", run=f"+ {SMALL}"),
     "arrol report runs/mine": Row("main", after=("arrol train mine.toml",)),
     "docs/quickstart.md: from arrol.tasks.dataset import DatasetTask": Row("main", after=DATA),
     "docs/settings.md: [allocation]": Row("main", save="allocation.toml"),

@@ -107,8 +107,8 @@ def collected(options: argparse.Namespace, flags: Sequence[str], console: Consol
         raise ConfigError(f"--out = {str(path)!r}: exists; judge it with arrol lab {path}, or give another --out")
     torch.set_num_threads(config.num_threads)
     tokenizer = load_tokenizer(policy)
+    task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
     model = load_policy(policy, resolve_device(config.device))
-    task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     try:
         prompts = [task.train_prompt(position) for position in range(plan.prompts)]
         require_positions(model.config, prompts, config.sampling.max_completion_tokens)

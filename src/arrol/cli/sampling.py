@@ -49,8 +49,8 @@ def sample(
     """Problems with judged samples; with an estimator scores and qualities, on request token confidences."""
     torch.set_num_threads(config.num_threads)
     tokenizer, evaluation = load_tokenizer(policy), config.evaluation
+    task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
     model = load_policy(policy, resolve_device(config.device))
-    task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     engine = assembly.build_engine(config, model, tokenizer=tokenizer)
     params = assembly.build_sampling(config, stop_token_ids(model, tokenizer), temperature=evaluation.temperature)
     try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import inspect
 import math
 import sys
@@ -19,6 +18,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -31,6 +31,10 @@ UNNAMED = frozenset({"prompt", "completion", *GIVEN})
 """Columns that a function does not get under their name, as in TRL."""
 Completion = str | list[dict[str, str]]
 """Text, or one message of the assistant where the data hold messages."""
+
+
+OURS = "__arrol_reward__"
+"""Set in the modules that were imported here."""
 
 
 class Submission(NamedTuple):
@@ -204,9 +208,12 @@ def _module(name: str, field: str, folder: str | None) -> ModuleType:
     folders = list(dict.fromkeys(str(Path(one).resolve()) for one in (folder or ".", ".")))
     with _first_on_path(folders):
         importlib.invalidate_caches()
+        _forget_other(name, folders)
         try:
             with redirect_stdout(sys.stderr):
-                return importlib.import_module(name)
+                module = importlib.import_module(name)
+            vars(module).setdefault(OURS, True)
+            return module
         except (Exception, SystemExit) as error:  # the module is the user's: its import may raise anything
             missing = error.name if isinstance(error, ModuleNotFoundError) else None
             if missing and (name == missing or name.startswith(f"{missing}.")):
@@ -216,6 +223,17 @@ def _module(name: str, field: str, folder: str | None) -> ModuleType:
                     "config, or install it"
                 ) from None
             raise ConfigError(f"{field}: importing {name} failed ({_told(error)}); mend it") from error
+
+
+def _forget_other(name: str, folders: Sequence[str]) -> None:
+    """Let a file of these folders be imported although one of the same name was loaded here from another folder."""
+    top = name.partition(".")[0]
+    known, spec = sys.modules.get(top), PathFinder.find_spec(top, list(folders))
+    if known is None or spec is None or OURS not in vars(sys.modules.get(name, known)):
+        return
+    if spec.origin != getattr(known, "__file__", None):
+        for one in [one for one in sys.modules if one == top or one.startswith(f"{top}.")]:
+            del sys.modules[one]
 
 
 @contextmanager

@@ -53,7 +53,7 @@ NUMBER = 3
 '''
 
 
-def write(folder, name="my_rewards", text=SOURCE):
+def write(folder, name="rewards_of_tests", text=SOURCE):
     """The module as a file; its folder."""
     (folder / f"{name}.py").write_text(text, "utf-8")
     return str(folder)

@@ -23,7 +23,7 @@ def question(*texts, place=0):
 
 
 def replies(folder, *questions, names=("right", "later")):
-    paths = [f"my_rewards:{name}" for name in names]
+    paths = [f"rewards_of_tests:{name}" for name in names]
     done = subprocess.run(
         [*COMMAND, folder, *paths], input=b"".join(questions), capture_output=True, check=True, start_new_session=True
     )
@@ -42,21 +42,22 @@ def test_errors_and_what_is_no_list_are_told_apart_and_prints_go_to_stderr(tmp_p
     found, told = replies(folder, question("x", "a"), question("a", place=1), names=("picky", "three"))
     assert found[1]["values"][1] == 1.0
     assert found[1]["values"][0]["failure"].startswith("ValueError: an x in the text")
-    assert found[2]["malformed"].startswith("task.reward = 'my_rewards:three': returned 3, no list")
+    assert found[2]["malformed"].startswith("task.reward = 'rewards_of_tests:three': returned 3, no list")
     assert "noise" in told
 
 
 def test_an_import_that_fails_is_the_first_line(tmp_path):
     (found,), _ = replies(str(tmp_path))
-    assert found["error"].startswith("task.reward = 'my_rewards:right': no module 'my_rewards' in ")
+    assert found["error"].startswith("task.reward = 'rewards_of_tests:right': no module 'rewards_of_tests' in ")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_it_ends_when_its_parent_is_gone_although_a_function_hangs(tmp_path):
     folder = reward_module.write(tmp_path)
+    words = [*COMMAND, folder, "rewards_of_tests:moody"]
     code = f"""
 import subprocess, sys, time
-worker = subprocess.Popen({[*COMMAND, folder, "my_rewards:moody"]!r}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+worker = subprocess.Popen({words!r}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL, start_new_session=True)
 worker.stdout.readline()
 worker.stdin.write({question("hang")!r})

@@ -37,10 +37,10 @@ def values(call, *completions):
 
 
 def test_a_module_beside_the_config_is_found_and_its_function_called(folder):
-    function = load("my_rewards:right", folder)
-    assert (function.path, function.name, function.weight) == ("my_rewards:right", "right", 1.0)
+    function = load("rewards_of_tests:right", folder)
+    assert (function.path, function.name, function.weight) == ("rewards_of_tests:right", "right", 1.0)
     assert called(function, [submission("4"), submission("5")], None) == [1.0, 0.0]
-    assert load("my_rewards:judge", folder).call(completions=["a"]) == [0.5]
+    assert load("rewards_of_tests:judge", folder).call(completions=["a"]) == [0.5]
 
 
 def test_a_module_in_the_working_directory_is_found_but_the_one_beside_the_config_goes_first(
@@ -49,10 +49,17 @@ def test_a_module_in_the_working_directory_is_found_but_the_one_beside_the_confi
     other = tmp_path / "elsewhere"
     other.mkdir()
     monkeypatch.chdir(tmp_path)
-    assert load("my_rewards:right", None).call(completions=["4"], gold=["4"]) == [1.0]
-    del sys.modules["my_rewards"]
+    assert load("rewards_of_tests:right", None).call(completions=["4"], gold=["4"]) == [1.0]
     reward_module.write(other, text="def right(completions, **columns): return [7.0]")
-    assert load("my_rewards:right", str(other)).call(completions=["4"]) == [7.0]
+    assert load("rewards_of_tests:right", str(other)).call(completions=["4"]) == [7.0]
+
+
+def test_a_file_beside_the_config_takes_the_name_of_no_module_that_others_use(folder, tmp_path):
+    """A module that was not loaded for a reward stays what it is, even where a file has its name."""
+    reward_module.write(tmp_path, "difflib", "def right(completions, **columns): return [7.0]")
+    with pytest.raises(ConfigError, match=r"difflib \(.*difflib.py\) has no 'right'"):
+        load("difflib:right", folder)
+    assert "get_close_matches" in vars(sys.modules["difflib"])
 
 
 def test_an_installed_module_is_found_and_the_search_path_keeps_its_order(folder):
@@ -72,8 +79,8 @@ def test_a_module_may_import_its_neighbours_and_print(folder, tmp_path, capsys):
 
 def test_two_functions_of_one_name_are_told_apart(folder, tmp_path):
     reward_module.write(tmp_path, "others")
-    found = load_functions(["my_rewards:right", "others:right", "others:length"], [1.0, 2.0, 0.5], folder)
-    assert [function.name for function in found] == ["my_rewards_right", "others_right", "length"]
+    found = load_functions(["rewards_of_tests:right", "others:right", "others:length"], [1.0, 2.0, 0.5], folder)
+    assert [function.name for function in found] == ["rewards_of_tests_right", "others_right", "length"]
     assert [function.weight for function in found] == [1.0, 2.0, 0.5]
 
 
@@ -81,19 +88,19 @@ def test_two_functions_of_one_name_are_told_apart(folder, tmp_path):
     ("path", "message"),
     [
         ("nothing", r"= 'nothing': not module:function; write for example my_rewards:reward$"),
-        ("my_rewards.py:right", r"not module:function; write for example my_rewards:right$"),
+        ("rewards_of_tests.py:right", r"not module:function; write for example rewards_of_tests:right$"),
         ("a/b:right", r"not module:function"),
         (":right", r"not module:function"),
-        ("my_rewards:", r"write for example my_rewards:reward"),
+        ("rewards_of_tests:", r"write for example rewards_of_tests:reward"),
         (
             "absent_module:right",
             r"no module 'absent_module' in '.*', and none is installed; put absent_module.py beside",
         ),
         ("absent.deep:right", r"no module 'absent' in "),
-        ("my_rewards:rihgt", r"my_rewards \(.*my_rewards.py\) has no 'rihgt'; it has right"),
-        ("my_rewards:judge.missing", r"has no 'missing'; it has no function"),
-        ("my_rewards:Judge", r"is a class, no function; name a function, or an object that can be called"),
-        ("my_rewards:NUMBER", r"is 3, no function"),
+        ("rewards_of_tests:rihgt", r"rewards_of_tests \(.*rewards_of_tests.py\) has no 'rihgt'; it has right"),
+        ("rewards_of_tests:judge.missing", r"has no 'missing'; it has no function"),
+        ("rewards_of_tests:Judge", r"is a class, no function; name a function, or an object that can be called"),
+        ("rewards_of_tests:NUMBER", r"is 3, no function"),
         ("sys:path", r"task.reward = 'sys:path': is \[.*, no function"),
     ],
 )
@@ -214,7 +221,7 @@ def test_what_is_no_list_of_that_length_ends_the_run(value, message):
 
 
 def test_an_error_costs_the_completions_that_cause_it(folder):
-    function, calls = load("my_rewards:picky", folder), []
+    function, calls = load("rewards_of_tests:picky", folder), []
 
     def counted(completions, **columns):
         calls.append(len(completions))
@@ -223,12 +230,12 @@ def test_an_error_costs_the_completions_that_cause_it(folder):
     found = called(of(counted), [submission(text) for text in ("a", "", "x", "b", "c", "d", "e", "f")], None)
     assert [value for place, value in enumerate(found) if place != 2] == [1.0, None, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert isinstance(found[2], Failure)
-    assert found[2].reason.startswith("ValueError: an x in the text, my_rewards.py line ")
+    assert found[2].reason.startswith("ValueError: an x in the text, rewards_of_tests.py line ")
     assert calls == [8, 4, 2, 2, 1, 1, 4], "in halves, so that one error costs few calls"
 
 
 def test_an_exit_is_an_error_and_an_interrupt_is_not(folder):
-    (value,) = called(load("my_rewards:moody", folder), [submission("exit")], None)
+    (value,) = called(load("rewards_of_tests:moody", folder), [submission("exit")], None)
     assert value.reason.startswith("SystemExit: bye")
 
     def interrupted(completions):
@@ -255,7 +262,7 @@ def test_an_async_function_is_resolved(folder):
         awaitable.close()
         return [3]
 
-    assert called(load("my_rewards:later", folder), [submission("abc")], run) == [3.0]
+    assert called(load("rewards_of_tests:later", folder), [submission("abc")], run) == [3.0]
     assert len(waited) == 1
 
 
