@@ -8,6 +8,7 @@ import pytest
 
 from arrol.cli.main import main
 from arrol.evaluation.samples import read_samples
+from arrol.lab.pool import Pool
 from arrol.records.store import load_run, read_records
 from integration import tiny
 
@@ -193,3 +194,14 @@ def test_a_stop_string_ends_completions_and_is_no_part_of_their_text(mine, tmp_p
     assert {s.success for s in samples} == {0.0, 1.0}
     assert not any("00" in s.completion for s in samples)
     assert any(s.num_tokens > len(s.completion) + 1 for s in samples), "the tokens are kept"
+
+
+def test_the_laboratory_takes_one_function_whose_reward_above_a_half_is_right(mine, tmp_path, capsys):
+    size = ["--prompts", "2", "--rollouts", "4", "--sketch-size", "0", "--out", tmp_path / "pool.safetensors"]
+    words = [str(word) for word in ("lab", mine, *size, "--task.reward", "rewards_of_mine:last")]
+    assert main([*words, "--task.success_threshold", "0.7"]) == 2
+    assert "task.success_threshold = 0.7: the laboratory knows one number of a rollout" in capsys.readouterr().err
+    assert main([*words[:-1], "rewards_of_mine:broken"]) == 2
+    assert "all 8 rewards of these prompts failed, the first like this" in capsys.readouterr().err
+    assert main(words) == 0
+    assert set(Pool.load(tmp_path / "pool.safetensors").reward_PN.ravel()) <= {0.0, 1.0}

@@ -24,7 +24,7 @@ from arrol.configs.base import validate
 from arrol.configs.flags import override
 from arrol.configs.run import RunConfig, load_run
 from arrol.errors import ConfigError
-from arrol.lab.collect import Collector, PoolPlan, collect
+from arrol.lab.collect import Collector, PoolPlan, collect, require_one_reward
 from arrol.lab.costs import cost_model, require_cost
 from arrol.lab.designs import (
     allocation_designs,
@@ -99,6 +99,7 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
 def collected(options: argparse.Namespace, flags: Sequence[str], console: Console) -> Pool:
     """The pool of a config's policy, or of a run's newest checkpoint; collected unless ``--out`` holds it already."""
     config, policy = _source(options.source, flags)
+    require_one_reward(config)
     plan = PoolPlan(options.prompts, options.rollouts, options.sketch_size, tuple(options.parameters))
     path = Path(options.out) if options.out else Path(config.out_dir) / config.name / f"pool{SUFFIX}"
     if path.suffix != SUFFIX:

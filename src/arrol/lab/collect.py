@@ -17,16 +17,18 @@ import numpy as np
 
 from arrol import assembly
 from arrol.configs.run import RunConfig
+from arrol.configs.task import DatasetTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.stops import completion_text
 from arrol.errors import ConfigError
 from arrol.lab.pool import SUFFIX, Pool
 from arrol.lab.scores import crossfit_quality
 from arrol.lab.sketch import GradientSketch
-from arrol.protocols import Task
+from arrol.protocols import PendingVerdict, Task
 from arrol.quality.features import FeatureLayout
 from arrol.training.policy import stop_token_ids
-from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, Prompt, PruningDecision, RolloutId
+from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, Prompt, PruningDecision, RolloutId, Verdict
+from arrol.verifiers.tally import RewardTally
 
 LOOKS = 12
 """Probe lengths, evenly spaced up to the length limit."""
@@ -83,6 +85,19 @@ class _Watch:
         return None
 
 
+def require_one_reward(config: RunConfig) -> None:
+    """ConfigError where what is right is not a reward above 0.5, which is all that a pool holds of it."""
+    task = config.task
+    if not isinstance(task, DatasetTaskConfig) or not task.reward:
+        return
+    if len(task.reward) > 1 or task.success_threshold != 0.5:
+        raise ConfigError(
+            f"task.success_threshold = {task.success_threshold:g}: the laboratory knows one number of a rollout and "
+            f"counts it as right above 0.5, of {len(task.reward)} reward functions; name one in task.reward, and leave "
+            "the threshold at 0.5"
+        )
+
+
 class Collector:
     """Collects blocks of one policy."""
 
@@ -115,7 +130,7 @@ class Collector:
         groups = self._engine.generate(requests, self._sampling, seed=self._config.seed, controller=watch)
         self._lap("generate_s", started)
         started = time.process_time()
-        reward_PN = np.array([self._rewards(p, g) for p, g in zip(prompts, groups, strict=True)], np.float32)
+        reward_PN = np.array(self._rewards(prompts, groups), np.float32)
         self._lap("verify_s", started)
         started = time.process_time()
         sketch_PND = np.zeros((count, self.plan.rollouts, self.plan.sketch_size), np.float32)
@@ -138,13 +153,18 @@ class Collector:
             sketch_PND=sketch_PND,
         )
 
-    def _rewards(self, prompt: Prompt, group: Sequence[Completion]) -> list[float]:
-        pending = []
-        for completion in group:
-            text = completion_text(self._tokenizer, completion.token_ids, self._sampling.stop)
-            is_whole = completion.finish_reason.survived
-            pending.append(self._task.submit(prompt, text, completion.token_ids) if is_whole else None)
-        return [np.nan if wait is None else wait().reward for wait in pending]
+    def _rewards(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Completion]]) -> list[list[float]]:
+        pending_PN: list[list[PendingVerdict]] = []
+        for prompt, group in zip(prompts, groups, strict=True):
+            pending_PN.append([])
+            for completion in group:
+                text = completion_text(self._tokenizer, completion.token_ids, self._sampling.stop)
+                is_whole = completion.finish_reason.survived
+                submitted = self._task.submit(prompt, text, completion.token_ids) if is_whole else _no_verdict
+                pending_PN[-1].append(submitted)
+        verdicts_PN = [[wait() for wait in row] for row in pending_PN]
+        RewardTally(verdict for row in verdicts_PN for verdict in row).require_one("these prompts")
+        return [[verdict.reward for verdict in row] for row in verdicts_PN]
 
     def _lap(self, name: str, started: float) -> None:
         self.seconds[name] += time.process_time() - started
@@ -182,6 +202,10 @@ def collect(
     pool.save(path)
     shutil.rmtree(folder)
     return pool
+
+
+def _no_verdict() -> Verdict:
+    return Verdict(float("nan"), None)
 
 
 def _features(

@@ -23,6 +23,8 @@ from arrol.verifiers.function_pool import FunctionPool
 from arrol.verifiers.functions import Failure, RewardFunction, Submission, Value, called, load_functions
 
 logger = logging.getLogger(__name__)
+ENOUGH = 256
+"""Values before a word about the threshold."""
 MAX_TOLD = 5
 """Failures told in full; the others are only counted."""
 
@@ -46,6 +48,8 @@ class RewardJudge:
         self._pool = None if time_limit_s is None else FunctionPool(self.functions, time_limit_s, folder)
         self._waiting: list[tuple[Submission, list[Verdict]]] = []
         self._num_told = 0
+        self._seen: tuple[int, float, float] | None = (0, math.inf, -math.inf)
+        """Values of the function that says what is right: number, lowest, highest; None when enough were seen."""
         self._runner: asyncio.Runner | None = None
 
     @classmethod
@@ -128,8 +132,24 @@ class RewardJudge:
                 return Verdict(nothing, None, verifier=by, reason=reason, success=nothing, failed=True, parts=parts)
         known = [f.weight * n for f, n in zip(self.functions, numbers, strict=True) if not math.isnan(n)]
         right = numbers[self._success]
+        self._watch(right)
         success = math.nan if math.isnan(right) else float(right > self._threshold)
         return Verdict(sum(known) if known else math.nan, None, verifier=by, success=success, parts=parts)
+
+    def _watch(self, value: float) -> None:
+        """Say once that the threshold does not divide the values, when enough were seen that differ."""
+        if self._seen is None or math.isnan(value):
+            return
+        count, low, high = self._seen[0] + 1, min(self._seen[1], value), max(self._seen[2], value)
+        self._seen = None if count >= ENOUGH else (count, low, high)
+        if self._seen is not None or low == high or low <= self._threshold < high:
+            return
+        share, all_of = ("none", "no completion counts") if high <= self._threshold else ("each", "all count")
+        logger.warning(
+            "arrol: task.success_threshold = %g: %s of the first %d values of %r (%g to %g) is above it, so %s as a "
+            "success; set it between the values of wrong and of right answers",
+            *(self._threshold, share, count, self.functions[self._success].path, low, high, all_of),
+        )
 
     def _tell(self, reason: str) -> None:
         self._num_told += 1

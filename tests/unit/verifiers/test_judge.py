@@ -9,7 +9,7 @@ import pytest
 from arrol.configs.task import DatasetTaskConfig
 from arrol.errors import ConfigError, DataError
 from arrol.verifiers.functions import RewardFunction, Submission
-from arrol.verifiers.judge import MAX_TOLD, RewardJudge, success_place
+from arrol.verifiers.judge import ENOUGH, MAX_TOLD, RewardJudge, success_place
 from unit.verifiers import reward_module
 
 CALLS = []
@@ -183,3 +183,26 @@ def test_a_config_makes_a_judge(tmp_path, monkeypatch):
         limited.submit(Submission("k", {"prompt": "q", "gold": lambda: 0}, "4", ()))()
     limited.close()
     del sys.modules["of_a_config"]
+
+
+@pytest.mark.parametrize(
+    ("values", "threshold", "message"),
+    [
+        ((0.0, 0.4), 0.5, "none of the first 256 values of 'm:f' (0 to 0.4) is above it, so no completion counts as a"),
+        ((0.6, 2.0), 0.5, "each of the first 256 values of 'm:f' (0.6 to 2) is above it, so all count as a success;"),
+        ((0.0, 1.0), 0.5, None),
+        ((0.0, 0.0), 0.5, None),
+        ((0.5, 0.7), 0.5, None),
+    ],
+)
+def test_a_threshold_that_does_not_divide_the_values_is_said_once(caplog, values, threshold, message):
+    def f(completions, **columns):
+        return [values[n % 2] for n in range(len(completions))]
+
+    one = judge(f, threshold=threshold)
+    verdicts(one, *["a"] * (ENOUGH - 2))
+    assert caplog.messages == []
+    verdicts(one, *["a"] * ENOUGH)
+    found = [line for line in caplog.messages if line.startswith(f"arrol: task.success_threshold = {threshold:g}: ")]
+    assert len(found) == len(caplog.messages) == (message is not None)
+    assert all(message in line for line in found)
