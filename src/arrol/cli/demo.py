@@ -1,4 +1,4 @@
-"""``arrol demo``: the comparison of ``configs/demo.toml`` with the model that comes with the package, from any folder."""
+"""``arrol demo``: the comparison of ``configs/demo.toml`` with the model that comes with the package, in any folder."""
 
 from __future__ import annotations
 
