@@ -96,6 +96,20 @@ def test_five_steps_on_prompts_in_gsm8ks_format(tmp_path, capsys):
     assert len({row.prompt_key for row in run.rollouts}) == 15
 
 
+def test_a_run_that_learns_nothing_says_so_while_it_trains_and_at_its_end(tmp_path, capsys):
+    for split, rows in (("train", GSM8K[:15]), ("test", GSM8K[15:])):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shape = tiny.SHAPE.model_copy(update={"max_positions": 2048})
+    model = tiny.save_model(tmp_path / "model", shape, LETTERS)
+    path = tiny.save_config(tmp_path / "gsm8k.toml", model, tmp_path, tmp_path / "runs")
+    flags = ["--training.steps", "7", "--evaluation.num_prompts", "2", "--evaluation.every", "0"]
+    _, _, out = run_train(path, capsys, *flags, "--task.answer_format", "gsm8k", "--task.template", "qa")
+    live, _, end = out.partition("final accuracy")
+    assert live.count("tiny, step 5: every rollout got the reward 0 in each of 5 steps: ") == 1
+    assert end.count("warning: tiny: nothing was learned: no rollout trained in any of 7 steps") == 1
+    assert end.count("warning: tiny: every rollout got the reward 0 in each of 7 steps: ") == 1
+
+
 @pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="no GSM8K: set ARROL_DATA to the folder that holds gsm8k/")
 def test_five_steps_on_gsm8k(tmp_path, capsys):
     run = gsm8k_run(tmp_path, capsys, DATA / "gsm8k")

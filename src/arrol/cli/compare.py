@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from arrol.cli.tables import show_rows
-from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, train_one
+from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, say_findings, train_one
 from arrol.configs.run import CompareConfig, RunConfig, planned_runs
 from arrol.errors import DataError
 from arrol.records.store import load_run
@@ -26,6 +26,7 @@ def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
             console.print(f"{config.name}: finished before")
             continue
         end, stop_requested = train_one(config, arm=arm, resume=resume, console=console)
+        say_findings(console, config)
         if stop_requested:
             console.print(f"stopped at step {end.step} of {config.name}; go on with --resume")
             return EXIT_STOPPED

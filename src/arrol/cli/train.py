@@ -17,7 +17,8 @@ from arrol.configs.run import RunConfig
 from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.protocols import Task
-from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord
+from arrol.records.diagnosis import final_findings
+from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
 from arrol.reports.tables import comparison_rows
 from arrol.training.checkpoint import load_state, newest_checkpoint, require_same_config
@@ -47,8 +48,18 @@ def run_train(config: RunConfig, *, resume: bool, as_json: bool) -> int:
     folder = run_folder(config)
     rows = comparison_rows([load_run(folder)])
     show_rows(console, config.name, rows, as_json=as_json)
+    say_findings(console, config)
     console.print(f"{end.outcome} at step {end.step}; records, rollouts and checkpoints: {folder}", soft_wrap=True)
     return 0 if end.outcome == "finished" else EXIT_STOPPED
+
+
+def say_findings(console: Console, config: RunConfig) -> None:
+    """Print why a run learned nothing, where it did not."""
+    records = sorted(
+        (row for row in _records(run_folder(config)) if isinstance(row, StepRecord)), key=lambda row: row.step
+    )
+    for finding in final_findings([row.metrics for row in records]):
+        console.print(f"warning: {config.name}: {finding.text}", soft_wrap=True)
 
 
 def run_folder(config: RunConfig) -> Path:

@@ -109,12 +109,20 @@ def survivor_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     started = sum(len(group.rollouts) for group in groups)
     return {
         "rollout/success_frac_after": float(right.mean()) if len(right) else float("nan"),
+        "rollout/reward_std": float(everything.std()) if len(everything) else float("nan"),
         "rollout/dead_group_frac": float(np.mean([not len(r) or r.min() == r.max() for r in rewards])),
         "rollout/outcome_variance/mean": float(np.mean(spread)),
         "rollout/survivors_frac": len(everything) / started,
         "rollout/smallest_group": float(min(len(r) for r in rewards)),
         "rollout/unrewarded_groups": float(sum(not len(r) for r in rewards)),
     }
+
+
+def answer_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Share of the verified rollouts in which the verifier found an answer; reward functions read none."""
+    judged = [rollout for group in groups for rollout in group.rollouts if rollout.reward is not None]
+    share = sum(rollout.answer is not None for rollout in judged) / len(judged) if judged else float("nan")
+    return {"rollout/answered_frac": share}
 
 
 def _known(value_G: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from arrol.records.diagnosis import final_findings
 from arrol.records.store import Run, find_runs, load_run
 from arrol.reports.curves import runs_by_arm
 from arrol.reports.plots import Plot, draw_plots, write_whole
@@ -102,7 +103,18 @@ def report_warnings(runs: Sequence[Run]) -> list[str]:
         if run.end is None or run.end.outcome != "finished":
             how = "has no end: killed, or still running" if run.end is None else f"{run.end.outcome} {run.end.message}"
             found.append(f"{run_label(run)}: {how.strip()}.")
-    return found
+    return found + _idle_runs(runs)
+
+
+def _idle_runs(runs: Sequence[Run]) -> list[str]:
+    """Why runs learned nothing; runs of which the same is true share a sentence."""
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        for finding in final_findings([step.metrics for step in run.steps]):
+            labels.setdefault(finding.text, []).append(run_label(run))
+    return [
+        f"{'every run' if len(names) == len(runs) > 1 else '; '.join(names)}: {text}." for text, names in labels.items()
+    ]
 
 
 def run_label(run: Run) -> str:

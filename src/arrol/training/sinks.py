@@ -19,15 +19,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from arrol.errors import MissingExtraError
 from arrol.protocols import Sink
+from arrol.records.diagnosis import Watch
 
 
 class TerminalSink:
     """A live line with step, tokens per second, reward, kept share and time left; plain lines where there is no
-    terminal."""
+    terminal. Warns once for each kind of reason why nothing is learned; not at the last step, whose run ends with a
+    summary."""
 
     def __init__(self, label: str, steps: int, console: Console, *, done: int = 0, every_s: float = 5.0) -> None:
         self._label, self._steps, self._console, self._done = label, steps, console, done
         self._started, self._first, self._every_s, self._last = time.monotonic(), done, every_s, -math.inf
+        self._watch = Watch()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -44,6 +47,9 @@ class TerminalSink:
     def write(self, row: dict[str, object]) -> None:
         self._done = int(str(row["step"]))
         line = self._line(row)
+        warnings = self._watch.look({key: value for key, value in row.items() if isinstance(value, float)})
+        for warning in warnings if self._done < self._steps else ():
+            self._console.print(f"warning: {self._label}, step {self._done}: {warning}", soft_wrap=True)
         if self._console.is_terminal:
             self._progress.update(self._task, completed=self._done, line=line)
         elif time.monotonic() - self._last >= self._every_s or self._done == self._steps:

@@ -26,7 +26,7 @@ from arrol.errors import ArrolError
 from arrol.protocols import Engine, PendingVerdict, Sink, Task, TrainingController
 from arrol.pruning.controller import PruningController
 from arrol.pruning.draws import ORACLE_STREAM, systematic
-from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
+from arrol.pruning.ledger import Ledger, answer_metrics, sampling_metrics, survivor_metrics
 from arrol.pruning.survival import oracle
 from arrol.quality.estimator import QualityEstimator
 from arrol.records.schema import EndRecord, EvalRecord, RolloutRecord, StepRecord
@@ -240,7 +240,8 @@ class Trainer:
 
     def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
         """Metrics of the sampled groups, before the oracle drops any."""
-        return {**sampling_metrics(groups), **self._reward_metrics, **self.ledger.generated(groups)}
+        judged = self._reward_metrics or answer_metrics(groups)
+        return {**sampling_metrics(groups), **judged, **self.ledger.generated(groups)}
 
     def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
         for group, lesson in zip(groups, lessons, strict=True):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
+from arrol.pruning.ledger import Ledger, answer_metrics, sampling_metrics, survivor_metrics
 from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
 from rollouts import group_of
 
@@ -119,3 +119,17 @@ def test_success_is_read_from_labels_and_a_dead_group_from_its_rewards():
     assert after["rollout/outcome_variance/mean"] == pytest.approx((2 / 9 + 0) / 2)
     assert sampling_metrics([shaped, equal])["rollout/success_frac_before"] == pytest.approx(2 / 5)
     assert survivor_metrics([group_of([None, None])])["rollout/dead_group_frac"] == 1.0
+
+
+def test_answers_found_are_counted_among_the_verified():
+    read, unread = group_of([1.0, 0.0, None]), group_of([0.0])
+    read.rollouts[0].answer = "7"
+    assert answer_metrics([read, unread]) == {"rollout/answered_frac": pytest.approx(1 / 3)}
+    assert np.isnan(answer_metrics([group_of([None])])["rollout/answered_frac"])
+
+
+def test_the_spread_of_rewards_is_over_all_prompts():
+    assert survivor_metrics([group_of([0.0, 0.0]), group_of([1.0, None])])["rollout/reward_std"] == pytest.approx(
+        (2 / 9) ** 0.5
+    )
+    assert np.isnan(survivor_metrics([group_of([None])])["rollout/reward_std"])

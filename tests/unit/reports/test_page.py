@@ -179,6 +179,16 @@ class TestWarnings:
         warnings = report_warnings([plain_run(seconds=(1, 1)), failed])
         assert warnings == ["The runs have different lengths (1 to 2 steps).", "x, seed 0: failed disk full."]
 
+    def test_runs_that_learned_nothing_share_the_sentence(self, plain_run):
+        idle = {"tokens/trained": (0, 0), "rollout/dead_group_frac": (1, 1)}
+        runs = [plain_run(seed=seed, metrics=idle) for seed in (0, 1)]
+        first, second = report_warnings(runs)
+        assert first == "every run: nothing was learned: no rollout trained in any of 2 steps."
+        assert second.startswith("every run: the rollouts of every prompt got equal rewards")
+        works = plain_run(seed=2, metrics={**idle, "tokens/trained": (9, 9), "rollout/dead_group_frac": (0, 0)})
+        assert report_warnings([*runs, works])[0].startswith("grpo, seed 0; grpo, seed 1: nothing was learned")
+        assert report_warnings([works]) == []
+
     def test_resumed_runs_say_so(self, plain_run, write_run, tmp_path):
         run = self.changed(plain_run(seconds=(1,)), segment=2)
         run = dataclasses.replace(run, end=EndRecord(step=1, segment=2, outcome="finished"))

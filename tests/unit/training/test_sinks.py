@@ -43,6 +43,17 @@ def test_a_live_terminal_gets_one_line_that_moves():
     assert "reward 0.250" in out.getvalue()
 
 
+def test_a_reason_why_nothing_is_learned_is_said_once_and_not_at_the_last_step():
+    out = io.StringIO()
+    sink = TerminalSink("mine", 7, Console(file=out, width=200))
+    for step in range(1, 8):
+        label = {"rollout/success_frac_before": 0.0, "quality/head_loss": 0.1} if step > 2 else {}
+        sink.write({**ROW, "step": step, "rollout/dead_group_frac": 1.0, **label})
+    sink.close()
+    (warning,) = [line for line in out.getvalue().splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: mine, step 5: the rollouts of every prompt got equal rewards")
+
+
 def test_a_warm_start_shows_its_loss_and_nothing_it_does_not_have():
     out = io.StringIO()
     sink = TerminalSink("warm", 1, Console(file=out, width=200))
