@@ -61,7 +61,7 @@ def has_gradient(step: Metrics) -> bool:
     return step.get("tokens/trained", math.nan) != 0
 
 
-class Watch:
+class FindingWatch:
     """Says each kind of finding once, when the last ``IN_A_ROW`` steps all show it."""
 
     def __init__(self) -> None:

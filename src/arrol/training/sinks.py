@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from arrol.errors import MissingExtraError
 from arrol.protocols import Sink
-from arrol.records.diagnosis import Watch
+from arrol.records.diagnosis import FindingWatch
 
 
 class TerminalSink:
@@ -30,7 +30,7 @@ class TerminalSink:
     def __init__(self, label: str, steps: int, console: Console, *, done: int = 0, every_s: float = 5.0) -> None:
         self._label, self._steps, self._console, self._done = label, steps, console, done
         self._started, self._first, self._every_s, self._last = time.monotonic(), done, every_s, -math.inf
-        self._watch = Watch()
+        self._watch = FindingWatch()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from arrol.records.diagnosis import IN_A_ROW, KINDS, Watch, final_findings, findings
+from arrol.records.diagnosis import IN_A_ROW, KINDS, FindingWatch, final_findings, findings
 
 HEALTHY = {
     "tokens/trained": 900.0,
@@ -95,7 +95,7 @@ def test_a_penalty_may_teach_where_all_groups_are_dead_and_a_reference_alone_doe
 
 
 def test_during_training_each_kind_is_said_once_after_several_steps_in_a_row():
-    watch = Watch()
+    watch = FindingWatch()
     said = [watch.look(step) for step in [IDLE] * (IN_A_ROW - 1) + [HEALTHY] + [IDLE] * IN_A_ROW + [CUT] * 2 * IN_A_ROW]
     spoken = {at: len(lines) for at, lines in enumerate(said) if lines}
     assert spoken == {2 * IN_A_ROW - 1: 1, 3 * IN_A_ROW - 1: 3}
