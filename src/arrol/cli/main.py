@@ -53,6 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
         "GRPO with and without pruning on a small task, from a model in this package; 5 minutes on 2 cores",
         "--run.training.steps 5",
     )
+    init = _command(commands, "init", "write a commented config for a data file and a model, after looking at both")
+    init.add_argument("data", metavar="DATA", help="file, folder, or name of a data set on the hub")
+    init.add_argument("--model", required=True, metavar="MODEL", help="folder or hub name of the base model")
+    init.add_argument(
+        "--reward", action="append", default=[], metavar="MODULE:FUNCTION", help="reward function, in place of answers"
+    )
+    init.add_argument("--out", default="run.toml", metavar="FILE", help="config to write; default run.toml")
     for command in (sft, train, compare):
         command.add_argument("config", metavar="CONFIG", help="TOML file, see configs/")
     for command in (train, compare, demo):
@@ -233,6 +240,13 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.evaluate import run_eval
 
         return run_eval(options, flags)
+    if options.command == "init":
+        from arrol.cli.first_config import draft
+
+        _before_loading(draft(options.data, options.model, options.reward))
+        from arrol.cli.init import run_init
+
+        return run_init(options)
     if options.command == "vote":
         from arrol.cli.vote import run_vote
 

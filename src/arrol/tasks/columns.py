@@ -63,6 +63,12 @@ class Columns:
     for_rewards: bool = False
     """Reward functions judge: every column is kept, and a gold answer is read only where it is a text or a number."""
 
+    def settled(self, source: str, split: str) -> Columns:
+        """The columns and the format that the first row of a split tells."""
+        for _, record in records(source, split):
+            return self._resolved(source, record)
+        raise _is_empty(source, split)
+
     def first(self, source: str, split: str) -> Row:
         """The first row of a split, which tells the columns."""
         for place, record in records(source, split):
