@@ -16,6 +16,7 @@ from arrol.configs.sft import ModelShape
 
 ALPHABET = "01 "
 PRELOAD = ["arrol.cli.compare", "arrol.cli.sft", "arrol.tasks.dataset", "torch._dynamo", "numpy.random"]
+PRELOAD += ["matplotlib.figure", "matplotlib.backends.backend_agg"]
 PRELOAD += [f"transformers.models.qwen3.{name}_qwen3" for name in ("configuration", "modeling")]
 SHAPE = ModelShape(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, num_kv_heads=1, max_positions=64)
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from arrol.cli.report import report_after
 from arrol.cli.tables import show_rows
 from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, say_findings, train_one
 from arrol.configs.run import CompareConfig, RunConfig, planned_runs
 from arrol.errors import DataError
 from arrol.records.store import load_run
-from arrol.reports.page import write_report
+from arrol.reports.tables import comparison_rows
 
 
 def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
@@ -31,9 +32,8 @@ def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
             console.print(f"stopped at step {end.step} of {config.name}; go on with --resume")
             return EXIT_STOPPED
     folders = [run_folder(config) for _, config in plan]
-    report = write_report(folders, Path(plan[0][1].out_dir) / "report")
-    show_rows(console, compare.name, report.rows, as_json=as_json)
-    console.print(f"report: {report.markdown} and {report.html}", soft_wrap=True)
+    show_rows(console, compare.name, comparison_rows([load_run(folder) for folder in folders]), as_json=as_json)
+    report_after(folders, Path(plan[0][1].out_dir), console)
     return 0
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from arrol import assembly
 from arrol.cli.files import require_place
+from arrol.cli.report import report_after
 from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned
 from arrol.cli.tables import show_rows
 from arrol.configs.run import RunConfig
@@ -49,6 +50,7 @@ def run_train(config: RunConfig, *, resume: bool, as_json: bool) -> int:
     rows = comparison_rows([load_run(folder)])
     show_rows(console, config.name, rows, as_json=as_json)
     say_findings(console, config)
+    report_after([folder], folder, console)
     console.print(f"{end.outcome} at step {end.step}; records, rollouts and checkpoints: {folder}", soft_wrap=True)
     return 0 if end.outcome == "finished" else EXIT_STOPPED
 

@@ -11,6 +11,7 @@ from arrol.cli.train import previous_record, run_folder
 from arrol.configs.run import load_run
 from arrol.errors import CheckpointError
 from arrol.records.store import portable
+from arrol.reports import page
 from arrol.training.policy import character_tokenizer
 
 
@@ -51,6 +52,30 @@ def test_a_single_run_prints_itself_and_no_absent_controls(tiny_file, capsys):
     assert "tokens generated" in out
     assert "uniform" not in out
     assert "(control)" not in out
+
+
+def test_a_run_ends_with_a_report(tiny_file, tmp_path, capsys):
+    assert main(["train", str(tiny_file)]) == 0
+    folder = tmp_path / "runs" / "tiny" / "report"
+    assert f"report: {folder / 'report.md'} and {folder / 'report.html'}\n" in capsys.readouterr().out
+    assert "<html" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no font\nfor this"), MemoryError()])
+def test_a_picture_that_cannot_be_drawn_never_fails_a_run(tiny_file, tmp_path, capsys, monkeypatch, error):
+    def failing(*args):
+        raise error
+
+    monkeypatch.setattr(page, "draw_plots", failing)
+    assert main(["train", str(tiny_file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 1
+    reason = str(error).partition("\n")[0] or "MemoryError"
+    again = f"arrol report {tmp_path / 'runs' / 'tiny'}"
+    assert f"report: not written ({reason}); the records are: {again} makes it\n" in err
+    assert "finished at step 2" in err
+    monkeypatch.undo()
+    assert main(again.split()[1:]) == 0
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "policy/model.safetensors"])
