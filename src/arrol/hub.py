@@ -32,6 +32,10 @@ def cached_only(kind: Kind, name: str, field: str) -> bool:
     Without a copy it raises ModelError or DataError; ``field`` begins the message.
     """
     is_offline = any(os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE") for key in OFFLINE_KEYS)
+    if is_offline and kind == "models" and not any(_copies(kind, name)):
+        raise ModelError(
+            f"{field}: HF_HUB_OFFLINE is set, and no copy is cached; unset it, or give a folder with config.json"
+        )
     if is_offline or hub_answers(endpoint()):
         return False
     if not any(_copies(kind, name)):

@@ -161,7 +161,7 @@ def test_tables_are_for_people(run, capsys):
         (["eval", "--samples", "{good}", "--out", "{good}"], "exists; give the name of a new file for the verdicts"),
         (
             ["eval", "--samples", "{good}", "--out", "{good}/verdicts.jsonl"],
-            "good.jsonl': cannot be made (File exists); choose another",
+            "good.jsonl is a file; choose another folder",
         ),
         (["vote", "--samples", "nowhere", "--mark", ""], "--mark = '': give the text before an answer"),
         (["eval", "{config}", "--verifier", "symbolic"], "--verifier = 'symbolic': only a samples file needs it"),
@@ -184,7 +184,7 @@ def test_a_mistake_is_one_line_with_a_remedy(tmp_path, config, capsys, monkeypat
 @pytest.mark.parametrize("flags", [("--quality.judge_ends", "false"), ("--pruning.probe_tokens", "[2,4,6]")])
 def test_the_estimator_of_a_run_is_read_as_it_was_trained(run, capsys, flags):
     assert main(["eval", str(run), *flags]) == 2
-    assert f"{flags[0].partition('.')[0]}: eval prunes nothing" in capsys.readouterr().err
+    assert f"{flags[0].partition('.')[0]}: arrol eval does not use it; leave it out" in capsys.readouterr().err
 
 
 def test_samples_are_never_overwritten(config, capsys):

@@ -55,7 +55,9 @@ def test_a_cached_copy_is_read_alone(silent_hub, tmp_path, kind, file):
 
 def test_an_offline_switch_leaves_the_cache_to_the_libraries(silent_hub, monkeypatch):
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "true")
-    assert not cached_only("models", "owner/name", "field")
+    assert not cached_only("datasets", "owner/name", "field")
+    with pytest.raises(ModelError, match=r"^field: HF_HUB_OFFLINE is set, and no copy is cached; unset it, or give a"):
+        cached_only("models", "owner/name", "field")
 
 
 def test_the_usual_hub_is_asked_unless_another_is_named(monkeypatch):

@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from arrol.cli.files import require_writable
+from arrol.cli.files import require_place, whole
+from arrol.cli.policies import find_policy
 from arrol.cli.tables import print_json
-from arrol.configs.base import validate
-from arrol.configs.flags import override
-from arrol.configs.run import RunConfig, load_run
-from arrol.errors import ConfigError
+from arrol.errors import ConfigError, DataError
 from arrol.evaluation.cautions import cautions_of
 from arrol.evaluation.judging import JudgedProblem, disagreements, is_by_function, judged, unjudged, verifier_for
 from arrol.evaluation.parts import parsed_columns
@@ -31,17 +28,17 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
     console = Console(stderr=options.json, markup=False, highlight=False)
     asked = parsed_ks(options.k)
     warnings: list[str] = []
+    unsaved: DataError | None = None
     if options.samples:
         _refuse_with_samples(options, flags)
         problems = samples_of(options, warnings)
     else:
-        problems = sampled(options, flags, console, max(asked, default=1))
+        problems, unsaved = sampled(options, flags, console, max(asked, default=1))
     ks = asked or usual_ks(problems)
     require_samples(problems, ks)
     found = judge(problems, options, console)
     if options.samples and options.out:
-        write_samples(options.out, [one.problem for one in found])
-        console.print(f"verdicts: {options.out}", soft_wrap=True)
+        unsaved = saved(Path(options.out), [one.problem for one in found], "verdicts", console)
     warnings += cautions_of(found)
     rows = [*metric_rows(found, ks), *level_rows(found)]
     if options.json:
@@ -50,6 +47,8 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
         print_metrics(console, rows)
         print_facts(console, found)
     print_warnings(console, warnings)
+    if unsaved:  # after the metrics, which may have cost hours
+        raise unsaved
     return 0
 
 
@@ -83,8 +82,8 @@ def print_warnings(console: Console, warnings: Sequence[str]) -> None:
 
 def sampled(
     options: argparse.Namespace, flags: Sequence[str], console: Console, max_k: int = 1
-) -> list[SampledProblem]:
-    """Judged completions of the model of a config or a run, also written to a samples file."""
+) -> tuple[list[SampledProblem], DataError | None]:
+    """Judged completions of the policy of a config, a run or a model, and why they could not be written, if so."""
     given = {"--group-by": options.group_by, "--column": options.column, "--mark": options.mark}
     given["--verifier"] = options.verifier  # the config's is task.verifier
     for name, value in given.items():
@@ -92,7 +91,9 @@ def sampled(
             raise ConfigError(f"{name} = {value!r}: only a samples file needs it; leave it out")
     from arrol.cli import sampling  # loads torch and transformers
 
-    config, policy, state = _source(options.source, flags)
+    if options.source is None:
+        raise ConfigError("eval: nothing to score; give a CONFIG, the folder of a run or a model, or --samples FILE")
+    config, policy, state = find_policy(options.source, flags, "eval")
     if config.evaluation.samples_per_prompt < max_k:
         raise ConfigError(
             f"--k = {max_k}: evaluation.samples_per_prompt = {config.evaluation.samples_per_prompt}; "
@@ -102,11 +103,20 @@ def sampled(
     if path.exists():
         raise ConfigError(f"--out = {str(path)!r}: exists; score it with --samples, or give another --out")
     estimator = sampling.snapshot_of(options.estimator, config, policy, state)
-    require_writable("--out", path.parent)
+    require_place("--out", path.parent)
     problems = sampling.sample(config, policy, estimator, confidences=options.confidences, console=console)
-    write_samples(path, problems)
-    console.print(f"samples: {path}", soft_wrap=True)
-    return problems
+    return problems, saved(path, problems, "samples", console)
+
+
+def saved(path: Path, problems: Sequence[SampledProblem], what: str, console: Console) -> DataError | None:
+    """Write a whole file of samples or none; the error of a disk that refuses, which must not cost the metrics."""
+    try:
+        with whole(path) as partial:
+            write_samples(partial, problems, named=path)
+    except DataError as error:
+        return error
+    console.print(f"{what}: {path}", soft_wrap=True)
+    return None
 
 
 def parsed_ks(text: str | None) -> list[int]:
@@ -155,42 +165,15 @@ def print_facts(console: Console, found: Sequence[JudgedProblem]) -> None:
         )
 
 
-def _source(source: str | None, flags: Sequence[str]) -> tuple[RunConfig, str, dict[str, Any] | None]:
-    """The config, the folder or name of its policy, and the state of the run, None without a run."""
-    if source is None:
-        raise ConfigError("eval: nothing to score; give a CONFIG, the folder of a run, or --samples FILE")
-    if not Path(source).is_dir():
-        config = load_run(source, flags)
-        return config, config.model, None
-    from arrol.cli.sampling import newest_state
-
-    checkpoint, state = newest_state(source)
-    values = override(RunConfig, state["config"], flags)
-    folder = Path(source).resolve()
-    config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
-    trained = validate(RunConfig, state["config"])
-    for section in ("pruning", "quality"):
-        before = dict(getattr(trained, section))
-        changed = [
-            f"--{section}.{name} {value}" for name, value in getattr(config, section) if before.get(name) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"--{section}: eval prunes nothing, and the estimator of {source!r} is read as it was trained; "
-                f"leave out {', '.join(changed)}"
-            )
-    return config, str(checkpoint / "policy"), state
-
-
 def _refuse_with_samples(options: argparse.Namespace, flags: Sequence[str]) -> None:
-    given = {"CONFIG": options.source, "--estimator": options.estimator}
-    given["--confidences"] = options.confidences or None
-    for name, value in given.items():
+    if options.source is not None:
+        raise ConfigError(f"{options.source!r}: a samples file is scored as it is, without CONFIG or RUN; leave it out")
+    for name, value in {"--estimator": options.estimator, "--confidences": options.confidences or None}.items():
         if value is not None:
-            raise ConfigError(f"{name} = {value!r}: a samples file is scored as it is; leave it out, or --samples")
+            raise ConfigError(f"{name}: needs a model to sample, and --samples are scored as they are; leave it out")
     if flags:
         raise ConfigError(f"flag = {flags[0]!r}: a samples file has no config; leave it out")
     if options.out:
         if Path(options.out).exists():
             raise ConfigError(f"--out = {options.out!r}: exists; give the name of a new file for the verdicts")
-        require_writable("--out", Path(options.out).parent)
+        require_place("--out", Path(options.out).parent)

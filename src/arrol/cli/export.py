@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from arrol import assembly
+from arrol.cli.files import require_place, whole
 from arrol.cli.sampling import newest_state
 from arrol.cli.tables import print_json
 from arrol.configs.base import validate
@@ -27,18 +28,22 @@ POLICY_FOLDER, ESTIMATOR_FILE = "policy", "estimator.safetensors"
 def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> int:
     checkpoint, state = newest_state(run)
     target = Path(to)
-    if target.exists() and any(target.iterdir()):
+    if target.is_file() or (target.exists() and any(target.iterdir())):
         raise ConfigError(f"--to = {to!r}: exists and is not empty; name a new folder")
+    require_place("--to", target.absolute().parent)
+    if head_size is not None:
+        padded_config(AutoConfig.from_pretrained(checkpoint / "policy"), head_size)
     config = validate(RunConfig, state["config"])
     source = checkpoint / "policy"
     policy = load_policy(str(source), torch.device("cpu"))
     estimator = assembly.build_estimator(config, policy)
     estimator.load(state["estimator"])
     served = policy if head_size is None else widened(policy, head_size)
-    save_policy(target / POLICY_FOLDER, served, load_tokenizer(str(source)))
     snapshot = estimator.snapshot()
     snapshot.model = ModelFingerprint.of(policy.config.get_text_config())
-    snapshot.write(target / ESTIMATOR_FILE)
+    with whole(target) as partial:
+        save_policy(partial / POLICY_FOLDER, served, load_tokenizer(str(source)))
+        snapshot.write(partial / ESTIMATOR_FILE)
     row = {
         "policy": str(target / POLICY_FOLDER),
         "estimator": str(target / ESTIMATOR_FILE),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from arrol.errors import ConfigError
@@ -29,3 +32,24 @@ def require_writable(option: str, folder: Path) -> None:
         ) from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} = {str(folder)!r}: nothing can be written there; choose another folder")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A hidden name beside ``path`` for a file or folder, which becomes ``path`` at the end of the block and is removed
+    when the block fails: half a result never has its name. ``path`` must be absent or an empty folder."""
+    partial = path.with_name(f".partial-{path.name}")
+    _remove(partial)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

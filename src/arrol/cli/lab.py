@@ -18,11 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from arrol import assembly
 from arrol.cli.files import require_writable
-from arrol.cli.sampling import newest_state
+from arrol.cli.policies import find_policy
 from arrol.cli.tables import print_columns, print_json
 from arrol.configs.base import validate
-from arrol.configs.flags import override
-from arrol.configs.run import RunConfig, load_run
+from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
 from arrol.lab.collect import Collector, PoolPlan, collect, require_one_reward
 from arrol.lab.costs import cost_model, require_cost
@@ -98,7 +97,7 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 def collected(options: argparse.Namespace, flags: Sequence[str], console: Console) -> Pool:
     """The pool of a config's policy, or of a run's newest checkpoint; collected unless ``--out`` holds it already."""
-    config, policy = _source(options.source, flags)
+    config, policy, _ = find_policy(options.source, flags, "lab")
     require_one_reward(config)
     plan = PoolPlan(options.prompts, options.rollouts, options.sketch_size, tuple(options.parameters))
     path = Path(options.out) if options.out else Path(config.out_dir) / config.name / f"pool{SUFFIX}"
@@ -251,18 +250,6 @@ def write_records(
                         **values,
                     )
                 )
-
-
-def _source(source: str, flags: Sequence[str]) -> tuple[RunConfig, str]:
-    """The config, and the folder or hub name of its policy."""
-    if not Path(source).is_dir():
-        config = load_run(source, flags)
-        return config, config.model
-    checkpoint, state = newest_state(source)
-    folder = Path(source).resolve()
-    values = override(RunConfig, state["config"], flags)
-    config = validate(RunConfig, {**values, "out_dir": str(folder.parent), "name": folder.name})
-    return config, str(checkpoint / "policy")
 
 
 def _refuse_with_pool(options: argparse.Namespace, flags: Sequence[str]) -> None:

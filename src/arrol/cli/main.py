@@ -83,8 +83,8 @@ def _judging(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "source",
         nargs="?",
-        metavar="CONFIG|RUN",
-        help="TOML file of a run, for its model, task and sampling; or the folder of a run, for its newest checkpoint",
+        metavar="CONFIG|RUN|MODEL",
+        help="TOML file of a run; folder of a run, for its newest checkpoint; folder or hub name of a model",
     )
     evaluate.add_argument("--estimator", metavar="FILE", help="estimator that arrol export wrote, to score completions")
     evaluate.add_argument("--confidences", action="store_true", help="keep token confidences, for DeepConf's votes")
@@ -313,16 +313,14 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
 
 def _check_source(options: argparse.Namespace, flags: list[str]) -> None:
     """As :func:`_before_loading`, for a command whose source is a config, a run or a file."""
-    source = str(getattr(options, "source", ""))
-    if options.command in ("eval", "lab") and source.endswith(".toml"):
-        from arrol.configs.run import load_run
+    source = getattr(options, "source", None)
+    is_file = getattr(options, "samples", None) or str(source).endswith(".safetensors")
+    if options.command in ("eval", "lab") and source and not is_file:
+        from arrol.cli.policies import find_policy
 
-        _before_loading(load_run(source, flags))
+        policy = find_policy(source, flags, options.command)
+        _before_loading(policy.config.model_copy(update={"model": policy.source}))
         return
-    if options.command in ("eval", "lab") and Path(source).is_dir():
-        from arrol.cli.names import require_names_of_run
-
-        require_names_of_run(source, flags)
     if options.command != "eval" or not options.samples:  # a samples file needs no transformers
         _before_loading()
 

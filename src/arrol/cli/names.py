@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from arrol.configs.base import validate
-from arrol.configs.flags import change, parse_flags
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
 from arrol.configs.task import DatasetTaskConfig, TaskConfig
@@ -17,7 +15,6 @@ from arrol.tasks.columns import Columns
 from arrol.tasks.presets import preset_named
 from arrol.tasks.prompting import PromptWriter
 from arrol.tasks.sources import require_source
-from arrol.training.checkpoint import load_state, newest_checkpoint
 from arrol.verifiers.functions import Submission
 from arrol.verifiers.judge import RewardJudge
 
@@ -55,16 +52,6 @@ def require_reward(config: TaskConfig) -> None:
         judge.try_on(Submission(row.key, row.cells, completion, ()))
     finally:
         judge.close()
-
-
-def require_names_of_run(folder: str | Path, flags: Sequence[str]) -> None:
-    """As :func:`require_names`, for a run's folder under flags: its policy lies there, its data may not."""
-    checkpoint = newest_checkpoint(Path(folder) / "checkpoints")
-    if checkpoint is not None:
-        values, _ = change(RunConfig, load_state(checkpoint)["config"], parse_flags(flags, RunConfig))
-        config = validate(RunConfig, values)
-        _require_sources(config)
-        require_reward(config.task)
 
 
 def _require_sources(config: RunConfig | SftConfig) -> None:

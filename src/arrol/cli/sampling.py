@@ -9,24 +9,23 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from arrol import assembly
+from arrol.cli.policies import newest_of_run
 from arrol.configs.run import RunConfig
-from arrol.errors import CheckpointError
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.evaluation.reading import CompletionStatistics, read_completions
 from arrol.evaluation.runner import Amount, Written, sample_prompts
 from arrol.quality.features import END
 from arrol.quality.snapshot import EstimatorSnapshot
-from arrol.training.checkpoint import load_state, newest_checkpoint
-from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
+from arrol.training.checkpoint import load_state
+from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device, stop_token_ids
 
 
 def newest_state(run: str) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a run's folder, and its state."""
-    checkpoint = newest_checkpoint(Path(run) / "checkpoints")
-    if checkpoint is None:
-        raise CheckpointError(f"run = {run!r}: holds no checkpoint; give the folder of a run that arrol train made")
+    checkpoint = newest_of_run(run)
     return checkpoint, load_state(checkpoint)
 
 
@@ -54,9 +53,15 @@ def sample(
     engine = assembly.build_engine(config, model, tokenizer=tokenizer)
     params = assembly.build_sampling(config, stop_token_ids(model, tokenizer), temperature=evaluation.temperature)
     try:
-        with console.status("sampling"):
-            amount = Amount(evaluation.num_prompts, evaluation.samples_per_prompt, config.seed)
-            written = sample_prompts(engine, task, tokenizer, params, amount)
+        prompts = task.eval_prompts(evaluation.num_prompts)
+        require_positions(model.config, prompts, config.sampling.max_completion_tokens)
+        amount = Amount(evaluation.num_prompts, evaluation.samples_per_prompt, config.seed)
+        columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("", total=len(prompts) * amount.samples)
+            written = sample_prompts(
+                engine, task, tokenizer, params, amount, on_ended=lambda count: progress.advance(bar, count)
+            )
         problems = [one.problem() for one in written]
         if estimator is None and not confidences:
             return problems

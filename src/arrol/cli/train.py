@@ -24,7 +24,14 @@ from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, 
 from arrol.reports.tables import comparison_rows
 from arrol.training.checkpoint import load_state, newest_checkpoint, require_same_config
 from arrol.training.learner import Learner
-from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device, stop_token_ids
+from arrol.training.policy import (
+    load_checkpoint_policy,
+    load_policy,
+    load_tokenizer,
+    require_positions,
+    resolve_device,
+    stop_token_ids,
+)
 from arrol.training.sinks import TerminalSink, build_sinks, require_services
 from arrol.training.trainer import FREE_FIELDS, Parts, Trainer
 
@@ -97,7 +104,7 @@ def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None) -> Tra
     checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
-    model = load_policy(str(checkpoint / "policy") if checkpoint else config.model, device)
+    model = load_checkpoint_policy(checkpoint, device) if checkpoint else load_policy(config.model, device)
     reference = load_policy(config.model, device).eval().requires_grad_(False) if config.algorithm.kl_coef > 0 else None
     parts = _parts(config, model, tokenizer, task, reference)
     trainer = Trainer(config, parts, folder, segment=previous.segment + 1 if previous else 0)

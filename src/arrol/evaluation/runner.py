@@ -5,7 +5,7 @@ Legend: ``P`` prompts, ``G`` samples per prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from arrol.evaluation.metrics import accuracy_with_interval, pass_at_k
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.protocols import Engine, Task, Tokenizer
 from arrol.records.schema import EvalRecord
-from arrol.types import Completion, GroupRequest, Prompt, SamplingParams, Verdict
+from arrol.types import Completion, GroupRequest, Prompt, RolloutId, SamplingParams, Verdict
 from arrol.verifiers.tally import RewardTally
 
 EVALUATION_SEED = 20_000_003
@@ -62,15 +62,30 @@ class Amount(NamedTuple):
 
 
 def sample_prompts(
-    engine: Engine, task: Task, tokenizer: Tokenizer, params: SamplingParams, amount: Amount
+    engine: Engine,
+    task: Task,
+    tokenizer: Tokenizer,
+    params: SamplingParams,
+    amount: Amount,
+    *,
+    on_ended: Callable[[int], None] | None = None,
 ) -> list[Written]:
     """Held-out prompts with verified completions; one that failed, or has no reward, counts as wrong.
 
-    DataError where every call of the reward functions failed.
+    ``on_ended`` is told how many completions have ended since its last call. DataError where every call of the reward
+    functions failed.
     """
     prompts = task.eval_prompts(amount.num_prompts)
     requests = [GroupRequest(0, number, prompt, amount.samples) for number, prompt in enumerate(prompts)]
-    groups = engine.generate(requests, params, seed=amount.seed + EVALUATION_SEED)
+
+    def more(ended: Sequence[tuple[RolloutId, Completion]]) -> list[GroupRequest]:
+        if on_ended is not None:
+            on_ended(len(ended))
+        return []
+
+    groups = engine.generate(
+        requests, params, seed=amount.seed + EVALUATION_SEED, more=None if on_ended is None else more
+    )
     started = []
     for prompt, completions in zip(prompts, groups, strict=True):
         texts = [completion_text(tokenizer, completion.token_ids, params.stop) for completion in completions]

@@ -27,7 +27,6 @@ from arrol.errors import ConfigError, DataError
 from arrol.evaluation.parts import Part, part_of, prompt_key
 from arrol.evaluation.problems import Sample, SampledProblem, problem_of, row_of
 from arrol.records.lines import LineWriter
-from arrol.records.store import portable_path
 from arrol.records.tables import SUFFIXES, table_rows, table_suffix
 
 __all__ = ["Sample", "SampleWriter", "SampledProblem", "read_samples", "write_samples"]
@@ -40,17 +39,18 @@ GroupBy = Literal["key", "prompt"]
 class SampleWriter(LineWriter):
     """Appends problems to a samples file; a line that a crash left incomplete is removed first."""
 
-    def __init__(self, path: str | Path) -> None:
-        super().__init__(path, _is_row, field="samples", shown=portable_path(str(path)))
+    def __init__(self, path: str | Path, named: str | Path | None = None) -> None:
+        """``named`` is the path that an error names, where the file has another name until it is whole."""
+        super().__init__(path, _is_row, field="samples", shown=str(named or path))
 
     def write(self, problem: SampledProblem) -> None:
         """Append one problem, as one whole line."""
         self.write_line(json.dumps(row_of(problem), allow_nan=False).encode())
 
 
-def write_samples(path: str | Path, problems: Iterable[SampledProblem]) -> None:
-    """Append problems to a file."""
-    with SampleWriter(path) as writer:
+def write_samples(path: str | Path, problems: Iterable[SampledProblem], *, named: str | Path | None = None) -> None:
+    """Append problems to a file; ``named`` as in :class:`SampleWriter`."""
+    with SampleWriter(path, named) as writer:
         for problem in problems:
             writer.write(problem)
 
@@ -134,7 +134,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _shown(path: str | Path) -> str:
-    return portable_path(str(path))
+    return str(path)
 
 
 def _is_row(line: bytes) -> bool:

@@ -164,7 +164,7 @@ class RecordWriter(LineWriter):
     """Appends records to a JSONL file, one whole line per write, on disk at :meth:`close`."""
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(path, _is_record, field="records", shown=portable_path(str(path)))
+        super().__init__(path, _is_record, field="records", shown=str(path))
 
     def write(self, record: Record) -> None:
         """Append one row; when the disk refuses, the file keeps the rows it had."""
@@ -209,7 +209,7 @@ def load_run(path: str | Path) -> Run:
         records += _decoded_lines(folder / ROLLOUTS_FILE)
     runs = sorted((record for record in records if isinstance(record, RunRecord)), key=lambda run: run.segment)
     if not runs:
-        shown = portable_path(str(folder / RECORDS_FILE))
+        shown = str(folder / RECORDS_FILE)
         raise DataError(f"records = {shown!r}: holds no run row; give the folder that arrol train wrote")
     records = current_records(records)
     ends = [record for record in records if isinstance(record, EndRecord) and record.segment == runs[-1].segment]
@@ -234,10 +234,10 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
         else:
             runs = sorted(child.parent for child in folder.glob(f"*/{RECORDS_FILE}"))
         if not runs:
-            what = "holds no records.jsonl" if folder.is_dir() else "no such folder"
-            raise DataError(
-                f"run = {portable_path(str(path))!r}: {what}; give a folder that arrol train or compare wrote"
+            what = (
+                "is a file" if folder.is_file() else "holds no records.jsonl" if folder.is_dir() else "no such folder"
             )
+            raise DataError(f"run = {str(path)!r}: {what}; give a folder that arrol train or compare wrote")
         for run in runs:
             found.setdefault(run.resolve(), run)
     if not found:
@@ -246,7 +246,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def _decoded_lines(path: Path) -> Iterator[Record]:
-    shown = portable_path(str(path))
+    shown = str(path)
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:

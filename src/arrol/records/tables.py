@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from arrol.errors import DataError
-from arrol.records.store import portable_path
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 MAX_CELL = 2**31 - 1
@@ -44,7 +43,7 @@ def table_stem(path: Path) -> str:
 
 def table_rows(path: Path, *, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every row with its place, for example ``'a.jsonl' line 3``; ``field`` begins the error of a damaged file."""
-    shown = repr(portable_path(str(path)))
+    shown = repr(str(path))
     try:
         for place, row in _rows(path):
             if not isinstance(row, Mapping):

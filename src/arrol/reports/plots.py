@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrol.errors import DataError
-from arrol.records.store import Run, portable_path
+from arrol.records.store import Run
 from arrol.reports.curves import (
     PHASES,
     aligned,
@@ -346,6 +346,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         write(part)
         os.replace(part, path)
     except OSError as error:
-        shown = portable_path(str(path))
+        shown = str(path)
         raise DataError(f"out = {shown!r}: cannot be written ({error.strerror}); choose another folder") from None
     return path

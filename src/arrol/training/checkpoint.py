@@ -24,13 +24,15 @@ import safetensors
 
 from arrol.errors import CheckpointError
 from arrol.records.state import read_state, write_state
-from arrol.records.store import portable_path
+from arrol.training.model_files import damage
 from arrol.types import State
 
 if TYPE_CHECKING:  # a run's folder is looked at before torch is loaded
     import torch
 
 PREFIX, PARTIAL = "step-", ".partial-"
+PATHS = ("model", "task.source", "task.eval_source", "task.reward_folder")
+"""Fields that name the same thing differently from another working directory."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a full quota, a file size limit."""
 
@@ -89,11 +91,18 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """What ``save_checkpoint`` was given as ``state``."""
     try:
         return read_state(checkpoint, "state")
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint = {checkpoint.name!r}: damaged ({type(error).__name__}); "
-            "delete that folder to go on from an older one"
-        ) from None
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        names = ("state.json", "state.safetensors")
+        absent = [name for name in names if not (checkpoint / name).is_file()]
+        broken = absent or [name for name in names if damage(checkpoint / name)] or names[:1]
+        raise damaged(checkpoint, broken[0]) from None
+
+
+def damaged(checkpoint: Path, part: str) -> CheckpointError:
+    """The error for a checkpoint of which a part cannot be read."""
+    older = [path for path in _complete(checkpoint.parent) if path != checkpoint]
+    remedy = "delete that folder to go on from an older one" if older else "it is the only one, so give another --name"
+    return CheckpointError(f"checkpoint = {str(checkpoint)!r}: {part} is damaged or absent; {remedy}")
 
 
 def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -102,11 +111,8 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, rate: flo
 
     try:
         flat = load_file(checkpoint / "optimizer.safetensors")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint = {checkpoint.name!r}: optimizer.safetensors is damaged ({type(error).__name__}); "
-            "delete that folder"
-        ) from None
+    except (OSError, safetensors.SafetensorError):
+        raise damaged(checkpoint, "optimizer.safetensors") from None
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in flat.items():
         number, name = key.split(".", 1)
@@ -130,11 +136,20 @@ def require_same_config(
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             require_same_config(old, new, free, where=where, path=f"{name}.")
-        elif old != new:
+        elif old != new and not (name in PATHS and _is_same_path(old, new)):
             raise CheckpointError(
                 f"{name} = {new!r}: the {where} was made with {old!r}; "
                 "resume with that value or give the run another name"
             )
+
+
+def _is_same_path(old: object, new: object) -> bool:
+    """True for one path as seen from two working directories: the parts of one end with those of the other."""
+    if not isinstance(old, str) or not isinstance(new, str):
+        return False
+    parts = [[part for part in Path(text).parts if part != ".."] for text in (old, new)]
+    short, long = sorted(parts, key=len)
+    return bool(short) and long[-len(short) :] == short
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -185,6 +200,6 @@ def _save_message(folder: Path, error: Exception) -> str:
     reason = "the disk is full" if full else text.splitlines()[0]
     remedy = "free some space" if full else "make the folder writable"
     return (
-        f"out_dir = {portable_path(str(folder.parents[1]))!r}: the checkpoint could not be saved, {reason}; "
+        f"out_dir = {str(folder.parents[1])!r}: the checkpoint could not be saved, {reason}; "
         f"{remedy} and go on with --resume, older checkpoints are intact"
     )

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from arrol.engines.embedded.support import logits_of, max_positions
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
+from arrol.training.checkpoint import damaged
+from arrol.training.model_files import SUFFIXES, damage, require_model_files
 from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
@@ -45,9 +47,8 @@ def load_tokenizer(source: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model = {source!r}: no tokenizer could be loaded ({_first_line(error)}); put one beside the weights"
-        ) from None
+        remedy = "check the name" if is_model_name(source) else "put one beside the weights"
+        raise ModelError(f"model = {source!r}: no tokenizer could be loaded ({_first_line(error)}); {remedy}") from None
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"model = {source!r}: its tokenizer has no eos token, so no completion could end; set eos_token in it"
@@ -67,6 +68,16 @@ def load_policy(source: str, device: torch.device) -> Any:
         ) from None
     model.to(device)  # type: ignore[arg-type]  # its signature hides Module.to
     return model
+
+
+def load_checkpoint_policy(checkpoint: Path, device: torch.device) -> Any:
+    """The policy of a checkpoint; CheckpointError, which names the damaged file."""
+    try:
+        return load_policy(str(checkpoint / "policy"), device)
+    except ModelError as error:
+        found = [path for path in sorted((checkpoint / "policy").glob("*")) if path.suffix in SUFFIXES and damage(path)]
+        part = found[0].name if found else f"a part ({str(error).partition(': ')[2].partition(';')[0]})"
+        raise damaged(checkpoint, f"policy: {part}") from None
 
 
 def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -156,14 +167,7 @@ def _is_cached_only(source: str) -> bool:
     """True for a hub name that only the cache holds; ModelError where there is neither a folder nor a name."""
     if is_model_name(source):
         return cached_only("models", source, f"model = {source!r}")
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise ModelError(
-            f"model = {source!r}: no such folder; "
-            "give a folder with config.json or a hub name such as Qwen/Qwen3-1.7B-Base"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model = {source!r}: the folder has no config.json; give one written by save_pretrained")
+    require_model_files(Path(source), f"model = {source!r}")
     return False
 
 

@@ -76,9 +76,12 @@ def test_the_estimator_is_the_checkpoints(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "--to", "{new}"], "run = 'nowhere': holds no checkpoint"),
+        (["nowhere", "--to", "{new}"], "run = 'nowhere': no such folder"),
         (["{run}", "--to", "{run}"], "exists and is not empty"),
-        (["{run}", "--to", "{new}", "--head-size", "39"], "heads of 40 cannot be widened to 39"),
+        (
+            ["{run}", "--to", "{new}", "--head-size", "39"],
+            "head_size = 39: the model's heads have 40; give an even",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line_and_write_nothing(run, tmp_path, capsys, arguments, message):

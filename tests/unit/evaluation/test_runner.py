@@ -32,7 +32,10 @@ class Engine:
     def __init__(self):
         self.calls = []
 
-    def generate(self, requests, params, *, seed, controller=None):
+    def generate(self, requests, params, *, seed, controller=None, more=None):
+        if more is not None:
+            ended = [rollout_id for request in requests for rollout_id in request.rollout_ids]
+            assert more([(one, None) for one in ended[:1]]) == more([(one, None) for one in ended[1:]]) == []
         self.calls.append((seed, controller, [request.rollout_ids for request in requests]))
         return [[self._write(request.group, g, request.size) for g in range(request.size)] for request in requests]
 

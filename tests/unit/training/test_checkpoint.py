@@ -11,6 +11,7 @@ import torch
 from arrol.errors import CheckpointError
 from arrol.training import checkpoint as module
 from arrol.training.checkpoint import (
+    damaged,
     forget_checkpoints,
     load_optimizer,
     load_state,
@@ -160,8 +161,34 @@ def test_a_damaged_state_is_one_line(tmp_path, name, content):
     (path / name).unlink()
     if content is not None:
         (path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"^checkpoint = 'step-000002': damaged .*; delete that folder"):
+    with pytest.raises(CheckpointError) as caught:
         load_state(path)
+    begin = f"checkpoint = {str(path)!r}: {name} is damaged or absent; "
+    assert str(caught.value) == f"{begin}it is the only one, so give another --name"
+    older = path.with_name("step-000001")
+    older.mkdir()
+    (older / "state.json").write_text("{}")
+    (path / "state.json").touch()
+    assert str(damaged(path, name)) == f"{begin}delete that folder to go on from an older one"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_same"),
+    [
+        ("m", "sub/m", True),
+        ("../a/m", "/x/a/m", True),
+        ("a/m", "b/m", False),
+        ("m", "n", False),
+        ("", "m", False),
+        (None, "m", False),
+    ],
+)
+def test_a_path_seen_from_another_folder_is_the_same(old, new, is_same):
+    if is_same:
+        require_same_config({"model": old}, {"model": new}, frozenset())
+        return
+    with pytest.raises(CheckpointError, match=f"^model = {new!r}: the checkpoint was made with {old!r}"):
+        require_same_config({"model": old}, {"model": new}, frozenset())
 
 
 def test_a_damaged_optimizer_is_one_line(tmp_path):

@@ -41,11 +41,13 @@ def head_size_of(config: PretrainedConfig) -> int:
 def padded_config(config: PretrainedConfig, head_size: int) -> PretrainedConfig:
     """A copy of a Hugging Face config for heads of ``head_size``."""
     old = head_size_of(config)
-    if config.model_type not in PADDABLE or old % 2 or head_size % 2 or head_size < old:
+    if config.model_type not in PADDABLE or old % 2:
         raise ModelError(
-            f"model_type = {config.model_type!r}: heads of {old} cannot be widened to {head_size}; "
-            f"use one of {', '.join(PADDABLE)} and an even size of at least {old}"
+            f"model_type = {config.model_type!r}: its heads of {old} cannot be widened; use one of "
+            f"{', '.join(PADDABLE)} with an even head size"
         )
+    if head_size % 2 or head_size < old:
+        raise ModelError(f"head_size = {head_size}: the model's heads have {old}; give an even number from {old}")
     rope = dict(config.rope_parameters)
     if rope.get("rope_type", "default") != "default":
         raise ModelError(

@@ -114,9 +114,9 @@ def test_heads_that_no_kernel_holds_are_refused(supported):
     ("changes", "new", "message"),
     [
         ({"model_type": "gpt2"}, 32, "model_type = 'gpt2': .* use one of qwen3, llama"),
-        ({}, 16, "heads of 24 cannot be widened to 16"),
-        ({}, 33, "heads of 24 cannot be widened to 33"),
-        ({"head_dim": 25}, 32, "heads of 25 cannot be widened to 32"),
+        ({}, 16, "head_size = 16: the model's heads have 24; give an even number from 24"),
+        ({}, 33, "head_size = 33: the model's heads have 24; give an even number from 24"),
+        ({"head_dim": 25}, 32, "heads of 25 cannot be widened"),
         (
             {"rope": {"rope_type": "yarn", "factor": 2.0}},
             32,

@@ -1,0 +1,47 @@
+"""Files of a model's folder, checked before a library reads them: the message names the file and what to do.
+
+Only headers of weights are read, so the check costs milliseconds for a model of any size.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from arrol.errors import ModelError
+
+JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+SUFFIXES = (".json", ".safetensors")
+POINTER = b"version https://git-lfs"
+
+
+def require_model_files(folder: Path, field: str) -> None:
+    """ModelError, which begins with ``field``, for a folder that is absent, has no config, or has a damaged file."""
+    if not folder.is_dir():
+        raise ModelError(
+            f"{field}: no such folder; give a folder with config.json or a hub name such as Qwen/Qwen3-1.7B-Base"
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{field}: the folder has no config.json; give one written by save_pretrained")
+    for path in [*(folder / name for name in JSON_FILES), *sorted(folder.glob("*.safetensors"))]:
+        if path.is_file() and (problem := damage(path)):
+            raise ModelError(f"{field}: {path} {problem}")
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a JSON or safetensors file, and what to do; empty for a whole one."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                return "is a pointer of Git LFS, not the file itself; run git lfs pull there"
+        if path.suffix == ".json":
+            value = json.loads(path.read_text("utf-8"))
+            return "" if isinstance(value, dict) else "holds no JSON object; copy or save the model again"
+        with safe_open(path, "np"):
+            return ""
+    except json.JSONDecodeError as error:
+        return f"is not JSON (line {error.lineno}: {error.msg}); copy or save the model again"
+    except (OSError, UnicodeDecodeError, SafetensorError) as error:
+        return f"is damaged ({str(error).splitlines()[0]}); copy or save the model again"
