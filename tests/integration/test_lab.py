@@ -84,7 +84,7 @@ def test_blocks_of_another_plan_are_not_mixed_in(config, tmp_path, capsys):
     [
         (["--prompts", "1"], "prompts = 1: give at least 2"),
         (["--rollouts", "0"], "rollouts = 0: give at least 2"),
-        (["--sketch-size", "-1"], "sketch_size = -1: give at least 0"),
+        (["--sketch-size", "-1"], "--sketch-size = -1: give at least 0 and at most 1048576"),
         (["--visits", "0"], "--visits = 0: give at least 1"),
         (["--workers", "0"], "--workers = 0: give at least 1"),
         (["--parameters", "x"], "parameters = ['x']: no parameter of the model matches"),

@@ -47,6 +47,14 @@ HARD = 0.06
 """A prompt with a smaller success rate is hard."""
 COSTS = ("flops", "4:3", "7b")
 """Cost models of the table unless others are named."""
+LIMITS = {
+    "visits": (1, 2**20),
+    "workers": (1, 256),
+    "prompts": (2, 2**20),
+    "rollouts": (2, 65536),
+    "sketch_size": (0, 2**20),
+}
+"""Option -> least and most."""
 STOP_COST = "7b"
 """Cost model that chooses the kept share of stops along the length: one that counts decode steps."""
 
@@ -56,9 +64,9 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
     path = Path(options.source)
     if options.record and Path(options.record).exists():
         raise ConfigError(f"--record = {options.record!r}: exists; give the name of a new file")
-    for name in ("visits", "workers"):
-        if (value := getattr(options, name)) < (least := 1):
-            raise ConfigError(f"--{name} = {value}: give at least {least}")
+    for name, (least, most) in LIMITS.items():
+        if not least <= (value := getattr(options, name)) <= most:
+            raise ConfigError(f"--{name.replace('_', '-')} = {value}: give at least {least} and at most {most}")
     for name in options.cost:
         require_cost(name)
     own_designs = read_designs(options.designs) if options.designs else None

@@ -275,6 +275,7 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
 def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
     """Configs, the names in them and the runs to resume are checked before torch is loaded."""
     from arrol.cli.run_folder import require_run
+    from arrol.configs.learning import require_signal
 
     if options.command == "sft":
         from arrol.configs.sft import load_sft
@@ -288,6 +289,7 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.configs.run import load_run
 
         run = load_run(options.config, flags)
+        require_signal(run)
         if options.resume:
             require_run([Path(run.out_dir) / run.name])
         _before_loading(run)
@@ -303,6 +305,8 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
     else:
         compare = load_compare(options.config, flags)
     plan = [config for _, config in planned_runs(compare)]
+    for config in plan:
+        require_signal(config)
     if options.resume:
         require_run([Path(config.out_dir) / config.name for config in plan])
     _before_loading(*plan)

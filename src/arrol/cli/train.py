@@ -14,6 +14,7 @@ from arrol.cli.files import require_place
 from arrol.cli.report import report_after
 from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned
 from arrol.cli.tables import show_rows
+from arrol.configs.learning import cautions
 from arrol.configs.run import RunConfig
 from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
@@ -83,7 +84,7 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
     with Claim() as claim:
         claim.take(folder)
         previous = previous_record(config, resume=resume)
-        trainer = _trainer(config, folder, previous)
+        trainer = _trainer(config, folder, previous, console)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
         if previous is None:
@@ -96,7 +97,7 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
             raise
 
 
-def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None) -> Trainer:
+def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None, console: Console) -> Trainer:
     """The trainer of a new run, or of the newest checkpoint of one."""
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
@@ -107,6 +108,8 @@ def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None) -> Tra
     model = load_checkpoint_policy(checkpoint, device) if checkpoint else load_policy(config.model, device)
     reference = load_policy(config.model, device).eval().requires_grad_(False) if config.algorithm.kl_coef > 0 else None
     parts = _parts(config, model, tokenizer, task, reference)
+    for caution in cautions(config):
+        console.print(f"warning: {caution}", soft_wrap=True)
     trainer = Trainer(config, parts, folder, segment=previous.segment + 1 if previous else 0)
     if checkpoint:
         trainer.resume(checkpoint)

@@ -22,6 +22,8 @@ from arrol.errors import ConfigError
 
 MAX_ROLLOUTS = 2**20
 """Rollouts started in a step."""
+MAX_COMPLETIONS = 2**24
+"""Completions of one evaluation."""
 
 
 class SamplingConfig(StrictModel):
@@ -157,6 +159,15 @@ class EvaluationConfig(StrictModel):
     """Completions per prompt, 1 to 65536."""
     temperature: float = Field(1.0, ge=0)
     """0 or more; 0 takes the most likely token."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.num_prompts * self.samples_per_prompt > MAX_COMPLETIONS:
+            raise ValueError(
+                f"evaluation.samples_per_prompt = {self.samples_per_prompt}: times num_prompts = {self.num_prompts} is "
+                f"more than {MAX_COMPLETIONS} completions; lower one of them"
+            )
+        return self
 
 
 class RunConfig(StrictModel):

@@ -14,6 +14,9 @@ from arrol.configs.flags import override
 from arrol.configs.run import OptimizerConfig
 from arrol.configs.task import DatasetTaskConfig, TaskConfig, with_reward_folder
 
+MAX_PARAMETERS = 10**10
+"""Of a new model, in its layers."""
+
 
 class ModelShape(StrictModel):
     """A new model; character-level over the task's alphabet."""
@@ -41,6 +44,12 @@ class ModelShape(StrictModel):
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"shape.num_kv_heads = {self.num_kv_heads}: no divisor of num_heads = {self.num_heads}")
+        size = self.num_layers * self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
+        if size > MAX_PARAMETERS:
+            raise ValueError(
+                f"shape.hidden_size = {self.hidden_size}: with num_layers = {self.num_layers} and intermediate_size = "
+                f"{self.intermediate_size} the model has {size:.1e} parameters; stay below {MAX_PARAMETERS:.0e}"
+            )
         return self
 
 

@@ -300,7 +300,7 @@ def _known(ballots: Ballots, name: str) -> np.ndarray:
     """A column that a rule reads, complete and in its range."""
     values_N = ballots.known.get(name)
     if values_N is None:
-        raise DataError(f"{name} = None: this vote reads it; give one number per candidate or choose another vote")
+        raise DataError(f"{name}_N = None: the vote reads this column; give one number per candidate")
     if not np.isfinite(values_N).all():
         bad = values_N[~np.isfinite(values_N)][0]
         raise DataError(

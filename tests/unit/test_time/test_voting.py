@@ -207,7 +207,7 @@ class TestRefusals:
     @pytest.mark.parametrize("name", sorted(set(RULES) - {"majority"}))
     def test_a_rule_says_what_it_misses(self, name):
         with pytest.raises(
-            DataError, match=r"^(score|quality|confidence) = None: this vote reads it; give one number per"
+            DataError, match=r"^(score|quality|confidence)_N = None: the vote reads this column; give one number per"
         ):
             vote(Ballots(np.array([0, 1])), name)
 
