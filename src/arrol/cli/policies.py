@@ -18,7 +18,7 @@ from arrol.configs.run import RunConfig, load_run
 from arrol.errors import CheckpointError, ConfigError
 from arrol.hub import is_model_name
 from arrol.records.store import RECORDS_FILE
-from arrol.training.checkpoint import load_state, newest_checkpoint
+from arrol.training.checkpoint import load_state, newest_checkpoint, require_policy
 
 UNUSED = {
     "eval": ("training", "optimizer", "algorithm", "allocation", "pruning", "quality", "report_to"),
@@ -54,6 +54,7 @@ def find_policy(source: str, flags: Sequence[str], command: str) -> Policy:
                     f"--{name} = {given[name]!r}: the folder of a run has its own policy and name; leave it out, or "
                     f"give a config or a model in place of {source}"
                 )
+        require_policy(checkpoint)
         state = load_state(checkpoint)
         values = {**override(RunConfig, state["config"], flags), "name": folder.resolve().name}
         config = validate(RunConfig, {**values, "out_dir": str(folder.resolve().parent)})
@@ -76,6 +77,7 @@ def newest_of_run(run: str) -> Path:
     """The newest checkpoint of a run's folder; CheckpointError without one."""
     folder = Path(run)
     if checkpoint := newest_checkpoint(folder / "checkpoints"):
+        require_policy(checkpoint)
         return checkpoint
     raise CheckpointError(f"run = {run!r}: {folder_note(folder)}")
 

@@ -23,10 +23,9 @@ from arrol.records.diagnosis import final_findings
 from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
 from arrol.reports.tables import comparison_rows
-from arrol.training.checkpoint import load_state, newest_checkpoint, require_same_config
+from arrol.training.checkpoint import load_state, newest_checkpoint, require_policy, require_same_config
 from arrol.training.learner import Learner
 from arrol.training.policy import (
-    load_checkpoint_policy,
     load_policy,
     load_tokenizer,
     require_positions,
@@ -105,7 +104,7 @@ def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None, consol
     checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
-    model = load_checkpoint_policy(checkpoint, device) if checkpoint else load_policy(config.model, device)
+    model = load_policy(str(checkpoint / "policy") if checkpoint else config.model, device)
     reference = load_policy(config.model, device).eval().requires_grad_(False) if config.algorithm.kl_coef > 0 else None
     parts = _parts(config, model, tokenizer, task, reference)
     for caution in cautions(config):
@@ -181,6 +180,7 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
     """The checkpoint to resume from; None for a run that was killed before its first, which starts over."""
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint:
+        require_policy(checkpoint)
         require_same_config(load_state(checkpoint)["config"], config.model_dump(mode="json"), FREE_FIELDS)
     return checkpoint
 

@@ -105,6 +105,19 @@ def damaged(checkpoint: Path, part: str) -> CheckpointError:
     return CheckpointError(f"checkpoint = {str(checkpoint)!r}: {part} is damaged or absent; {remedy}")
 
 
+def require_policy(checkpoint: Path) -> None:
+    """CheckpointError where a file of the policy is absent or damaged; only headers are read."""
+    folder = checkpoint / "policy"
+    found = [path for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors")]
+    broken = [path.name for path in found if damage(path)]
+    if not (folder / "config.json").is_file():
+        broken = ["config.json"]
+    if not broken and not any(path.suffix == ".safetensors" for path in found):
+        broken = ["model.safetensors"]
+    if broken:
+        raise damaged(checkpoint, f"policy/{broken[0]}")
+
+
 def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Moments and the last learning rate back into a fresh optimiser over the same parameters."""
     from safetensors.torch import load_file

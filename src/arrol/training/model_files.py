@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from arrol.errors import ModelError
 
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-SUFFIXES = (".json", ".safetensors")
 POINTER = b"version https://git-lfs"
 
 

@@ -19,8 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from arrol.engines.embedded.support import logits_of, max_positions
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
-from arrol.training.checkpoint import damaged
-from arrol.training.model_files import SUFFIXES, damage, require_model_files
+from arrol.training.model_files import require_model_files
 from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
@@ -68,16 +67,6 @@ def load_policy(source: str, device: torch.device) -> Any:
         ) from None
     model.to(device)  # type: ignore[arg-type]  # its signature hides Module.to
     return model
-
-
-def load_checkpoint_policy(checkpoint: Path, device: torch.device) -> Any:
-    """The policy of a checkpoint; CheckpointError, which names the damaged file."""
-    try:
-        return load_policy(str(checkpoint / "policy"), device)
-    except ModelError as error:
-        found = [path for path in sorted((checkpoint / "policy").glob("*")) if path.suffix in SUFFIXES and damage(path)]
-        part = found[0].name if found else f"a part ({str(error).partition(': ')[2].partition(';')[0]})"
-        raise damaged(checkpoint, f"policy: {part}") from None
 
 
 def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

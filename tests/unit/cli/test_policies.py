@@ -1,6 +1,7 @@
 """What ``arrol eval`` and ``arrol lab`` sample: a config, a run, a model; and what they refuse."""
 
 import pytest
+from safetensors.numpy import save_file
 
 from arrol.cli.policies import UNUSED, find_policy, newest_of_run
 from arrol.configs.run import RunConfig
@@ -16,6 +17,9 @@ def run(tmp_path, write_run):
     checkpoint = folder / "checkpoints" / "step-000001"
     checkpoint.mkdir(parents=True)
     write_state(checkpoint, "state", {"config": {"name": "old", "model": "m", "task": {"name": "arithmetic"}}})
+    (checkpoint / "policy").mkdir()
+    (checkpoint / "policy" / "config.json").write_text("{}")
+    save_file({}, checkpoint / "policy" / "model.safetensors")
     return folder
 
 

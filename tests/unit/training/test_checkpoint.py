@@ -16,6 +16,7 @@ from arrol.training.checkpoint import (
     load_optimizer,
     load_state,
     newest_checkpoint,
+    require_policy,
     require_same_config,
     save_checkpoint,
 )
@@ -189,6 +190,21 @@ def test_a_path_seen_from_another_folder_is_the_same(old, new, is_same):
         return
     with pytest.raises(CheckpointError, match=f"^model = {new!r}: the checkpoint was made with {old!r}"):
         require_same_config({"model": old}, {"model": new}, frozenset())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_policy_is_one_line(tmp_path, name):
+    path = save(tmp_path)
+    require_policy(path)
+    (path / "policy" / name).write_text("{")
+    with pytest.raises(
+        CheckpointError, match=rf"^checkpoint = '{path}': policy/{name} is damaged or absent; it is the"
+    ):
+        require_policy(path)
+    if name != "tokenizer.json":
+        (path / "policy" / name).unlink()
+        with pytest.raises(CheckpointError, match=f"policy/{name} is damaged or absent"):
+            require_policy(path)
 
 
 def test_a_damaged_optimizer_is_one_line(tmp_path):
