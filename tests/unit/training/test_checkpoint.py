@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -195,11 +196,14 @@ def test_a_path_seen_from_another_folder_is_the_same(old, new, is_same):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_damaged_policy_is_one_line(tmp_path, name):
     path = save(tmp_path)
+    shutil.rmtree(path / "policy", ignore_errors=True)
+    (path / "policy").mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        (path / "policy" / file).write_text("{}")
+    (path / "policy" / "model.safetensors").write_bytes((path / "state.safetensors").read_bytes())
     require_policy(path)
     (path / "policy" / name).write_text("{")
-    with pytest.raises(
-        CheckpointError, match=rf"^checkpoint = '{path}': policy/{name} is damaged or absent; it is the"
-    ):
+    with pytest.raises(CheckpointError, match=rf"^checkpoint = '{path}': policy/{name} is damaged or absent; it is"):
         require_policy(path)
     if name != "tokenizer.json":
         (path / "policy" / name).unlink()
