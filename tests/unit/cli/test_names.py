@@ -43,6 +43,9 @@ def test_the_data_of_a_run_are_asked_for_before_torch_is_loaded(silent_hub, tmp_
     checkpoint = tmp_path / "run" / "checkpoints" / "step-000001"
     checkpoint.mkdir(parents=True)
     write_state(checkpoint, "state", {"config": {"name": "x", "model": "owner/model", "task": task}})
+    (checkpoint / "policy").mkdir()
+    (checkpoint / "policy" / "config.json").write_text("{}")
+    shutil.copy(checkpoint / "state.safetensors", checkpoint / "policy" / "model.safetensors")
     for flags, name in (([], "owner/rows"), (["--task.source", "other/rows"], "other/rows")):
         ended = ended_before_torch(command, str(tmp_path / "run"), *flags)
         assert ended.stderr.startswith(f"arrol: source: {name!r} cannot be loaded: {silent_hub} {FINDS}")
