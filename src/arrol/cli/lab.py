@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from arrol import assembly
-from arrol.cli.files import require_writable
+from arrol.cli.files import require_writable, whole
 from arrol.cli.policies import find_policy
 from arrol.cli.tables import print_columns, print_json
 from arrol.configs.base import validate
@@ -239,7 +239,7 @@ def write_records(
     metrics = {key: float(value) for key, value in facts.items()}
     metrics |= {f"auroc_within/{row['tokens']:g}": row["auroc_within"] for row in auroc_by_length(pool)}
     size = {"num_prompts": pool.num_prompts, "num_rollouts": pool.num_rollouts}
-    with RecordWriter(path) as writer:
+    with whole(path) as partial, RecordWriter(partial, path) as writer:
         writer.write(source.run_record(name=name, arm=name, seed=int(config["seed"]), config=dict(pool.meta)))
         writer.write(PoolRecord(pool=name, policy=policy, metrics=metrics, **size))
         for model, rows in tables.items():
