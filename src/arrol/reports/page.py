@@ -18,6 +18,7 @@ from arrol.records.diagnosis import final_findings
 from arrol.records.store import Run, find_runs, load_run
 from arrol.reports.curves import runs_by_arm
 from arrol.reports.plots import Plot, draw_plots, write_whole
+from arrol.reports.summary import Tile, headline, tiles
 from arrol.reports.tables import (
     ABSENT,
     Row,
@@ -25,6 +26,7 @@ from arrol.reports.tables import (
     comparison_rows,
     display_rows,
     escape_markdown,
+    head_notes,
     markdown_tables,
 )
 
@@ -32,23 +34,43 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --line: #d5d5d5; --soft: #f4f4f2; --warn: #8a4b00; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6e6e6; --paper: #16181b; --line: #3a3d42; --soft: #1f2226; --warn: #f0b35c; }
+  img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+dl.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .75rem; margin: 1rem 0; }
+.tiles div { background: var(--soft); border: 1px solid var(--line); border-radius: .4rem; padding: .7rem .9rem; }
+.tiles dt { font-size: .85rem; } .tiles dd { margin: 0; } .tiles dd.detail { font-size: .8rem; opacity: .8; }
+.tiles dd.value { font-size: 1.7rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.headline { font-size: 1.1rem; margin: 1rem 0; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 thead th { background: var(--soft); vertical-align: bottom; white-space: normal; min-width: 5rem;
   overflow-wrap: normal; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--soft); }
-.facts td { text-align: left; white-space: normal; min-width: 6rem; } td.absent { opacity: .55; }
-.notes { font-size: .85rem; } .warn { color: var(--warn); font-weight: 600; }
-figure { margin: 1rem 0; } img { width: 100%; max-width: 1200px; height: auto; background: #fff;
-  border: 1px solid var(--line); border-radius: .4rem; display: block; }
+.facts td { text-align: left; white-space: normal; min-width: 6rem; overflow-wrap: normal; } td.absent { opacity: .55; }
+.notes { font-size: .85rem; padding-left: 1.2rem; } .warn { color: var(--warn); font-weight: 600; }
+details { margin: .8rem 0; border-top: 1px solid var(--line); } summary { cursor: pointer; padding: .5rem 0; }
+details > summary { font-weight: 600; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; display: block; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)); gap: 0 2rem; }
+.plots .wide { grid-column: 1 / -1; }
 pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: .4rem; font-size: .8rem; }
+@media (max-width: 40rem) {
+  dl.tiles { grid-template-columns: 1fr 1fr; } .tiles dd.value { font-size: 1.4rem; }
+  thead { display: none; } tr { display: block; padding: .3rem 0; border-bottom: 1px solid var(--line); }
+  td, .facts td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .15rem .6rem;
+    white-space: normal; text-align: right; overflow-wrap: anywhere; }
+  td::before { content: attr(data-head); text-align: left; opacity: .75; flex: 0 0 40%; }
+  td:first-child { position: static; font-weight: 600; text-align: right; }
+}
 """
+ARM_COLUMNS = ("arm", "seeds", "final accuracy", "training time", "speed-up", "compute ratio", "kept")
+"""Beginnings of the headings of the short table."""
+CLASS_ABSENT = ' class="absent"'
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -126,7 +148,12 @@ def markdown_report(
     title: str, runs: Sequence[Run], rows: Sequence[Row], plots: Sequence[Plot], warnings: Sequence[str]
 ) -> str:
     """Markdown of tables, notes, plots by relative path, provenance and configs."""
-    parts = [f"# {escape_markdown(title)}\n", markdown_tables(rows)]
+    parts = [f"# {escape_markdown(title)}\n"]
+    if said := headline(runs, rows):
+        parts.append(f"{escape_markdown(said)}\n")
+    if found := tiles(rows):
+        parts.append("".join(f"- {t.name}: **{t.value}** ({escape_markdown(t.detail)})\n" for t in found))
+    parts.append(markdown_tables(rows))
     notes = [f"**{escape_markdown(text)}**" for text in warnings]
     notes += [escape_markdown(note) for note in comparison_notes(rows)]
     parts.append("".join(f"- {note}\n" for note in notes))
@@ -142,25 +169,33 @@ def markdown_report(
 def html_report(
     title: str, runs: Sequence[Run], rows: Sequence[Row], plots: Sequence[Plot], warnings: Sequence[str]
 ) -> str:
-    """HTML of the same on one page: plots as base64, no script, no request."""
+    """HTML of the same on one page: plots as base64, no script, no request.
+
+    Key numbers, one sentence, warnings, one plot, the arms; then all numbers, the other plots, provenance and configs
+    behind folds.
+    """
     shown = display_rows(rows)
-    heads = list(shown[0]) if shown else []
-    items = "".join(f'<li class="warn">{html.escape(text)}</li>' for text in warnings)
-    items += "".join(f"<li>{html.escape(note)}</li>" for note in comparison_notes(rows))
-    figures = "".join(
-        f"<h2>{html.escape(plot.title)}</h2>\n<figure>{html_image(plot.title, plot.path)}</figure>\n" for plot in plots
-    )
+    warned = "".join(f'<li class="warn">{html.escape(text)}</li>' for text in warnings)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison_notes(rows))
+    said = headline(runs, rows)
+    body = html_tiles(tiles(rows))
+    body += f'<p class="headline">{html.escape(said)}</p>\n' if said else ""
+    body += f'<ul class="notes">{warned}</ul>\n' if warned else ""
+    body += "".join(map(html_figure, plots[:1]))
+    if len(rows) > 1:
+        heads = [head for head in shown[0] if head.startswith(ARM_COLUMNS)]
+        body += f"<h2>Arms</h2>\n{html_table(heads, [[row[head] for head in heads] for row in shown])}\n"
+        body += "".join(f'<p class="notes">{html.escape(note)}</p>\n' for note in head_notes(rows))
+    table = html_table(list(shown[0]) if shown else [], [list(row.values()) for row in shown])
+    body += html_fold("All numbers, and how they were made", f'{table}\n<ul class="notes">{notes}</ul>')
+    if plots[1:]:
+        figures = "".join(map(html_figure, plots[1:]))
+        body += html_fold(f"More plots ({len(plots) - 1})", f'<div class="plots">\n{figures}</div>')
     facts_heads, *facts = provenance_cells(runs)
-    configs = "".join(
-        f"<details><summary>Config of {html.escape(label)}</summary><pre>{html.escape(text)}</pre></details>\n"
-        for label, text in _configs(runs)
-    )
-    return whole_page(
-        title,
-        f"{html_table(heads, [list(row.values()) for row in shown])}\n"
-        f'<ul class="notes">{items}</ul>\n{figures}<h2>Where the numbers come from</h2>\n'
-        f"{html_table(facts_heads, facts, 'facts')}\n{configs}",
-    )
+    body += html_fold("Where the numbers come from", html_table(facts_heads, facts, "facts"))
+    configs = (html_fold(f"Config of {label}", f"<pre>{html.escape(text)}</pre>") for label, text in _configs(runs))
+    body += html_fold("Configs", "".join(configs))
+    return whole_page(title, body)
 
 
 def whole_page(title: str, body: str) -> str:
@@ -195,21 +230,49 @@ def _configs(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(run_label(run), json.dumps(run.run.config, indent=2, sort_keys=True)) for run in firsts]
 
 
+def html_tiles(found: Sequence[Tile]) -> str:
+    """Key numbers side by side; empty without any."""
+    cells = "".join(
+        f'<div><dt>{html.escape(tile.name)}</dt><dd class="value">{html.escape(tile.value)}</dd>'
+        f'<dd class="detail">{html.escape(tile.detail)}</dd></div>\n'
+        for tile in found
+    )
+    return f'<dl class="tiles">\n{cells}</dl>\n' if cells else ""
+
+
+def html_fold(title: str, body: str) -> str:
+    """A part that opens on a click; ``body`` is HTML."""
+    return f"<details><summary>{html.escape(title)}</summary>\n{body}\n</details>\n"
+
+
 def html_table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str = "numbers") -> str:
-    """A table that scrolls by itself; ``kind`` is ``numbers`` or ``facts``."""
+    """A table that scrolls by itself, or one block per row on a narrow screen; ``kind`` is ``numbers`` or ``facts``."""
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
     body = ""
     for line in lines:
         cells = "".join(
-            f'<td class="absent">{html.escape(text)}</td>' if text == ABSENT else f"<td>{html.escape(text)}</td>"
-            for text in line
+            f'<td data-head="{html.escape(name)}"{CLASS_ABSENT * (text == ABSENT)}>{html.escape(text)}</td>'
+            for name, text in zip(heads, line, strict=True)
         )
         body += f"<tr>{cells}</tr>\n"
     table = f'<table class="{kind}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>'
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
+def html_figure(plot: Plot) -> str:
+    """A plot under its title; its narrow form on a narrow screen."""
+    picture = html_image(plot.title, plot.path)
+    if plot.narrow is not None:
+        narrow = f'<source media="(max-width: 40rem)" srcset="{_data_url(plot.narrow)}">'
+        picture = f"<picture>{narrow}{picture}</picture>"
+    kind = ' class="wide"' if plot.narrow is not None else ""
+    return f"<section{kind}><h2>{html.escape(plot.title)}</h2>\n<figure>{picture}</figure></section>\n"
+
+
 def html_image(title: str, path: Path) -> str:
     """A picture inside the page."""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{html.escape(title)}" src="{_data_url(path)}">'
+
+
+def _data_url(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

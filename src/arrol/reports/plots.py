@@ -1,4 +1,6 @@
-"""Plots of runs: one PNG per question, 1200 pixels wide.
+"""Plots of runs: one PNG per question, and a narrow one with its panels stacked where it has several.
+
+A plot has no title of its own: the page and the Markdown around it have one.
 
 Lines are means over seeds, bands reach from the lowest to the highest seed.
 Matplotlib is imported inside the functions and used without pyplot, so its global state does not change.
@@ -43,10 +45,11 @@ Arms = Mapping[str, Sequence[Run]]
 
 PIXELS_PER_INCH = 150
 WIDTH_INCHES = 8.0
+NARROW_INCHES = 4.4
+"""Of a plot with one panel, or with stacked panels: legible on a telephone."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
-    "figure.titlesize": 11,
     "axes.grid": True,
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
@@ -69,6 +72,8 @@ class Plot:
     name: str
     title: str
     path: Path
+    narrow: Path | None = None
+    """The same with its panels stacked, where it has several."""
 
 
 def draw_plots(runs: Sequence[Run], out_dir: str | Path) -> list[Plot]:
@@ -81,16 +86,24 @@ def draw_plots(runs: Sequence[Run], out_dir: str | Path) -> list[Plot]:
             figure = draw(arms) if arms else None
             if figure is None:
                 continue
-            figure.suptitle(title)
-            save = partial(figure.savefig, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None})
-            drawn.append(Plot(name, title, write_whole(Path(out_dir) / f"{name}.png", save)))
+            path, narrow = _save(figure, Path(out_dir) / f"{name}.png"), None
+            if name in STACKED and len(figure.axes) > 1:
+                stacked = STACKED[name](arms, narrow=True)
+                assert stacked is not None
+                narrow = _save(stacked, Path(out_dir) / f"{name}-narrow.png")
+            drawn.append(Plot(name, title, path, narrow))
     return drawn
 
 
-def accuracy(arms: Arms) -> Figure | None:
+def _save(figure: Figure, path: Path) -> Path:
+    return write_whole(path, partial(figure.savefig, format="png", dpi=PIXELS_PER_INCH, metadata={"Software": None}))
+
+
+def accuracy(arms: Arms, *, narrow: bool = False) -> Figure | None:
     """Accuracy on held-out prompts against steps, training time and tokens generated."""
     curves = {arm: points for arm, runs in arms.items() if (points := mean_evals(runs)) is not None}
-    return _three_axes(arms, curves, "accuracy", with_markers=True) if curves else None
+    label = "accuracy (share right)"
+    return _three_axes(arms, curves, label, with_markers=True, narrow=narrow) if curves else None
 
 
 def accuracy_compute(arms: Arms) -> Figure | None:
@@ -99,12 +112,12 @@ def accuracy_compute(arms: Arms) -> Figure | None:
     curves = {arm: (flops, values_RE) for arm, (_, flops, values_RE) in points.items() if not np.isnan(flops).any()}
     if not curves:
         return None
-    figure, (axes,) = _panels(1, 1, 3.8)
+    figure, (axes,) = _panels(1, 1, 3.2)
     styles = arm_styles(arms)
     power = 3 * int(np.log10(max(1.0, *(flops[-1] for flops, _ in curves.values()))) // 3)
     for arm, (flops, values_RE) in curves.items():
         _line(axes, styles[arm], flops / 10.0**power, values_RE, smooth=False, marker=True)
-    axes.set(xlabel=f"FLOPs to generate, score and train (1e{power})", ylabel="accuracy")
+    axes.set(xlabel=f"FLOPs to generate, score and train (1e{power})", ylabel="accuracy (share right)")
     _legend(figure, [styles[arm] for arm in curves])
     return figure
 
@@ -119,10 +132,11 @@ def dead_groups(arms: Arms) -> Figure | None:
     return figure
 
 
-def reward(arms: Arms) -> Figure | None:
+def reward(arms: Arms, *, narrow: bool = False) -> Figure | None:
     """Success share of all rollouts started, against steps, training time and tokens generated."""
     curves = {arm: points for arm, runs in arms.items() if (points := mean_rewards(runs)) is not None}
-    return _three_axes(arms, curves, "share right, moving average", with_markers=False) if curves else None
+    label = "share right, moving average"
+    return _three_axes(arms, curves, label, with_markers=False, narrow=narrow) if curves else None
 
 
 def kept_share(arms: Arms) -> Figure | None:
@@ -136,11 +150,11 @@ def kept_share(arms: Arms) -> Figure | None:
         wanted = pruning.get("keep_ratio") if rule_of(arms[arm][0]) not in ("", "never") else None
         if isinstance(wanted, float):
             axes.axhline(wanted, color=style.colour, linewidth=1, linestyle=":")
-    axes.set(ylabel="share kept (dotted: keep ratio asked for)", ylim=(0, 1.05))
+    axes.set(ylabel="share kept (dotted: asked for)", ylim=(0, 1.05))
     return figure
 
 
-def success_before_after(arms: Arms) -> Figure | None:
+def success_before_after(arms: Arms, *, narrow: bool = False) -> Figure | None:
     """Success share of all rollouts and of the survivors, one panel per arm where they differ."""
     keys = ("rollout/success_frac_before", "rollout/success_frac_after")
     pairs = {arm: [aligned(runs, key) for key in keys] for arm, runs in arms.items()}
@@ -151,7 +165,7 @@ def success_before_after(arms: Arms) -> Figure | None:
     ]
     if not shown:
         return None
-    figure, panels = _arm_panels(len(shown))
+    figure, panels = _arm_panels(len(shown), narrow=narrow)
     styles = arm_styles(arms)
     for axes, arm in zip(panels, shown, strict=True):
         lines = (("all started (weighted)", "--", "#808080"), ("survivors", "-", styles[arm].colour))
@@ -168,7 +182,7 @@ def reliability(arms: Arms) -> Figure | None:
     tables = {arm: rows for arm, runs in arms.items() if (rows := reliability_table(runs))}
     if not tables:
         return None
-    figure, (axes,) = _panels(1, 1, 5.4)
+    figure, (axes,) = _panels(1, 1, 4.2)
     styles = arm_styles(arms)
     axes.plot([0, 1], [0, 1], color="#a0a0a0", linewidth=1, linestyle=":")
     legend = []
@@ -182,12 +196,17 @@ def reliability(arms: Arms) -> Figure | None:
         axes.scatter(predicted_B, right_B, s=area_B, color=style.colour, marker=style.marker, zorder=3)
         ece = float(np.sum(weight_B * np.abs(predicted_B - right_B)) / weight_B.sum())
         legend.append(style._replace(label=f"{style.label} (ECE {ece:.3f})"))
-    axes.set(xlabel="predicted quality", ylabel="share that ended right", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(
+        xlabel="predicted quality (probability)",
+        ylabel="share that ended right",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
     _legend(figure, legend)
     return figure
 
 
-def survival(arms: Arms) -> Figure | None:
+def survival(arms: Arms, *, narrow: bool = False) -> Figure | None:
     """Survival probabilities of the candidates after warm-up, kept and stopped, one panel per arm."""
     drawn = {
         arm: rows
@@ -196,7 +215,7 @@ def survival(arms: Arms) -> Figure | None:
     }
     if not drawn:
         return None
-    figure, panels = _arm_panels(len(drawn))
+    figure, panels = _arm_panels(len(drawn), narrow=narrow)
     styles = arm_styles(arms)
     for axes, (arm, rows) in zip(panels, drawn.items(), strict=True):
         kept = [row.survival for row in rows if row.keep]
@@ -209,7 +228,7 @@ def survival(arms: Arms) -> Figure | None:
             edgecolor="white",
             label=[f"kept ({len(kept)})", f"stopped ({len(stopped)})"],
         )
-        axes.set(title=styles[arm].label, xlabel="survival probability", ylabel="candidates", xlim=(0, 1))
+        axes.set(title=styles[arm].label, xlabel="survival probability", ylabel="candidates (rollouts)", xlim=(0, 1))
         axes.legend(loc="best", fontsize=8)
     return figure
 
@@ -231,8 +250,8 @@ def phase_times(arms: Arms) -> Figure | None:
     axes.set_yticks(range(len(bars)), [styles[arm].label for arm in bars])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set(xlabel="seconds per training step, evaluation left out", xlim=(0, 1.12 * float(left.max())))
-    figure.legend(loc="outside lower center", ncols=len(PHASES))
+    axes.set(xlabel="time per training step (s), without evaluation", xlim=(0, 1.12 * float(left.max())))
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -250,9 +269,20 @@ FIGURES: dict[str, tuple[str, Callable[[Arms], Figure | None]]] = {
 """File name -> (title, how it is drawn); the order is that of the report."""
 
 
-def _three_axes(arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel: str, *, with_markers: bool) -> Figure:
+STACKED: dict[str, Callable[..., Figure | None]] = {
+    "accuracy": accuracy,
+    "reward": reward,
+    "success_before_after": success_before_after,
+    "survival": survival,
+}
+"""Plots that may have several panels: drawn stacked with ``narrow``."""
+
+
+def _three_axes(
+    arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel: str, *, with_markers: bool, narrow: bool
+) -> Figure:
     """Three panels: against steps, seconds and tokens."""
-    figure, panels = _panels(1, 3, 3.6)
+    figure, panels = _panels(3, 1, 8.4) if narrow else _panels(1, 3, 3.4)
     styles = arm_styles(arms)
     tokens = max((float(np.nanmax(curve[2], initial=0)) for curve in curves.values()), default=0)
     scale, prefix = (1e6, "millions") if tokens >= 2e6 else (1e3, "thousands")
@@ -267,7 +297,10 @@ def _three_axes(arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel
     panels[0].set_ylabel(ylabel)
     for axes in panels[1:]:
         axes.sharey(panels[0])
-        axes.tick_params(labelleft=False)
+        if narrow:
+            axes.set_ylabel(ylabel)
+        else:
+            axes.tick_params(labelleft=False)
     _legend(figure, [styles[arm] for arm in curves], markers=with_markers)
     return figure
 
@@ -277,7 +310,7 @@ def _per_step(arms: Arms, key: str, *, smooth: bool) -> tuple[Figure, Axes, dict
     series = {arm: found for arm, runs in arms.items() if (found := aligned(runs, key)) is not None}
     if not series:
         return None
-    figure, (axes,) = _panels(1, 1, 3.8)
+    figure, (axes,) = _panels(1, 1, 3.2)
     styles = {arm: style for arm, style in arm_styles(arms).items() if arm in series}
     for arm, (steps_T, values_RT) in series.items():
         _line(axes, styles[arm], steps_T, values_RT, smooth=smooth, marker=False)
@@ -311,14 +344,15 @@ def _panels(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=PIXELS_PER_INCH, layout="constrained")
+    width = WIDTH_INCHES if columns > 1 else NARROW_INCHES
+    figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def _arm_panels(count: int) -> tuple[Figure, list[Axes]]:
-    """One panel per arm, two in a row."""
-    columns = min(count, 2)
+def _arm_panels(count: int, *, narrow: bool) -> tuple[Figure, list[Axes]]:
+    """One panel per arm, two in a row unless ``narrow``."""
+    columns = 1 if narrow else min(count, 2)
     rows = -(-count // columns)
     figure, panels = _panels(rows, columns, 0.5 + 2.9 * rows)
     for axes in panels[count:]:
@@ -334,7 +368,8 @@ def _legend(figure: Figure, styles: Sequence[ArmStyle], *, markers: bool = True)
         for style in styles
     ]
     labels = [style.label for style in styles]
-    columns = max(1, 88 // (max(map(len, labels)) + 8))
+    letters = 88 * figure.get_figwidth() / WIDTH_INCHES
+    columns = max(1, int(letters // (max(map(len, labels)) + 8)))
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 

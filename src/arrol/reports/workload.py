@@ -75,7 +75,7 @@ def merit_by_size(report: Report) -> Figure | None:
     """Merit beside the run's own group size, with intervals, per cost model; the other levers under the first."""
     if "sizes" not in report:
         return None
-    figure, axes = _axes("merit by group size, beside yours", "rollouts per prompt", "merit")
+    figure, axes = _axes("rollouts per prompt", "merit (yours: 1)")
     for number, (name, rows) in enumerate(report["sizes"].items()):
         sizes = [row["size"] for row in rows]
         axes.plot(sizes, [row["merit"] for row in rows], "o-", color=f"C{number}", label=name)
@@ -99,7 +99,7 @@ def auroc_by_share(report: Report) -> Figure | None:
     rows = [row for row in report["heads"] if row["auroc_within"] == row["auroc_within"]]
     if not rows:
         return None
-    figure, axes = _axes("what can be seen of a rollout's end", "share of the longest completion", "AUROC")
+    figure, axes = _axes("share of the longest completion", "AUROC (0.5: chance)")
     for name, label in (("auroc_within", "within prompts"), ("auroc_pooled", "pooled: mostly the prompt's difficulty")):
         axes.plot([row["length_share"] for row in rows], [row[name] for row in rows], "o-", label=label)
     axes.axhline(0.5, color="#808080", linewidth=1)
@@ -109,7 +109,7 @@ def auroc_by_share(report: Report) -> Figure | None:
 
 def live_by_token(report: Report) -> Figure | None:
     """Rows that still run after each token; under a model with decode steps, the time of each on a second axis."""
-    figure, axes = _axes("rows that still run", "token", "rollouts")
+    figure, axes = _axes("position (tokens)", "rollouts still running")
     live, model = report["live"], report["costs"][0]
     axes.plot(range(len(live)), live)
     if model["is_seconds"]:
@@ -122,12 +122,11 @@ def live_by_token(report: Report) -> Figure | None:
     return figure
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
+def _axes(x: str, y: str) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH_INCHES, WIDTH_INCHES / 2), layout="constrained")
     axes = figure.subplots()
-    figure.suptitle(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import html
 import re
 from html.parser import HTMLParser
 
@@ -10,7 +11,8 @@ import pytest
 from arrol.errors import DataError
 from arrol.records.schema import EndRecord
 from arrol.reports.page import report_title, report_warnings, write_report
-from arrol.reports.plots import FIGURES
+from arrol.reports.plots import FIGURES, STACKED
+from arrol.reports.summary import headline
 
 HOSTILE = "<script>alert('x')</script>\"&|`$"
 
@@ -29,8 +31,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img"):
+        self.sources += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in ("meta", "img", "source"):
             self._open.append(tag)
 
     def handle_endtag(self, tag):
@@ -59,21 +61,49 @@ def test_files(report):
 
 def test_the_page_needs_nothing_else(report):
     page = Page(report.html.read_text("utf-8"))
-    assert len(page.sources) == len(report.pngs)
+    drawn = {path.read_bytes() for path in report.pngs[0].parent.iterdir()}
+    assert len(page.sources) == len(drawn) == len(report.pngs) + len(STACKED)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert base64.b64decode(page.sources[0].partition(",")[2]) == report.pngs[0].read_bytes()
+    assert {base64.b64decode(source.partition(",")[2]) for source in page.sources} == drawn
     assert "script" not in page.tags
     assert "default-src 'none'" in report.html.read_text("utf-8")
 
 
-def test_table_comes_first_then_pictures_then_provenance(report):
+def test_key_numbers_come_first_then_a_sentence_a_picture_the_arms_and_folds(comparison, report):
     text = report.html.read_text("utf-8")
-    order = [text.index(mark) for mark in ('<table class="numbers">', "<figure>", '<table class="facts">', "<details>")]
+    marks = ['<dl class="tiles">', '<p class="headline">', "<figure>", '<table class="numbers">', "<details>"]
+    order = [text.index(mark) for mark in (*marks, '<div class="plots">', '<table class="facts">', "<pre>")]
     assert order == sorted(order)
+    first, _, folded = text.partition("<details>")
+    assert first.count("<figure>") == 1
+    assert folded.count("<figure>") == len(FIGURES) - 1
+    assert html.escape(headline(comparison, report.rows)) in first
+    assert "tokens generated" not in first
+    assert "tokens generated" in folded
     for mark in ("prefers-color-scheme: dark", 'name="viewport"', "0123456789ab", "Some CPU, 2 cores", "numpy 2.0.0"):
         assert mark in text
     assert "arrol compare demo.toml --seeds 0" in text
     assert "&quot;keep_ratio&quot;: 0.5" in text
+
+
+def test_a_narrow_screen_gets_stacked_plots_and_cells_with_their_headings(report):
+    text = report.html.read_text("utf-8")
+    assert text.count('<source media="(max-width: 40rem)"') == len(STACKED)
+    assert '<td data-head="arm">grpo</td>' in text
+    assert "content: attr(data-head)" in text
+
+
+def test_dark_mode_turns_the_plots_dark(report):
+    dark = report.html.read_text("utf-8").partition("prefers-color-scheme: dark")[2].partition("\n}")[0]
+    assert "img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }" in dark
+    assert "background: #fff" not in report.html.read_text("utf-8")
+
+
+def test_markdown_says_the_key_numbers_and_the_sentence(report):
+    text = report.markdown.read_text("utf-8")
+    order = [text.index(mark) for mark in ("95% interval", "- speed-up: **", "| arm |")]
+    assert order == sorted(order)
+    assert "- kept: **" in text
 
 
 def test_markdown_links_its_pictures(report):

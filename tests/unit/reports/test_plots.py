@@ -1,4 +1,4 @@
-"""Every picture is drawn from what there is, 1200 pixels wide, and touches nothing outside its file."""
+"""Every picture is drawn from what there is, wide or narrow, and touches nothing outside its file."""
 
 import dataclasses
 import struct
@@ -10,7 +10,9 @@ import pytest
 
 import arrol.reports.plots as plots
 from arrol.errors import DataError
-from arrol.reports.plots import FIGURES, draw_plots
+from arrol.reports.plots import FIGURES, NARROW_INCHES, PIXELS_PER_INCH, STACKED, draw_plots
+
+NARROW = round(NARROW_INCHES * PIXELS_PER_INCH)
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -28,14 +30,31 @@ def test_every_question_has_its_picture(drawn):
     assert [plot.name for plot in drawn] == list(FIGURES)
     for plot in drawn:
         width, height = size_of(plot.path)
-        assert width == 1200
-        assert 300 < height < 2000
+        assert width == (1200 if plot.narrow else NARROW)
+        assert 200 < height < 2000
         assert plot.path.name == f"{plot.name}.png"
         assert plot.title.isascii()
 
 
+def test_plots_with_several_panels_have_a_stacked_form(drawn):
+    assert {plot.name for plot in drawn if plot.narrow} == set(STACKED)
+    for plot in drawn:
+        if plot.narrow:
+            width, height = size_of(plot.narrow)
+            assert width == NARROW
+            assert height > size_of(plot.path)[1]
+
+
+def test_the_title_is_left_to_the_page(comparison):
+    arms = {"grpo": [run for run in comparison if run.run.arm == "grpo"]}
+    figure = plots.accuracy(arms)
+    assert figure.get_suptitle() == ""
+    assert figure.axes[0].get_ylabel() == "accuracy (share right)"
+
+
 def test_no_half_written_file_is_left(drawn):
-    assert sorted(path.name for path in drawn[0].path.parent.iterdir()) == sorted(f"{name}.png" for name in FIGURES)
+    files = sorted([f"{name}.png" for name in FIGURES] + [f"{name}-narrow.png" for name in STACKED])
+    assert sorted(path.name for path in drawn[0].path.parent.iterdir()) == files
 
 
 def test_the_same_runs_draw_the_same_bytes(plain_run, tmp_path):
@@ -119,7 +138,8 @@ def test_phase_bars_add_up_to_the_step(comparison):
 def test_hostile_arm_names_draw_without_a_warning(learning_run, tmp_path):
     names = ("grpo", "$\\frac{", "_x", "\u6f22\u5b57 <b>", "y" * 200)
     runs = [learning_run(name, 0, "never" if name == "grpo" else "paper", num_steps=8, warmup=2) for name in names]
-    assert [size_of(plot.path)[0] for plot in draw_plots(runs, tmp_path)] == [1200] * len(FIGURES)
+    widths = {plot.name: size_of(plot.path)[0] for plot in draw_plots(runs, tmp_path)}
+    assert widths == {name: 1200 if name in STACKED else NARROW for name in FIGURES}
 
 
 def test_a_folder_that_cannot_be_written_is_a_one_line_error(plain_run, tmp_path):
