@@ -13,6 +13,7 @@ from arrol.records.store import load_run, read_records
 from integration import tiny
 
 REWARDS = '''
+import os
 import time
 
 
@@ -35,6 +36,12 @@ def hangs(completions, **columns):
     for text in completions:
         if "00" in text:
             time.sleep(60)
+    return [float("1" in text) for text in completions]
+
+
+def counted(completions, **columns):
+    with open(os.environ["TRIALS"], "a") as file:
+        file.write("x" * (completions == ["", ""]))
     return [float("1" in text) for text in completions]
 
 
@@ -153,6 +160,8 @@ def test_a_config_is_evaluated_by_its_function_and_the_threshold_says_what_is_ri
     assert metrics["avg@4"] == pytest.approx(sum(s.success for s in samples) / len(samples))
     again = call(capsys, "eval", "--samples", file, "--json", "--k", "1,4")
     assert again["metrics"] == found["metrics"], "the file says what is right"
+    assert main(["vote", "--samples", str(file)]) == 2
+    assert "reward functions judged, and no sample has an answer to vote on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -205,3 +214,19 @@ def test_the_laboratory_takes_one_function_whose_reward_above_a_half_is_right(mi
     assert "all 8 rewards of these prompts failed, the first like this" in capsys.readouterr().err
     assert main(words) == 0
     assert set(Pool.load(tmp_path / "pool.safetensors").reward_PN.ravel()) <= {0.0, 1.0}
+
+
+def test_arms_and_seeds_of_a_comparison_try_their_function_once(mine, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIALS", str(tmp_path / "trials"))
+    text = mine.read_text("utf-8")
+    head, _, body = text.partition("[task]")
+    arms = '[[arms]]\nname = "a"\n[[arms]]\nname = "b"\nchange.pruning.rule = "never"\n'
+    run = head.replace("name =", "# name =") + "[run.task]" + body.replace("\n[", "\n[run.")
+    run = (
+        run.replace("model =", "run.model =").replace("out_dir =", "run.out_dir =").replace("device =", "run.device =")
+    )
+    (mine.parent / "arms.toml").write_text(f"seeds = [0, 1]\n{run}{arms}", "utf-8")
+    flags = ["--run.training.steps", "1", "--run.task.reward", "rewards_of_mine:counted"]
+    assert main(["compare", str(mine.parent / "arms.toml"), *flags, "--run.sampling.max_completion_tokens", "8"]) == 0
+    assert (tmp_path / "trials").read_text() == "x"
+    assert len(list((tmp_path / "runs").rglob("rollouts.jsonl"))) == 4

@@ -330,11 +330,12 @@ def _check_source(options: argparse.Namespace, flags: list[str]) -> None:
 
 
 def _before_loading(*configs: RunConfig | SftConfig) -> None:
-    """Check the names of configs; then hide transformers' bars, which would break the one live line of ours."""
-    from arrol.cli.names import require_names
+    """Check names and rewards of configs; then hide transformers' bars, which would break the one live line of ours."""
+    from arrol.cli.names import require_names, require_rewards
 
     for config in configs:
         require_names(config)
+    require_rewards([config.task for config in configs])
     from transformers.utils import logging
 
     logging.disable_progress_bar()

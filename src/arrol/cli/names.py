@@ -31,7 +31,15 @@ def require_names(config: RunConfig | SftConfig) -> None:
     if config.model and is_model_name(config.model):
         cached_only("models", config.model, f"model = {config.model!r}")
     _require_sources(config)
-    require_reward(config.task)
+
+
+def require_rewards(tasks: Iterable[TaskConfig]) -> None:
+    """As :func:`require_reward`, once for equal tasks: arms and seeds of a comparison share theirs."""
+    seen: list[TaskConfig] = []
+    for task in tasks:
+        if task not in seen:
+            seen.append(task)
+            require_reward(task)
 
 
 def require_reward(config: TaskConfig) -> None:

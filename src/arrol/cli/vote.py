@@ -9,8 +9,9 @@ from rich.console import Console
 
 from arrol.cli.evaluate import judge, parsed_ks, print_facts, print_warnings, samples_of
 from arrol.cli.tables import print_columns, print_json
-from arrol.errors import ConfigError
+from arrol.errors import ConfigError, DataError
 from arrol.evaluation.cautions import cautions_of
+from arrol.evaluation.judging import is_by_function
 from arrol.evaluation.online import online_rows
 from arrol.evaluation.summary import (
     Row,
@@ -36,6 +37,11 @@ def run_vote(options: argparse.Namespace) -> int:
     ks = asked or usual_ks(problems)
     require_samples(problems, ks)
     found = judge(problems, options, console)
+    if is_by_function(found):
+        raise DataError(
+            f"--samples = {options.samples!r}: reward functions judged, and no sample has an answer to vote on; use "
+            "arrol eval"
+        )
     warnings += cautions_of(found)
     names = names or possible_votes(problems)
     with console.status("counting votes"):

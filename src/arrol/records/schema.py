@@ -80,7 +80,7 @@ class EvalRecord:
     step: int
     segment: int = 0
     accuracy: float
-    """Mean reward over prompts and samples, in [0, 1]."""
+    """Right among all samples, in [0, 1]: mean reward of a verifier, share of successes of reward functions."""
     low: float
     """Lower end of its 95% interval."""
     high: float

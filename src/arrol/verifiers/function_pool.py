@@ -124,7 +124,7 @@ class _Worker(AnsweringProcess):
     def __init__(self, functions: Sequence[RewardFunction], folder: str | None) -> None:
         paths = [function.path for function in functions]
         super().__init__(
-            [sys.executable, "-m", "arrol.verifiers.function_worker", folder or ".", *paths],
+            [sys.executable, "-P", "-m", "arrol.verifiers.function_worker", folder or ".", *paths],
             start_limit_s=START_LIMIT_S,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stderr=None,
