@@ -159,7 +159,7 @@ def _divide(
 def _eval_rows(columns: Columns, eval_source: str, source: str, eval_split: str) -> list[Row]:
     """Rows of a source to evaluate on; another preset than the source has columns of its own."""
     is_other = eval_source != source and preset_of(eval_source) is not None
-    return (Columns() if is_other else columns).read(eval_source, eval_split)
+    return (Columns(for_rewards=columns.for_rewards) if is_other else columns).read(eval_source, eval_split)
 
 
 def _verifier(choice: str | None, rows: Sequence[Row], time_limit_s: float) -> Verifier:

@@ -116,7 +116,7 @@ class PromptWriter:
         asked = [dict(message) for message in row.messages] or [{"role": "user", "content": row.question}]
         asked[-1]["content"] = self._filled(asked[-1]["content"])
         system: Messages = [{"role": "system", "content": self._system_prompt}] if self._system_prompt else []
-        while asked[0]["role"] == "system":
+        while len(asked) > 1 and asked[0]["role"] == "system":
             system.append(asked.pop(0))
         turns: Messages = []
         for one in examples:
@@ -172,7 +172,8 @@ def examples_of(rows: Sequence[Row], count: int, seed: int) -> list[WorkedExampl
         row = rows[int(index)]
         answer = row.solution or (row.answer if len(read_gold(row.answer).parts) == 1 else "")
         if answer.strip() and row.key not in found:
-            found[row.key] = WorkedExample(row.question, answer.strip(), row.key)
+            question = row.messages[-1]["content"] if row.messages else row.question
+            found[row.key] = WorkedExample(question, answer.strip(), row.key)
         if len(found) > count:
             return list(found.values())
     raise DataError(

@@ -29,10 +29,8 @@ GIVEN = ("prompts", "completions", "completion_ids")
 """Arguments that are no columns of the data."""
 UNNAMED = frozenset({"prompt", "completion", *GIVEN})
 """Columns that a function does not get under their name, as in TRL."""
-Completion = str | list[dict[str, str]]
+WrittenText = str | list[dict[str, str]]
 """Text, or one message of the assistant where the data hold messages."""
-
-
 OURS = "__arrol_reward__"
 """Set in the modules that were imported here."""
 
@@ -44,7 +42,7 @@ class Submission(NamedTuple):
     """Of its row."""
     columns: Mapping[str, Any]
     """Cells of the row; ``prompt`` is the question."""
-    completion: Completion
+    completion: WrittenText
     token_ids: tuple[int, ...]
 
     @property

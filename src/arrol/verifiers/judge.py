@@ -82,7 +82,7 @@ class RewardJudge:
         return wait
 
     def try_on(self, asked: Submission) -> None:
-        """Call each function with a completion, twice over; DataError where it does not return two numbers or None.
+        """Call each function with a completion, twice over; one line where it does not return two numbers or None.
 
         An error that it raises is passed over: it may be about this one completion.
         """

@@ -143,3 +143,10 @@ def test_a_visit_without_outcomes_is_none():
     history.learn([group_of([None], reason="error")])
     assert history.counts("p") == pytest.approx((0.5, 1.0))
     assert history.counts("q") == (0, 0)
+
+
+def test_counts_read_labels_where_the_task_tells_them_apart_from_rewards():
+    rollouts = group_of([3.0, 0.1, 5.0, 0.9]).rollouts
+    for one, success in zip(rollouts, (0.0, 1.0, float("nan"), None), strict=True):
+        one.success = success
+    assert outcome_counts(rollouts) == pytest.approx((2, 1))

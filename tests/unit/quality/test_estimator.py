@@ -242,3 +242,13 @@ def test_ends_have_a_head_of_their_own_where_that_is_asked_for():
     copy = EstimatorSnapshot.from_bytes(estimator.snapshot().to_bytes())
     assert copy.probe_tokens == (8, END)
     np.testing.assert_array_equal(copy.scores(rows, 1), estimator.scores(rows, 1))
+
+
+def test_it_learns_labels_not_rewards_and_nothing_from_a_rollout_without_one():
+    """Rewards of a function of the user: their size is not what is right."""
+    rollouts = [rollout(n, {8: [0.0, 1.0, 0.0]}, reward) for n, reward in enumerate((3.0, 0.1, 5.0, 0.2))]
+    for one, success in zip(rollouts, (0.0, 1.0, float("nan"), None), strict=True):
+        one.success = success
+    estimator = estimator_of()
+    estimator.learn([group(rollouts)])
+    assert estimator._buffers[0].label_N.tolist() == [0.0, 1.0, 0.0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,6 +181,12 @@ class TestRollouts:
         rows = (rollout(0.0, 0.0), rollout(1.0, 1.0))
         table = reliability_table([plain_run(rollouts=rows)])
         assert [(row["quality"], row["right"]) for row in table] == [(0, 0), (1, 1)]
+
+    def test_success_counts_where_a_record_has_it_and_an_unknown_one_is_left_out(self, plain_run):
+        rows = [rollout(0.55, reward, 1.0) for reward in (5.0, 0.2, 3.0)]
+        rows = tuple(replace(row, success=success) for row, success in zip(rows, (0.0, 1.0, math.nan), strict=True))
+        (found,) = reliability_table([plain_run(rollouts=rows)])
+        assert (found["right"], found["weight"]) == (0.5, 2.0)
 
     def test_nothing_scored(self, plain_run):
         assert reliability_table([plain_run(rollouts=(rollout(math.nan), rollout(0.5, None)))]) == []

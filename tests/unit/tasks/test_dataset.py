@@ -427,3 +427,14 @@ def test_a_function_that_needs_another_column_is_refused(tokenizer, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "q", "answer": "1"}] * 3)
     with pytest.raises(ConfigError, match=r"task.reward = 'm:f': needs 'gold', which is no column of the data"):
         rewarded(tokenizer, path, split="")
+
+
+def test_another_preset_to_evaluate_on_has_its_columns_for_a_reward_too(tokenizer, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, split: [{"problem": "p", "answer": "033"}])
+    path = write(tmp_path / "a.jsonl", [{"question": "q", "answer": "1"}])
+    task = rewarded(tokenizer, path, lambda prompts, completions, answer, **c: [len(answer[0])], eval_source="aime24")
+    (prompt,) = task.eval_prompts(1)
+    assert (prompt.text, prompt.answer) == ("p", "033")
+    assert task.verify(prompt, "x").reward == 3.0

@@ -188,3 +188,13 @@ def test_messages_are_recognised_and_the_assistants_last_word_is_the_answer(chat
     path.write_text(json.dumps({"messages": said}) + "\n", "utf-8")
     with pytest.raises(DataError, match="answer_column: not given"):
         DatasetTask(chat, source=str(path), split="")
+
+
+def test_an_example_of_a_chat_is_what_the_user_said_last(chat):
+    rows = [row(f"s\nq{n}", ("system", "s"), ("user", f"q{n}"), answer=f"a{n}", key=str(n)) for n in range(3)]
+    shown = {one.question: one.answer for one in examples_of(rows, 1, seed=0)}
+    assert shown.items() <= {("q0", "a0"), ("q1", "a1"), ("q2", "a2")}
+
+
+def test_a_system_message_alone_is_written_as_it_is(chat):
+    assert text(chat, row("s", ("system", "s")))[0] == "<system>s</><assistant>"

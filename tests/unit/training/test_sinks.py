@@ -102,3 +102,9 @@ def test_a_service_that_is_not_installed_says_how_to_get_it():
     require_services([])
     with pytest.raises(MissingExtraError, match=r"^report_to = 'wandbx': not installed; run: pip install wandbx$"):
         require_services(["wandbx"])
+
+
+def test_the_reward_of_functions_is_shown_in_place_of_the_share_of_successes():
+    out = io.StringIO()
+    TerminalSink("mine", 1, Console(file=out, width=200)).write({**ROW, "reward/mean": -1.5})
+    assert "reward -1.500  kept" in out.getvalue()

@@ -198,3 +198,10 @@ def test_ends_are_scored_in_later_waves_too():
     LlmSampler(llm).generate([ONE], SamplingParams(9), seed=1, more=Waves(), score_ends=True)
     assert all(fields["extra_args"]["arrol_score_end"] for fields in llm.asked)
     assert [fields["extra_args"]["arrol_index"] for fields in llm.asked] == [0, 1, 2, 3, 0, 1, 0, 1]
+
+
+def test_stop_strings_are_refused_since_vllm_runs_without_a_tokenizer_here():
+    with pytest.raises(
+        ConfigError, match=r"sampling.stop = \['x'\]: this engine reads no text; use the embedded engine"
+    ):
+        LlmSampler(None).generate([], SamplingParams(3, stop=("x",)), seed=0)
