@@ -23,7 +23,7 @@ from arrol.records.diagnosis import final_findings
 from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
 from arrol.reports.tables import comparison_rows
-from arrol.training.checkpoint import load_state, newest_checkpoint, require_policy, require_same_config
+from arrol.training.checkpoint import forget_partial, load_state, newest_checkpoint, require_policy, require_same_config
 from arrol.training.learner import Learner
 from arrol.training.policy import (
     load_policy,
@@ -86,6 +86,7 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
         trainer = _trainer(config, folder, previous, console)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
+        forget_partial(folder / "checkpoints")
         if previous is None:
             forget_records(folder)
         try:

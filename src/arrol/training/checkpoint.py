@@ -79,10 +79,14 @@ def forget_checkpoints(folder: Path, keep: int) -> None:
         _delete(old)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, None when there is none; leftovers of a crash are removed."""
+def forget_partial(folder: Path) -> None:
+    """Remove what a crash left half written or half deleted; only for the process that writes the run."""
     for partial in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint, None when there is none. Nothing is changed: a run may be writing there."""
     found = _complete(folder)
     return found[-1] if found else None
 

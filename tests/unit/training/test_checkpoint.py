@@ -14,6 +14,7 @@ from arrol.training import checkpoint as module
 from arrol.training.checkpoint import (
     damaged,
     forget_checkpoints,
+    forget_partial,
     load_optimizer,
     load_state,
     newest_checkpoint,
@@ -103,7 +104,8 @@ def test_the_newest_whole_checkpoint_counts_and_leftovers_go(tmp_path):
     (tmp_path / "step-x").mkdir()
     (tmp_path / ".partial-000007").mkdir()
     assert newest_checkpoint(tmp_path).name == "step-1000000"
-    assert not (tmp_path / ".partial-000007").exists()
+    assert (tmp_path / ".partial-000007").exists()
+    forget_partial(tmp_path)
     forget_checkpoints(tmp_path, 2)
     assert {path.name for path in tmp_path.iterdir()} == {"step-999999", "step-1000000", "step-2000000", "step-x"}
 
@@ -152,7 +154,9 @@ def test_a_half_deleted_checkpoint_does_not_look_whole(tmp_path, monkeypatch):
     forget_checkpoints(tmp_path, 1)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000002"]
-    newest_checkpoint(tmp_path)
+    assert newest_checkpoint(tmp_path).name == "step-000002"
+    assert len(list(tmp_path.iterdir())) == 2  # a reader leaves a checkpoint alone that a run is writing
+    forget_partial(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
 
 
