@@ -5,7 +5,7 @@ import json
 import pytest
 
 from arrol.cli.main import main
-from arrol.evaluation.samples import read_samples
+from arrol.evaluation.samples import SampleWriter, read_samples
 from arrol.verifiers.pool import VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
 
@@ -39,6 +39,32 @@ def test_a_config_is_evaluated_and_its_samples_are_kept(config, tmp_path, capsys
     assert all(sample.score is None and sample.logprobs for problem in problems for sample in problem.samples)
     again = call(capsys, "eval", "--samples", tmp_path / "runs" / "tiny" / "samples.jsonl", "--json", "--k", "1,3")
     assert again == found
+
+
+def test_metrics_are_printed_where_the_disk_refuses_the_samples(config, tmp_path, capsys, monkeypatch):
+    def fail(self, problem):
+        raise self._failed(OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(SampleWriter, "write", fail)
+    path = tmp_path / "runs" / "tiny" / "samples.jsonl"
+    assert main(["eval", str(config), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["facts"]["samples"] == 8
+    assert err == (
+        f"arrol: samples = {str(path)!r}: cannot be written (No space left on device); free space or choose another "
+        "folder\n"
+    )
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_model_is_evaluated_without_a_config(model_folder, tmp_path, capsys):
+    """Every row of the file; the flags are those of a config."""
+    rows = [{"question": f"{number:04b}", "answer": str(number % 2)} for number in range(5)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--task.source", tmp_path / "rows.jsonl", "--sampling.max_completion_tokens", "10"]
+    found = call(capsys, "eval", model_folder, "--json", *flags, "--out-dir", tmp_path)
+    assert found["facts"]["problems"] == 5
+    assert (tmp_path / model_folder.name / "samples.jsonl").is_file()
 
 
 def test_a_run_brings_its_estimator_to_the_vote(run, capsys):

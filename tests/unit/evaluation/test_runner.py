@@ -54,6 +54,12 @@ def test_rewards_and_lengths_stand_by_prompt_and_sample():
     assert tokens_PG.tolist() == [[1, 2, 3]] * 3
 
 
+def test_completions_are_counted_as_they_end():
+    counts = []
+    sample_prompts(Engine(), Task(), TOKENIZER, PARAMS, Amount(3, 4, 0), on_ended=counts.append)
+    assert counts == [1, 11]
+
+
 def test_a_row_of_the_learning_curve():
     engine = Engine()
     records = [eval_record(sampled(engine, 9, 4, seed=1), step=step, segment=2) for step in (0, 7)]
