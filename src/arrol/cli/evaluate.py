@@ -64,7 +64,10 @@ def samples_of(options: argparse.Namespace, warnings: list[str]) -> list[Sampled
 def judge(problems: Sequence[SampledProblem], options: argparse.Namespace, console: Console) -> list[JudgedProblem]:
     """Problems with verdicts and classes of equal answers; bars show the progress of both."""
     verifier = verifier_for(problems, options.verifier, options.mark)
-    with VerifierPool(verifier) as pool, Progress(console=console, transient=True) as progress:
+    with (
+        VerifierPool(verifier) as pool,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
         verdicts = progress.add_task("judging", total=None)
         groups = progress.add_task("grouping equal answers", total=len(problems))
         return judged(
