@@ -73,6 +73,7 @@ TABLE = {
     "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_arms.py": Row("nowhere", why=MINUTES),
     "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_async_arms.py": Row("nowhere", why=MINUTES),
     "OMP_NUM_THREADS=1 .venv-trl/bin/python benchmarks/trl_smollm2.py": Row("nowhere", why=MINUTES),
+    "OMP_NUM_THREADS=1 .venv/bin/python benchmarks/generation_smollm2.py": Row("nowhere", why=MINUTES),
     ".venv-verl/bin/python benchmarks/verl_arms.py --out results/verl": Row("nowhere", why=MINUTES),
     "OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/vllm_pruning.py": Row("nowhere", why=MINUTES),
     # docs/quickstart.md
