@@ -39,7 +39,8 @@ def test_key_numbers_of_a_comparison(pair):
 
 def test_a_single_run_has_no_speed_up_and_estimates_what_it_saved(plain_run):
     metrics = {"tokens/saved": (20, 30), "tokens/generated": (50, 100)}
-    found = {tile.name: tile.value for tile in tiles(comparison_rows([plain_run(metrics=metrics)]))}
+    run = plain_run(seconds=(1, 1), metrics=metrics | {"compute/flops": (1, 1)})
+    found = {tile.name: tile.value for tile in tiles(comparison_rows([run]))}
     assert found == {"generation saved": "25%"}
     unpruned = plain_run(metrics={"pruning/kept_frac": (1, 1)})
     assert tiles(comparison_rows([unpruned])) == tiles(comparison_rows([plain_run()])) == tiles([]) == []
