@@ -186,7 +186,7 @@ def sample(rate_P, config, shape, rng):
 )
 def test_rescue_makes_the_mean_rate_too_large_but_not_the_pooled_one(rate, mean_rate, pooled, with_success, size):
     """Explore 4, then 2 at a time up to 16; 40,000 prompts."""
-    config = aero(max_group=16, rollout_budget=10_000_000)
+    config = aero(max_group=16, rollout_budget=1_000_000)
     right_P, asked_P = sample(np.full(40_000, rate), config, StepShape(40_000, 4), np.random.default_rng(0))
     assert (right_P / asked_P).mean() == pytest.approx(mean_rate, abs=2e-3)
     assert right_P.sum() / asked_P.sum() == pytest.approx(pooled, abs=1.5e-3)
@@ -201,7 +201,7 @@ def test_the_posterior_is_calibrated_under_rescue_and_the_rate_is_not(prior, gro
     """Rates drawn from the prior: in every cell of counts their mean is the posterior mean."""
     rng = np.random.default_rng(5)
     rate_P = rng.beta(*prior, 100_000)
-    config = aero(max_group=16, rollout_budget=10_000_000, posterior={"prior_right": prior[0], "prior_wrong": prior[1]})
+    config = aero(max_group=16, rollout_budget=1_000_000, posterior={"prior_right": prior[0], "prior_wrong": prior[1]})
     right_P, asked_P = sample(rate_P, config, StepShape(len(rate_P), group_size), rng)
     misses, naive = [], []
     for right, asked in {*zip(right_P.tolist(), asked_P.tolist(), strict=True)}:
