@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from arrol import assembly
 from arrol.cli.files import require_writable
@@ -20,7 +20,7 @@ from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError, ModelError
 from arrol.tasks.columns import Columns
 from arrol.tasks.dataset import DatasetTask
-from arrol.training.policy import load_tokenizer, resolve_device
+from arrol.training.policy import load_config, load_tokenizer, resolve_device
 from arrol.verifiers.integer import parse_integer
 
 LOOKED_AT = 512
@@ -55,7 +55,7 @@ def run_init(options: argparse.Namespace) -> int:
 def look(source: str, model: str, rewards: tuple[str, ...]) -> Seen:
     """What the rows and the model's config and tokenizer say; no weights are read."""
     tokenizer = load_tokenizer(model)
-    config = _model_config(model)
+    config = load_config(model)
     columns = Columns(for_rewards=bool(rewards)).settled(source, "train")
     template = "chat" if getattr(tokenizer, "chat_template", None) else "plain"
     task = assembly.build_task(draft(source, model, rewards, template).task, tokenizer, seed=0)
@@ -85,14 +85,6 @@ def look(source: str, model: str, rewards: tuple[str, ...]) -> Seen:
         )
     finally:
         task.close()
-
-
-def _model_config(model: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise ModelError(f"model = {model!r}: no config could be read ({line}); give a folder or hub name") from None
 
 
 def _num_parameters(config: Any) -> int:

@@ -5,7 +5,7 @@ Legend: ``R`` rollouts, ``T`` completion positions, ``N`` selected tokens, ``D``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer as CoreTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from arrol.engines.embedded.support import logits_of, max_positions
 from arrol.errors import ConfigError, DataError, ModelError
@@ -55,18 +55,37 @@ def load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
+def load_config(source: str) -> Any:
+    """The model's config; no weights are read."""
+    return _loaded(AutoConfig.from_pretrained, source)
+
+
 def load_policy(source: str, device: torch.device) -> Any:
-    """A causal language model in float32, in evaluation mode: reinforcement learning never trains with dropout."""
+    """A causal language model in float32, in evaluation mode: reinforcement learning never trains with dropout.
+
+    ModelError also for quantised weights, such as four bits of bitsandbytes: no update could change them.
+    """
+    quantised = getattr(load_config(source), "quantization_config", None)
+    if quantised is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else "by a method of its own"
+        raise ModelError(
+            f"model = {source!r}: its weights are quantised ({method}), and training changes weights; give the model "
+            "that it was made from"
+        )
+    model = _loaded(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32)
+    model.to(device)
+    return model
+
+
+def _loaded(load: Callable[..., Any], source: str, **options: Any) -> Any:
     cached = _is_cached_only(source)
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=cached)
+        return load(source, local_files_only=cached, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"model = {source!r}: could not be loaded ({_first_line(error)}); "
             "give a folder or hub name of a causal language model"
         ) from None
-    model.to(device)  # type: ignore[arg-type]  # its signature hides Module.to
-    return model
 
 
 def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

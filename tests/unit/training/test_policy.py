@@ -1,5 +1,6 @@
 """Loading refuses what cannot be used, in one line."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,18 @@ def test_a_damaged_weight_file_is_one_line(folder):
     with pytest.raises(ModelError, match=r"model.safetensors is damaged .*; copy or save the model again") as caught:
         load_policy(str(folder), CPU)
     assert "\n" not in str(caught.value)
+
+
+def test_quantised_weights_are_refused_before_they_are_read(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError) as caught:
+        load_policy(str(folder), CPU)
+    assert str(caught.value) == (
+        f"model = {str(folder)!r}: its weights are quantised (bitsandbytes), and training changes weights; give the "
+        "model that it was made from"
+    )
 
 
 def test_a_missing_folder_names_the_field_and_the_next_step(tmp_path):
