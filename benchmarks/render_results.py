@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from arrol.records.schema import BenchRecord, MeritRecord, PoolRecord, RunRecord, VoteRecord
-from arrol.records.store import find_runs, load_run, read_records
+from arrol.records.store import find_runs, read_records, read_run
 from arrol.reports.costs import SHARES, CostToFinal, EqualCost, cost_to_final, equal_cost
 from arrol.reports.curves import ran_without_head, runs_by_arm
 from arrol.reports.tables import (
@@ -42,7 +42,7 @@ COST_NOTE = (
 
 def study(name: str) -> tuple[list, str]:
     """Runs of a committed comparison in the order of its arms, and where they come from."""
-    runs = [load_run(folder) for folder in find_runs([ROOT / "results" / name])]
+    runs = [read_run(folder) for folder in find_runs([ROOT / "results" / name])]
     runs.sort(key=lambda run: run.run.started_at)
     record = runs[0].run
     versions = ", ".join(f"{key} {value}" for key, value in record.versions.items())

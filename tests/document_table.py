@@ -97,6 +97,7 @@ TABLE = {
         run="+--training.steps 1 --training.group_size 4 --sampling.max_completion_tokens 140",
         after=("arrol init data --model models/arithmetic-base --out first.toml",),
     ),
+    "docs/quickstart.md: import arrol": Row("main", after=("arrol train mine.toml",)),
     "docs/quickstart.md: from arrol.tasks.dataset import DatasetTask": Row("main", after=DATA),
     "docs/settings.md: [allocation]": Row("main", save="allocation.toml"),
     ".venv/bin/python examples/01_rules_by_hand.py": Row("main"),

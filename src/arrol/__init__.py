@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arrol.errors import ArrolError
     from arrol.pruning.controller import PruningController
     from arrol.quality.estimator import QualityEstimator
+    from arrol.records.store import read_run
     from arrol.types import (
         Completion,
         FinishReason,
@@ -46,6 +47,7 @@ _HOME = {
     "ScriptedEngine": "arrol.engines.scripted",
     "group_signal": "arrol.algorithms.advantages",
     "load_run": "arrol.configs.run",
+    "read_run": "arrol.records.store",
 }
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "ScriptedEngine",
     "group_signal",
     "load_run",
+    "read_run",
 ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from arrol.cli.main import main
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 from integration import tiny
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -50,7 +50,7 @@ def emitted(tmp_path_factory):
     sft = {"out_dir": str(folder), "steps": 1, "batch_size": 2, "eval_prompts": 2, "max_completion_tokens": 4}
     (folder / "sft.toml").write_text(tiny.toml({**sft, "shape": shape, "task": {"name": "countdown"}, "device": "cpu"}))
     assert main(["sft", str(folder / "sft.toml")]) == 0
-    runs = [load_run(folder / name) for name in ("tiny", "aero", "greso", "pilot_commit", "auto", "reward", "sft")]
+    runs = [read_run(folder / name) for name in ("tiny", "aero", "greso", "pilot_commit", "auto", "reward", "sft")]
     return {key for run in runs for row in (*run.steps, *run.evals) for key in row.metrics}
 
 

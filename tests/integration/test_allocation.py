@@ -8,7 +8,7 @@ import pytest
 
 from arrol.cli.main import main
 from arrol.configs.allocation import ALLOCATIONS
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 from integration import tiny
 from integration.test_resume import assert_same_run
 
@@ -30,7 +30,7 @@ def flags_of(rule):
 def train(config, *flags):
     assert main(["train", str(config), *flags]) == 0
     name = flags[flags.index("--name") + 1] if "--name" in flags else "tiny"
-    return load_run(config.parent / "runs" / name)
+    return read_run(config.parent / "runs" / name)
 
 
 def totals(run, key):

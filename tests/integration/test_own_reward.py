@@ -9,7 +9,7 @@ import pytest
 from arrol.cli.main import main
 from arrol.evaluation.samples import read_samples
 from arrol.lab.pool import Pool
-from arrol.records.store import load_run, read_records
+from arrol.records.store import read_records, read_run
 from integration import tiny
 
 REWARDS = '''
@@ -74,7 +74,7 @@ def call(capsys, *argv):
 
 
 def steps(tmp_path, name="tiny"):
-    return load_run(tmp_path / "runs" / name).steps
+    return read_run(tmp_path / "runs" / name).steps
 
 
 def test_a_run_learns_from_a_function_beside_its_config_and_resumes_to_the_same_numbers(mine, tmp_path, capsys):

@@ -15,7 +15,7 @@ import safetensors.torch
 
 from arrol.cli.main import main
 from arrol.records.schema import encode
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 from arrol.training.checkpoint import load_state, newest_checkpoint
 from integration import tiny
 
@@ -30,7 +30,7 @@ def whole(tmp_path_factory, model_folder, prompt_folder):
 
 
 def test_the_run_prunes_learns_and_changes_its_weights(whole):
-    run = load_run(whole)
+    run = read_run(whole)
     assert [step.step for step in run.steps] == list(range(1, 9))
     assert sum(step.metrics["rollout/finish/pruned"] for step in run.steps) > 10
     assert sum(step.metrics["tokens/trained"] > 0 for step in run.steps) >= 6
@@ -59,7 +59,7 @@ def test_a_run_killed_again_and_again_equals_the_whole_one(config, tmp_path, who
     assert tiny.finish(["train", config, "--resume"], tmp_path / "log") == 0, (tmp_path / "log").read_text()
     folder = tmp_path / "runs" / "tiny"
     assert_same_run(folder, whole)
-    run = load_run(folder).run
+    run = read_run(folder).run
     assert run.segment == len(KILLS)
     assert run.resume_step > 0
     assert not list((folder / "checkpoints").glob(".*"))
@@ -94,7 +94,7 @@ def test_a_signal_finishes_the_step_saves_and_ends_in_order(config, tmp_path, wh
     folder = tmp_path / "runs" / "tiny"
     during = ("arrol.training.learner", "Learner.update", 3)
     assert tiny.finish(["train", config], tmp_path / "log", during, number) == 130
-    stopped = load_run(folder)
+    stopped = read_run(folder)
     assert (stopped.end.outcome, stopped.end.step, stopped.steps[-1].step) == ("stopped", 3, 3)
     assert newest_checkpoint(folder / "checkpoints").name == "step-000003"
     assert tiny.finish(["train", config, "--resume"], tmp_path / "log") == 0
@@ -116,7 +116,7 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(config, tmp_path, 
     assert main(["train", str(config), *flags, "--resume", "--out_dir", str(short)]) == 0
     assert main(["train", str(config), *flags]) == 0
     # The evaluation and checkpoint at step 5 are extra, the rest is the same.
-    longer, straight = load_run(short / "tiny"), load_run(tmp_path / "runs" / "tiny")
+    longer, straight = read_run(short / "tiny"), read_run(tmp_path / "runs" / "tiny")
     assert [plain(step) for step in longer.steps if step.step != 5] == [
         plain(step) for step in straight.steps if step.step != 5
     ]
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_goes_on(config, tmp_pa
     assert err.startswith("arrol: out_dir = ")
     assert "the disk is full; free some space and go on with --resume" in err
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000002"]
-    assert load_run(folder).end.outcome == "failed"
+    assert read_run(folder).end.outcome == "failed"
     monkeypatch.setattr(safetensors.torch, "save_file", original)
     assert main(["train", str(config), "--resume"]) == 0
     assert_same_run(folder, whole)
@@ -195,7 +195,7 @@ def count_rows(folder):
 
 
 def assert_same_run(folder, other):
-    ours, theirs = load_run(folder), load_run(other)
+    ours, theirs = read_run(folder), read_run(other)
     for kind in ("steps", "evals", "rollouts"):
         assert [plain(row) for row in getattr(ours, kind)] == [plain(row) for row in getattr(theirs, kind)], kind
     assert ours.end.outcome == theirs.end.outcome == "finished"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from arrol.cli.main import main
 from arrol.configs.sft import ModelShape
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 from arrol.training.checkpoint import newest_checkpoint
 from integration import tiny
 
@@ -25,7 +25,7 @@ def run_train(path, capsys, *flags):
     captured = capsys.readouterr()
     assert status == 0, captured.err
     match = re.search(r"finished at step \d+; records, rollouts and checkpoints: (\S+)", captured.out)
-    return load_run(match.group(1)), Path(match.group(1)), captured.out
+    return read_run(match.group(1)), Path(match.group(1)), captured.out
 
 
 def test_a_warm_started_model_trains_with_pruning(tmp_path, capsys):
@@ -47,7 +47,7 @@ def test_a_warm_started_model_trains_with_pruning(tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert 0 <= facts["low"] <= facts["accuracy"] <= facts["high"] <= 1
     assert {"eval/dead_group_frac_8", "eval/prompt_success/std"} <= set(facts)
-    losses = [step.metrics["loss/sft"] for step in load_run(tmp_path / "base").steps]
+    losses = [step.metrics["loss/sft"] for step in read_run(tmp_path / "base").steps]
     assert losses[-1] < 3.5  # ln 21 = 3.04 is a guess among all characters; it has begun to learn
 
     run = {
@@ -186,7 +186,7 @@ def test_a_comparison_ends_in_a_table_and_a_report(compared, tmp_path, capsys):
     assert (folder / "report" / "report.md").is_file()
     assert "<html" in (folder / "report" / "report.html").read_text()
     assert list((folder / "report" / "plots").glob("*.png"))
-    first, second = (load_run(folder / f"{arm}-seed0") for arm in ("grpo", "pruned"))
+    first, second = (read_run(folder / f"{arm}-seed0") for arm in ("grpo", "pruned"))
     assert [row.prompt_key for row in first.rollouts] == [row.prompt_key for row in second.rollouts]
 
     assert main(["compare", str(compared), *flags]) == 2

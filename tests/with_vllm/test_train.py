@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arrol.cli.main import main
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 
 CONFIG = """
 name = "run"
@@ -44,7 +44,7 @@ def run(tmp_path_factory):
     (folder / "run.toml").write_text(CONFIG.format(folder=str(folder)))
     assert main(["train", str(folder / "run.toml"), "--training.steps", "2"]) == 0
     assert main(["train", str(folder / "run.toml"), "--resume"]) == 0
-    return load_run(folder / "run")
+    return read_run(folder / "run")
 
 
 def test_steps_go_on_where_they_ended(run):
@@ -77,7 +77,7 @@ def test_quantised_rollouts_are_corrected_for(tmp_path):
     (tmp_path / "run.toml").write_text(CONFIG.format(folder=str(tmp_path)))
     flags = ["--engine.dtype", "bfloat16", "--engine.quantization", "int8_per_channel_weight_only"]
     assert main(["train", str(tmp_path / "run.toml"), "--training.steps", "2", *flags]) == 0
-    for step in load_run(tmp_path / "run").steps:
+    for step in read_run(tmp_path / "run").steps:
         assert 1e-3 < step.metrics["loss/sampler_mismatch"] < 0.1
         assert step.metrics["loss/importance/mean"] == pytest.approx(1.0, abs=0.05)
         assert step.metrics["loss/importance/mean"] != 1.0

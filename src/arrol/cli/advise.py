@@ -19,8 +19,7 @@ from arrol.errors import ConfigError
 from arrol.lab import advice
 from arrol.lab.costs import DECODE, CostModel, cost_model, require_cost
 from arrol.lab.pool import SUFFIX, Pool
-from arrol.records.store import RECORDS_FILE
-from arrol.records.store import load_run as read_run
+from arrol.records.store import RECORDS_FILE, read_run
 
 DEAD_SIZES = (4, 8, 16)
 BOUND_SIZES = (2, 4, 8, 16, 32)

@@ -11,7 +11,7 @@ from arrol.cli.tables import show_rows
 from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, say_findings, train_one
 from arrol.configs.run import CompareConfig, RunConfig, planned_runs
 from arrol.errors import DataError
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 from arrol.reports.tables import comparison_rows
 
 
@@ -32,7 +32,7 @@ def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
             console.print(f"stopped at step {end.step} of {config.name}; go on with --resume")
             return EXIT_STOPPED
     folders = [run_folder(config) for _, config in plan]
-    show_rows(console, compare.name, comparison_rows([load_run(folder) for folder in folders]), as_json=as_json)
+    show_rows(console, compare.name, comparison_rows([read_run(folder) for folder in folders]), as_json=as_json)
     report_after(folders, Path(plan[0][1].out_dir), console)
     return 0
 
@@ -40,7 +40,7 @@ def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
 def _is_finished(config: RunConfig) -> bool:
     """Whether the config's folder holds a finished run, which ``previous_record`` found to have this config."""
     try:
-        end = load_run(run_folder(config)).end
+        end = read_run(run_folder(config)).end
     except DataError:  # nothing there, or killed before its first row
         return False
     return end is not None and end.outcome == "finished" and end.step >= config.training.steps

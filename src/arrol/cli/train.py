@@ -21,7 +21,7 @@ from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.protocols import Task
 from arrol.records.diagnosis import final_findings
 from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
-from arrol.records.store import RECORDS_FILE, RecordWriter, load_run, portable, provenance, read_records
+from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records, read_run
 from arrol.reports.tables import comparison_rows
 from arrol.training.checkpoint import forget_partial, load_state, newest_checkpoint, require_policy, require_same_config
 from arrol.training.learner import Learner
@@ -54,7 +54,7 @@ def run_train(config: RunConfig, *, resume: bool, as_json: bool) -> int:
     console = Console(stderr=as_json, markup=False, highlight=False)
     end = train_one(config, arm=config.name, resume=resume, console=console).end
     folder = run_folder(config)
-    rows = comparison_rows([load_run(folder)])
+    rows = comparison_rows([read_run(folder)])
     show_rows(console, config.name, rows, as_json=as_json)
     say_findings(console, config)
     report_after([folder], folder, console)

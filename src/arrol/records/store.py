@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arrol.errors import DataError
+from arrol.errors import DataError, MissingExtraError
 from arrol.records.lines import LineWriter
 from arrol.records.schema import (
     BenchRecord,
@@ -49,6 +49,9 @@ from arrol.records.schema import (
     decode,
     encode,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 RECORDS_FILE = "records.jsonl"
 ROLLOUTS_FILE = "rollouts.jsonl"
@@ -66,6 +69,15 @@ class Run:
     rollouts: tuple[RolloutRecord, ...]
     end: EndRecord | None
     """None when the newest segment was killed or still runs."""
+
+    def frame(self) -> pandas.DataFrame:
+        """Metrics of the steps, one row each, with the step as index; needs pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtraError("frame: pandas is not installed; run: pip install pandas") from None
+        rows = [{"step": step.step, **step.metrics} for step in self.steps]
+        return pandas.DataFrame(rows, columns=None if rows else ["step"]).set_index("step")
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,7 @@ def current_records(records: Sequence[Record]) -> list[Record]:
     return [record for _, record in sorted(newest.values(), key=lambda item: item[0])]
 
 
-def load_run(path: str | Path) -> Run:
+def read_run(path: str | Path) -> Run:
     """The run of a folder, or of the records file in it."""
     folder = Path(path).parent if Path(path).name == RECORDS_FILE else Path(path)
     records = list(_decoded_lines(folder / RECORDS_FILE))

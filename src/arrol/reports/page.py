@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from arrol.records.diagnosis import final_findings
-from arrol.records.store import Run, find_runs, load_run
+from arrol.records.store import Run, find_runs, read_run
 from arrol.reports.curves import runs_by_arm
 from arrol.reports.plots import Plot, draw_plots, write_whole
 from arrol.reports.summary import Tile, headline, tiles
@@ -89,7 +89,7 @@ def write_report(paths: Iterable[str | Path], out_dir: str | Path, *, target: fl
 
     ``target`` is the accuracy that costs are counted to; by default 90% of what the first arm gained.
     """
-    runs = [load_run(path) for path in find_runs(paths)]
+    runs = [read_run(path) for path in find_runs(paths)]
     runs = [run for members in runs_by_arm(runs).values() for run in members]
     out_dir, rows = Path(out_dir), comparison_rows(runs, target)
     plots = draw_plots(runs, out_dir / "plots")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from arrol.cli.main import main
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 from arrol.training import checkpoint
 from arrol.training.policy import load_policy, load_tokenizer, resolve_device
 
@@ -30,7 +30,7 @@ def test_a_model_its_tokenizer_and_its_record_are_left(sft_file, tmp_path, capsy
     folder = tmp_path / "warm" / "model"
     assert load_policy(str(folder), resolve_device("cpu")).config.num_hidden_layers == 1
     assert load_tokenizer(str(folder)).eos_token == "<eos>"
-    run = load_run(tmp_path / "warm")
+    run = read_run(tmp_path / "warm")
     assert [step.step for step in run.steps] == [10, 11]
     assert (run.evals[0].num_prompts, run.evals[0].samples_per_prompt) == (3, 16)
     assert (run.end.outcome, run.run.config["steps"]) == ("finished", 11)
@@ -50,7 +50,7 @@ def test_a_model_can_be_tuned_on_demonstrations_of_a_file(sft_file, tmp_path, ca
     (tmp_path / "some.jsonl").write_text('{"prompt": "1", "solution": "2"}\n')
     flags = ["--model", str(tmp_path / "warm" / "model"), "--demonstrations", str(tmp_path / "some.jsonl")]
     assert main(["sft", str(sft_file), "--name", "tuned", *flags]) == 0
-    last = load_run(tmp_path / "tuned").steps[-1]
+    last = read_run(tmp_path / "tuned").steps[-1]
     assert last.metrics["tokens/trained"] == 4
 
 

@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from arrol.cli.tables import print_columns, print_json, print_rows
-from arrol.records.store import load_run
+from arrol.records.store import read_run
 from arrol.reports.tables import comparison_rows, display_rows
 
 
 @pytest.fixture
 def rows(tmp_path, write_run):
     arms = ("grpo", "pruned-with-a-long-name", "uniform", "small_group")
-    return comparison_rows([load_run(write_run(tmp_path / arm, arm)) for arm in arms])
+    return comparison_rows([read_run(write_run(tmp_path / arm, arm)) for arm in arms])
 
 
 def printed(rows, width):
@@ -36,7 +36,7 @@ def test_metrics_stand_down_and_arms_across_however_wide_the_terminal(rows):
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_too_many_arms_for_the_terminal_stand_in_whole_blocks(tmp_path, write_run, width):
     arms = ["grpo", *(f"arm-number-{number}" for number in range(9)), "uniform"]
-    rows = comparison_rows([load_run(write_run(tmp_path / arm, arm)) for arm in arms])
+    rows = comparison_rows([read_run(write_run(tmp_path / arm, arm)) for arm in arms])
     text = printed(rows, width)
     assert max(map(len, text.splitlines())) <= width
     heads = [line.split()[1:] for line in text.splitlines() if line.startswith("arm ")]
@@ -50,7 +50,7 @@ def test_too_many_arms_for_the_terminal_stand_in_whole_blocks(tmp_path, write_ru
 
 def test_six_usual_arms_stand_side_by_side_in_80_columns(tmp_path, write_run):
     arms = ("grpo", "neyman", "paper", "uniform", "oracle", "small_group")
-    rows = comparison_rows([load_run(write_run(tmp_path / arm, arm)) for arm in arms])
+    rows = comparison_rows([read_run(write_run(tmp_path / arm, arm)) for arm in arms])
     lines = printed(rows, 80).splitlines()
     assert max(map(len, lines)) <= 80
     assert sum(line.startswith("arm ") for line in lines) == 1
@@ -63,7 +63,7 @@ def test_a_long_name_is_broken_not_cut(rows):
 
 
 def test_a_single_run_has_neither_controls_nor_notes(rows, tmp_path):
-    text = printed(comparison_rows([load_run(tmp_path / "grpo")]), 80)
+    text = printed(comparison_rows([read_run(tmp_path / "grpo")]), 80)
     assert "not run" not in text
     assert "oracle" not in text
     assert "Speed-up: against" not in text

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import arrol.records.store as store
-from arrol.errors import DataError
+from arrol.errors import DataError, MissingExtraError
 from arrol.records.schema import BenchRecord, EndRecord, EvalRecord, RolloutRecord, RunRecord, StepRecord
 from arrol.records.store import (
     RecordWriter,
     current_records,
     find_runs,
-    load_run,
     read_records,
+    read_run,
 )
 
 
@@ -271,7 +271,7 @@ class TestLoading:
         write(tmp_path / "records.jsonl", run_row(), eval_row(0), step_row(1), EndRecord(step=1, outcome="finished"))
         write(tmp_path / "rollouts.jsonl", rollout_row(1, 0, 1), rollout_row(1, 0, 0))
         for path in (tmp_path, str(tmp_path), tmp_path / "records.jsonl"):
-            run = load_run(path)
+            run = read_run(path)
             assert run.run == run_row()
             assert (run.steps, run.evals) == ((step_row(1),), (eval_row(0),))
             assert [rollout.index for rollout in run.rollouts] == [0, 1]
@@ -281,7 +281,7 @@ class TestLoading:
         # Rollouts are kept of every tenth step only: their own rows cannot tell that step 10 was computed again.
         write(tmp_path / "records.jsonl", run_row(), *map(step_row, range(1, 11)), run_row(1), step_row(9, 1))
         write(tmp_path / "rollouts.jsonl", rollout_row(1, 0, 0), rollout_row(10, 0, 0))
-        run = load_run(tmp_path)
+        run = read_run(tmp_path)
         assert [rollout.step for rollout in run.rollouts] == [1]
         assert [step.step for step in run.steps] == list(range(1, 10))
 
@@ -292,14 +292,14 @@ class TestLoading:
             EndRecord(step=1, outcome="stopped"),
             run_row(1, commit="new"),
         )
-        run = load_run(tmp_path)
+        run = read_run(tmp_path)
         assert (run.run.commit, run.run.started_at) == ("new", "2026-01-01T00:00:00+00:00")
         assert run.end is None  # the end of segment 0 is not the end of the run
 
     def test_a_file_without_a_run_row(self, tmp_path):
         write(tmp_path / "records.jsonl", step_row(1))
         with pytest.raises(DataError, match="holds no run row"):
-            load_run(tmp_path)
+            read_run(tmp_path)
 
     def test_runs_are_found_once_in_any_form(self, tmp_path):
         for name in ("grpo-seed0", "balanced-seed0"):
@@ -317,3 +317,26 @@ class TestLoading:
             find_runs([tmp_path / "none"])
         with pytest.raises(DataError, match="no folder given"):
             find_runs([])
+
+
+def test_the_steps_of_a_run_as_a_data_frame(tmp_path):
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        for row in (run_row(), step_row(1), step_row(2)):
+            writer.write(row)
+    frame = read_run(tmp_path).frame()
+    assert list(frame.index) == [1, 2]
+    assert list(frame["x"]) == [1.0, 2.0]
+
+
+def test_a_run_without_a_step_is_an_empty_frame(tmp_path):
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        writer.write(run_row())
+    assert len(read_run(tmp_path).frame()) == 0
+
+
+def test_without_pandas_the_frame_says_what_to_install(tmp_path, monkeypatch):
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        writer.write(run_row())
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match=r"^frame: pandas is not installed; run: pip install pandas$"):
+        read_run(tmp_path).frame()

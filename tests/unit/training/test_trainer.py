@@ -13,7 +13,7 @@ from arrol.configs.run import RunConfig
 from arrol.engines.scripted import ScriptedEngine
 from arrol.errors import CheckpointError, DataError, NonFiniteError
 from arrol.records.schema import EvalRecord
-from arrol.records.store import load_run, read_records
+from arrol.records.store import read_records, read_run
 from arrol.training import trainer as module
 from arrol.training.trainer import Parts, Trainer
 from arrol.types import Prompt, SamplingParams, Verdict
@@ -292,7 +292,7 @@ def test_a_resumed_trainer_goes_on_where_the_state_says(tmp_path, saved, monkeyp
 def test_the_step_of_a_run_is_what_its_folder_says(tmp_path, saved):
     build(tmp_path).run()
     with pytest.raises(ValueError, match="holds no run row"):
-        load_run(tmp_path)  # the command line writes that row
+        read_run(tmp_path)  # the command line writes that row
 
 
 def test_rollouts_are_rescued_rejected_and_written_with_their_reason(tmp_path, saved):
