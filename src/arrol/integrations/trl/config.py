@@ -33,7 +33,9 @@ class GRPOConfig(trl.GRPOConfig):
 
     rule: str = field(
         default="neyman",
-        metadata={"help": "Survival rule: neyman, balanced, paper, uniform, confidence, extremes; never: no pruning."},
+        metadata={
+            "help": "Survival rule: neyman, balanced, paper, uniform, confidence, extremes, auto; never: no pruning."
+        },
     )
     keep_ratio: float = field(default=0.5, metadata={"help": "Share of the candidates that survive, in (0, 1]."})
     probe_tokens: list[int] | None = field(
