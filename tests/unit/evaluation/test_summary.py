@@ -127,7 +127,7 @@ def test_every_rule_has_its_columns():
 
 
 def test_a_vote_whose_values_are_missing_says_which():
-    with pytest.raises(DataError, match="score = None"):
+    with pytest.raises(DataError, match="score_N = None: the vote reads this column"):
         vote_rows(judge("45"), ["rank"], [2])
 
 
