@@ -108,6 +108,15 @@ def test_the_learner_gives_the_tokens_their_sampled_probabilities(pruned):
     assert apart.max() < NOISE
 
 
+def test_auto_learns_from_the_batches_of_a_real_model(tmp_path):
+    host = built(GRPOTrainer, GRPOConfig, tmp_path, rule="auto", **PRUNING)
+    host.train()
+    groups = history(host, "arrol/pruning/auto/groups")
+    assert groups[-1] > groups[0] > 0
+    assert history(host, "arrol/pruning/kept_frac") == [1.0] * 5  # too little is known to stop any
+    assert torch.isfinite(weights(host)).all()
+
+
 def test_an_adapter_is_sampled_as_it_is_trained(tmp_path):
     peft = pytest.importorskip("peft")
     layers = ["q_proj", "v_proj", "down_proj"]

@@ -144,6 +144,7 @@ def as_toml(name: str, seen: Seen, numbers: FirstNumbers) -> str:
         *_fields(
             ("rule", "auto", "keeps every rollout until stopping pays by its own estimate"),
             ("probe_tokens", [numbers.probe], "where a rollout may be stopped"),
+            ("warmup_steps", numbers.steps // 5, "the head learns, nothing is stopped"),
         ),
         "",
         "[algorithm]",

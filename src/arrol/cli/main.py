@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        remedy = "go on with --resume" if command in ("train", "compare") else "call it again"
+        remedy = "go on with --resume" if command in ("train", "compare", "demo") else "call it again"
         print(f"arrol: interrupted; what was saved before is intact, {remedy}", file=sys.stderr)
         return EXIT_STOPPED
 

@@ -46,7 +46,7 @@ def shown_arm(rows: Sequence[Row]) -> Row:
 
 
 def tiles(rows: Sequence[Row]) -> list[Tile]:
-    """Key numbers of the shown arm, without those that were not measured."""
+    """Key numbers of the shown arm, as far as they were measured."""
     if not rows:
         return []
     row, first = shown_arm(rows), rows[0]["arm"]

@@ -53,7 +53,7 @@ def write(replies: BinaryIO, reply: dict[str, Any]) -> None:
 
 
 def watch(parent: int) -> None:
-    """End this process and those that it started when the parent is gone."""
+    """End this process, and the processes that it started, when the parent is gone."""
     while os.getppid() == parent:
         time.sleep(LOOK_EVERY_S)
     os.killpg(0, signal.SIGKILL)

@@ -83,6 +83,7 @@ def test_the_config_is_what_was_seen(seen):
     config = validate(RunConfig, values)
     assert (config.name, config.model, config.task.source) == ("x", "owner/model", 'rows "a".jsonl')
     assert config.pruning.rule == "auto"
+    assert 0 < config.pruning.warmup_steps < config.training.steps / 2
     assert [one.function for one in config.task.reward] == list(seen.rewards)
     assert config.task.success_reward == ("right" if seen.rewards else None)
 
