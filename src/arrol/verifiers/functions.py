@@ -2,7 +2,8 @@
 
 A function gets keyword arguments, each a list with one entry per completion: ``prompts``, ``completions``,
 ``completion_ids`` and every column of the row but ``prompt``, ``completion`` and those three names. One that takes no
-``**columns`` gets the arguments that it names. It returns, or an async one resolves to, a list with one number or None each.
+``**columns`` gets the arguments that it names. It returns, or an async one resolves to, a list with one number or None
+each.
 
 Legend: ``N`` completions of a call.
 """
