@@ -11,9 +11,9 @@ from integration import tiny
 from vllm_host import has_vllm
 
 FLAGS = [
-    ("keep ratio 0", ["--pruning.keep_ratio", "0"], "pruning.keep_ratio = 0: input should be greater than 0", "(0, 1]"),
-    ("keep ratio 2", ["--pruning.keep_ratio", "2"], "pruning.keep_ratio = 2: input should be less than", "(0, 1]"),
-    ("keep ratio text", ["--pruning.keep_ratio", "half"], "pruning.keep_ratio = 'half': input should be", "(0, 1]"),
+    ("keep ratio 0", ["--pruning.keep_ratio", "0"], "pruning.keep_ratio = 0: must be above 0", "(0, 1]"),
+    ("keep ratio 2", ["--pruning.keep_ratio", "2"], "pruning.keep_ratio = 2: must be at most", "(0, 1]"),
+    ("keep ratio text", ["--pruning.keep_ratio", "half"], "pruning.keep_ratio = 'half': must be", "(0, 1]"),
     (
         "a probe beyond the limit",
         ["--pruning.probe_tokens", "[3, 10]"],
@@ -155,7 +155,7 @@ def test_a_comparison_names_the_arm_that_is_wrong(config, tmp_path, capsys):
     text = '[[arms]]\nname = "a"\n[[arms]]\nname = "b"\nchange.pruning.keep_ratio = 3\n'
     (tmp_path / "compare.toml").write_text(tiny.toml({"run": run}) + text)
     line = refused(capsys, "compare", tmp_path / "compare.toml")
-    assert line.startswith("arrol: arm 'b': pruning.keep_ratio = 3: input should be less than or equal to 1")
+    assert line.startswith("arrol: arm 'b': pruning.keep_ratio = 3: must be at most 1")
     assert not (tmp_path / "runs").exists()
 
 

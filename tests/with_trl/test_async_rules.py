@@ -125,7 +125,7 @@ def test_a_later_wave_is_pruned_too(folder, tmp_path):
         ),
         (
             {"prompts_per_batch": -1},
-            "prompts_per_batch = -1: input should be greater than or equal to 0; expected: Prompts that a batch of "
+            "prompts_per_batch = -1: must be at least 0; expected: Prompts that a batch of "
             "the worker begins with; 0: as many whole groups as an optimizer step has samples.",
         ),
         ({"keep_ration": 0.5}, "keep_ration = 0.5: unknown key; the nearest known one is 'keep_ratio'"),

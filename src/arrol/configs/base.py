@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from arrol.configs.kinds import as_kind, models
 from arrol.configs.suggestions import Shapes, meant, nearest_key
+from arrol.configs.wording import need
 from arrol.errors import ConfigError
 
 MAX_SHOWN = 80
@@ -109,7 +110,7 @@ def _explain(model: type[StrictModel], error: ErrorDetails, shapes: Shapes) -> s
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return message if "=" in message.split(":")[0] else f"{field} = {shown(value)}: {message}"
-    return f"{field} = {shown(value)}: {message[0].lower()}{message[1:]}; {remedy}"
+    return f"{field} = {shown(value)}: {need(kind, context, message)}; {remedy}"
 
 
 def _walk(model: type[StrictModel], location: list[str]) -> tuple[type[StrictModel], list[str]]:

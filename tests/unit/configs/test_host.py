@@ -36,7 +36,7 @@ def test_nested_quality_and_one_probe_as_a_number():
     ("values", "words"),
     [
         ({"keep_ration": 0.5}, ["keep_ration = 0.5", "'keep_ratio'"]),
-        ({"keep_ratio": 2}, ["keep_ratio = 2", "less than or equal to 1"]),
+        ({"keep_ratio": 2}, ["keep_ratio = 2", "must be at most 1"]),
         ({"rule": "neymann"}, ["rule = 'neymann'", "'neyman'"]),
         (
             {"rule": "uniform", "scope": "group"},

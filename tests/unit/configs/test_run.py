@@ -142,12 +142,12 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         ),
         (
             ["--pruning.keep_ratio", "0"],
-            "pruning.keep_ratio = 0: input should be greater than 0; "
+            "pruning.keep_ratio = 0: must be above 0; "
             "expected: Share of the candidates that survive, in (0, 1].",
         ),
         (
             ["--pruning.keep_ratio", "1.5"],
-            "pruning.keep_ratio = 1.5: input should be less than or equal to 1; "
+            "pruning.keep_ratio = 1.5: must be at most 1; "
             "expected: Share of the candidates that survive, in (0, 1].",
         ),
         (["--task.max_ops", "1"], "task.max_ops = 1: at least min_ops = 2"),
@@ -191,12 +191,12 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         (["--traininq.steps", "5"], "traininq.steps = 5: unknown key; the nearest known one is 'training.steps'"),
         (
             ["--training.steps", "0"],
-            "training.steps = 0: input should be greater than or equal to 1; "
+            "training.steps = 0: must be at least 1; "
             "expected: Training steps, 1 to 1000000000.",
         ),
         (
             ["--name", "../up"],
-            "name = '../up': string should match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$'; "
+            "name = '../up': has characters that are not allowed here; "
             "expected: Name of the run and of its folder under out_dir: letters, digits, dots, dashes.",
         ),
     ],
@@ -234,10 +234,10 @@ def test_a_comparison_varies_one_run(compare_file):
     ("flags", "expected"),
     [
         (["--seeds", "[1, 1]"], "seeds = [1, 1]: name each seed once"),
-        (["--seeds", "[0, -1]"], "arm 'grpo': seed = -1: input should be greater than or equal to 0"),
-        (["--seeds", "[]"], "seeds = []: tuple should have at least 1 item"),
+        (["--seeds", "[0, -1]"], "arm 'grpo': seed = -1: must be at least 0"),
+        (["--seeds", "[]"], "seeds = []: must have at least 1 entry"),
         (["--run.training.group_size", "2"], "arm 'pruned': training.group_size = 2: too small for the floor"),
-        (["--run.num-threads", "0"], "arm 'grpo': num_threads = 0: input should be greater than or equal to 1"),
+        (["--run.num-threads", "0"], "arm 'grpo': num_threads = 0: must be at least 1"),
         (["--training.steps", "5"], "training.steps = 5: unknown key; the nearest known one is 'run.training.steps'"),
         (["--arms", '[{name="a"},{name="a"}]'], "arms = ['a', 'a']: give each arm a name of its own"),
         (
@@ -312,7 +312,7 @@ def test_another_engine_drops_the_fields_it_does_not_have(run_file):
             ["--pruning", "auto", "--pruning.probe_tokens", "[8]"],
             "pruning.rule = 'auto': vLLM's scheduler sees no outcomes to learn from; use engine.name 'embedded'",
         ),
-        (["--engine.sleep_level", "3"], "engine.sleep_level = '3': input should be 0, 1 or 2"),
+        (["--engine.sleep_level", "3"], "engine.sleep_level = '3': must be 0, 1 or 2"),
     ],
 )
 def test_what_vllm_cannot_do_is_refused(run_file, flags, message):

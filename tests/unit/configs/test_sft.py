@@ -34,7 +34,7 @@ def test_a_task_is_enough(file):
         (["--shape.hidden_size", "132"], "shape.hidden_size = 132: no even multiple of num_heads = 4"),
         (["--shape.num_kv_heads", "3"], "shape.num_kv_heads = 3: no divisor of num_heads = 4"),
         (["--stepps", "3"], "stepps = 3: unknown key; the nearest known one is 'steps'"),
-        (["--save_dtype", "float16"], "save_dtype = 'float16': input should be 'float32' or 'bfloat16'"),
+        (["--save_dtype", "float16"], "save_dtype = 'float16': must be 'float32' or 'bfloat16'"),
     ],
 )
 def test_a_contradiction_is_one_line(file, flags, expected):

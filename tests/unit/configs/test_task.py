@@ -49,8 +49,8 @@ def test_rewards_are_a_path_a_table_or_a_list_of_both(written, read):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"reward": 3}, "task.reward = 3: input should be a valid tuple; expected: Reward functions by import path"),
-        ({"reward": [3]}, "task.reward = 3: input should be"),
+        ({"reward": 3}, "task.reward = 3: must be a list; expected: Reward functions by import path"),
+        ({"reward": [3]}, "task.reward = 3: must be"),
         ({"reward": [{"fun": "m:f"}]}, "task.reward.function: missing; expected: Import path, module:function."),
         ({"reward": {"function": "m:f", "weigh": 1}}, "task.reward.weigh = 1: unknown key; the nearest known one is"),
         ({"reward": ["m:f", "m:f"]}, "task.reward = ['m:f', 'm:f']: name each function once"),
@@ -58,7 +58,7 @@ def test_rewards_are_a_path_a_table_or_a_list_of_both(written, read):
         ({"reward": {"function": "m:f", "weight": float("nan")}}, "task.reward.weight = nan: "),
         ({"reward_time_limit_s": 3}, "task.reward_time_limit_s = 3.0: no reward function is named; set task.reward"),
         ({"success_reward": "f"}, "task.success_reward = 'f': no reward function is named; set task.reward"),
-        ({"reward": "m:f", "reward_time_limit_s": 0}, "task.reward_time_limit_s = 0: input should be greater than 0"),
+        ({"reward": "m:f", "reward_time_limit_s": 0}, "task.reward_time_limit_s = 0: must be above 0"),
         ({"reward": "m:f", "verifier": "integer"}, "task.verifier = 'integer': task.reward judges, no verifier does"),
         ({"reward": "m:f", "answer_format": "boxed"}, "task.answer_format = 'boxed': task.reward judges"),
     ],
@@ -93,7 +93,7 @@ def test_modules_of_rewards_are_looked_for_beside_the_config(tmp_path):
         ({"examples": True}, "task.examples = True: give a number of training rows"),
         ({"examples": "3"}, "task.examples = '3': give a number of training rows"),
         ({"system_prompt": ""}, "task.system_prompt = '': "),
-        ({"template_arguments": 3}, "task.template_arguments = 3: input should be a valid dictionary"),
+        ({"template_arguments": 3}, "task.template_arguments = 3: must be a table of names and values"),
     ],
 )
 def test_prompts_that_cannot_be_are_one_line(task, message):

@@ -165,7 +165,7 @@ def test_groups_of_a_batch_have_one_name_each(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 10**12}, "arrol_size = 1000000000000: input should be less than or equal to 1024; expected: "),
+        ({"size": 10**12}, "arrol_size = 1000000000000: must be at most 1024; expected: "),
         ({"group": "x" * 10**6}, f"arrol_group = '{'x' * 76}...: 1000000 characters; give at most 128"),
         ({"keep_ratio": "1" * 10**6}, f"arrol_keep_ratio = '{'1' * 76}...: 1000000 characters; give at most 128"),
         ({"probe_tokens": list(range(1, 300_001))}, "300000 values; give at most 64"),
@@ -174,8 +174,8 @@ def test_groups_of_a_batch_have_one_name_each(name):
         ({"probe_keep_ratios": [0.25] * 64}, f"arrol_probe_keep_ratios = [{'0.25, ' * 12}0.25...: give one per probe"),
         ({"group": [["a"]]}, "arrol_group = ['a']: nested; give text, a number, or a list of them"),
         ({"rule": {"rule": "uniform"}}, "arrol_rule = {'rule': 'uniform'}: nested"),
-        ({"first": 10**6}, "arrol_first = 1000000: input should be less than or equal to 65536"),
-        ({"step": "9" * 100}, f"arrol_step = '{'9' * 76}...: input should be less than or equal to 9007199254740992"),
+        ({"first": 10**6}, "arrol_first = 1000000: must be at most 65536"),
+        ({"step": "9" * 100}, f"arrol_step = '{'9' * 76}...: must be at most 9007199254740992"),
         ({"seed": 10**5000}, "arrol_seed = 2**16609...: needs more than 63 bits; give a smaller number"),
         ({"seed": 2**63}, "arrol_seed = 9223372036854775808: needs more than 63 bits"),
         ({"warmup_steps": "9" * 30}, f"arrol_warmup_steps = {'9' * 30}: above 9007199254740992; give a smaller number"),
