@@ -73,8 +73,7 @@ def test_good_values_become_a_frozen_config():
         ),
         (
             {"size": "wide"},
-            "size = 'wide': must be a number; "
-            "expected: In square metres, any number.",
+            "size = 'wide': must be a number; expected: In square metres, any number.",
         ),
         ({"size": -1}, "config = {'owner': 'me', 'size': -1}: must not be negative; enlarge it"),
         ({"size": 101}, "size = 101.0: too large; sell some"),

@@ -142,13 +142,11 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         ),
         (
             ["--pruning.keep_ratio", "0"],
-            "pruning.keep_ratio = 0: must be above 0; "
-            "expected: Share of the candidates that survive, in (0, 1].",
+            "pruning.keep_ratio = 0: must be above 0; expected: Share of the candidates that survive, in (0, 1].",
         ),
         (
             ["--pruning.keep_ratio", "1.5"],
-            "pruning.keep_ratio = 1.5: must be at most 1; "
-            "expected: Share of the candidates that survive, in (0, 1].",
+            "pruning.keep_ratio = 1.5: must be at most 1; expected: Share of the candidates that survive, in (0, 1].",
         ),
         (["--task.max_ops", "1"], "task.max_ops = 1: at least min_ops = 2"),
         (
@@ -191,8 +189,7 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         (["--traininq.steps", "5"], "traininq.steps = 5: unknown key; the nearest known one is 'training.steps'"),
         (
             ["--training.steps", "0"],
-            "training.steps = 0: must be at least 1; "
-            "expected: Training steps, 1 to 1000000000.",
+            "training.steps = 0: must be at least 1; expected: Training steps, 1 to 1000000000.",
         ),
         (
             ["--name", "../up"],
