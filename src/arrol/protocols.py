@@ -93,6 +93,9 @@ More = Callable[[Sequence[tuple[RolloutId, Completion]]], Sequence[GroupRequest]
 class Engine(Protocol):
     """Generates completions and lets a controller stop some. Subclass it to inherit the methods with a body."""
 
+    decode_steps: int = 0
+    """Forward passes of the last call that wrote one token of each live row; 0 where the engine does not count them."""
+
     def generate(
         self,
         requests: Sequence[GroupRequest],

@@ -123,6 +123,7 @@ def eval_record(written: Sequence[Written], *, step: int, segment: int = 0) -> E
     if samples > 1:
         right_P = (outcome_PG > 0).sum(1)
         metrics[f"eval/pass_at_{samples}"] = float(pass_at_k(right_P, samples, samples).mean())
+        metrics[f"eval/all_right_at_{samples}"] = float((right_P == samples).mean())
     return EvalRecord(
         step=step, segment=segment, accuracy=accuracy, low=low, high=high, num_prompts=num_prompts,
         samples_per_prompt=samples, metrics=metrics,

@@ -241,7 +241,9 @@ class Trainer:
     def _describe(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
         """Metrics of the sampled groups, before the oracle drops any."""
         judged = self._reward_metrics or answer_metrics(groups)
-        return {**sampling_metrics(groups), **judged, **self.ledger.generated(groups)}
+        steps = self.parts.engine.decode_steps
+        decoded = {"rollout/decode_steps": float(steps)} if steps else {}
+        return {**sampling_metrics(groups), **judged, **decoded, **self.ledger.generated(groups)}
 
     def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
         for group, lesson in zip(groups, lessons, strict=True):

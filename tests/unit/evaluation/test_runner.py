@@ -67,7 +67,11 @@ def test_a_row_of_the_learning_curve():
     assert records[0].accuracy == records[1].accuracy == 0.5
     assert records[0].num_prompts == 3  # all there are
     assert (records[1].segment, records[1].samples_per_prompt) == (2, 4)
-    assert records[1].metrics == {"eval/completion_tokens/mean": 2.5, "eval/pass_at_4": 1.0}
+    assert records[1].metrics == {
+        "eval/completion_tokens/mean": 2.5,
+        "eval/pass_at_4": 1.0,
+        "eval/all_right_at_4": 0.0,
+    }
     assert engine.calls[0] == engine.calls[1]
     seed, controller, ids = engine.calls[0]
     assert (seed, controller, ids[0][0].step) == (1 + EVALUATION_SEED, None, 0)

@@ -80,6 +80,7 @@ class Batch:
         """Fill free rows, decode one step, then queue what the caller asks for."""
         self._refill()
         if self.rows.live:
+            self.engine.decode_steps += 1
             self._decode()
         with torch.inference_mode(False):  # the caller may compute gradients
             new = self.asked.ask()

@@ -89,6 +89,7 @@ class EmbeddedEngine(Engine):
         """See :class:`arrol.protocols.Engine`; prompts must not be empty."""
         was_training = self._model.training
         self._model.eval()
+        self.decode_steps = 0
         try:
             batch = Batch(self, requests, params, seed, controller, more)
             while batch.has_work:

@@ -76,6 +76,18 @@ def test_a_small_budget_is_kept_by_fewer_rows_and_changes_no_token(make_model, f
     assert max(rows) == 8, "shorter rollouts, more rows"
 
 
+@pytest.mark.parametrize("rows", [256, 2])
+def test_decode_steps_are_counted_per_call(make_model, rows):
+    engine = engine_of(make_model(), max_rows=rows)
+    seen, _ = watched(engine)
+    for seed in (0, 1):
+        groups = engine.generate(requests_for(PROMPTS, 4), PARAMS, seed=seed)
+        assert engine.decode_steps == len(seen)
+        longest = max(len(one.token_ids) for group in groups for one in group)
+        assert engine.decode_steps == longest - 1 if rows == 256 else engine.decode_steps > longest
+        seen.clear()
+
+
 def test_memory_follows_what_lives_not_what_could(make_model):
     """256 rows of 38,000 tokens would be 6 GB; 32 rollouts of at most 30 tokens are less than a megabyte."""
     engine = engine_of(make_model())
