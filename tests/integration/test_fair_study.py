@@ -1,0 +1,127 @@
+"""The study of tuned rates: its plans are valid configs, and its choices follow from the records of the tuning runs."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arrol.configs.run import load_compare, load_run, planned_runs
+from arrol.lab.designs import read_designs
+from arrol.lab.merit import base_config, design_config
+from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
+from arrol.records.store import RecordWriter
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TASKS = ["arithmetic", "countdown", "search"]
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of ``fair_study.py``."""
+    monkeypatch.chdir(BENCHMARKS.parent)
+    return runpy.run_path(str(BENCHMARKS / "fair_study.py"))
+
+
+def options(study: dict[str, Any], folder: Path) -> argparse.Namespace:
+    return argparse.Namespace(arms=tuple(study["ARMS"]), work=folder, out=folder, pools=folder)
+
+
+def write_run(folder: Path, name: str, seed: int, flops: float, accuracy: float, steps: int = 4) -> None:
+    """A run that spends ``flops`` in each step and climbs from .1 to the accuracy."""
+    with RecordWriter(folder / f"{name}-seed{seed}" / "records.jsonl") as writer:
+        fixed: dict[str, Any] = {
+            "versions": {},
+            "device": "",
+            "config": {},
+            "command": "",
+            "commit": "",
+            "dirty": False,
+        }
+        writer.write(RunRecord(run_id=name, name=name, arm=name, seed=seed, started_at=f"{name}{seed}", **fixed))
+        for step in range(steps + 1):
+            if step:
+                writer.write(StepRecord(step=step, metrics={"compute/flops": flops}))
+            value = 0.1 + (accuracy - 0.1) * step / steps
+            writer.write(EvalRecord(step=step, accuracy=value, low=0, high=1, num_prompts=8, samples_per_prompt=1))
+        writer.write(EndRecord(step=steps, outcome="finished"))
+
+
+@pytest.fixture
+def tuned(study: dict[str, Any], tmp_path: Path) -> argparse.Namespace:
+    """Tuning runs of three arms of every task; GRPO spends 40, ``uniform`` reaches its end after 60."""
+    for task in TASKS:
+        folder = tmp_path / f"fair-{task}-tune"
+        for seed in study["TUNING_SEEDS"]:
+            write_run(folder, "grpo.5e-05", seed, 10, 0.4)
+            write_run(folder, "grpo.1e-04", seed, 10, 0.5)
+            write_run(folder, "grpo.2e-04", seed, 10, 0.1 + (seed == 100))
+            write_run(folder, "uniform.5e-05", seed, 5, 0.3)
+            write_run(folder, "uniform.1e-04", seed, 15, 0.34)  # .26 where 40 were spent
+            write_run(folder, "grpo_8.2e-04", seed, 4, 0.45)
+    return options(study, tmp_path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tuning_tries_each_arm_at_each_rate_on_seeds_of_its_own(
+    study: dict[str, Any], task: str, tmp_path: Path
+) -> None:
+    plan = study["comparison"]("fair-x", task, "tune", options(study, tmp_path))
+    text = study["as_toml"](plan)
+    path = tmp_path / "plan.toml"
+    path.write_text(text, "utf-8")
+    runs = planned_runs(load_compare(path))
+    assert len(runs) == len(study["ARMS"]) * 3 * 2
+    assert {config.seed for _, config in runs}.isdisjoint(study["SEEDS"])
+    assert {config.optimizer.learning_rate for _, config in runs} == set(study["RATES"])
+    assert all(config.training.steps % config.evaluation.every == 0 for _, config in runs)
+    assert tomllib.loads(text)["arms"] == plan["arms"]
+
+
+def test_the_best_rate_counts_accuracy_where_grpo_s_compute_is_spent(
+    study: dict[str, Any], tuned: argparse.Namespace
+) -> None:
+    found = study["tuning"](tuned.work / "fair-search-tune")
+    assert found == {"grpo": (2e-4, 1.0), "uniform": (5e-5, 0.5), "grpo_8": (2e-4, 0.4)}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_arm_spends_what_grpo_spends(study: dict[str, Any], tuned: argparse.Namespace, task: str) -> None:
+    plan = study["comparison"]("fair-x", task, "run", tuned)
+    steps = {arm["name"]: arm["change"]["training"]["steps"] for arm in plan["arms"]}
+    assert steps == {"grpo": 24, "uniform": 48, "grpo_8": 60}
+    slow = study["comparison"]("fair-x", task, "slow", tuned)["arms"]
+    assert {arm["name"]: arm["change"]["training"]["steps"] for arm in slow} == {
+        name: 4 * count for name, count in steps.items()
+    }
+    assert {arm["change"]["training"]["prompts_per_step"] for arm in slow} == {4}
+    assert {arm["change"]["optimizer"]["learning_rate"] for arm in slow} == {study["SLOW_RATE"]}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_laboratory_judges_the_same_arms_but_the_oracle(
+    study: dict[str, Any], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setitem(study["judge"].__globals__, "call", lambda *words: calls.append(words))
+    study["judge"](task, options(study, tmp_path))
+    designs = read_designs(tmp_path / f"fair-{task}-designs.toml")
+    assert [design.name for design in designs] == [arm for arm in study["ARMS"] if arm != "oracle"]
+    base = base_config(load_run(study["TASKS"][task].config))
+    assert all(design_config(base, design).optimizer.learning_rate == study["RATES"][0] for design in designs)
+    (tmp_path / f"lab-fair-{task}.jsonl").touch()
+    study["judge"](task, options(study, tmp_path))
+    assert len(calls) == 1, "a record that exists is not made again"
+
+
+def test_published_records_leave_rollouts_out(study: dict[str, Any], tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", "grpo", 0, 1, 0.5)
+    (tmp_path / "runs" / "grpo-seed0" / "rollouts.jsonl").touch()
+    study["publish"](tmp_path / "runs", tmp_path / "out")
+    assert [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")] == [
+        Path("grpo-seed0/records.jsonl")
+    ]
