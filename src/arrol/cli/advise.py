@@ -160,7 +160,7 @@ def facts(work: Workload, models: Sequence[CostModel]) -> dict[str, Any]:
     tail = advice.tail(pool, size, work.prompts_per_step)
     return {
         "prompts": pool.num_prompts,
-        "rollouts": int(count_P.sum()),
+        "rollouts": int(pool.is_known_PN.sum()),
         "success": float(np.mean(right_P / count_P)),
         "group_size": size,
         "prompts_per_step": work.prompts_per_step,

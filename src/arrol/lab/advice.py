@@ -70,8 +70,8 @@ def noise(moments: Moments, *, seed: int = 0) -> Noise:
 
 
 def success_rates(pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """Right rollouts and verified ones of each prompt that has any, ``[P]`` both; right is a reward above one half."""
-    right_P, count_P = (pool.is_known_PN & (pool.reward_PN > 0.5)).sum(1), pool.is_known_PN.sum(1)
+    """Right rollouts and those known to be right or wrong, of each prompt that has any, ``[P]`` both."""
+    right_P, count_P = (pool.label_PN == 1).sum(1), (~np.isnan(pool.label_PN)).sum(1)
     return right_P[count_P > 0], count_P[count_P > 0]
 
 

@@ -56,6 +56,8 @@ class Pool:
     """Count sketch of the gradient of the completion's log-probability."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Provenance: command, commit, versions, device, config, parameters, seconds."""
+    success_PN: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    """float32: 1 right, 0 wrong, NaN unknown; empty where a reward above 0.5 is right."""
 
     def __post_init__(self) -> None:
         shape = (len(self.keys), self.length_PN.shape[1])
@@ -88,6 +90,12 @@ class Pool:
     def is_known_PN(self) -> np.ndarray:
         """bool: there is a verified rollout."""
         return ~np.isnan(self.reward_PN) & (self.length_PN > 0)
+
+    @cached_property
+    def label_PN(self) -> np.ndarray:
+        """float64: 1 right, 0 wrong, NaN unknown or missing."""
+        right_PN = self.success_PN if self.success_PN.size else self.reward_PN > 0.5
+        return np.where(self.is_known_PN, right_PN, np.nan).astype(float)
 
     @cached_property
     def _start_PN(self) -> np.ndarray:
@@ -147,7 +155,8 @@ class Pool:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise DataError(f"pool = {str(path)!r}: is no pool; give a file that arrol lab wrote")
-                arrays = {name: file.get_tensor(name) for name in (*_BY_PROMPT, *_FLAT)}
+                names = [name for name in (*_BY_PROMPT, *_FLAT) if name not in _ADDED or name in file.keys()]  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in names}
                 head = json.loads(metadata["pool"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             if isinstance(error, DataError):
@@ -166,3 +175,5 @@ class Pool:
 
 _BY_PROMPT = tuple(f.name for f in fields(Pool) if "_P" in f.name)
 _FLAT = ("token_ids_T", "logprobs_T")
+_ADDED = ("success_PN",)
+"""Arrays that files of the first version lack."""

@@ -30,9 +30,9 @@ def crossfit_quality(pool: Pool, *, seed: int = 0) -> np.ndarray:
         features_PNF = pool.features_PNKF[:, :, k].astype(np.float32)
         is_read_PN = np.isfinite(features_PNF).all(-1) & pool.is_known_PN
         for fold in range(int(fold_P.max()) + 1):
-            learns_PN = is_read_PN & (fold_P != fold)[:, None]
+            learns_PN = is_read_PN & (fold_P != fold)[:, None] & ~np.isnan(pool.label_PN)
             judged_PN = is_read_PN & (fold_P == fold)[:, None]
-            label_C = (pool.reward_PN[learns_PN] > 0.5).astype(float)
+            label_C = pool.label_PN[learns_PN]
             prior = (label_C.sum() + 1) / (len(label_C) + 2)
             if min(label_C.sum(), len(label_C) - label_C.sum()) < MIN_RECORDS:
                 quality_PNK[judged_PN, k] = prior
@@ -68,13 +68,14 @@ def auroc_by_length(pool: Pool) -> list[dict[str, float]]:
     rows = []
     for k, tokens in enumerate(pool.probe_tokens):
         known_PN = np.isfinite(pool.quality_PNK[:, :, k]) & pool.is_known_PN
-        score, label = pool.quality_PNK[:, :, k][known_PN], (pool.reward_PN[known_PN] > 0.5).astype(float)
+        labelled_PN = known_PN & ~np.isnan(pool.label_PN)
+        score, label = pool.quality_PNK[:, :, k][labelled_PN], pool.label_PN[labelled_PN]
         rows.append(
             {
                 "tokens": float(tokens),
                 "length_share": tokens / longest,
                 "reached": float(known_PN.sum() / max(pool.is_known_PN.sum(), 1)),
-                "auroc_within": auroc_within(score, label, group_PN[known_PN]),
+                "auroc_within": auroc_within(score, label, group_PN[labelled_PN]),
                 "auroc_pooled": auroc(score, label),
             }
         )

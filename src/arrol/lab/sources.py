@@ -17,7 +17,7 @@ from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.lab.pool import Pool
 from arrol.lab.scores import crossfit_quality
 from arrol.records.schema import RolloutRecord
-from arrol.records.store import Run
+from arrol.records.store import Run, success_of
 
 LOOKS = 12
 """Lengths at which log-probabilities are read, evenly spaced up to the longest completion."""
@@ -47,6 +47,7 @@ def pool_of_samples(problems: Sequence[SampledProblem], notes: list[str]) -> Poo
         [np.nan if sample.reward is None else sample.reward for sample in samples],
         lengths,
         [sample.finish_reason == "length" for sample in samples],
+        [sample.success for sample in samples],
     )
     if not is_logged:
         notes.append("no log-probability of every token in the file: what a head could know is unknown")
@@ -90,6 +91,7 @@ def pool_of_run(run: Run, notes: list[str]) -> Pool:
         [np.nan if record.reward is None else record.reward for record in records],
         [record.completion_tokens for record in records],
         [record.finish_reason == "length" for record in records],
+        [success_of(run.run, record) for record in records],
     )
     probes = run.run.config.get("pruning", {}).get("probe_tokens", ())
     qualities = np.array([record.quality for record in records], float)
@@ -101,15 +103,30 @@ def pool_of_run(run: Run, notes: list[str]) -> Pool:
 
 
 def _pool(
-    groups: Sequence[tuple[str, int]], rewards: Sequence[float], lengths: Sequence[int], truncated: Sequence[bool]
+    groups: Sequence[tuple[str, int]],
+    rewards: Sequence[float],
+    lengths: Sequence[int],
+    truncated: Sequence[bool],
+    successes: Sequence[float | None],
 ) -> Pool:
-    """Ragged groups as a pool."""
+    """Ragged groups as a pool; a success of None is read from the reward."""
     sizes = [size for _, size in groups]
     shape, places = (len(groups), max(sizes)), _places(sizes)
     reward_PN, length_PN = np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
     is_truncated_PN = np.zeros(shape, bool)
     reward_PN[places], length_PN[places], is_truncated_PN[places] = rewards, lengths, truncated
-    return Pool(tuple(key for key, _ in groups), reward_PN, length_PN, is_truncated_PN)
+    pool = Pool(tuple(key for key, _ in groups), reward_PN, length_PN, is_truncated_PN)
+    if all(success is None for success in successes):
+        return pool
+    success_PN = pool.label_PN.astype(np.float32)
+    told = [np.nan if success is None else success for success in successes]
+    success_PN[places] = np.where([success is None for success in successes], success_PN[places], told)
+    pool = replace(pool, success_PN=success_PN)
+    if np.isnan(pool.label_PN).all():
+        raise DataError(
+            "success: unknown for every rollout; give 1 or 0, or leave it out and a reward above 0.5 is right"
+        )
+    return pool
 
 
 def _with_two(groups: Sequence[Group], rewards: Sequence[Sequence[float | None]], notes: list[str]) -> list[Group]:

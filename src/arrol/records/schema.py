@@ -249,7 +249,7 @@ RECORD_TYPES: dict[str, type[Record]] = {
 }
 
 
-_ADDED: dict[str, dict[str, Any]] = {"rollout": {"dropped": ""}}
+_ADDED: dict[str, dict[str, Any]] = {"rollout": {"dropped": "", "success": None}}
 """Fields that rows of the first version lack, and what they read as."""
 
 

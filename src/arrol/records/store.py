@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import re
@@ -78,6 +79,15 @@ class Run:
             raise MissingExtraError("frame: pandas is not installed; run: pip install pandas") from None
         rows = [{"step": step.step, **step.metrics} for step in self.steps]
         return pandas.DataFrame(rows, columns=None if rows else ["step"]).set_index("step")
+
+
+def success_of(run: RunRecord, row: RolloutRecord) -> float | None:
+    """What the task says of a rollout apart from its reward: 1 right, 0 wrong, NaN unknown; None: the reward tells.
+
+    JSON has no NaN, so an unknown success is written as null, as is that of a task without reward functions.
+    """
+    judges_by_function = bool(run.config.get("task", {}).get("reward"))
+    return math.nan if row.success is None and judges_by_function else row.success
 
 
 @dataclass(frozen=True)

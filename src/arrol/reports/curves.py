@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from arrol.records.schema import RolloutRecord, StepRecord
-from arrol.records.store import Run
+from arrol.records.store import Run, success_of
 from arrol.stats import wilson_interval
 
 BASELINES = ("trl", "verl", "grpo", "never")
@@ -212,7 +212,8 @@ def reliability_table(runs: Sequence[Run], num_bins: int = 10) -> list[dict[str,
         for run in runs
         for row in rollouts_after_warmup(run)
         if row.reward is not None and row.survival > 0
-        for right in [row.reward if row.success is None else row.success]
+        for success in [success_of(run.run, row)]
+        for right in [row.reward if success is None else success]
         if math.isfinite(row.quality + right)
     ]
     if not judged:

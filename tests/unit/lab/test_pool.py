@@ -18,6 +18,20 @@ def test_a_file_gives_the_same_pool(pool, tmp_path):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["p.safetensors"]
 
 
+def test_a_file_of_the_first_version_has_no_successes(pool, tmp_path):
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    pool.save(tmp_path / "p.safetensors")
+    arrays = load_file(tmp_path / "p.safetensors")
+    with safe_open(str(tmp_path / "p.safetensors"), "numpy") as file:
+        head = file.metadata()
+    del arrays["success_PN"]
+    save_file(arrays, tmp_path / "old.safetensors", metadata=head)
+    read = Pool.load(tmp_path / "old.safetensors")
+    np.testing.assert_array_equal(read.label_PN, np.where(read.is_known_PN, read.reward_PN > 0.5, np.nan))
+
+
 def test_parts_join_to_the_whole(pool):
     joined = Pool.join([pool.part([0, 1]), pool.part([2]), pool.part([3, 4, 5])])
     assert joined.keys == pool.keys

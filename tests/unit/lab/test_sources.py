@@ -1,5 +1,6 @@
 """Pools of samples and of a run's records."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from arrol.errors import DataError
 from arrol.evaluation.problems import Sample, SampledProblem
+from arrol.lab.advice import success_rates
 from arrol.lab.scores import auroc_by_length
 from arrol.lab.sources import pool_of_run, pool_of_samples
 from arrol.records.schema import RolloutRecord
@@ -104,6 +106,33 @@ def test_stopped_rollouts_and_prompts_that_came_again_are_said():
         "1 of 5 rollouts have no reward, such as stopped ones, and are left out",
         "1 of 2 groups repeat a prompt of an earlier step; each counts as its own",
     ]
+
+
+def test_right_is_what_the_run_counted_as_right():
+    """Rewards of -1 to 3 with a threshold of 2: the records say which were successes, null where that is unknown."""
+    rewards, told = [1.0, 3.0, 2.5, -1.0], [0.0, 1.0, 1.0, None]
+    rows = [replace(record(1, 0, n, rewards[n], quality=0.1), success=told[n]) for n in range(4)]
+    run = run_of(rows)
+    run.run.config["task"] = {"reward": ["mine:score"], "success_threshold": 2.0}
+    pool = pool_of_run(run, [])
+    np.testing.assert_array_equal(pool.label_PN, [[0, 1, 1, np.nan]])
+    assert [array.tolist() for array in success_rates(pool)] == [[2], [3]]
+    np.testing.assert_allclose(pool.reward_PN, [rewards])
+    del run.run.config["task"]  # a verifier: null is no statement, so the reward tells
+    assert pool_of_run(run, []).label_PN.tolist() == [[0, 1, 1, 0]]
+
+
+def test_right_is_what_a_file_of_samples_says():
+    samples = [Sample("x", reward=5.0, success=0.0, num_tokens=2), Sample("y", reward=0.2, success=1.0, num_tokens=2)]
+    pool = pool_of_samples([problem("a", *samples, Sample("z", reward=0.9, num_tokens=2))], [])
+    assert pool.label_PN.tolist() == [[0, 1, 1]]
+
+
+def test_a_run_whose_successes_are_all_unknown_is_refused():
+    run = run_of([record(1, 0, n, float(n)) for n in range(2)])
+    run.run.config["task"] = {"reward": ["mine:score"]}
+    with pytest.raises(DataError, match=r"^success: unknown for every rollout; give 1 or 0"):
+        pool_of_run(run, [])
 
 
 def test_a_run_without_rollouts_is_refused():

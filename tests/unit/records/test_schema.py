@@ -169,7 +169,7 @@ def test_a_row_is_an_object():
 @pytest.mark.parametrize("record", EVERY, ids=lambda record: record.kind)
 def test_every_missing_field_is_named(record):
     for field in dataclasses.fields(record):
-        if (record.kind, field.name) == ("rollout", "dropped"):
+        if (record.kind, field.name) in (("rollout", "dropped"), ("rollout", "success")):
             continue  # which rows of the first version lack
         row = encode(record)
         del row[field.name]

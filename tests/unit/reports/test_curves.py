@@ -188,6 +188,12 @@ class TestRollouts:
         (found,) = reliability_table([plain_run(rollouts=rows)])
         assert (found["right"], found["weight"]) == (0.5, 2.0)
 
+    def test_an_unknown_success_is_left_out_as_it_is_read_back(self, plain_run):
+        run = plain_run(rollouts=(rollout(0.55, 5.0, 1.0), replace(rollout(0.55, 5.0, 1.0), success=0.0)))
+        run = replace(run, run=replace(run.run, config={**run.run.config, "task": {"reward": ["mine:score"]}}))
+        (found,) = reliability_table([run])
+        assert (found["right"], found["weight"]) == (0.0, 1.0)
+
     def test_nothing_scored(self, plain_run):
         assert reliability_table([plain_run(rollouts=(rollout(math.nan), rollout(0.5, None)))]) == []
 
