@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
+from arrol.cli.output import run_console
 from arrol.cli.report import report_after
 from arrol.cli.tables import show_rows
 from arrol.cli.train import EXIT_STOPPED, previous_record, run_folder, say_findings, train_one
@@ -15,10 +14,10 @@ from arrol.records.store import read_run
 from arrol.reports.tables import comparison_rows
 
 
-def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
+def run_compare(compare: CompareConfig, *, resume: bool, live: bool, as_json: bool) -> int:
     """Train every arm of a seed before the next seed, so that a drift of the machine's speed meets all arms alike.
     Finished runs are not repeated."""
-    console = Console(stderr=as_json, markup=False, highlight=False)
+    console = run_console(as_json=as_json)
     plan = planned_runs(compare)
     for _, config in plan:  # refuse before the first run
         previous_record(config, resume=resume)
@@ -26,7 +25,7 @@ def run_compare(compare: CompareConfig, *, resume: bool, as_json: bool) -> int:
         if _is_finished(config):
             console.print(f"{config.name}: finished before")
             continue
-        end, stop_requested = train_one(config, arm=arm, resume=resume, console=console)
+        end, stop_requested = train_one(config, arm=arm, resume=resume, console=console, live=live)
         say_findings(console, config)
         if stop_requested:
             console.print(f"stopped at step {end.step} of {config.name}; go on with --resume")

@@ -27,8 +27,9 @@ VISITS = 8
 """Visits of each prompt on which arrol advise judges a lever."""
 OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example {example}."
 EXITS = (
-    "Exit status: 0 finished; 2 wrong input, named in one line on stderr, nothing overwritten; 130 stopped by SIGINT "
-    "or SIGTERM: train and compare finish the step, save, go on with --resume; a second SIGINT ends at once."
+    "Exit status: 0 finished; 2 wrong input, named in one line on stderr, nothing overwritten; 130 stopped by SIGINT, "
+    "SIGTERM or a closed terminal: train and compare finish the step, save, go on with --resume; a second SIGINT "
+    "ends at once."
 )
 
 
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("config", metavar="CONFIG", help="TOML file, see configs/")
     for command in (train, compare, demo):
         command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+        command.add_argument("--live", action="store_true", help="curves in the terminal, and on a page of each run")
     commands.add_parser(
         "grpo",
         help="TRL's GRPO with pruning: arrol grpo --config x.yaml, TRL's keys and ours; needs the extra trl",
@@ -295,7 +297,7 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
         _before_loading(run)
         from arrol.cli.train import run_train
 
-        return run_train(run, resume=options.resume, as_json=options.json)
+        return run_train(run, resume=options.resume, live=options.live, as_json=options.json)
     from arrol.configs.run import load_compare, planned_runs
 
     if options.command == "demo":
@@ -312,7 +314,7 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
     _before_loading(*plan)
     from arrol.cli.compare import run_compare
 
-    return run_compare(compare, resume=options.resume, as_json=options.json)
+    return run_compare(compare, resume=options.resume, live=options.live, as_json=options.json)
 
 
 def _check_source(options: argparse.Namespace, flags: list[str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from arrol.cli.live import LIVE_FILE
 from arrol.errors import CheckpointError
 from arrol.records.schema import Record, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE
@@ -85,5 +86,7 @@ def forget_records(folder: Path) -> None:
 def forget_start(folder: Path) -> None:
     """Remove the records of a start that learned nothing, and its folder where nothing else lies in it."""
     forget_records(folder)
-    with contextlib.suppress(OSError):  # absent, or holds something else
-        folder.rmdir()
+    (folder / LIVE_FILE).unlink(missing_ok=True)
+    for part in (folder / LIVE_FILE).parent, folder:
+        with contextlib.suppress(OSError):  # absent, or holds something else
+            part.rmdir()

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from arrol import assembly
 from arrol.cli.files import require_place
+from arrol.cli.live import LivePage
+from arrol.cli.output import run_console
 from arrol.cli.report import report_after
 from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned
 from arrol.cli.tables import show_rows
@@ -50,9 +52,9 @@ class Ended(NamedTuple):
     stop_requested: bool
 
 
-def run_train(config: RunConfig, *, resume: bool, as_json: bool) -> int:
-    console = Console(stderr=as_json, markup=False, highlight=False)
-    end = train_one(config, arm=config.name, resume=resume, console=console).end
+def run_train(config: RunConfig, *, resume: bool, live: bool, as_json: bool) -> int:
+    console = run_console(as_json=as_json)
+    end = train_one(config, arm=config.name, resume=resume, console=console, live=live).end
     folder = run_folder(config)
     rows = comparison_rows([read_run(folder)])
     show_rows(console, config.name, rows, as_json=as_json)
@@ -75,9 +77,9 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.out_dir) / config.name
 
 
-def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) -> Ended:
+def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console, live: bool = False) -> Ended:
     """Build, resume if asked, train. Everything is checked before anything on disk changes, and a run that fails before
-    its first step leaves nothing."""
+    its first step leaves nothing. ``live``: show the curves in the terminal and on a page."""
     folder = run_folder(config)
     require_place("out_dir", folder)
     with Claim() as claim:
@@ -90,7 +92,7 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console) ->
         if previous is None:
             forget_records(folder)
         try:
-            return _trained(trainer, arm, previous, console)
+            return _trained(trainer, arm, previous, console, live=live)
         except BaseException:
             if not has_learned(folder, _records(folder)):
                 forget_start(folder)
@@ -116,7 +118,7 @@ def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None, consol
     return trainer
 
 
-def _trained(trainer: Trainer, arm: str, previous: RunRecord | None, console: Console) -> Ended:
+def _trained(trainer: Trainer, arm: str, previous: RunRecord | None, console: Console, *, live: bool) -> Ended:
     """The trainer run to its end, with its record and its sinks."""
     config, folder, parts = trainer.config, trainer.folder, trainer.parts
     device = next(parts.model.parameters()).device
@@ -134,8 +136,11 @@ def _trained(trainer: Trainer, arm: str, previous: RunRecord | None, console: Co
         )
     parts.sinks = [
         *build_sinks(config.report_to, folder, config.name, config.model_dump(mode="json")),
-        TerminalSink(config.name, config.training.steps, console, done=trainer.step),
+        TerminalSink(config.name, config.training.steps, console, done=trainer.step, has_curves=live),
     ]
+    if live:
+        earlier = [row for row in _records(folder) if isinstance(row, StepRecord) and row.step <= trainer.step]
+        parts.sinks.insert(0, LivePage(folder, config.name, config.training.steps, console, earlier))
     try:
         return Ended(trainer.run(), trainer.stop_requested)
     finally:

@@ -31,9 +31,11 @@ from arrol.reports.tables import (
 )
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --line: #d5d5d5; --soft: #f4f4f2; --warn: #8a4b00; }
+:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --line: #d5d5d5; --soft: #f4f4f2; --warn: #8a4b00;
+  --curve: #0072b2; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #16181b; --line: #3a3d42; --soft: #1f2226; --warn: #f0b35c; }
+  :root { --ink: #e6e6e6; --paper: #16181b; --line: #3a3d42; --soft: #1f2226; --warn: #f0b35c;
+    --curve: #56b4e9; }
   img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
 }
 * { box-sizing: border-box; }
@@ -58,6 +60,15 @@ details > summary { font-weight: 600; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; display: block; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 32rem), 1fr)); gap: 0 2rem; }
 .plots .wide { grid-column: 1 / -1; }
+.curves { grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); }
+.curves h2 { font-size: 1rem; font-weight: 400; margin: 1rem 0 0; display: flex; justify-content: space-between; }
+.curves figure { margin: .3rem 0; display: grid;
+  grid-template-columns: auto 1fr; gap: 0 .5rem; font-size: .8rem; font-variant-numeric: tabular-nums; }
+.range { display: flex; flex-direction: column; justify-content: space-between; text-align: right; }
+.curves figcaption { grid-column: 2; display: flex; justify-content: space-between; }
+.curves svg { width: 100%; border: 1px solid var(--line); border-width: 0 0 1px 1px; color: var(--curve); }
+.curves polyline { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+.curves circle { fill: currentColor; }
 pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: .4rem; font-size: .8rem; }
 @media (max-width: 40rem) {
   dl.tiles { grid-template-columns: 1fr 1fr; } .tiles dd.value { font-size: 1.4rem; }
@@ -198,13 +209,15 @@ def html_report(
     return whole_page(title, body)
 
 
-def whole_page(title: str, body: str) -> str:
-    """A page of its own: no script, no request. ``body`` is HTML."""
+def whole_page(title: str, body: str, renewed_s: int = 0) -> str:
+    """A page of its own: no script, no request. ``body`` is HTML; the browser loads the page anew every ``renewed_s``
+    seconds, never for 0."""
+    renewed = f'<meta http-equiv="refresh" content="{renewed_s}">\n' if renewed_s else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
+        f"{renewed}<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{html.escape(title)}</h1>\n"
         f"{body}</body>\n</html>\n"
     )
 

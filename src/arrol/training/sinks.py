@@ -14,12 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from arrol.errors import MissingExtraError
 from arrol.protocols import Sink
 from arrol.records.diagnosis import FindingWatch
+from arrol.records.live import PLAIN_RAMP, RAMP, History, duration, seconds_left, shown, sparkline, tokens_per_second
+
+CURVES_EVERY_S = 1.0
+"""Seconds between two looks of the curves in a terminal."""
 
 
 class TerminalSink:
@@ -27,10 +33,20 @@ class TerminalSink:
     terminal. Warns once for each kind of reason why nothing is learned; not at the last step, whose run ends with a
     summary."""
 
-    def __init__(self, label: str, steps: int, console: Console, *, done: int = 0, every_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        label: str,
+        steps: int,
+        console: Console,
+        *,
+        done: int = 0,
+        every_s: float = 5.0,
+        has_curves: bool = False,
+    ) -> None:
+        """``done`` steps were trained before; ``has_curves``: a terminal shows the curves too."""
         self._label, self._steps, self._console, self._done = label, steps, console, done
         self._started, self._first, self._every_s, self._last = time.monotonic(), done, every_s, -math.inf
-        self._watch = FindingWatch()
+        self._watch, self._history = FindingWatch(), History()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -41,28 +57,51 @@ class TerminalSink:
             transient=False,
         )
         self._task = self._progress.add_task(label, total=steps, completed=done, line="starting")
+        self._view = Live(self._progress, console=console, refresh_per_second=1) if has_curves else None
         if console.is_terminal:
-            self._progress.start()
+            (self._view or self._progress).start()
 
     def write(self, row: dict[str, object]) -> None:
         self._done = int(str(row["step"]))
         line = self._line(row)
-        warnings = self._watch.look({key: value for key, value in row.items() if isinstance(value, float)})
+        metrics = {key: value for key, value in row.items() if isinstance(value, float)}
+        if self._view:
+            self._history.add(self._done, metrics)
+        warnings = self._watch.look(metrics)
         for warning in warnings if self._done < self._steps else ():
             self._console.print(f"warning: {self._label}, step {self._done}: {warning}", soft_wrap=True)
         if self._console.is_terminal:
             self._progress.update(self._task, completed=self._done, line=line)
-        elif time.monotonic() - self._last >= self._every_s or self._done == self._steps:
-            self._last = time.monotonic()
+            if self._view and self._is_due(CURVES_EVERY_S):
+                self._view.update(self._curves())
+        elif self._is_due(self._every_s):
             self._console.print(f"{self._label} {self._done}/{self._steps} {line}", highlight=False)
 
     def close(self) -> None:
         if self._console.is_terminal:
-            self._progress.stop()
+            (self._view or self._progress).stop()
+
+    def _is_due(self, every_s: float) -> bool:
+        """Whether so many seconds have passed since the last time that it was; True at the last step."""
+        now = time.monotonic()
+        if now - self._last < every_s and self._done < self._steps:
+            return False
+        self._last = now
+        return True
+
+    def _curves(self) -> Group:
+        """The line, and under it each curve in a row: name, course, last value."""
+        can_block = "utf" in self._console.encoding.lower()
+        width = max(8, min(60, self._console.width - 50))
+        rows = [
+            f"{curve.name:<30}{sparkline(curve.values, width, ramp=RAMP if can_block else PLAIN_RAMP):<{width + 2}}"
+            f"{shown(curve.now)} {curve.unit}"
+            for curve in self._history.curves()
+        ]
+        return Group(self._progress, Text("\n".join(rows), no_wrap=True, overflow="crop"))
 
     def _line(self, row: Mapping[str, Any]) -> str:
-        seconds = float(row.get("time/step_s", 0.0)) or math.nan
-        rate = float(row.get("tokens/generated", row.get("tokens/trained", 0.0))) / seconds
+        rate = tokens_per_second(row)
         parts = [] if math.isnan(rate) else [f"{rate:,.0f} tok/s"]
         for key, name in (
             ("reward/mean" if "reward/mean" in row else "rollout/success_frac_before", "reward"),
@@ -74,8 +113,8 @@ class TerminalSink:
             if math.isfinite(value):
                 parts.append(f"{name} {value:.3f}")
         done = self._done - self._first
-        left = (time.monotonic() - self._started) / max(done, 1) * (self._steps - self._done)
-        return "  ".join([*parts, f"{left:.0f} s left"])
+        left = seconds_left(time.monotonic() - self._started, max(done, 1), self._steps - self._done)
+        return "  ".join([*parts, f"{duration(left)} left"])
 
 
 class TensorBoardSink:

@@ -269,7 +269,7 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask for an orderly end; a second SIGINT interrupts at once."""
+        """SIGINT, SIGTERM and a closed terminal ask for an orderly end; a second SIGINT interrupts at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -279,7 +279,10 @@ class Trainer:
                 raise KeyboardInterrupt
             self.stop_requested = True
 
-        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        asked = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # ignored under nohup
+            asked.append(signal.SIGHUP)
+        previous = {number: signal.signal(number, request) for number in asked}
         try:
             yield
         finally:

@@ -62,6 +62,8 @@ def test_a_start_that_learned_nothing_is_forgotten(tmp_path, write_run):
     (folder / "mine.txt").unlink()
     forget_records(folder)
     assert folder.is_dir()
+    (folder / "report").mkdir()
+    (folder / "report" / "live.html").write_text("of a start that failed")
     forget_start(folder)
     forget_start(folder)
     assert not folder.exists()

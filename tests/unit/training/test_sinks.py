@@ -43,6 +43,29 @@ def test_a_live_terminal_gets_one_line_that_moves():
     assert "reward 0.250" in out.getvalue()
 
 
+@pytest.mark.parametrize(("encoding", "course"), [("utf-8", "\u2581\u2588"), ("ascii", "_#")])
+def test_a_terminal_shows_curves_where_they_are_asked_for(encoding, course):
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding=encoding, errors="replace")
+    sink = TerminalSink("mine", 2, Console(file=out, width=120, force_terminal=True), has_curves=True)
+    sink.write(ROW)
+    sink.write({**ROW, "step": 2, "rollout/success_frac_before": 0.75})
+    sink.close()
+    out.flush()
+    shown = raw.getvalue().decode(encoding)
+    last = [line for line in shown.splitlines() if line.startswith("share right")][-1]
+    assert last.split() == ["share", "right", course, "0.750"]
+    assert "2/2" in shown
+
+
+def test_curves_are_for_terminals_only():
+    out = io.StringIO()
+    sink = TerminalSink("mine", 1, Console(file=out, width=120), has_curves=True)
+    sink.write(ROW)
+    sink.close()
+    assert len(out.getvalue().splitlines()) == 1
+
+
 def test_a_reason_why_nothing_is_learned_is_said_once_and_not_at_the_last_step():
     out = io.StringIO()
     sink = TerminalSink("mine", 7, Console(file=out, width=200))
