@@ -19,6 +19,7 @@ ONE_STEP = "--steps 1"
 TINY_TRL = "--max_steps 1 --max_completion_length 24 --per_device_train_batch_size 16 --gradient_accumulation_steps 1"
 YAML = "configs/trl-arithmetic.yaml"
 WRITE_DATA = ".venv-trl/bin/python examples/06_trl.py --write-data runs/arithmetic-data"
+ADAPTERS = "arrol train configs/arithmetic.toml --name adapters --lora.r 16 --optimizer.learning_rate 1e-3"
 EVAL = (
     "arrol eval configs/arithmetic.toml --evaluation.samples_per_prompt 16 --evaluation.num_prompts 100 --confidences"
 )
@@ -100,6 +101,9 @@ TABLE = {
     "docs/quickstart.md: import arrol": Row("main", after=("arrol train mine.toml",)),
     "docs/quickstart.md: from arrol.tasks.dataset import DatasetTask": Row("main", after=DATA),
     "docs/settings.md: [allocation]": Row("main", save="allocation.toml"),
+    "docs/settings.md: [lora]": Row("main", save="lora.toml"),
+    ADAPTERS: Row("main", run=f"+ {SMALL}"),
+    "arrol export runs/adapters --to served": Row("main", after=(ADAPTERS,)),
     ".venv/bin/python examples/01_rules_by_hand.py": Row("main"),
     ".venv/bin/python examples/02_own_loop.py 20": Row("main", run="python examples/02_own_loop.py 1"),
     # docs/data.md

@@ -218,7 +218,10 @@ def plain(row):
 
 def weights(folder):
     files = newest_checkpoint(folder / "checkpoints")
-    return [(files / name).read_bytes() for name in ("policy/model.safetensors", "optimizer.safetensors")]
+    found = sorted(files.rglob("*.safetensors"))
+    assert {path.name for path in found} >= {"optimizer.safetensors"}
+    assert len([path for path in found if path.parent.name == "policy"]) == 1
+    return [(path.name, path.read_bytes()) for path in found if path.name != "state.safetensors"]
 
 
 def equal(first, second):

@@ -44,6 +44,8 @@ FILES = {
     + json.dumps({"question": "1" * 70, "answer": "1"}),
     "gold.jsonl": '{"prompt": "2+2?", "completion": "four", "answer": "four"}\n',
     "data/notes.txt": "",
+    "adapters/adapter_config.json": '{"peft_type": "LORA", "base_model_name_or_path": "gone/away/model"}',
+    "prefix/adapter_config.json": '{"peft_type": "PREFIX_TUNING", "base_model_name_or_path": "m"}',
     "data/empty/notes.txt": "",
 }
 """Name -> content of what lies in the folder of every row."""

@@ -1,9 +1,12 @@
 """The update is one gradient, however the batch is split; who teaches nothing costs nothing; bad steps are skipped."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 
+from arrol.configs.lora import LoraConfig
 from arrol.configs.method import DapoConfig, DrGrpoConfig, GrpoConfig
 from arrol.configs.run import (
     EngineConfig,
@@ -17,6 +20,7 @@ from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.errors import NonFiniteError
 from arrol.training import policy as policy_module
 from arrol.training.learner import Learner
+from arrol.training.lora import with_adapters
 from arrol.training.packing import group_examples, pack
 from arrol.training.policy import token_logprobs
 from arrol.types import (
@@ -108,8 +112,7 @@ def test_gradient_does_not_depend_on_microbatches_or_order(make_model, name):
 
 def test_microbatches_hold_their_budget_and_every_example_once(make_model):
     groups = groups_of(make_model())
-    ones = np.ones(6)
-    examples = [e for g in groups for e in group_examples(g, ones, ones, keep_zero=True)]
+    examples = examples_of(groups)
     packed = pack(examples, 40, torch.device("cpu"))
     assert len(packed) > 2
     assert all(mb.ids_RT.numel() <= 40 or len(mb.ids_RT) == 1 for mb in packed)
@@ -325,6 +328,30 @@ def test_kl_pulls_towards_the_reference_and_scores_each_token_once(make_model):
     assert metrics["loss/kl"] > learner.update(groups, 2)["loss/kl"] > 0
     same = Learner(make_model(), config_of(GrpoConfig(kl_coef=1.0)), reference=make_model())
     assert same.update(groups, 1)["loss/kl"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_adapters_alone_learn_and_their_reference_is_the_model_without_them(make_model):
+    pytest.importorskip("peft")
+    model, groups = make_model(), groups_of(make_model(), stopped=False)
+    with_adapters(model, LoraConfig(r=2), "base", seed=0)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    config = config_of(GrpoConfig(kl_coef=0.1), epochs=3)
+    results = [Learner(model, config, reference=reference) for reference in (model, make_model())]
+    first = results[0].update(groups, 1)
+    assert first["loss/kl"] > 0
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]) != (".lora_" in name), name
+    own, apart = ({**one.update(groups, 2)} for one in results)
+    assert own["loss/kl"] > 0
+    assert apart["loss/kl"] > 0
+    scored = [learner._frozen_logprobs(examples_of(groups), Counter()).reference for learner in results]
+    assert len(scored[0]) == sum(len(group.survivors) for group in groups)
+    assert all(torch.allclose(scored[0][key], scored[1][key], atol=1e-5) for key in scored[1])
+
+
+def examples_of(groups):
+    ones = np.ones(6)
+    return [example for group in groups for example in group_examples(group, ones, ones, keep_zero=True)]
 
 
 def test_dropout_of_the_config_never_reaches_the_ratio(make_model):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from arrol import assembly
 from arrol.cli.files import require_place, whole
@@ -19,7 +19,7 @@ from arrol.engines.vllm.padding import head_size_of, padded_config, padded_weigh
 from arrol.errors import ConfigError
 from arrol.quality.snapshot import ModelFingerprint
 from arrol.training.checkpoint import save_policy
-from arrol.training.policy import load_policy, load_tokenizer
+from arrol.training.policy import load_config, load_policy, load_tokenizer
 
 POLICY_FOLDER, ESTIMATOR_FILE = "policy", "estimator.safetensors"
 """Apart, since loaders read every safetensors file in the folder of a config as weights."""
@@ -32,7 +32,7 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
         raise ConfigError(f"--to = {to!r}: exists and is not empty; name a new folder")
     require_place("--to", target.absolute().parent)
     if head_size is not None:
-        padded_config(AutoConfig.from_pretrained(checkpoint / "policy"), head_size)
+        padded_config(load_config(str(checkpoint / "policy")), head_size)
     config = validate(RunConfig, state["config"])
     source = checkpoint / "policy"
     policy = load_policy(str(source), torch.device("cpu"))

@@ -41,7 +41,7 @@ from arrol.lab.pool import SUFFIX, Pool
 from arrol.lab.scores import auroc_by_length
 from arrol.records.schema import MeritRecord, PoolRecord
 from arrol.records.store import RecordWriter, portable, provenance
-from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device
+from arrol.training.policy import base_of, load_tokenizer, load_trained, require_lora, require_positions, resolve_device
 
 HARD = 0.06
 """A prompt with a smaller success rate is hard."""
@@ -115,8 +115,9 @@ def collected(options: argparse.Namespace, flags: Sequence[str], console: Consol
         raise ConfigError(f"--out = {str(path)!r}: exists; judge it with arrol lab {path}, or give another --out")
     torch.set_num_threads(config.num_threads)
     tokenizer = load_tokenizer(policy)
+    require_lora(config.model_copy(update={"model": base_of(policy)}))
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
-    model = load_policy(policy, resolve_device(config.device))
+    model, _ = load_trained(config, policy, resolve_device(config.device), base=base_of(policy))
     try:
         prompts = [task.train_prompt(position) for position in range(plan.prompts)]
         require_positions(model.config, prompts, config.sampling.max_completion_tokens)

@@ -19,9 +19,10 @@ from arrol.errors import CheckpointError, ConfigError
 from arrol.hub import is_model_name
 from arrol.records.store import RECORDS_FILE
 from arrol.training.checkpoint import load_state, newest_checkpoint, require_policy
+from arrol.training.model_files import is_adapter_folder
 
 UNUSED = {
-    "eval": ("training", "optimizer", "algorithm", "allocation", "pruning", "quality", "report_to"),
+    "eval": ("training", "optimizer", "algorithm", "allocation", "pruning", "quality", "report_to", "lora"),
     "lab": ("report_to",),
 }
 """Command -> sections of a config that it does not read."""
@@ -60,7 +61,8 @@ def find_policy(source: str, flags: Sequence[str], command: str) -> Policy:
         config = validate(RunConfig, {**values, "out_dir": str(folder.resolve().parent)})
         return Policy(config, str(checkpoint / "policy"), state)
     is_toml = folder.is_file() or folder.suffix == ".toml"
-    if (folder / "config.json").is_file() or (not is_toml and not folder.is_dir() and is_model_name(source)):
+    is_model = (folder / "config.json").is_file() or is_adapter_folder(folder)
+    if is_model or (not is_toml and not folder.is_dir() and is_model_name(source)):
         return Policy(_of_model(source, flags, given, command), source, None)
     if is_toml:
         config = load_run(source, flags)

@@ -29,10 +29,13 @@ from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
 from arrol.records.schema import EndRecord, EvalRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, provenance, read_records
 from arrol.training.checkpoint import save_policy
+from arrol.training.lora import merged
 from arrol.training.policy import (
     character_tokenizer,
     load_policy,
     load_tokenizer,
+    load_trained,
+    require_lora,
     require_positions,
     resolve_device,
     stop_token_ids,
@@ -49,6 +52,8 @@ JUDGED_SAMPLES = 16
 
 class _Parts(NamedTuple):
     model: Any
+    adapted: Any
+    """The ``PeftModel`` of ``model`` with LoRA, else the model."""
     tokenizer: Any
     task: Any
     demonstration: Demonstration
@@ -88,18 +93,18 @@ def _parts(config: SftConfig) -> _Parts:
     tokenizer = (
         load_tokenizer(config.model) if config.model else character_tokenizer(assembly.task_alphabet(config.task))
     )
-    model = (
-        load_policy(config.model, device)
-        if config.model
-        else new_model(config.shape, tokenizer, config.seed).to(device)
-    )
+    require_lora(config)
+    if config.model:
+        model, adapted = load_trained(config, config.model, device, base=config.model)
+    else:
+        model = adapted = new_model(config.shape, tokenizer, config.seed).to(device)
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
     demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
     prompts = task.eval_prompts(config.eval_prompts)  # too few problems are an error now, not after the training
     require_positions(model.config, prompts, config.max_completion_tokens, field="max_completion_tokens")
     for is_first in (True, False):
         demonstration(0, is_first)  # an unknown solver too
-    return _Parts(model, tokenizer, task, demonstration)
+    return _Parts(model, adapted, tokenizer, task, demonstration)
 
 
 def _own(task: Any, config: SftConfig) -> Demonstration:
@@ -126,6 +131,7 @@ def _train(config: SftConfig, parts: _Parts, folder: Path, console: Console) -> 
 
         model, tokenizer = parts.model, parts.tokenizer
         warm_start(model, tokenizer, parts.demonstration, config, on_step)
+        model = merged(parts.adapted) if config.lora else model
         shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
         save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), tokenizer)
         os.replace(folder / PARTIAL_MODEL, folder / "model")

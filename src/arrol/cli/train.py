@@ -30,6 +30,8 @@ from arrol.training.learner import Learner
 from arrol.training.policy import (
     load_policy,
     load_tokenizer,
+    load_trained,
+    require_lora,
     require_positions,
     resolve_device,
     stop_token_ids,
@@ -106,10 +108,12 @@ def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None, consol
     require_services(config.report_to)
     checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
+    require_lora(config)
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
-    model = load_policy(str(checkpoint / "policy") if checkpoint else config.model, device)
-    reference = load_policy(config.model, device).eval().requires_grad_(False) if config.algorithm.kl_coef > 0 else None
-    parts = _parts(config, model, tokenizer, task, reference)
+    source = str(checkpoint / "policy") if checkpoint else config.model
+    model, saved = load_trained(config, source, device, base=config.model)
+    parts = _parts(config, model, tokenizer, task, _reference(config, model, device))
+    parts.saved = saved
     for caution in cautions(config):
         console.print(f"warning: {caution}", soft_wrap=True)
     trainer = Trainer(config, parts, folder, segment=previous.segment + 1 if previous else 0)
@@ -189,6 +193,15 @@ def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
         require_policy(checkpoint)
         require_same_config(load_state(checkpoint)["config"], config.model_dump(mode="json"), FREE_FIELDS)
     return checkpoint
+
+
+def _reference(config: RunConfig, model: Any, device: torch.device) -> Any:
+    """The frozen policy of a KL term: with LoRA the model itself, whose adapters the learner switches off."""
+    if not config.algorithm.kl_coef:
+        return None
+    if config.lora is not None:
+        return model
+    return load_policy(config.model, device).eval().requires_grad_(False)
 
 
 def _parts(config: RunConfig, model: Any, tokenizer: Any, task: Task, reference: Any) -> Parts:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from arrol.configs.kinds import as_kind, models
+from arrol.configs.kinds import as_kind, list_entry, models
 from arrol.configs.suggestions import Shapes, meant, nearest_key
 from arrol.configs.wording import need
 from arrol.errors import ConfigError
@@ -107,6 +107,9 @@ def _explain(model: type[StrictModel], error: ErrorDetails, shapes: Shapes) -> s
         tag = context.get("tag")
         near = nearest_key(str(tag), variants(info))
         return f"{field}.{info.discriminator} = {shown(tag)}: unknown; the nearest of {known} is {near!r}"
+    if kind == "model_type" and info and not list_entry(info.annotation) and (nodes := models(info.annotation)):
+        first = next(iter(nodes[0].model_fields))
+        return f"{field} = {shown(value)}: is a section; give a field of it, such as {field}.{first}"
     message = error["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return message if "=" in message.split(":")[0] else f"{field} = {shown(value)}: {message}"

@@ -16,6 +16,7 @@ from arrol.configs.allocation import AllocationConfig, UniformAllocation
 from arrol.configs.base import StrictModel, merge, validate
 from arrol.configs.files import read_config
 from arrol.configs.flags import change, override
+from arrol.configs.lora import LoraConfig
 from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
 from arrol.configs.task import TaskConfig, with_reward_folder
 from arrol.errors import ConfigError
@@ -203,6 +204,8 @@ class RunConfig(StrictModel):
     """What a reward teaches."""
     training: TrainingConfig = TrainingConfig()
     """How much is learnt."""
+    lora: LoraConfig | None = None
+    """Adapters that train in place of the weights; absent trains every weight. --lora.r 16 switches them on."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights move."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -242,6 +245,16 @@ class RunConfig(StrictModel):
                 "the policy's; use temperature 1, or neither top_p nor top_k"
             )
         return self
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, value: LoraConfig | None) -> LoraConfig | None:
+        if value is not None and value.dropout:
+            raise ValueError(
+                f"lora.dropout = {value.dropout:g}: a policy trains without dropout, which would move its ratio to the "
+                "sampler's; leave it out"
+            )
+        return value
 
     @model_validator(mode="after")
     def _allocation_fits(self) -> Self:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from arrol.configs.base import StrictModel, validate
 from arrol.configs.files import read_config
 from arrol.configs.flags import override
+from arrol.configs.lora import LoraConfig
 from arrol.configs.run import OptimizerConfig
 from arrol.configs.task import DatasetTaskConfig, TaskConfig, with_reward_folder
 
@@ -78,6 +79,8 @@ class SftConfig(StrictModel):
     """Optimizer steps, pretraining included, 1 to 1000000000."""
     batch_size: int = Field(256, ge=1, le=2**20)
     """Demonstrations per step, 1 to 1048576."""
+    lora: LoraConfig | None = None
+    """Adapters that train in place of the weights; the saved model has them merged. Needs model."""
     optimizer: OptimizerConfig = OptimizerConfig(
         learning_rate=2e-3, weight_decay=0.01, schedule="cosine", lr_warmup_steps=50
     )
@@ -105,6 +108,10 @@ class SftConfig(StrictModel):
             )
         if isinstance(self.task, DatasetTaskConfig) and self.demonstrations is None:
             raise ValueError("demonstrations = None: a dataset task has no solver; give a JSONL of prompt and solution")
+        if self.model is None and self.lora is not None:
+            raise ValueError(
+                f"lora.r = {self.lora.r}: adapters need a trained model; name one in model, or leave it out"
+            )
         if self.model is None and isinstance(self.task, DatasetTaskConfig):
             raise ValueError("model = None: only the synthetic tasks know an alphabet; name a model to start from")
         return self

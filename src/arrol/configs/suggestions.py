@@ -50,10 +50,21 @@ ELSEWHERE = {
     "output_dir": "out_dir",
     "run_name": "name",
     "num_samples": "evaluation.samples_per_prompt",
+    "lora_r": "lora.r",
+    "lora_rank": "lora.r",
+    "rank": "lora.r",
+    "use_peft": "lora.r",
+    "peft": "lora.r",
+    "peft_config": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lora_target_modules": "lora.target_modules",
 }
 """Name of an option in TRL, verl, vLLM or common use -> ours."""
-WHOLE_MODEL = "arrol train changes every weight; for LoRA and quantised models use arrol grpo with --use_peft"
-ABSENT = dict.fromkeys(("lora", "lora_r", "lora_alpha", "peft", "peft_config", "use_peft", "load_in_4bit"), WHOLE_MODEL)
+WHOLE_MODEL = (
+    "arrol trains weights of full precision, with lora.r adapters beside them; for quantised models use arrol grpo"
+)
+ABSENT = dict.fromkeys(("load_in_4bit", "load_in_8bit"), WHOLE_MODEL)
 """What other trainers have and this one has not -> what to do."""
 SAME, SIMILAR, ALIKE = 0.85, 0.6, 0.75
 """Least likeness of a key of the same section to be proposed before an equal one elsewhere, of a key of the same

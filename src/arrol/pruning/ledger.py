@@ -8,7 +8,8 @@
               would have run as long as the candidates of this step that were kept, each counted 1/survival times.
               Without kept candidates nothing is claimed.
 * compute     P (2 generated + 2 scored + 6 trained) FLOPs for P parameters: matrix products of completion tokens alone,
-              without prompts and attention, so that it compares with the literature's figures.
+              without prompts and attention, so that it compares with the literature's figures. Frozen parameters, as
+              with LoRA, have no gradient of their own: 4 trained.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from arrol.types import FinishReason, Reason, RolloutGroup, State
 class Ledger:
     """Running totals of a run; one call per step and phase."""
 
-    def __init__(self, num_parameters: int = 0) -> None:
+    def __init__(self, num_parameters: int = 0, num_frozen: int = 0) -> None:
         self.totals: dict[str, float] = {}
-        self._num_parameters = num_parameters
+        self._num_parameters, self._num_frozen = num_parameters, num_frozen
         self._generated = 0.0
 
     def generated(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -48,7 +49,8 @@ class Ledger:
         """Count one step's passes through the learner, and with them its compute."""
         figures = {"tokens/scored": float(scored), "tokens/trained": float(trained)}
         if self._num_parameters:
-            figures["compute/flops"] = self._num_parameters * (2 * self._generated + 2 * scored + 6 * trained)
+            whole = self._num_parameters * (2 * self._generated + 2 * scored + 6 * trained)
+            figures["compute/flops"] = whole - self._num_frozen * 2 * trained
         return self._add(figures)
 
     def save(self) -> State:

@@ -2,7 +2,7 @@
 
 Layout of ``RUN/checkpoints/step-000020``::
 
-    policy/               a plain save_pretrained folder with its tokenizer: usable anywhere
+    policy/               a plain save_pretrained folder with its tokenizer: usable anywhere; with LoRA its adapters
     optimizer.safetensors moments of AdamW by parameter number
     state.safetensors     arrays of everything else that learns (estimator, controller, random states)
     state.json            the rest, with the config and the step
@@ -24,7 +24,7 @@ import safetensors
 
 from arrol.errors import CheckpointError
 from arrol.records.state import read_state, write_state
-from arrol.training.model_files import damage
+from arrol.training.model_files import damage, is_adapter_folder
 from arrol.types import State
 
 if TYPE_CHECKING:  # a run's folder is looked at before torch is loaded
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # a run's folder is looked at before torch is loaded
 PREFIX, PARTIAL = "step-", ".partial-"
 PATHS = ("model", "task.source", "task.eval_source", "task.reward_folder")
 """Fields that name the same thing differently from another working directory."""
+MODEL_CARD = "README.md"
+"""Which peft writes beside adapters, with blanks."""
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a full quota, a file size limit."""
 
@@ -63,9 +65,11 @@ def save_checkpoint(
 
 
 def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
-    """A plain ``save_pretrained`` folder; OSError when the disk refuses, however the libraries below put it."""
+    """A plain ``save_pretrained`` folder, of a ``PeftModel`` its adapters alone; OSError when the disk refuses, however
+    the libraries below put it."""
     try:
         model.save_pretrained(folder)
+        (folder / MODEL_CARD).unlink(missing_ok=True)
         tokenizer.save_pretrained(folder)
     except Exception as error:  # tokenizers reports a full disk as a bare Exception, safetensors as one of its own
         if type(error) not in (Exception, safetensors.SafetensorError):
@@ -114,10 +118,10 @@ def require_policy(checkpoint: Path) -> None:
     folder = checkpoint / "policy"
     found = [path for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors")]
     broken = [path.name for path in found if damage(path)]
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not is_adapter_folder(folder):
         broken = ["config.json"]
     if not broken and not any(path.suffix == ".safetensors" for path in found):
-        broken = ["model.safetensors"]
+        broken = ["adapter_model.safetensors" if is_adapter_folder(folder) else "model.safetensors"]
     if broken:
         raise damaged(checkpoint, f"policy/{broken[0]}")
 

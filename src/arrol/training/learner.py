@@ -23,6 +23,7 @@ from arrol.algorithms.thinning import thinned, thinning_share, training_probabil
 from arrol.configs.method import AlgorithmConfig, DapoConfig
 from arrol.configs.run import RunConfig
 from arrol.engines.embedded.decoder import flat_decoder
+from arrol.training.lora import adapters_off, trained_weights
 from arrol.training.optimization import GuardedOptimizer
 from arrol.training.packing import Example, Microbatch, batch_denominator, group_examples, pack, split_groups
 from arrol.training.policy import head_logprobs, token_logprobs
@@ -41,12 +42,13 @@ class _Frozen:
 
 
 class Learner:
-    """Owns the optimiser; the model is shared with the engine."""
+    """Owns the optimiser; the model is shared with the engine. A reference that is the model itself is the model with
+    its adapters off."""
 
     def __init__(self, model: Any, config: RunConfig, *, reference: Any = None) -> None:
         self.model, self._config, self._reference = model, config, reference
         training = config.training
-        self.guard = GuardedOptimizer(list(model.parameters()), config.optimizer, training.max_bad_steps)
+        self.guard = GuardedOptimizer(trained_weights(model), config.optimizer, training.max_bad_steps)
         self._algorithm: AlgorithmConfig = config.algorithm
         self._device = next(model.parameters()).device
         bf16 = config.training.bf16
@@ -153,8 +155,14 @@ class Learner:
         several = training.epochs * training.minibatches > 1
         return _Frozen(
             learner=self._score(self.model, examples, sums) if self._corrects and several else {},
-            reference=self._score(self._reference, examples, sums) if self._uses_reference else {},
+            reference=self._score_reference(examples, sums) if self._uses_reference else {},
         )
+
+    def _score_reference(self, examples: list[Example], sums: Counter[str]) -> dict[RolloutId, torch.Tensor]:
+        if self._reference is not self.model:
+            return self._score(self._reference, examples, sums)
+        with adapters_off(self.model):
+            return self._score(self.model, examples, sums)
 
     @torch.no_grad()
     def _score(self, model: Any, examples: list[Example], sums: Counter[str]) -> dict[RolloutId, torch.Tensor]:

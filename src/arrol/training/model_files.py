@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from arrol.errors import ModelError
 
-JSON_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+ADAPTER_CONFIG = "adapter_config.json"
+"""File of a folder that holds adapters in place of a model."""
+JSON_FILES = (ADAPTER_CONFIG, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 POINTER = b"version https://git-lfs"
 
 
@@ -22,11 +24,16 @@ def require_model_files(folder: Path, field: str) -> None:
         raise ModelError(
             f"{field}: no such folder; give a folder with config.json or a hub name such as Qwen/Qwen3-1.7B-Base"
         )
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not is_adapter_folder(folder):
         raise ModelError(f"{field}: the folder has no config.json; give one written by save_pretrained")
     for path in [*(folder / name for name in JSON_FILES), *sorted(folder.glob("*.safetensors"))]:
         if path.is_file() and (problem := damage(path)):
             raise ModelError(f"{field}: {path} {problem}")
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """True for a folder of adapters without the weights of their model, as peft writes it."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def damage(path: Path) -> str:

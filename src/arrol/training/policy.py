@@ -16,10 +16,13 @@ from tokenizers import decoders, models, pre_tokenizers
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from arrol.configs.run import RunConfig
+from arrol.configs.sft import SftConfig
 from arrol.engines.embedded.support import logits_of, max_positions
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
-from arrol.training.model_files import require_model_files
+from arrol.training.lora import adapter_base, loaded_adapters, merged, require_peft, require_targets, with_adapters
+from arrol.training.model_files import is_adapter_folder, require_model_files
 from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
@@ -41,7 +44,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def load_tokenizer(source: str) -> Any:
-    """The tokenizer of a folder or hub name; it must know how a completion ends."""
+    """The tokenizer of a folder or hub name; it must know how a completion ends.
+
+    A folder of adapters without one has that of their model.
+    """
+    if is_adapter_folder(Path(source)) and not (Path(source) / "tokenizer_config.json").is_file():
+        source = base_of(source)
     cached = _is_cached_only(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached)
@@ -56,15 +64,20 @@ def load_tokenizer(source: str) -> Any:
 
 
 def load_config(source: str) -> Any:
-    """The model's config; no weights are read."""
-    return _loaded(AutoConfig.from_pretrained, source)
+    """The model's config, for adapters that of their model; no weights are read."""
+    return _loaded(AutoConfig.from_pretrained, base_of(source))
 
 
 def load_policy(source: str, device: torch.device) -> Any:
     """A causal language model in float32, in evaluation mode: reinforcement learning never trains with dropout.
 
-    ModelError also for quantised weights, such as four bits of bitsandbytes: no update could change them.
+    A folder of LoRA adapters gives the model that they are for, with the adapters merged into it. ModelError also for
+    quantised weights, such as four bits of bitsandbytes: no update could change them.
     """
+    base = base_of(source)
+    if base != source:
+        require_peft(f"model = {source!r}")
+        return merged(loaded_adapters(load_policy(base, device), Path(source), trains=False, base=base))
     quantised = getattr(load_config(source), "quantization_config", None)
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else "by a method of its own"
@@ -75,6 +88,36 @@ def load_policy(source: str, device: torch.device) -> Any:
     model = _loaded(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32)
     model.to(device)
     return model
+
+
+def load_trained(config: RunConfig | SftConfig, source: str, device: torch.device, *, base: str) -> tuple[Any, Any]:
+    """The model that a run trains, and what its checkpoints save: the same, or with ``[lora]`` the ``PeftModel``.
+
+    ``source``: the run's model, or the policy of a checkpoint. ``base``: the model that adapters are for.
+    """
+    if config.lora is None:
+        model = load_policy(source, device)
+        return model, model
+    model = load_policy(base, device)
+    if is_adapter_folder(Path(source)) and source != base:
+        return model, loaded_adapters(model, Path(source), trains=True, base=base)
+    return model, with_adapters(model, config.lora, base, config.seed)
+
+
+def require_lora(config: RunConfig | SftConfig) -> None:
+    """One line where peft is not installed, or the model has no layer of a name in ``lora.target_modules``."""
+    if config.lora is not None and config.model is not None:
+        require_peft(f"lora.r = {config.lora.r}")
+        require_targets(load_config(config.model), config.lora)
+
+
+def base_of(source: str) -> str:
+    """The model of a folder of adapters; the source itself where it is one."""
+    folder = Path(source)
+    if not is_adapter_folder(folder):
+        return source
+    require_model_files(folder, f"model = {source!r}")
+    return adapter_base(folder)
 
 
 def _loaded(load: Callable[..., Any], source: str, **options: Any) -> Any:

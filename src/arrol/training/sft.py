@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from arrol.configs.sft import ModelShape, SftConfig
 from arrol.errors import DataError
 from arrol.records.tables import table_rows
+from arrol.training.lora import trained_weights
 from arrol.training.optimization import GuardedOptimizer, learning_rate
 from arrol.training.policy import token_logprobs
 
@@ -71,7 +72,7 @@ def warm_start(
 ) -> None:
     """Train ``model`` in place; ``on_step`` receives the 1-based step and its metrics."""
     device = next(model.parameters()).device
-    guard = GuardedOptimizer(list(model.parameters()), config.optimizer, IDLE_BAD_STEPS)
+    guard = GuardedOptimizer(trained_weights(model), config.optimizer, IDLE_BAD_STEPS)
     model.train()
     for step in range(config.steps):
         start = step * config.batch_size

@@ -77,6 +77,8 @@ class Parts:
     evaluate: Callable[[int, int], EvalRecord]
     """(step, segment) -> one row of the learning curve."""
     sinks: list[Sink] = field(default_factory=list)
+    saved: Any = None
+    """What a checkpoint saves: with LoRA the ``PeftModel`` of ``model``; None for the model itself."""
 
 
 class Trainer:
@@ -84,7 +86,8 @@ class Trainer:
 
     def __init__(self, config: RunConfig, parts: Parts, folder: Path, *, segment: int = 0) -> None:
         self.config, self.parts, self.folder, self.segment = config, parts, folder, segment
-        self.ledger = Ledger(sum(weight.numel() for weight in parts.model.parameters()))
+        weights = list(parts.model.parameters())
+        self.ledger = Ledger(sum(w.numel() for w in weights), sum(w.numel() for w in weights if not w.requires_grad))
         self.step = 0
         self.stop_requested = False
         """Set by a signal: end after this step."""
@@ -166,7 +169,8 @@ class Trainer:
         self._records.sync()
         self._rollouts.sync()
         folder, optimizer = self.folder / "checkpoints", self.parts.learner.guard.optimizer
-        save_checkpoint(folder, self.step, self.parts.model, self.parts.tokenizer, optimizer, self._state())
+        saved = self.parts.saved or self.parts.model
+        save_checkpoint(folder, self.step, saved, self.parts.tokenizer, optimizer, self._state())
         forget_checkpoints(folder, self.config.training.keep_checkpoints)
 
     def _state(self) -> State:

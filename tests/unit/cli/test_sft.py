@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from arrol.cli.main import main
 from arrol.records.store import read_run
@@ -52,6 +54,23 @@ def test_a_model_can_be_tuned_on_demonstrations_of_a_file(sft_file, tmp_path, ca
     assert main(["sft", str(sft_file), "--name", "tuned", *flags]) == 0
     last = read_run(tmp_path / "tuned").steps[-1]
     assert last.metrics["tokens/trained"] == 4
+
+
+def test_adapters_learn_and_are_merged_into_the_saved_model(sft_file, tmp_path, capsys):
+    pytest.importorskip("peft")
+    assert main(["sft", str(sft_file)]) == 0
+    base = tmp_path / "warm" / "model"
+    flags = ["--model", str(base), "--lora.r", "2", "--lora.dropout", "0.1", "--lora.target_modules", "q_proj"]
+    assert main(["sft", str(sft_file), "--name", "tuned", *flags]) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "tuned" / "model"))
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert before.keys() == after.keys()
+    assert changed == ["model.layers.0.self_attn.q_proj.weight"]
+
+
+def test_adapters_of_a_new_model_are_refused(sft_file, capsys):
+    assert main(["sft", str(sft_file), "--lora.r", "2"]) == 2
+    assert "lora.r = 2: adapters need a trained model; name one in model" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line(sft_file, tmp_path, monkeypatch, capsys):

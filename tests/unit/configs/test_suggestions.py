@@ -28,7 +28,13 @@ ONE, MORE = "the nearest known one is ", "the nearest known ones are "
         ("algorithm.estimator", ONE + "'algorithm.correction'"),
         ("task.source", "only task.name = 'dataset' has it"),
         ("pruning.shrinkage", "only pruning.rule = 'balanced' or 'neyman' has it"),
-        ("lora.r", "arrol train changes every weight; for LoRA and quantised models use arrol grpo with --use_peft"),
+        ("lora.rank", "the nearest known one is 'lora.r'"),
+        ("use_peft", "the nearest known one is 'lora.r'"),
+        (
+            "load_in_4bit",
+            "arrol trains weights of full precision, with lora.r adapters beside them; for quantised models use "
+            "arrol grpo",
+        ),
         ("sampling.zzz", "the known ones of sampling are max_completion_tokens, temperature, top_p, top_k, stop"),
     ],
 )

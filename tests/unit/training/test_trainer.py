@@ -113,7 +113,7 @@ def build(folder, *, segment=0, **changes):
         lambda i: [1] * (2 + i.index) + [7 if i.index % 2 else 3], lambda i, length: np.float32([0.5])
     )
     parts = Parts(
-        model=SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: 5)]),
+        model=SimpleNamespace(parameters=lambda: [SimpleNamespace(numel=lambda: 5, requires_grad=True)]),
         tokenizer=SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(str, ids))),
         task=Task(),
         engine=engine,

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -47,7 +47,7 @@ class PolicyFolder:
 
     def write(self) -> None:
         """Write the weights as they are now; readers of the old file keep it."""
-        named: Iterable[tuple[str, torch.Tensor]] = self._policy.named_parameters(remove_duplicate=False)
+        named = plain_weights(self._policy)
         if self._head_size != head_size_of(self._policy.config):
             named = padded_weights(named, self._policy.config, self._head_size)
         tensors = {name: tensor.detach().to("cpu", self._dtype, copy=True).contiguous() for name, tensor in named}
@@ -56,3 +56,19 @@ class PolicyFolder:
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def plain_weights(model: PreTrainedModel) -> Iterable[tuple[str, torch.Tensor]]:
+    """Names and weights as of the model without adapters: those of peft's LoRA are merged in copies."""
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        owner, _, leaf = name.rpartition(".base_layer.")
+        layer: Any = layers.get(owner)
+        if layer is None:
+            if not any(name.startswith(f"{adapted}.") for adapted in layers):
+                yield name, weight
+            continue
+        merged = weight.detach()
+        for adapter in layer.active_adapters if leaf == "weight" else ():
+            merged = merged + layer.get_delta_weight(adapter)
+        yield f"{owner}.{leaf}", merged
