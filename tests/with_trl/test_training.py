@@ -147,11 +147,29 @@ def test_rewards_below_the_threshold_are_told_at_the_end_of_the_warmup(tmp_path,
 
     sizes = {"per_device_train_batch_size": 32, "pruning_warmup_steps": 2}
     trainer(config(tmp_path, max_steps=3, **sizes), reward_funcs=partial_credit).train()
-    (line,) = [record.getMessage() for record in caplog.records if "success_threshold" in record.getMessage()]
+    (line,) = [line for line in caplog.messages if line.startswith("arrol: success_threshold = ")]
     assert line == (
         "arrol: success_threshold = 0.5: none of the 64 rewards of 'partial_credit' so far (0 to 0.4) is above it, so "
         "the head has learned nothing; set it between the rewards of wrong and of right answers, or use easier prompts"
     )
+
+
+def test_a_reward_that_never_varies_is_said_meanwhile_and_at_the_end(tmp_path, caplog):
+    def constant(completions, **kwargs):
+        return [0.25] * len(completions)
+
+    sizes = {"per_device_train_batch_size": 32, "pruning_warmup_steps": 2}
+    trainer(config(tmp_path, max_steps=7, **sizes), reward_funcs=constant).train()
+    said = [record.getMessage() for record in caplog.records if "got the reward" in record.getMessage()]
+    assert len(said) == 2
+    assert said[0].startswith("arrol: every rollout got the reward 0.25 in each of 5 steps: the prompts are far too")
+    assert "log_completions = True" in said[0]
+    assert " in each of 7 steps: " in said[1]
+
+
+def test_a_run_that_learns_ends_without_a_word(tmp_path, caplog):
+    trainer(config(tmp_path, max_steps=6, per_device_train_batch_size=32)).train()
+    assert [line for line in caplog.messages if "learned" in line] == []
 
 
 def test_evaluation_is_neither_pruned_nor_random(tmp_path):

@@ -269,6 +269,27 @@ def test_each_step_gets_mini_batches_of_its_own(caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("trainer", "updates", "last"),
+    [
+        ({"total_training_steps": 5}, None, 5),
+        ({"total_training_steps": None}, 7, 7),
+        ({"v1": {"trainer_mode": "separate_async", "separate_async": {"parameter_sync_step": 4}}}, 24, 6),
+        ({"total_training_steps": None}, -1, None),
+    ],
+)
+def test_the_last_step_is_known_from_verls_config(trainer, updates, last):
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl.batch import MiniBatches
+    from arrol.integrations.verl.sampler import StepSizes
+
+    optim = {"optim": {"total_training_steps": updates}}
+    config = OmegaConf.create({"trainer": trainer, "actor_rollout_ref": {"actor": optim}})
+    sizes = StepSizes(config, MiniBatches((), (), 8, 2))
+    assert [step for step in range(1, 9) if sizes.is_last(step)][:1] == ([] if last is None else [last])
+
+
 def test_a_rollout_that_ends_before_the_probe_tells_its_siblings(write):
     output, told, _ = write([5, 1], True)
     assert output.response_ids == [5, 1]

@@ -27,13 +27,14 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(steps: Sequence[Metrics]) -> list[Finding]:
-    """What is wrong in every one of these steps; empty without steps."""
+def findings(steps: Sequence[Metrics], advice: Mapping[str, str] | None = None) -> list[Finding]:
+    """What is wrong in every one of these steps; empty without steps. ``advice``: instead of :data:`ADVICE`."""
+    advice = ADVICE if advice is None else advice
     if not steps:
         return []
     found = [
-        Finding(kind, f"{what} in {_times(len(steps))}: {advice}")
-        for kind, (said, advice) in KINDS.items()
+        Finding(kind, f"{what} in {_times(len(steps))}: {advice[kind]}")
+        for kind, said in KINDS.items()
         if (what := said(steps))
     ]
     kinds = {finding.kind for finding in found}
@@ -41,17 +42,17 @@ def findings(steps: Sequence[Metrics]) -> list[Finding]:
     return [finding for finding in found if finding.kind not in silent]
 
 
-def final_findings(steps: Sequence[Metrics]) -> list[Finding]:
+def final_findings(steps: Sequence[Metrics], advice: Mapping[str, str] | None = None) -> list[Finding]:
     """What is wrong with a whole run: that half of its steps or more taught nothing, and what holds in these; else what
     holds in all steps."""
     idle = [step for step in steps if not has_gradient(step)]
     if not idle or len(idle) < MOST * len(steps):
-        return findings(steps)
+        return findings(steps, advice)
     if len(idle) == len(steps):
         text = f"nothing was learned: no rollout trained in any of {len(steps)} steps"
     else:
         text = f"little was learned: no rollout trained in {len(idle)} of {len(steps)} steps"
-    return [Finding("nothing_learned", text), *findings(idle)]
+    return [Finding("nothing_learned", text), *findings(idle, advice)]
 
 
 def has_gradient(step: Metrics) -> bool:
@@ -64,7 +65,8 @@ def has_gradient(step: Metrics) -> bool:
 class FindingWatch:
     """Says each kind of finding once, when the last ``IN_A_ROW`` steps all show it."""
 
-    def __init__(self) -> None:
+    def __init__(self, advice: Mapping[str, str] | None = None) -> None:
+        self._advice = advice
         self._recent: deque[Metrics] = deque(maxlen=IN_A_ROW)
         self._said: set[str] = set()
 
@@ -73,9 +75,19 @@ class FindingWatch:
         self._recent.append(step)
         if len(self._recent) < IN_A_ROW:
             return []
-        new = [finding for finding in findings(tuple(self._recent)) if finding.kind not in self._said]
+        new = [finding for finding in findings(tuple(self._recent), self._advice) if finding.kind not in self._said]
         self._said |= {finding.kind for finding in new}
         return [finding.text for finding in new]
+
+
+def _no_rewards(steps: Sequence[Metrics]) -> str:
+    silent = all(step.get("rollout/survivors_frac") == 0 for step in steps)
+    return "no rollout got a reward" if silent else ""
+
+
+def _no_labels(steps: Sequence[Metrics]) -> str:
+    unknown = all(math.isnan(step.get("rollout/success_frac_before", 0.0)) for step in steps)
+    return "no rollout was known to be right or wrong, so the quality head learned nothing," if unknown else ""
 
 
 def _truncated(steps: Sequence[Metrics]) -> str:
@@ -109,38 +121,54 @@ def _one_label(steps: Sequence[Metrics]) -> str:
     return ""
 
 
-KINDS: dict[str, tuple[Callable[[Sequence[Metrics]], str], str]] = {
+KINDS: dict[str, Callable[[Sequence[Metrics]], str]] = {
+    "no_rewards": _no_rewards,
+    "truncated": _truncated,
+    "no_answers": _no_answers,
+    "one_reward": _one_reward,
+    "dead_groups": _dead_groups,
+    "one_label": _one_label,
+    "no_labels": _no_labels,
+}
+"""Kind -> what is said where it holds in all of the steps, else an empty text."""
+ADVICE: dict[str, str] = {
+    "no_rewards": (
+        "every call of the reward functions failed or gave None; call them with the rows of the data by hand, "
+        "then mend them"
+    ),
     "truncated": (
-        _truncated,
         "the limit is short for this task, or the model never writes the end token; raise "
-        "--sampling.max_completion_tokens, name the text that ends an answer with --sampling.stop, or start from a "
-        "model that ends its answers",
+        "--sampling.max_completion_tokens, name the text that ends an answer with --sampling.stop, or start from "
+        "a model that ends its answers"
     ),
     "no_answers": (
-        _no_answers,
-        "the prompt does not ask for the form that the verifier reads, the model does not know that form, or the limit "
-        "cuts the answer off; read some completions (arrol eval writes samples.jsonl), then change the template, add "
-        "examples, or raise the limit",
+        "the prompt does not ask for the form that the verifier reads, the model does not know that form, or the "
+        "limit cuts the answer off; read some completions (arrol eval writes samples.jsonl), then change the "
+        "template, add examples, or raise the limit"
     ),
     "one_reward": (
-        _one_reward,
-        "the prompts are far too hard or far too easy for this model, or what judges does not read the completion; "
-        "check the verdicts of a few completions (arrol eval writes samples.jsonl), then choose other prompts or "
-        "another model",
+        "the prompts are far too hard or far too easy for this model, or what judges does not read the "
+        "completion; check the verdicts of a few completions (arrol eval writes samples.jsonl), then choose other "
+        "prompts or another model"
     ),
     "dead_groups": (
-        _dead_groups,
-        "each prompt is too hard or too easy for this model; choose prompts that it gets right now and then, or raise "
-        "--training.group_size or --sampling.temperature",
+        "each prompt is too hard or too easy for this model; choose prompts that it gets right now and then, or "
+        "raise --training.group_size or --sampling.temperature"
     ),
     "one_label": (
-        _one_label,
-        "it cannot learn which rollouts end right, so its scores are no better than chance; choose prompts that the "
-        "model gets right now and then, or train with --pruning never until it does",
+        "it cannot learn which rollouts end right, so its scores are no better than chance; choose prompts that "
+        "the model gets right now and then, or train with --pruning never until it does"
     ),
+    "no_labels": "the reward function that says what is right gave no number; name another in --task.success_reward",
 }
-"""Kind -> (what is said where it holds in all of the steps, else an empty text; causes and next step)."""
-FOLLOWS = (("no_answers", "one_reward"), ("no_answers", "dead_groups"), ("one_reward", "dead_groups"))
+"""Kind -> likely causes and next step, with the flags of ``arrol train``; a host has its own."""
+FOLLOWS = (
+    *(("no_rewards", kind) for kind in ("one_reward", "dead_groups", "no_labels", "no_answers")),
+    ("no_answers", "no_labels"),
+    ("no_answers", "one_reward"),
+    ("no_answers", "dead_groups"),
+    ("one_reward", "dead_groups"),
+)
 """(cause, what it always brings with it)."""
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from arrol.records.diagnosis import final_findings
 from arrol.records.schema import EvalRecord, StepRecord
 from arrol.records.store import Run
 from arrol.reports.curves import (
@@ -136,6 +137,11 @@ def _arm_row(arm: str, members: list[Run], baseline: list[Run], target: float | 
         "auroc_within_prompt": _mean(_step_mean(after_warmup(run), "quality/auroc_within_prompt") for run in members),
         "without_head": any(map(ran_without_head, members)),
         "auroc_pooled": _mean(_step_mean(after_warmup(run), "quality/auroc_pooled") for run in members),
+        "findings": [
+            {"seed": run.run.seed, "kind": finding.kind, "text": finding.text}
+            for run in members
+            for finding in final_findings([step.metrics for step in run.steps])
+        ],
     }
 
 

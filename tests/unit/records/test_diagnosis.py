@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from arrol.records.diagnosis import IN_A_ROW, KINDS, FindingWatch, final_findings, findings
+from arrol.records.diagnosis import ADVICE, FOLLOWS, IN_A_ROW, KINDS, FindingWatch, final_findings, findings
 
 HEALTHY = {
     "tokens/trained": 900.0,
@@ -44,6 +44,9 @@ def test_steps_that_teach_and_steps_of_another_host_say_nothing():
         (ALL_WRONG, ["one_reward", "one_label"]),
         (UNREAD, ["no_answers", "one_label"]),
         (CUT, ["truncated", "no_answers", "one_label"]),
+        ({**HEALTHY, "rollout/survivors_frac": 0.0}, ["no_rewards"]),
+        ({**CUT, "rollout/survivors_frac": 0.0}, ["no_rewards", "truncated", "one_label"]),
+        ({**HEALTHY, "rollout/success_frac_before": math.nan}, ["no_labels"]),
         ({**CUT, "rollout/success_frac_before": math.nan, "rollout/reward_std": math.nan}, ["truncated", "no_answers"]),
     ],
 )
@@ -74,10 +77,26 @@ def test_labels_of_both_kinds_may_come_from_different_steps():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_line_names_causes_and_the_next_step(kind):
     examples = {"truncated": CUT, "no_answers": UNREAD, "one_reward": ALL_WRONG, "dead_groups": IDLE}
+    examples |= {"no_rewards": {**IDLE, "rollout/survivors_frac": 0.0}}
+    examples |= {"no_labels": {**HEALTHY, "rollout/success_frac_before": math.nan}}
     (text,) = [finding.text for finding in findings([examples.get(kind, ALL_WRONG)] * 4) if finding.kind == kind]
     assert "\n" not in text
     assert "in each of 4 steps: " in text
     assert "; " in text
+
+
+def test_a_host_says_the_same_with_its_own_next_step():
+    own = {kind: f"do {kind}" for kind in KINDS}
+    (finding,) = findings([IDLE] * 4, own)
+    assert finding.text.endswith(" in each of 4 steps: do dead_groups")
+    assert [found.text[-14:] for found in final_findings([IDLE] * 4, own)][1:] == ["do dead_groups"]
+    watch = FindingWatch(own)
+    assert [watch.look(IDLE) for _ in range(IN_A_ROW)][-1][0].endswith(": do dead_groups")
+
+
+def test_every_kind_has_advice_and_consequences_are_kinds():
+    assert set(ADVICE) == set(KINDS)
+    assert {kind for pair in FOLLOWS for kind in pair} <= set(KINDS)
 
 
 def test_the_end_of_a_run_counts_the_steps_without_a_gradient():

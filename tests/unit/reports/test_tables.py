@@ -346,3 +346,12 @@ class TestMarkdown:
     )
     def test_operations(self, value, text):
         assert flops_text(value) == text
+
+
+def test_rows_have_the_findings_of_each_seed(plain_run):
+    """What ``--json`` of train, compare and report prints."""
+    idle = {"tokens/trained": (0.0,) * 3, "rollout/dead_group_frac": (1.0,) * 3}
+    runs = [plain_run("grpo", seed, seconds=(1, 1, 1), metrics=idle if seed else {}) for seed in (0, 1)]
+    (row,) = comparison_rows(runs)
+    assert [(found["seed"], found["kind"]) for found in row["findings"]] == [(1, "nothing_learned"), (1, "dead_groups")]
+    assert row["findings"][0]["text"] == "nothing was learned: no rollout trained in any of 3 steps"

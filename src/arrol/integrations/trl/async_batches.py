@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
@@ -20,7 +20,9 @@ from arrol.algorithms.allocation.allocator import Allocator
 from arrol.configs.host import HostConfig
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import require_outcomes
+from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory
+from arrol.integrations.trl.advice import ADVICE
 from arrol.integrations.trl.async_engines import Rollouts
 from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, Row
 from arrol.integrations.trl.async_signal import DeliveredGroup, delivered_groups
@@ -85,6 +87,8 @@ class BatchParts:
     seed: int
     label: int
     """Place of the reward function that says what is right."""
+    diagnosis: HostDiagnosis = field(default_factory=lambda: HostDiagnosis(ADVICE))
+    """Why nothing is learned."""
 
 
 @dataclass
@@ -133,6 +137,9 @@ class BatchMaker:
         allocator.rule.learn([each.group for each in groups], allocator.tally())
         self._values.learn(groups)
         self._observe(groups)
+        has_signal = any(bool(each.signal.advantage_G.any()) for each in delivered)
+        for line in parts.diagnosis.look(metrics, [each.total_G for each in groups], has_signal=has_signal):
+            logger.warning("arrol: %s", line)
         self._num_groups += len(groups)
         metrics |= {
             "async/batch_s": time.monotonic() - began,

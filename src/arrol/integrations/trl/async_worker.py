@@ -26,7 +26,9 @@ from arrol.algorithms.allocation.allocator import Allocator
 from arrol.engines.embedded.support import max_positions
 from arrol.engines.vllm.phases import require_only_logprobs
 from arrol.errors import ConfigError, DataError
+from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory, read_head, write_head
+from arrol.integrations.trl.advice import ADVICE
 from arrol.integrations.trl.async_batches import BatchMaker, BatchParts, NumberedRows, PromptSource
 from arrol.integrations.trl.async_engines import EngineFactory, connect
 from arrol.integrations.trl.async_options import parse_options, require_trl, samples_per_step, shape_of
@@ -88,7 +90,7 @@ class PrunedRolloutWorker(TrainerCallback):
         """TRL reads samples here."""
         self.metrics_queue: queue.Queue[dict[str, float]] = queue.Queue()
         """TRL reads metrics here."""
-        self._snapshots = Snapshots()
+        self._snapshots, self._diagnosis = Snapshots(), HostDiagnosis(ADVICE)
         self._saved: State | None = None
         self._version = 0
         self._heard = time.monotonic()
@@ -164,6 +166,13 @@ class PrunedRolloutWorker(TrainerCallback):
         if state.is_world_process_zero:
             self.save(_checkpoint(args, state))
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Log why nothing was learned, where that is so."""
+        for line in self._diagnosis.at_end() if state.is_world_process_zero else ():
+            logger.warning("arrol: %s", line)
+
     def batch_maker(self) -> BatchMaker:
         """What the thread runs: engine, head and allocation, as loaded; also for a look at batches without training."""
         args, config = (
@@ -200,6 +209,7 @@ class PrunedRolloutWorker(TrainerCallback):
                 allocator,
                 args.seed,
                 self._label,
+                self._diagnosis,
             )
         )
         if self._saved is not None:

@@ -20,7 +20,9 @@ from arrol.configs.method import AutoRule
 from arrol.engines.vllm.phases import require_only_logprobs
 from arrol.errors import ConfigError
 from arrol.integrations.allocation import HostAllocation
+from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory, read_head, write_head
+from arrol.integrations.trl.advice import ADVICE
 from arrol.integrations.trl.batch import RewardColumns, RewardedGroup, RolloutBatch, RowTag
 from arrol.integrations.trl.engines import Sampler, build_sampler
 from arrol.integrations.trl.host import (
@@ -83,7 +85,7 @@ class PrunedRollout:
             require_only_logprobs(config.quality.features)
         self.config, self.success_reward = config, success_reward
         self._cache_gib, self._two_phase = cache_budget(cache_gib), two_phase
-        self._values, self._warmup = OutcomeValues(), Warmup(config)
+        self._values, self._warmup, self._diagnosis = OutcomeValues(), Warmup(config), HostDiagnosis(ADVICE)
         self._sampler: Sampler | None = None
         self._memory: HostMemory | None = None
         self._allocation: HostAllocation | None = None
@@ -153,6 +155,7 @@ class PrunedRollout:
         )
         self._values.learn(everyone)
         self._observe(everyone, trainer, memory.step)
+        self._diagnose(everyone, advantages, trainer)
 
     def loss_inputs(self, inputs: Inputs, trainer: TrainerLike) -> Inputs:
         """What ``compute_loss`` should get: rows that train, with their advantages.
@@ -179,6 +182,11 @@ class PrunedRollout:
             for key in sorted({key for metrics in taken for key in metrics})
         }
         return {f"arrol/{key}": float(np.mean(column)) for key, column in columns.items() if column}
+
+    def log_end(self) -> None:
+        """Log why nothing was learned, where that is so; on one rank, when training has ended."""
+        for line in self._diagnosis.at_end():
+            logger.warning("arrol: %s", line)
 
     @property
     def memory(self) -> HostMemory | None:
@@ -254,6 +262,16 @@ class PrunedRollout:
         warning = self._warmup.label_warning(values, step, self.success_reward or trainer.reward_func_names[0])
         if warning and trainer.accelerator.is_main_process:
             logger.warning("arrol: %s", warning)
+
+    def _diagnose(
+        self, everyone: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], trainer: TrainerLike
+    ) -> None:
+        """Log why nothing is learned, on one rank, each reason once."""
+        has_signal = any(bool(each.advantage_G.any()) for each in advantages)
+        lines = self._diagnosis.look(self._metrics[-1], [each.total_G for each in everyone], has_signal=has_signal)
+        if lines and trainer.accelerator.is_main_process:
+            for line in lines:
+                logger.warning("arrol: %s", line)
 
     def _requests(self, prompt_ids: list[list[int]], trainer: TrainerLike, memory: HostMemory) -> list[GroupRequest]:
         """Whole groups, numbered over all ranks so that random streams differ between ranks."""

@@ -81,7 +81,10 @@ class GRPOTrainer(trl.GRPOTrainer):
 
 
 class SaveHead(TrainerCallback):
-    """Saves the head into each checkpoint; for a trainer of your own: ``callbacks=[SaveHead(rollout)]``."""
+    """Saves the head into each checkpoint, and logs at the end why a run learned nothing.
+
+    For a trainer of your own: ``callbacks=[SaveHead(rollout)]``.
+    """
 
     def __init__(self, rollout: PrunedRollout) -> None:
         self._rollout = rollout
@@ -90,6 +93,12 @@ class SaveHead(TrainerCallback):
         self._rollout.settle()
         if state.is_world_process_zero:
             self._rollout.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._rollout.log_end()
 
 
 def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:

@@ -41,6 +41,15 @@ class StepSizes:
         self._config, self._mini_batches = config, mini_batches
         self._has_warned = False
 
+    def is_last(self, step: int) -> bool:
+        """Whether verl ends with this step; False where its config does not say."""
+        total = OmegaConf.select(self._config, "trainer.total_training_steps")
+        if total is None:  # verl has written the updates of the whole run here
+            updates = OmegaConf.select(self._config, "actor_rollout_ref.actor.optim.total_training_steps") or -1
+            mode = OmegaConf.select(self._config, "trainer.v1.trainer_mode")
+            total = updates // (OmegaConf.select(self._config, f"trainer.v1.{mode}.parameter_sync_step") or 1)
+        return 0 < total <= step
+
     def fit(self, rows: int) -> dict[str, float]:
         """Set the size for so many rows; returns metrics."""
         for path, size in zip(self._mini_batches.paths, self._mini_batches.sizes(rows), strict=True):
@@ -71,6 +80,8 @@ class MetricsReplayBuffer(ReplayBuffer):
         if service is None:
             return batch, metrics
         learnt = ray.get(service.settle.remote())
+        if self.step_sizes is not None and self.step_sizes.is_last(global_steps):
+            ray.get(service.log_end.remote())
         if ray.get(service.has_selection.remote()):
             batch = trained_rows(service, batch, global_steps)
         if self.step_sizes is not None:

@@ -25,7 +25,9 @@ import numpy as np
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.configs.allocation import PodsAllocation
 from arrol.integrations.allocation import HostAllocation
+from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory
+from arrol.integrations.verl.advice import ADVICE
 from arrol.integrations.verl.options import VerlOptions
 from arrol.integrations.verl.watch import Silence, probe_advice, waiting_for
 from arrol.integrations.warmup import Warmup, with_probes, without_probes
@@ -58,6 +60,7 @@ class RemoteService(Protocol):
     settle: RemoteMethod
     has_selection: RemoteMethod
     kept: RemoteMethod
+    log_end: RemoteMethod
     save: RemoteMethod
     load: RemoteMethod
 
@@ -122,7 +125,7 @@ class PruningService:
         """Rollouts of this step whose reward is not finite: they are not learnt from and do not train."""
         self._learnt: dict[str, float] = {}
         """Metrics of the step settled last."""
-        self._silence = Silence()
+        self._silence, self._diagnosis = Silence(), HostDiagnosis(ADVICE)
         self._has_advised = False
         self._over = asyncio.Event()
         """Set when a group ends."""
@@ -281,11 +284,19 @@ class PruningService:
                 for rollout, left_out in zip(group.rollouts, lesson.left_out_G, strict=True)
             }
         metrics = self._memory.learn(groups) | self._memory.ledger.metrics() | self._memory.history.metrics()
+        for line in self._diagnosis.look(metrics, totals):
+            logger.warning("arrol: %s", line)
         metrics["quality/version"] = float(self._memory.estimator.version)
         if self._allocation is not None:
             self._allocation.learn(groups)
             metrics |= self._allocation.metrics()
         self._learnt = {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+    def log_end(self) -> None:
+        """Log why nothing was learned, where that is so, once; :meth:`settle` first."""
+        for line in self._diagnosis.at_end():
+            logger.warning("arrol: %s", line)
+        self._diagnosis = HostDiagnosis(ADVICE)
 
     def _selects_rows(self) -> bool:
         """Whether the rule lets only a part of each group train."""

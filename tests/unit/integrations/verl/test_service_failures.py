@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from integrations.verl.test_service import logprobs_of, service_of
+from integrations.verl.test_service import logprobs_of, play, service_of
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf")])
@@ -144,3 +144,49 @@ def test_rewards_below_the_threshold_are_told_after_the_warmup(caplog):
     asyncio.run(main())
     (line,) = [message for message in caplog.messages if "success_threshold" in message]
     assert line.startswith("arrol: success_threshold = 0.5: none of the 64 rewards so far (0 to 0.3875) is above it, ")
+
+
+def test_a_reward_that_never_varies_is_said_once_meanwhile_and_once_at_the_end(caplog):
+    async def main():
+        service = service_of()
+        for step in range(1, 8):
+            await play(service, step, reward=lambda group, index: 0.0)
+            await service.settle()
+        during = list(caplog.messages)
+        service.log_end()
+        service.log_end()
+        return during, caplog.messages[len(during) :]
+
+    during, ended = asyncio.run(main())
+    (line,) = [line for line in during if "got the reward" in line]
+    assert line.startswith("arrol: every rollout got the reward 0 in each of 5 steps: the prompts are far too hard")
+    assert "trainer.rollout_data_dir" in line
+    assert ended[0] == "arrol: nothing was learned: no rollout trained in any of 7 steps"
+    assert len([line for line in ended if "got the reward" in line]) == 1
+
+
+def test_responses_that_all_meet_the_limit_are_said_with_verls_name_for_it(caplog):
+    async def main():
+        service = service_of()
+        for step in range(1, 6):
+            await service.begin(step, [("a", 2)])
+            for index in range(2):
+                service.ended((step, 0, index))
+                service.outcome((step, 0, index), 20, float(index), is_truncated=True)
+            await service.settle()
+
+    asyncio.run(main())
+    (line,) = [line for line in caplog.messages if "length limit" in line]
+    assert "raise data.max_response_length" in line
+
+
+def test_a_run_that_learns_ends_without_a_word(caplog):
+    async def main():
+        service = service_of()
+        for step in range(1, 7):
+            await play(service, step)
+            await service.settle()
+        service.log_end()
+
+    asyncio.run(main())
+    assert [line for line in caplog.messages if "learned" in line] == []
