@@ -73,7 +73,7 @@ def test_neyman_reaches_one_half_when_quality_is_perfect():
 
 
 @seeded
-@given(qualities, st.floats(0.15, 0.9), st.integers(0, 2**20))
+@given(qualities, keep_ratios, st.integers(0, 2**20))
 def test_the_keep_ratio_is_met_and_the_floor_holds(quality, keep, seed):
     group = np.random.default_rng(seed).integers(0, 3, len(quality))
     paper, balanced = PaperRule(max_survival=1.0), BalancedRule(max_survival=1.0, shrinkage=0)

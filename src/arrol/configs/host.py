@@ -34,7 +34,7 @@ class HostConfig(StrictModel):
     algorithm: Literal["grpo", "mc_grpo"] = "grpo"
     """Baseline and spread of a group: grpo, mean and standard deviation; mc_grpo, median and median absolute deviation.
     """
-    correction: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
+    correction: Literal["plain", "ipw", "doubly_robust"] = "ipw"
     """plain: survivors only, biased, the only one for mc_grpo; ipw, doubly_robust: weighted by 1/survival; rule auto
     takes ipw."""
     thinning: float = Field(0.5, ge=0, le=1)

@@ -207,6 +207,9 @@ class NeymanRule(PruningBase):
     scope: Literal["group", "batch"] = "group"
     """group: the same share of every group; batch: groups heading for all-right or all-wrong give theirs to mixed ones.
     """
+    min_survival: float = Field(0.2, gt=0, le=1)
+    """Least probability of surviving all probes, in (0, 1]. Larger than the 0.1 of other rules: where the head is wrong
+    about a rollout that this rule rarely keeps, its weight is the inverse."""
     shrinkage: float = Field(4.0, ge=0)
     """Pseudo-rollouts by which the prompt's history pulls the group's mean quality, 0 or more."""
 
@@ -271,7 +274,7 @@ def require_weights(pruning: PruningBase, correction: str, field: str) -> None:
 class AlgorithmBase(StrictModel):
     """What all algorithms share: the correction after pruning, clipping, reference, engine mismatch."""
 
-    correction: Literal["plain", "ipw", "doubly_robust"] = "doubly_robust"
+    correction: Literal["plain", "ipw", "doubly_robust"] = "ipw"
     """plain: survivors only, biased; ipw: weighted by 1/survival; doubly_robust: ipw with predicted qualities in the
     baseline."""
     leave_one_out: bool = True

@@ -47,7 +47,7 @@ def test_nested_quality_and_one_probe_as_a_number():
         ({"estimator": "ipw"}, ["estimator = 'ipw'", "unknown key", "'correction'"]),
         ({"rule": "extremes", "draw": "bernoulli", "correction": "plain"}, ["draw = 'bernoulli': extremes ranks"]),
         ({"rule": "auto", "correction": "plain"}, ["correction = 'plain': rule = 'auto' estimates the noise of 'ipw'"]),
-        ({"rule": "confidence"}, ["correction = 'doubly_robust': rule 'confidence' stops with certainty"]),
+        ({"rule": "confidence"}, ["correction = 'ipw': rule 'confidence' stops with certainty"]),
         ({"rule": "uniform", "keep_ratio": 0.05}, ["keep_ratio = 0.05: outside [min_survival, max_survival]"]),
         (
             {"algorithm": "mc_grpo", "correction": "ipw"},

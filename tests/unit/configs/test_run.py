@@ -115,7 +115,7 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
         ),
         (
             ["--pruning.rule", "extremes"],
-            "algorithm.correction = 'doubly_robust': rule 'extremes' stops with certainty, so no weights exist; "
+            "algorithm.correction = 'ipw': rule 'extremes' stops with certainty, so no weights exist; "
             "set it to 'plain'",
         ),
         (
@@ -132,12 +132,12 @@ def test_an_unchanged_rule_keeps_its_fields_and_an_unknown_one_is_named(run_file
             "algorithm.correction = 'plain': rule = 'auto' estimates the noise of 'ipw'; set it to 'ipw'",
         ),
         (
-            ["--pruning", "auto", "--pruning.probe_tokens", "[8]"],
+            ["--pruning", "auto", "--pruning.probe_tokens", "[8]", "--algorithm.correction", "doubly_robust"],
             "algorithm.correction = 'doubly_robust': rule = 'auto' estimates the noise of 'ipw'; set it to 'ipw'",
         ),
         (
             ["--pruning.rule", "confidence"],
-            "algorithm.correction = 'doubly_robust': rule 'confidence' stops with certainty, so no weights exist; "
+            "algorithm.correction = 'ipw': rule 'confidence' stops with certainty, so no weights exist; "
             "set it to 'plain' or pruning.mix above 0",
         ),
         (

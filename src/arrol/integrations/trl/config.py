@@ -47,8 +47,11 @@ class GRPOConfig(trl.GRPOConfig):
     draw: str | None = field(
         default=None, metadata={"help": "systematic (exact count per group) or bernoulli; default: the rule's own."}
     )
-    min_survival: float = field(
-        default=0.1, metadata={"help": "Least survival probability, in (0, 1]; largest weight: its inverse."}
+    min_survival: float | None = field(
+        default=None,
+        metadata={
+            "help": "Least survival probability, in (0, 1]; largest weight: its inverse; default: 0.2 with neyman, else 0.1."
+        },
     )
     min_survivors: int = field(default=2, metadata={"help": "Rollouts of a group that always survive."})
     pruning_warmup_steps: int = field(
@@ -62,7 +65,7 @@ class GRPOConfig(trl.GRPOConfig):
         default=None,
         metadata={
             "help": "doubly_robust, ipw: survivors weighted by 1/survival, which estimates the whole group's gradient; "
-            "plain: unweighted survivors; default: doubly_robust, with mc_grpo plain."
+            "plain: unweighted survivors; default: ipw, with mc_grpo plain."
         },
     )
     thinning: float = field(
@@ -109,7 +112,7 @@ class GRPOConfig(trl.GRPOConfig):
         options = {RENAMED.get(name, name): getattr(self, name) for name in FLAT_FIELDS}
         half = max(1, (self.max_completion_length or 2) // 2)
         options["probe_tokens"] = list(self.probe_tokens or [min(LATEST_PROBE, half)])
-        for name in ("draw", "correction"):
+        for name in ("draw", "min_survival", "correction"):
             if options[name] is None:
                 del options[name]
         rule_options = _mapping("rule_options", self.rule_options)
