@@ -38,7 +38,7 @@ controller = PruningController(rule, estimator, seed=SEED)
 
 engine = EmbeddedEngine(model, EngineConfig(), layout)
 sampling = SamplingParams(LIMIT, stop_token_ids=stop_token_ids(model, tokenizer))
-algorithm = DrGrpoConfig(correction="doubly_robust")
+algorithm = DrGrpoConfig()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
 for step in range(1, STEPS + 1):
