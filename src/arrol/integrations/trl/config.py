@@ -50,7 +50,8 @@ class GRPOConfig(trl.GRPOConfig):
     min_survival: float | None = field(
         default=None,
         metadata={
-            "help": "Least survival probability, in (0, 1]; largest weight: its inverse; default: 0.2 with neyman, else 0.1."
+            "help": "Least survival probability, in (0, 1]; the largest weight is its inverse. Default: 0.2 with "
+            "neyman, else 0.1."
         },
     )
     min_survivors: int = field(default=2, metadata={"help": "Rollouts of a group that always survive."})
