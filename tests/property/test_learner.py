@@ -18,6 +18,7 @@ from arrol.configs.run import (
 from arrol.configs.task import ArithmeticTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.errors import NonFiniteError
+from arrol.training import learner as learner_module
 from arrol.training import policy as policy_module
 from arrol.training.learner import Learner
 from arrol.training.lora import with_adapters
@@ -89,7 +90,7 @@ def gradient_of(model, groups, config, *, reference=None):
 
 
 def _flat_gradient(model):
-    values = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    values = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.requires_grad])
     model.zero_grad(set_to_none=True)
     return values
 
@@ -352,6 +353,27 @@ def test_adapters_alone_learn_and_their_reference_is_the_model_without_them(make
 def examples_of(groups):
     ones = np.ones(6)
     return [example for group in groups for example in group_examples(group, ones, ones, keep_zero=True)]
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("shares", [True, False])
+def test_layers_computed_again_give_the_same_gradient_bit_for_bit(any_model, shares, adapters, monkeypatch):
+    if not shares:
+        monkeypatch.setattr(learner_module, "flat_decoder", lambda model: None)
+    if adapters:
+        pytest.importorskip("peft")
+        with_adapters(any_model, LoraConfig(r=2), "base", seed=0)
+    kept, results = [], []
+    groups = groups_of(any_model)
+    for again in (False, True):
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+            results.append(gradient_of(any_model, groups, config_of(gradient_checkpointing=again))[0])
+        kept.append(sum(saved))
+    assert results[0].norm() > 1e-3
+    assert torch.equal(*results)
+    assert kept[1] < kept[0]
+    assert not any("forward" in vars(module) for module in any_model.modules())
 
 
 def test_dropout_of_the_config_never_reaches_the_ratio(make_model):

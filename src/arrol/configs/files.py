@@ -21,7 +21,16 @@ RUN_KEYS = frozenset(
 )
 """Top-level keys that only a run's file has."""
 WARM_START_KEYS = frozenset(
-    ("batch_size", "bf16", "demonstrations", "eval_prompts", "max_completion_tokens", "mixture", "pretrain_mixture")
+    (
+        "batch_size",
+        "bf16",
+        "demonstrations",
+        "gradient_checkpointing",
+        "eval_prompts",
+        "max_completion_tokens",
+        "mixture",
+        "pretrain_mixture",
+    )
     + ("pretrain_steps", "save_dtype", "shape", "steps")
 )
 """Top-level keys that only a warm start's file has."""

@@ -20,8 +20,8 @@ MAX_BITS = 63
 
 
 def as_kind(annotation: Any, value: Any) -> Any:
-    """``value`` for a field of that type; ValueError for true or false where the field is a number or a text, and for
-    whole numbers of more than ``MAX_BITS`` bits."""
+    """``value`` for a field of that type; ValueError for true or false where the field is a number or a text, for
+    anything else where it is true or false, and for whole numbers of more than ``MAX_BITS`` bits."""
     entry = list_entry(annotation)
     if entry is not None and not models(entry):
         if isinstance(value, str) and str in scalar_kinds(entry):
@@ -37,6 +37,8 @@ def as_kind(annotation: Any, value: Any) -> Any:
     kinds = scalar_kinds(annotation)
     if not kinds:
         return value
+    if kinds == [bool] and not isinstance(value, bool) and value is not None:
+        raise ValueError("must be true or false")
     if isinstance(value, bool) and bool not in kinds:
         raise ValueError(f"must be {WORDS[kinds[0]]}, not true or false")
     if (isinstance(value, int) and value.bit_length() > MAX_BITS) or (kinds == [int] and _is_beyond(value)):

@@ -227,7 +227,7 @@ class AutoRule(PruningBase):
     step_price: float = Field(0.0, ge=0)
     """Cost of a decode step, however many rollouts run in it, 0 or more."""
     noise_ratio: float | None = Field(None, gt=0)
-    """sigma_w / sigma_b, as ``arrol advise`` prints it, above 0; None leaves the spread between prompts out."""
+    """sigma_w / sigma_b, as arrol advise prints it, above 0; absent leaves the spread between prompts out."""
 
     @model_validator(mode="after")
     def _priced(self) -> Self:

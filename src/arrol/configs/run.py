@@ -113,6 +113,8 @@ class TrainingConfig(StrictModel):
     """Padded tokens per forward and backward, at least 1; few stay in a CPU's caches, a GPU wants 16384 or more."""
     bf16: bool = False
     """Autocast the learner's matrix products to bfloat16."""
+    gradient_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass: less memory, about a third more time to learn."""
     checkpoint_every: int = Field(0, ge=0)
     """Steps between checkpoints; 0 saves at the end only."""
     keep_checkpoints: int = Field(1, ge=1)

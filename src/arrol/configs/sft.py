@@ -93,6 +93,8 @@ class SftConfig(StrictModel):
     """auto, cpu, cuda or cuda:N."""
     bf16: bool = False
     """Autocast matrix products to bfloat16."""
+    gradient_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the saved weights."""
     eval_prompts: int = Field(256, ge=1, le=10**6)

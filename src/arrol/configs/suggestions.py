@@ -50,6 +50,8 @@ ELSEWHERE = {
     "output_dir": "out_dir",
     "run_name": "name",
     "num_samples": "evaluation.samples_per_prompt",
+    "gradient_accumulation_steps": "training.microbatch_tokens",
+    "per_device_train_batch_size": "training.microbatch_tokens",
     "lora_r": "lora.r",
     "lora_rank": "lora.r",
     "rank": "lora.r",

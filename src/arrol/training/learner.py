@@ -27,6 +27,7 @@ from arrol.training.lora import adapters_off, trained_weights
 from arrol.training.optimization import GuardedOptimizer
 from arrol.training.packing import Example, Microbatch, batch_denominator, group_examples, pack, split_groups
 from arrol.training.policy import head_logprobs, token_logprobs
+from arrol.training.recompute import recomputed_layers, require_layers
 from arrol.types import Contribution, RolloutGroup, RolloutId
 
 MINIBATCH_STREAM = 3
@@ -54,6 +55,9 @@ class Learner:
         bf16 = config.training.bf16
         self._decoders = {id(m): None if m is None or bf16 else flat_decoder(m) for m in (model, reference)}
         """Per model, where its siblings can share their prompt; autocast is left to the model's own forward pass."""
+        self._recompute = training.gradient_checkpointing
+        if self._recompute:
+            require_layers(model, "training.gradient_checkpointing")
         self._total_updates = training.steps * training.epochs * training.minibatches
 
     def update(
@@ -178,10 +182,11 @@ class Learner:
         self, model: Any, microbatch: Microbatch, *, with_entropy: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         options: dict[str, Any] = {"temperature": self._config.sampling.temperature, "with_entropy": with_entropy}
-        decoder, shared = self._decoders[id(model)], microbatch.shared
+        decoder, shared, recompute = self._decoders[id(model)], microbatch.shared, self._recompute
         if decoder:
-            return head_logprobs(model, shared.hidden(decoder), shared.target_M, **options)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.training.bf16):
+            return head_logprobs(model, shared.hidden(decoder, recompute=recompute), shared.target_M, **options)
+        autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.training.bf16)
+        with autocast, recomputed_layers(model, enabled=recompute and torch.is_grad_enabled()):
             return token_logprobs(model, microbatch.ids_RT, microbatch.selected_RT, **options)
 
     def _metrics(self, sums: Counter[str], norms: list[float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from arrol.records.tables import table_rows
 from arrol.training.lora import trained_weights
 from arrol.training.optimization import GuardedOptimizer, learning_rate
 from arrol.training.policy import token_logprobs
+from arrol.training.recompute import recomputed_layers, require_layers
 
 IDLE_BAD_STEPS = 5
 Demonstration = Callable[[int, bool], tuple[str, str]]
@@ -73,12 +74,15 @@ def warm_start(
     """Train ``model`` in place; ``on_step`` receives the 1-based step and its metrics."""
     device = next(model.parameters()).device
     guard = GuardedOptimizer(trained_weights(model), config.optimizer, IDLE_BAD_STEPS)
+    if config.gradient_checkpointing:
+        require_layers(model, "gradient_checkpointing")
     model.train()
     for step in range(config.steps):
         start = step * config.batch_size
         pairs = [demonstration(start + i, step < config.pretrain_steps) for i in range(config.batch_size)]
         ids_RT, learns_RT = encode_demonstrations(pairs, tokenizer, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
+        with autocast, recomputed_layers(model, enabled=config.gradient_checkpointing):
             logprob_N, _ = token_logprobs(model, ids_RT, learns_RT)
         loss = -logprob_N.mean()
         loss.backward()

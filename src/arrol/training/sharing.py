@@ -38,9 +38,9 @@ class SharedTokens:
     front_M: torch.Tensor
     target_M: torch.Tensor
 
-    def hidden(self, decoder: FlatDecoder) -> torch.Tensor:
-        """Hidden states ``[M, D]`` in front of the selected tokens."""
-        hidden_ND = decoder(self.ids_N, self.positions_N, self._attention(decoder.scaling))
+    def hidden(self, decoder: FlatDecoder, *, recompute: bool = False) -> torch.Tensor:
+        """Hidden states ``[M, D]`` in front of the selected tokens; ``recompute`` as of the decoder."""
+        hidden_ND = decoder(self.ids_N, self.positions_N, self._attention(decoder.scaling), recompute=recompute)
         return embedding(self.front_M, hidden_ND)
 
     def _attention(self, scaling: float) -> Attend:

@@ -55,7 +55,15 @@ from arrol.types import (
 )
 
 FREE_FIELDS = frozenset(
-    {"out_dir", "report_to", "device", "training.steps", "training.checkpoint_every", "training.keep_checkpoints"}
+    {
+        "out_dir",
+        "report_to",
+        "device",
+        "training.gradient_checkpointing",
+        "training.steps",
+        "training.checkpoint_every",
+        "training.keep_checkpoints",
+    }
     | {"task.reward_folder", "task.reward_time_limit_s"}
 )
 """Fields that a resuming run may change."""

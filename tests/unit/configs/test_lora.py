@@ -20,8 +20,8 @@ def test_absent_it_trains_every_weight_and_any_field_switches_it_on():
     [
         ({"target_modules": ["q proj"]}, "'q proj' is no name of a layer"),
         ({"target_modules": ["q_proj", ALL_LINEAR]}, "all-linear takes all; give it alone"),
-        ({"target_modules": []}, r"lora.target_modules = \[\]: .*at least 1 entry"),
-        ({"alpha": 0}, "lora.alpha = 0: .*above 0"),
+        ({"target_modules": []}, r"lora.target_modules = \[\]: must have at least 1 entry"),
+        ({"alpha": 0}, "lora.alpha = 0: must be above 0"),
         ({"dropout": 0.1}, "lora.dropout = 0.1: a policy trains without dropout"),
     ],
 )

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn import Linear
 from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
 
 from arrol.engines.embedded.support import attention_kinds
 
@@ -40,20 +41,36 @@ class FlatDecoder:
         self.scaling = float(base.layers[0].self_attn.scaling)
         """Factor of the attention scores."""
 
-    def __call__(self, ids_N: torch.Tensor, positions_N: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """Hidden states ``[N, D]`` after the final norm."""
+    def __call__(
+        self, ids_N: torch.Tensor, positions_N: torch.Tensor, attend: Attend, *, recompute: bool = False
+    ) -> torch.Tensor:
+        """Hidden states ``[N, D]`` after the final norm.
+
+        ``recompute``: layers keep no activations, the backward pass computes them again.
+        """
         hidden_ND = self._base.embed_tokens(ids_N)
         if _is_narrow(len(ids_N)):
             hidden_ND = hidden_ND.t().contiguous().t()  # all that follows keeps this layout
         cos, sin = self._base.rotary_emb(hidden_ND[None], positions_N[None])
         turn = cos[0][:, None], sin[0][:, None]
-        for number, layer in enumerate(self._base.layers):
-            seen_ND = _attention(layer.self_attn, _norm(layer.input_layernorm, hidden_ND), turn, number, attend)
-            hidden_ND = hidden_ND + seen_ND
-            mlp, inner_ND = layer.mlp, _norm(layer.post_attention_layernorm, hidden_ND)
-            gated_NI = silu(product(mlp.gate_proj, inner_ND)) * product(mlp.up_proj, inner_ND)
-            hidden_ND = hidden_ND + product(mlp.down_proj, gated_NI)
+        for number in range(len(self._base.layers)):
+            if recompute and torch.is_grad_enabled():
+                hidden_ND = checkpoint(
+                    self._layer, number, hidden_ND, turn, attend, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                hidden_ND = self._layer(number, hidden_ND, turn, attend)
         return _norm(self._base.norm, hidden_ND)
+
+    def _layer(
+        self, number: int, hidden_ND: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor], attend: Attend
+    ) -> torch.Tensor:
+        layer = self._base.layers[number]
+        seen_ND = _attention(layer.self_attn, _norm(layer.input_layernorm, hidden_ND), turn, number, attend)
+        hidden_ND = hidden_ND + seen_ND
+        mlp, inner_ND = layer.mlp, _norm(layer.post_attention_layernorm, hidden_ND)
+        gated_NI = silu(product(mlp.gate_proj, inner_ND)) * product(mlp.up_proj, inner_ND)
+        return hidden_ND + product(mlp.down_proj, gated_NI)
 
 
 def flat_decoder(model: Any) -> FlatDecoder | None:
