@@ -3,8 +3,8 @@
 * Hyphens in a key are underscores: ``--out-dir x`` sets ``out_dir``.
 * A text field takes the value as typed. Numbers, booleans, lists and tables are TOML; a list may also be ``a,b``.
   ``none`` empties an optional field.
-* ``--task countdown`` is short for ``--task.name countdown``. The fields of the file that only other variants have are
-  left out, with one warning.
+* ``--task countdown`` is short for ``--task.name countdown``. Values of the file that the new variant does not have, or
+  does not allow, are left out, with one warning.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
 
 from arrol.configs.base import StrictModel, merge, variants
 from arrol.configs.kinds import list_entry, models, scalar_kinds
@@ -39,7 +41,7 @@ def change(
     model: type[StrictModel], values: Mapping[str, Any], changes: Mapping[str, Any], shapes: Shapes | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """``values`` with ``changes`` laid over, and what was left out: a section that becomes another variant keeps the
-    fields of ``values`` that both variants have. Fields of an absent section are those of its default variant."""
+    values that the new one has and allows. Fields of an absent section are those of its default variant."""
     merged, left_out = merge(values, changes), []
     for name, info in model.model_fields.items():
         old, new = values.get(name), changes.get(name)
@@ -53,12 +55,23 @@ def change(
             left_out += [f"{name}.{text}" for text in inner]
         chosen = known.get(str(new.get(tag)))
         if chosen is not None and old.get(tag) != new.get(tag):
-            foreign = {
-                field for variant in known.values() for field in variant.model_fields
-            } - chosen.model_fields.keys()
+            foreign = {field for variant in known.values() for field in variant.model_fields}
+            foreign -= chosen.model_fields.keys()
+            foreign |= _refused(chosen, {key: value for key, value in old.items() if key not in foreign | {tag}})
+            foreign -= new.keys()
             merged[name] = merge({key: value for key, value in old.items() if key not in foreign}, new)
             left_out += [f"{name}.{key} = {value!r}" for key, value in old.items() if key in foreign]
     return merged, left_out
+
+
+def _refused(variant: type[StrictModel], values: Mapping[str, Any]) -> set[str]:
+    """Known fields whose value is outside what the variant allows, each judged by itself."""
+    try:
+        variant.model_validate(values)
+    except ValidationError as error:
+        places = [problem["loc"] for problem in error.errors() if problem["type"] != "extra_forbidden"]
+        return {str(place[0]) for place in places if place and place[0] in values}
+    return set()
 
 
 def parse_flags(flags: Sequence[str], model: type[StrictModel], shapes: Shapes | None = None) -> dict[str, Any]:

@@ -207,6 +207,6 @@ class SyntheticTask(ABC, Generic[P]):
         missing = sorted(set(self.alphabet) - set(spelled) - {" "})
         if missing:
             raise ModelError(
-                f"tokenizer: cannot spell {''.join(missing)!r} of task {self.name};"
-                " use a tokenizer that covers the task's alphabet"
+                f"tokenizer: cannot spell {''.join(missing)!r} of task {self.name}; set model to one whose tokenizer "
+                "can, or take another task"
             )

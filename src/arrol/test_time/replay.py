@@ -210,8 +210,6 @@ class ReplayTable(NamedTuple):
 
     right_AP: np.ndarray
     tokens_AP: np.ndarray
-    tied_AP: np.ndarray
-    steps_AP: np.ndarray
     started_AP: np.ndarray
     stopped_AP: np.ndarray
 
@@ -233,10 +231,7 @@ def replay_table(
         orders = orderings(len(traces.tokens_N), num_orderings, seed=seed, prompt=p)
         for a, strategy in enumerate(strategies):
             runs = [replay(strategy, traces, order) for order in orders]
-            facts = [
-                (one.answer in right_M, one.tokens.total, one.vote.is_tied, one.steps, one.num_started, one.num_stopped)
-                for one in runs
-            ]
+            facts = [(one.answer in right_M, one.tokens.total, one.num_started, one.num_stopped) for one in runs]
             for column_AP, mean in zip(table, np.mean(facts, axis=0), strict=True):
                 column_AP[a, p] = mean
     return table

@@ -164,6 +164,16 @@ def test_another_variant_keeps_what_both_have_and_says_what_it_leaves_out(caplog
     assert caplog.messages == []
 
 
+def test_a_value_that_the_new_variant_does_not_allow_is_left_out_unless_it_was_typed(caplog):
+    """Files of Countdown may start with two numbers, those of Search with three."""
+    values = {"task": {"name": "countdown", "min_numbers": 2, "num_problems": 5}, "model": "m"}
+    assert override(RunConfig, values, ["--task", "search"])["task"] == {"name": "search", "num_problems": 5}
+    assert caplog.messages == ["arrol: another variant was named, left out of the config: task.min_numbers = 2"]
+    typed = override(RunConfig, values, ["--task", "search", "--task.min_numbers", "2"])
+    with pytest.raises(ConfigError, match=r"^task\.min_numbers = 2: input should be greater than or equal to 3"):
+        validate(RunConfig, typed)
+
+
 def test_a_field_of_an_absent_section_is_one_of_its_default_variant():
     values = {"task": {"name": "arithmetic"}, "model": "m"}
     config = validate(RunConfig, override(RunConfig, values, ["--algorithm.correction", "ipw", "--seed", "1"]))

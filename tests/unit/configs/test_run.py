@@ -250,26 +250,27 @@ def test_a_mistake_in_a_comparison_names_its_arm(compare_file, flags, expected):
 def test_changes_leave_what_they_are_laid_over_alone():
     values = {"pruning": {"rule": "neyman", "scope": "batch", "keep_ratio": 0.4}}
     changed, left_out = change(RunConfig, values, {"pruning": {"rule": "balanced", "shrinkage": 1}})
-    assert changed["pruning"] == {"rule": "balanced", "scope": "batch", "keep_ratio": 0.4, "shrinkage": 1}
-    assert left_out == []
+    assert changed["pruning"] == {"rule": "balanced", "keep_ratio": 0.4, "shrinkage": 1}
+    assert left_out == ["pruning.scope = 'batch'"]  # balanced has groups and the buffer
     changed, left_out = change(RunConfig, values, {"pruning": {"rule": "never"}})
     assert changed["pruning"] == {"rule": "never", "keep_ratio": 0.4}
     assert left_out == ["pruning.scope = 'batch'"]
     assert values == {"pruning": {"rule": "neyman", "scope": "batch", "keep_ratio": 0.4}}
 
 
+@pytest.mark.parametrize("task", ["arithmetic", "countdown", "search"])
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[3] / "configs").glob("*.toml")), ids=lambda path: path.stem
 )
-def test_every_shipped_config_takes_another_task(path):
-    flags = ["--task", "countdown", "--name", "1e3"]
+def test_every_shipped_config_takes_another_task(path, task):
+    flags = ["--task", task, "--name", "1e3"]
     if "run" in (values := read_toml(path)):
-        assert load_compare(path, [f"--run.{flags[0][2:]}", *flags[1:2]]).run["task"]["name"] == "countdown"
+        assert load_compare(path, [f"--run.{flags[0][2:]}", *flags[1:2]]).run["task"]["name"] == task
     elif set(values) & {"pretrain_steps", "eval_prompts", "batch_size"}:
-        assert load_sft(path, flags).task.name == "countdown"
+        assert load_sft(path, flags).task.name == task
     else:
         config = load_run(path, flags)
-        assert (config.task.name, config.name) == ("countdown", "1e3")
+        assert (config.task.name, config.name) == (task, "1e3")
 
 
 def test_a_bare_word_names_the_variant_of_a_section(run_file, compare_file):
