@@ -87,7 +87,7 @@ SCENARIOS = {
     "warm_up": Scenario({**NEYMAN, "warmup_steps": 1}),
     "never": Scenario({"rule": "never"}, steps=2),
     "truncated_rows_do_not_count": Scenario(
-        {"rule": "uniform", "keep_ratio": 0.5}, sizes=(8, 8, 8), allocation={"rule": "dapo", "count_truncated": False}
+        {"rule": "uniform", "keep_ratio": 0.5}, sizes=(4, 4, 4), allocation={"rule": "dapo", "count_truncated": False}
     ),
 }
 

@@ -57,7 +57,8 @@ class Controller(Protocol):
     """Decides which rollouts keep running; all that an engine knows about pruning.
 
     An engine reports every rollout once at its end, also where there are no probes: by ``finished``, or by ``lost``
-    where it failed. Each event returns the ids to stop now. ``tick`` passes any number that grows.
+    where it failed. Each event returns the ids to stop now. ``tick`` passes any number that grows. A subclass inherits
+    the events at which it stops nothing.
     """
 
     @property
@@ -67,10 +68,17 @@ class Controller(Protocol):
     def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
         """Announce a group before its first rollout starts, or ``size`` more rollouts of a group that is open."""
 
-    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]: ...
-    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]: ...
-    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]: ...
-    def tick(self, now: float) -> list[RolloutId]: ...
+    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
+        return []
+
+    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        return []
+
+    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
+        return []
+
+    def tick(self, now: float) -> list[RolloutId]:
+        return []
 
     def decisions(self, step: int, group: int) -> list[PruningDecision]:
         """The last decision about each candidate of a group, by rollout index."""

@@ -93,12 +93,15 @@ def test_a_resumed_run_decides_as_one_that_was_not_interrupted():
 
 
 def test_truncated_rows_that_do_not_count_drop_a_group_that_is_uniform_without_them():
-    """Rewards 1, 1, 0, 0 with both wrong ones truncated: the rule dapo drops the group."""
+    """A group whose rewards differ by its truncated rollout alone: the rule dapo drops it."""
     (step,), outcome = recorded("truncated_rows_do_not_count")
+    spreads = set()
     for group in step.groups:
         counted = {r.reward for r in group.survivors if not r.is_truncated}
+        spreads.add((len(counted), len({r.reward for r in group.survivors})))
         trains = {i for i in outcome.lessons[0] if i.group == group.rollouts[0].rollout_id.group}
         assert bool(trains) == (len(counted) == 2)
+    assert {(1, 2), (2, 2)} <= spreads
 
 
 @each_scenario

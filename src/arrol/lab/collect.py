@@ -24,10 +24,10 @@ from arrol.errors import ConfigError
 from arrol.lab.pool import SUFFIX, Pool
 from arrol.lab.scores import crossfit_quality
 from arrol.lab.sketch import GradientSketch
-from arrol.protocols import PendingVerdict, Task
+from arrol.protocols import Controller, PendingVerdict, Task
 from arrol.quality.features import FeatureLayout
 from arrol.training.policy import stop_token_ids
-from arrol.types import Completion, FinishReason, GroupRequest, ProbeEvent, Prompt, PruningDecision, RolloutId, Verdict
+from arrol.types import Completion, FinishReason, GroupRequest, Prompt, PruningDecision, RolloutId, Verdict
 from arrol.verifiers.tally import RewardTally
 
 LOOKS = 12
@@ -57,26 +57,16 @@ class PoolPlan:
                 raise ConfigError(f"{name} = {getattr(self, name)}: give at least {least}")
 
 
-class _Watch:
-    """Implements :class:`arrol.protocols.Controller`: stops none, so that features are read at the probes."""
+class _Watch(Controller):
+    """Stops none; it has the probes at which features are read."""
+
+    probe_tokens: tuple[int, ...] = ()
 
     def __init__(self, probe_tokens: tuple[int, ...]) -> None:
         self.probe_tokens = probe_tokens
 
     def open(self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True) -> None:
         pass
-
-    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
-        return []
-
-    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        return []
-
-    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        return []
-
-    def tick(self, now: float) -> list[RolloutId]:
-        return []
 
     def decisions(self, step: int, group: int) -> list[PruningDecision]:
         return []

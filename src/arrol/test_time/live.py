@@ -53,7 +53,7 @@ class Ballot(NamedTuple):
 
 
 class LiveSessions(Controller):
-    """Controller and ``more`` callback of one ``generate`` call."""
+    """Controller and ``more`` callback of one ``generate`` call; an end stops no sibling, since none waits for it."""
 
     def __init__(
         self,
@@ -127,14 +127,6 @@ class LiveSessions(Controller):
             if not keep:
                 stops.append(rollout_id)
         return stops
-
-    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        """Nothing to stop: no rollout waits for another."""
-        return []
-
-    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        """Nothing to stop, as for ``finished``."""
-        return []
 
     def tick(self, now: float) -> list[RolloutId]:
         """All running rollouts of prompts with a consensus, at every tick, since a rollout may still be queued."""

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
-from arrol.engines.embedded.support import logits_of, max_positions
+from arrol.engines.embedded.support import logits_of, max_positions, too_long
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
 from arrol.training.lora import adapter_base, loaded_adapters, merged, require_peft, require_targets, with_adapters
@@ -157,10 +157,7 @@ def require_positions(
             "(max_position_embeddings); leave it out, or take a model with more"
         )
     if length + max_completion_tokens > limit:
-        raise ConfigError(
-            f"{field} = {max_completion_tokens}: with a prompt of {length} tokens it exceeds the {limit} positions of "
-            f"the model (max_position_embeddings); lower it to {limit - length}"
-        )
+        raise too_long(field, max_completion_tokens, length, limit)
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from arrol.engines.embedded import own_cache
-from arrol.errors import ModelError
+from arrol.errors import ConfigError, ModelError
 
 ATTENTION = ("sdpa", "eager")
 """Implementations that take a mask from outside."""
@@ -79,6 +79,14 @@ def max_positions(config: Any) -> int | None:
         return longest
     original = scaling.get("original_max_position_embeddings") or longest
     return max(int(longest), int(original * (scaling.get("factor") or 1.0)))
+
+
+def too_long(field: str, most: int, length: int, limit: int) -> ConfigError:
+    """Of a prompt of ``length`` tokens whose completions of ``most``, the value of ``field``, exceed the positions."""
+    return ConfigError(
+        f"{field} = {most}: with a prompt of {length} tokens it exceeds the {limit} positions of the model "
+        f"(max_position_embeddings); lower it to {max(limit - length, 0)}"
+    )
 
 
 def require_plain_head(model: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from arrol.configs.method import NeverRule, NeymanRule, OracleRule, PruningBase
 from arrol.engines.vllm.request import pruning_args
 from arrol.protocols import TrainingController
-from arrol.types import Contribution, GroupRequest, ProbeEvent, PruningDecision, Reason, RolloutGroup, RolloutId, State
+from arrol.types import Contribution, GroupRequest, PruningDecision, Reason, RolloutGroup, RolloutId, State
 
 
 class RemoteController(TrainingController):
@@ -43,18 +43,6 @@ class RemoteController(TrainingController):
         self._sizes[step, group] = first + size
         if not prune:
             self._unprunable.update(RolloutId(step, group, index) for index in range(first, first + size))
-
-    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
-        return []
-
-    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        return []
-
-    def lost(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        return []
-
-    def tick(self, now: float) -> list[RolloutId]:
-        return []
 
     def decided(self, decision: PruningDecision) -> None:
         """A decision of the scheduler has come back."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.configs.host import HostConfig
-from arrol.errors import ConfigError
+from arrol.engines.embedded.support import too_long
 from arrol.integrations.allocation import require_outcomes
 from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory
@@ -61,11 +61,8 @@ class PromptSource:
         number = position % len(self.rows)
         ids = self.tokenized(self.rows[number])
         if self.longest is not None and len(ids) > self.longest:
-            limit = self.longest + self.completion_length
-            raise ConfigError(
-                f"max_completion_length = {self.completion_length}: with a prompt of {len(ids)} tokens it exceeds "
-                f"the {limit} positions of the model (max_position_embeddings); lower it to {max(limit - len(ids), 0)}"
-            )
+            most = self.completion_length
+            raise too_long("max_completion_length", most, len(ids), self.longest + most)
         key = hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).hexdigest()
         return Prompt(key, tuple(ids), str(number), "")
 

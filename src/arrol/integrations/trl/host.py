@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from arrol.engines.embedded.support import max_positions, require_supported
+from arrol.engines.embedded.support import max_positions, require_supported, too_long
 from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import RewardFunction
 from arrol.types import SamplingParams
@@ -134,10 +134,7 @@ def require_positions(prompt_ids: list[list[int]], trainer: TrainerLike) -> None
     longest, most = max(map(len, prompt_ids), default=0), trainer.max_completion_length
     limit = max_positions(trainer.accelerator.unwrap_model(trainer.model).config.get_text_config())
     if limit is not None and longest + most > limit:
-        raise ConfigError(
-            f"max_completion_length = {most}: with a prompt of {longest} tokens it exceeds the {limit} positions of "
-            f"the model (max_position_embeddings); lower it to {max(limit - longest, 0)}"
-        )
+        raise too_long("max_completion_length", most, longest, limit)
 
 
 def sampling_params(trainer: TrainerLike) -> SamplingParams:
