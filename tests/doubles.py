@@ -1,4 +1,4 @@
-"""A controller that writes down what it is shown and stops whom it is told to."""
+"""A controller that writes down what it is shown and stops the rollouts that it is told to."""
 
 import numpy as np
 import torch

@@ -44,7 +44,7 @@ def events_of(quality_PG, *, step=1, probe=0):
 
 
 def play(controller, quality_PG, *, step=1, history=None, probes=1):
-    """Everybody reaches every probe together; returns those stopped."""
+    """All rollouts reach every probe together; returns the stopped ones."""
     open_groups(controller, quality_PG, step=step, history=history)
     stopped = set()
     for probe in range(probes):

@@ -78,7 +78,7 @@ SCENARIOS = {
     "one_probe": Scenario({"rule": "uniform", "keep_ratio": 0.5}),
     "two_probes": Scenario({"rule": "uniform", "keep_ratio": 0.5, "probe_tokens": [2, 4], "min_survivors": 1}),
     "early_siblings": Scenario({**NEYMAN, "probe_tokens": [8]}, sizes=(8, 8, 8)),
-    "an_error": Scenario({"rule": "uniform", "keep_ratio": 0.5, "min_survivors": 2}, sizes=(4, 4, 4), failing_token=5),
+    "an_error": Scenario({"rule": "uniform", "keep_ratio": 0.5, "min_survivors": 2}, sizes=(4, 4, 4), failing_token=10),
     "a_deadline": Scenario({**NEYMAN, "barrier_timeout": 2}, rows=5),
     "a_late_wave": Scenario({**NEYMAN, "min_survivors": 3}, sizes=(4, 4), wave=4),
     "a_floor": Scenario({"rule": "uniform", "keep_ratio": 0.25, "min_survivors": 5}),

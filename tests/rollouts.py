@@ -120,7 +120,7 @@ class World:
             new = self._note(allocator.observe(ended), running=[i for _, i, _ in running] + [i for _, i in waiting])
 
     def _note(self, requests, running=()):
-        """Waves continue their group, and nobody is asked again while rollouts of theirs run."""
+        """Waves continue their group, and no prompt is asked again while its rollouts run."""
         busy = {rollout_id.group for rollout_id in running}
         for request in requests:
             asked = sum(r.size for r in self.requests if (r.step, r.group) == (request.step, request.group))

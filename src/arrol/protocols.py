@@ -1,6 +1,6 @@
 """The seams on one page: engine, controller, estimator, verifier, task, sink. Neither side of a seam knows the other.
 
-Whatever learns during a run is :class:`Stateful`, so that a restart loses nothing.
+Objects that learn during a run are :class:`Stateful`, so that a restart loses nothing.
 Legend: ``C`` candidates, ``F`` features.
 """
 
@@ -163,7 +163,7 @@ class Task(Protocol):
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict: ...
 
     def submit(self, prompt: Prompt, completion_text: str, token_ids: Sequence[int] = ()) -> PendingVerdict:
-        """Start a verdict, so that it runs beside generation; a cheap one may be given at once.
+        """Start a verdict, so that it runs during generation; a cheap one may be given at once.
 
         ``token_ids`` are those of the completion, for rewards that count tokens.
         """

@@ -1,6 +1,6 @@
-"""The names that a training loop of one's own rests on (``examples/02_own_loop.py``), with their signatures.
+"""The names that your own training loop rests on (``examples/02_own_loop.py``), with their signatures.
 
-Rewrite with ``python tests/contract/test_loop_signatures.py`` and look at the difference: whoever wrote such a loop has
+Rewrite with ``python tests/contract/test_loop_signatures.py`` and look at the difference: a user with such a loop has
 to follow it.
 """
 

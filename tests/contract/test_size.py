@@ -19,7 +19,7 @@ EXCEPTIONS = {
     ("DatasetTaskConfig", "fields"): 21,  # rows and columns are its own; RewardFields and PromptFields have the rest
     ("AutoRule", "fields"): 13,  # eight are shared by all rules, three are prices
     ("BalancedRule", "fields"): 14,  # eight fields are shared by all rules
-    ("QualityConfig", "fields"): 13,  # the head, its buffer, its calibration; nobody changes all three at once
+    ("QualityConfig", "fields"): 13,  # the head, its buffer, its calibration; three subjects in one flat section
     ("DapoConfig", "fields"): 14,  # eight are shared by all algorithms, four say DAPO's triple, two its length penalty
     ("RunConfig", "fields"): 18,  # eleven sections and seven facts; a level between them would only be typed
     ("SftConfig", "fields"): 21,  # one flat page; its two nodes are the shape and the optimizer

@@ -1,4 +1,4 @@
-"""Data and a reward of one's own through ``arrol train`` and ``arrol eval``, and every mistake before torch."""
+"""Your own data and reward through ``arrol train`` and ``arrol eval``, and every mistake before torch."""
 
 import json
 import subprocess

@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_goes_on(config, tmp_pa
 
 @pytest.mark.parametrize("limit", [3000, 12000])
 def test_a_real_limit_on_file_sizes_says_the_same(config, tmp_path, limit):
-    """3000 bytes stop the records, 12000 the weights: whoever writes, it is one line and exit code 2."""
+    """3000 bytes stop the records, 12000 the weights: each writer ends in one line and exit code 2."""
     process = subprocess.run(
         [sys.executable, "-m", "arrol.cli.main", "train", str(config), "--evaluation.every", "0"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),

@@ -138,7 +138,7 @@ def test_where_outcomes_decide_nothing_a_stream_asks_what_rounds_ask(situation, 
 
 @SETTINGS
 @given(situations())
-def test_whoever_trains_was_verified_or_has_no_weight_and_stands_for_no_more_than_there_were(situation):
+def test_rollouts_that_train_were_verified_or_weigh_nothing_and_weigh_no_more_than_their_group(situation):
     config, size, rate, options = situation
     allocator = Allocator(config, StepShape(NUM_PROMPTS, size), seed=0, max_completion_tokens=LONGEST)
     groups = World(rate, **options).rounds(allocator, prompts_from(NAMES))

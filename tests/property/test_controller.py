@@ -59,7 +59,7 @@ def test_a_probe_seen_twice_counts_once(name, seed):
 @seeded
 @given(seed=seeds)
 def test_order_of_arrival_changes_no_draw(name, seed):
-    """One by one or in lists, with short rollouts ending in between: the same survival and lot for everybody."""
+    """One by one or in lists, with short rollouts ending in between: the same survival and lot for all."""
     rng, config = np.random.default_rng(seed), RULES[name]
     quality, state = rng.random((3, 8)), filled(config)
     short = {
@@ -287,7 +287,7 @@ def test_a_systematic_draw_keeps_the_sum_rounded_down_or_up(survival, seed):
 
 @each_rule
 @pytest.mark.parametrize("score", [None, float("nan"), float("inf")])
-def test_without_a_score_everybody_is_kept(name, score):
+def test_without_a_score_all_are_kept(name, score):
     controller = controller_of(RULES[name], state=filled(RULES[name]))
     controller.open(2, 0, 8)
     stops = controller.probed([event(0, i, score, step=2) for i in range(8)])
@@ -298,7 +298,7 @@ def test_without_a_score_everybody_is_kept(name, score):
 
 @each_rule
 @pytest.mark.parametrize(("step", "is_pruned"), [(0, False), (1, False), (3, False), (4, True)])
-def test_warm_up_and_evaluation_keep_everybody(name, step, is_pruned):
+def test_warm_up_and_evaluation_keep_all(name, step, is_pruned):
     """Steps count from 1; evaluation is step 0."""
     config = RULES[name].model_copy(update={"warmup_steps": 3})
     controller = controller_of(config, state=filled(config))

@@ -71,7 +71,7 @@ class Host:
         for name in self.some(self.live):
             self.live[name] = min(self.live[name] + 1, len(PROBES))
             scored.append(ProbeScore(name, PROBES[self.live[name] - 1], SCORES[self.rng.integers(4)]))
-        again = [ProbeScore(name, PROBES[0], 0.7) for name in self.some([*self.live, *self.gone, "nobody"], 0.2)]
+        again = [ProbeScore(name, PROBES[0], 0.7) for name in self.some([*self.live, *self.gone, "unknown"], 0.2)]
         self.book.probed([*scored, *self.some(scored, 0.2), *again])
 
     def end(self, share=0.3):

@@ -24,7 +24,7 @@ TOKEN = [0, 3, 1, 2, 2, 1]
 REWARD = np.array([1.0, 0, 0, 1, 0, 0])
 SURVIVAL = np.array([0.9, 0.3, 0.5, 0.7, 0.4, 1.0])
 QUALITY = np.array([0.2, 0.7, 0.9, 0.1, 0.5, np.nan])
-EVERYBODY = (True,) * 6
+ALL_KEPT = (True,) * 6
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def choices(keep, baseline, choose, ratio=1):
         yield rejected(right, wrong, count, baseline, [0])
 
 
-def expected(baseline, config, choose, keep=EVERYBODY, **options):
+def expected(baseline, config, choose, keep=ALL_KEPT, **options):
     """Nothing was stopped."""
     found = [gradient(keep, config, choice, np.ones(6)) for choice in choices(keep, baseline, choose, **options)]
     return np.mean(found, axis=0)
@@ -71,7 +71,7 @@ def expected(baseline, config, choose, keep=EVERYBODY, **options):
 
 def full(config):
     plain = type(config)(correction="plain", aggregation=config.aggregation)
-    return gradient(EVERYBODY, plain, module.whole(6), np.ones(6))
+    return gradient(ALL_KEPT, plain, module.whole(6), np.ones(6))
 
 
 CONFIGS = [

@@ -96,7 +96,7 @@ def test_the_keep_ratio_is_met_and_the_floor_holds(quality, keep, seed):
     st.floats(0.05, 0.3),
 )
 def test_lifting_gives_every_group_its_floor(survival, seed, need, least):
-    """Also the groups that pay for others, and those in which a rule stops everybody."""
+    """Also the groups that pay for others, and groups that a rule stops whole."""
     group = np.random.default_rng(seed).integers(0, 4, len(survival))
     needed = dict.fromkeys(range(4), need)
     lifted = lift_to_floor(survival, group, needed, least)

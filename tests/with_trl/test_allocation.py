@@ -161,7 +161,7 @@ def test_what_trains_has_the_stated_loss_and_gradient(tmp_path, name, loss_type)
     assert loss == pytest.approx(wanted_loss, rel=1e-4, abs=1e-6)
 
 
-def test_a_selection_that_leaves_nobody_out_trains_what_trl_trains(tmp_path):
+def test_a_selection_that_leaves_no_row_out_trains_what_trl_trains(tmp_path):
     alike = {"pruning": {**NEVER, "rule_options": {"observe": True}}, "correction": "plain"}
     plain = trainer(config(tmp_path / "a", **alike))
     plain.train()

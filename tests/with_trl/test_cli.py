@@ -92,7 +92,7 @@ def test_a_reward_model_joins_the_reward_functions(config, tmp_path, capsys):
             "reward_funcs = 'unknown': give a dotted path such as module.function, or one of ['accuracy_reward', "
             "'reasoning_accuracy_reward', 'think_format_reward', 'get_soft_overlong_punishment']",
         ),
-        (["--reward_funcs", "trl_host.nobody"], "reward_funcs = 'trl_host.nobody'"),
+        (["--reward_funcs", "trl_host.absent"], "reward_funcs = 'trl_host.absent'"),
         (["--keep_ration", "0.5"], "--keep_ration: no option of arrol grpo or accelerate launch; leave it out, or "),
         (["x.yaml"], "x.yaml: no option of arrol grpo or accelerate launch; leave it out, or correct it"),
         (["--multi_gpu", "x.yaml"], "x.yaml: no option of arrol grpo or accelerate launch; leave it out, or "),

@@ -173,7 +173,7 @@ def served(server, folder, out, *, two_phase=False, **changes):
 
 
 def _as_server(rollout, server):
-    """Tells the rollout, and nobody else, that TRL uses a server."""
+    """Tells the rollout alone that TRL uses a server."""
 
     class Served(PrunedRollout):
         def __call__(self, prompts, trainer):
@@ -253,7 +253,7 @@ def test_a_server_without_our_worker_or_none_at_all_is_one_line(server):
     with pytest.raises(ConfigError, match="does not answer"):
         ServedLlm("http://127.0.0.1:9")
     with pytest.raises(ConfigError, match="VLLM_SERVER_DEV_MODE=1"):
-        ServedLlm(server).collective_rpc("nobody_knows_this")
+        ServedLlm(server).collective_rpc("unknown_method")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def _heads(heads: Sequence[Mapping[str, float]]) -> str:
 
 
 def lever_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the levers: name, merit with interval beside one's own group size and the best, cost."""
+    """Heads and rows of the levers: name, merit with interval relative to your group size and to the best, cost."""
     heads = ["lever", "yours", "95%", "best", "95%", "s/step" if report["is_seconds"] else "cost/step"]
     first, rows = report["levers"][0]["step_cost"], []
     for number, row in enumerate(report["levers"]):
@@ -118,7 +118,7 @@ def _print_levers(console: Console, report: Report) -> None:
 
 def levers_title(report: Report) -> str:
     """What the table of levers shows."""
-    return f"Merit under cost {report['cost']}, beside your group size and beside the best one"
+    return f"Merit under cost {report['cost']}, relative to your group size and to the best one"
 
 
 def _merit(merit: Mapping[str, float], is_reference: bool) -> tuple[str, str]:
@@ -150,7 +150,7 @@ def _bounds(report: Report) -> list[str]:
     ]
     own, name = report["group_size"], report["costs"][0]["name"]
     sizes = "  ".join(f"{row['size']}: {row['low']:.2f}-{row['high']:.2f}" for row in report["bounds"])
-    found.append(f"Merit of a group size beside {own}, whatever they are (cost {name})  {sizes}")
+    found.append(f"Bounds of a group size's merit relative to {own} (cost {name})  {sizes}")
     if ceiling := report["ceilings"]:
         gains = "  ".join(f"{rate}: {gain:.2f}" for rate, gain in ceiling["gain"].items())
         found.append(

@@ -97,7 +97,7 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
         facts = pool_facts(pool, moments)
         console.print(
             f"{facts['prompts']} prompts x {facts['rollouts']} rollouts; sigma_w/sigma_b {facts['ratio']:.2f}, best "
-            f"group size about {facts['best_size']:.1f}. Merit: beside the first design, 95% interval over prompts.",
+            f"group size about {facts['best_size']:.1f}. Merit relative to the first design, 95% interval over prompts",
             soft_wrap=True,
         )
     return 0
@@ -205,7 +205,7 @@ def pool_facts(pool: Pool, moments: Moments) -> dict[str, Any]:
 
 
 def print_designs(console: Console, found: Sequence[Judgement], tables: dict[str, list[Merit]]) -> None:
-    """One row per design; per cost model a column of merits, beside the first design, and one of intervals."""
+    """One row per design; per cost model a column of merits, relative to the first design, and one of intervals."""
     columns = []
     for name, rows in tables.items():
         columns.append([f"merit {name}", *(f"{row.merit:.2f}" for row in rows)])

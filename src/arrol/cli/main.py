@@ -169,7 +169,9 @@ def _advise_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--visits", type=int, default=VISITS, metavar="N", help=f"visits of each prompt per lever; default {VISITS}"
     )
-    command.add_argument("--designs", metavar="FILE", help="TOML file of designs to judge beside the usual levers")
+    command.add_argument(
+        "--designs", metavar="FILE", help="TOML file of designs to judge in addition to the usual levers"
+    )
     command.add_argument("--plots", metavar="DIR", help="write plots there")
     _reading_options(command)
 

@@ -1,6 +1,6 @@
 """Strict configuration: TOML in, frozen objects out, one line for every mistake.
 
-* An unknown key is an error that names the nearest known one, in whatever section it stands.
+* An unknown key is an error that names the nearest known one of any section.
 * A single value is a list of one; true is no number (``kinds.py``).
 * The docstring under a field is its only documentation; error messages quote it.
 """

@@ -205,7 +205,7 @@ class NeymanRule(PruningBase):
 
     rule: Literal["neyman"] = "neyman"
     scope: Literal["group", "batch"] = "group"
-    """group: the same share of every group; batch: groups heading for all-right or all-wrong give theirs to mixed ones.
+    """group: the same share of every group; batch: groups that look all right or all wrong give theirs to mixed ones.
     """
     min_survival: float = Field(0.2, gt=0, le=1)
     """Least probability of surviving all probes, in (0, 1]. Larger than the 0.1 of other rules: where the head is wrong

@@ -144,7 +144,7 @@ class PromptFields(StrictModel):
 
 
 class DatasetTaskConfig(RewardFields, PromptFields):
-    """Prompts from a file, a folder or a hub name, with gold answers or a reward of one's own."""
+    """Prompts from a file, a folder or a hub name, with gold answers or your own reward."""
 
     name: Literal["dataset"] = "dataset"
     source: str

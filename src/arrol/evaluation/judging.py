@@ -56,7 +56,7 @@ class JudgedProblem:
 def verifier_for(
     problems: Sequence[SampledProblem], choice: str | None = None, marks: Sequence[str] = ()
 ) -> IntegerVerifier | SymbolicVerifier:
-    """The verifier of that name; None means symbolic, whatever the gold answers are.
+    """The verifier of that name; None means symbolic for any gold answers.
 
     ``marks`` stand before an answer; without any the usual ones do.
     """
@@ -74,7 +74,7 @@ def verifier_for(
 
 
 def unjudged(problems: Sequence[SampledProblem]) -> list[SampledProblem]:
-    """The problems without rewards, answers and whatever else came of a verdict."""
+    """The problems without what verdicts added: rewards, answers and the rest."""
     return [replace(one, samples=tuple(_unjudged(sample) for sample in one.samples)) for one in problems]
 
 

@@ -1,4 +1,4 @@
-"""Online strategies replayed on recorded samples, beside the majority at equal tokens and at equal accuracy.
+"""Online strategies replayed on recorded samples, compared with the majority at equal tokens and at equal accuracy.
 
 The control is the majority of 1 ... n samples: a curve of accuracy over tokens. A strategy is a point; its row has the
 paired difference to the curve at its own tokens, and the tokens that the curve needs for its accuracy. DeepConf needs

@@ -54,7 +54,7 @@ class Tail(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Between what the merit of a group size lies beside another, whatever sigma_w / sigma_b is."""
+    """Bounds of the merit of a group size relative to another, for any sigma_w / sigma_b."""
 
     size: int
     low: float
@@ -135,7 +135,7 @@ def ceiling(rate: float, auroc: float, *, prefix: float = PREFIX) -> float:
     """Most that pruning can gain within prompts of success rate ``rate``, at least 1; sigma_b taken as 0.
 
     Binormal scores of that AUROC; survival clip(k s, MIN_SURVIVAL, 1) with s the root of the expected squared
-    advantage given the score, best k. Variance of the weighted estimate times its cost, beside keeping all.
+    advantage given the score, best k. Variance of the weighted estimate times its cost, relative to keeping all.
     """
     if not (0 < rate < 1 and auroc > 0.5):
         return 1.0
@@ -185,7 +185,7 @@ def best_probe(pool: Pool, moments: Moments, model: CostModel, size: int, keep: 
 
 
 def size_bounds(pool: Pool, model: CostModel, sizes: Sequence[int], own: int, prompts_per_step: int) -> list[Bounds]:
-    """Without gradients: merit of each size beside ``own`` for sigma_b = 0 and without end, and all between.
+    """Without gradients: merit of each size relative to ``own`` for sigma_b = 0 and without end, and all between.
 
     V is taken as sigma_w^2 / (n - 1); costs are those of the pool, dead groups included.
     """

@@ -1,4 +1,4 @@
-"""The levers of a workload beside its own and its best group size, one recommendation, and the lines that set it."""
+"""The levers of a workload, compared with its own and its best group size; one recommendation and its lines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ARROL_ONLY = ("allocation", "algorithm")
 
 @dataclass(frozen=True)
 class Lever:
-    """A design under one cost model, beside the run's own group size and beside the best one."""
+    """A design under one cost model, relative to the run's own group size and to the best one."""
 
     design: Design
     judgement: Judgement

@@ -51,7 +51,7 @@ class Design:
     name: str
     change: Mapping[str, Any] = field(default_factory=dict)
     survival: Survival | None = None
-    """A rule of one's own in place of the config's: candidates in, survival out."""
+    """Your own rule in place of the config's: candidates in, survival out."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Merit:
-    """A design under a cost model, beside a reference."""
+    """A design under a cost model, relative to a reference."""
 
     name: str
     merit: float
@@ -198,7 +198,7 @@ def _means(value_V: np.ndarray, prompt_V: np.ndarray, count: int) -> np.ndarray:
 
 
 def _relative_bias(drift_VD: np.ndarray, moments: Moments) -> tuple[float, bool]:
-    """Length of the mean drift beside that of the mean gradient, and whether it is above its noise.
+    """Length of the mean drift relative to that of the mean gradient, and whether it is above its noise.
 
     The squared length is the mean inner product of PARTS means of different visits, which holds no noise of its own.
     Chance is what the same means give when their signs are drawn, which needs no law of large numbers: a few visits
@@ -221,7 +221,7 @@ def _relative_bias(drift_VD: np.ndarray, moments: Moments) -> tuple[float, bool]
 def merits(
     judgements: Sequence[Judgement], moments: Moments, model: CostModel, *, reference: int = 0, seed: int = 0
 ) -> list[Merit]:
-    """Every design beside the one at ``reference``, with intervals over resampled prompts (paired)."""
+    """Every design relative to the one at ``reference``, with intervals over resampled prompts (paired)."""
     count = len(moments.count_P)
     draws_BP = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
     between_B = np.array([moments.part(draw_P).between for draw_P in draws_BP])

@@ -42,7 +42,7 @@ class Stop(NamedTuple):
     signal: float
     """Their share of the squared contributions."""
     gain: float
-    """Estimated merit beside the same groups without a stop; below 1 where no share pays."""
+    """Estimated merit relative to the same groups without a stop; below 1 where no share pays."""
 
     def design(self, size: int) -> Design:
         """Groups of ``size`` with this stop.

@@ -3,7 +3,7 @@
 Survivors of the last ``RECENT_STEPS`` steps are remembered, each counted 1/survival. For survivals p that some probe
 and scale c would have given (``moments.py``: p = clip(c sqrt(E[squared contribution | probe] / cost still to come),
 min_survival, 1), or p = c for all) ``outlook.py`` says what noise V and cost C they would have had. The merit of
-stopping beside keeping all is
+stopping relative to keeping all is
 
     (S + V(1)) C(1) / ((S + V(p)) C(p)),      S = V(1) (G - 1) / noise_ratio^2
 
@@ -13,7 +13,7 @@ choice by the lower end of a jackknife interval over groups counts, that of uneq
 ``UNLIKE_MARGIN``. While that is below ``MIN_MERIT``, or fewer than ``MIN_GROUPS`` groups are known, all are kept.
 
 The lottery before the update (``algorithms/thinning.py``) is chosen the same way, before any stop: the share of largest
-merit beside no lottery, in all steps. Stops are judged beside keeping all with the same lottery.
+merit relative to no lottery, in all steps. Stops are compared with keeping all under the same lottery.
 
 Nothing is stopped in order to learn: where all are kept every outcome is seen, and elsewhere survivors, weighted, show
 what every probe and scale would have done. All of this describes correction ``ipw``: under ``doubly_robust`` groups of
@@ -89,7 +89,7 @@ class Thinning(NamedTuple):
 
 
 class _Beside(NamedTuple):
-    """What stopping is judged beside."""
+    """What stopping is compared with."""
 
     kept: Outlook
     """Of keeping all, with the lottery before the update."""
@@ -174,7 +174,7 @@ class AutoChoice:
             self.choice = self.choice._replace(lottery=thinning.kept, lottery_merit=lottery_merit)
 
     def _lottery(self, past: Past, spread_M: np.ndarray) -> tuple[Thinning, float]:
-        """The shares to reckon with; where they are chosen here, the best one, and its merit beside no lottery."""
+        """The shares in force; where they are chosen here, the best one, and its merit relative to no lottery."""
         if not self._thinning.is_chosen:
             return self._thinning, float("nan")
         everyone_N = np.ones(len(past.weight_N))
@@ -228,7 +228,7 @@ class AutoChoice:
         return fit(part[:, SIGNAL + probe], past.advantage_N**2 * past.size_N, after_N, past.weight_N)
 
     def _judged(self, past: Past, probe: int, scale: float, wanted_N: np.ndarray, beside: _Beside) -> Choice:
-        """Merit of a survival beside keeping all, over what is remembered."""
+        """Merit of a survival relative to keeping all, over what is remembered."""
         is_candidate_N = self._is_candidate(probe)
         survival_N = np.where(is_candidate_N, np.clip(wanted_N, self._config.min_survival, 1.0), 1.0)
         keep = float(np.average(survival_N[is_candidate_N], weights=past.weight_N[is_candidate_N]))
@@ -275,7 +275,7 @@ def _lead(choice: Choice) -> float:
 
 
 def _merited(kept: Outlook, found: Outlook, spread_M: np.ndarray) -> tuple[float, float]:
-    """Merit beside keeping all, and the standard error of its logarithm (jackknife over groups, first order)."""
+    """Merit relative to keeping all, and the standard error of its logarithm (jackknife over groups, first order)."""
     columns = kept.noise_M + spread_M, found.noise_M + spread_M, kept.cost_M, found.cost_M
     full, noise, whole, cost = (float(column.sum()) for column in columns)
     change_M = columns[0] / full + columns[2] / whole - columns[1] / noise - columns[3] / cost

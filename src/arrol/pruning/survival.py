@@ -80,7 +80,7 @@ class Candidates:
 
 
 Survival = Callable[[Candidates], np.ndarray]
-"""A rule of one's own: float64 ``[C]``, probability of surviving through this probe."""
+"""Your own rule: float64 ``[C]``, probability of surviving through this probe."""
 
 
 def never(candidates: Candidates, config: PruningBase, keep_ratio: float) -> np.ndarray:

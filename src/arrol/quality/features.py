@@ -8,8 +8,8 @@ A probe at ``probe_tokens = L`` looks at a rollout when its L-th completion toke
 
 At the end of a completion (``END``) the same is read at the last token that was fed, the one before the last sampled.
 
-Pilots found little within-prompt signal in the hidden state alone and more in the log-probabilities, hence all three by
-default.
+Pilots found little within-prompt signal in the hidden state alone and more in the log-probabilities, so all three are
+the default.
 Legend: ``C`` candidates, ``D`` hidden size, ``F`` features.
 """
 

@@ -72,7 +72,7 @@ def draw_workload(report: Report, folder: str | Path) -> list[Path]:
 
 
 def merit_by_size(report: Report) -> Figure | None:
-    """Merit beside the run's own group size, with intervals, per cost model; the other levers under the first."""
+    """Merit relative to the run's own group size, with intervals, per cost model; the other levers under the first."""
     if "sizes" not in report:
         return None
     figure, axes = _axes("rollouts per prompt", "merit (yours: 1)")

@@ -198,7 +198,7 @@ class Trainer:
         }
 
     def _sample(self, clock: _Clock) -> list[RolloutGroup]:
-        """Generated and verified rollouts of all requests of the allocator; verdicts run beside generation."""
+        """Generated and verified rollouts of all requests of the allocator; verdicts run during generation."""
         parts, allocator = self.parts, self.parts.allocator
         requests = allocator.begin(self.step, self._next_prompt)
 

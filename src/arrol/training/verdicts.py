@@ -1,4 +1,4 @@
-"""Verdicts beside generation: ended rollouts in, verified rollouts out in the same order."""
+"""Verdicts during generation: ended rollouts in, verified rollouts out in the same order."""
 
 from __future__ import annotations
 

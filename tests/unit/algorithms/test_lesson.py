@@ -91,7 +91,7 @@ def test_an_ignored_rollout_leaves_the_group_as_it_would_be_without_it():
         assert found.effective_rollouts == without.effective_rollouts
 
 
-def test_everybody_who_is_left_out_has_one_reason():
+def test_each_rollout_that_is_left_out_has_one_reason():
     right, wrong = REWARD == 1, REWARD == 0
     choice = rejected(right, wrong & (np.arange(6) != 5), 1, "all", [0])
     ignored = np.arange(6) == 5

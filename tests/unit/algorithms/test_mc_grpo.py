@@ -16,7 +16,7 @@ def test_an_odd_group_by_hand():
     assert median_signal(np.array([1.0, 2, 3, 4, 7]), normalize_by_std=False).advantage_G.tolist() == [-2, -1, 0, 1, 4]
 
 
-def test_in_an_even_group_nobody_is_left_out():
+def test_in_an_even_group_no_rollout_is_left_out():
     found = median_signal(np.array([1.0, 2, 4, 7]), normalize_by_std=False)
     assert found.advantage_G.tolist() == [-2, -1, 1, 4]
     assert found.weight_G.tolist() == [1, 1, 1, 1]
@@ -32,7 +32,7 @@ def test_with_outcomes_of_0_and_1_the_minority_carries_the_signal(right, size, a
         assert found.advantage_G[:right] == pytest.approx(sign * advantage, rel=1e-4)
         assert not found.advantage_G[right:].any()
         assert found.weight_G.sum() == size - 1
-        assert found.weight_G[:right].all()  # whoever is left out belongs to the majority
+        assert found.weight_G[:right].all()  # the one that is left out belongs to the majority
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])

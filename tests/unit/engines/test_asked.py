@@ -1,4 +1,4 @@
-"""What has ended is told once, what is asked for besides is opened and comes back behind the rest."""
+"""Ended rollouts are told once; new requests are opened, and their completions follow the others."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_without_more_nothing_is_kept_to_be_told():
     assert asked._news == []
 
 
-def test_nobody_is_asked_for_twice():
+def test_no_rollout_is_asked_for_twice():
     """A later wave that forgets where it begins would write its elders' tokens again."""
     asked = Asked([GroupRequest(1, 3, PROMPT, 2)], more=lambda news: [GroupRequest(1, 3, PROMPT, 2)])
     ended(asked, RolloutId(1, 3, 0))
@@ -61,6 +61,6 @@ def test_nobody_is_asked_for_twice():
         asked.ask()
 
 
-def test_a_request_of_nobody_has_no_completions():
+def test_a_request_of_size_0_has_no_completions():
     assert Asked([GroupRequest(1, 0, PROMPT, 0)]).completions() == [[]]
     assert Asked([]).completions() == []

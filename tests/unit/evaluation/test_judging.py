@@ -121,7 +121,7 @@ def test_a_class_has_the_verdict_of_its_first_member_in_votes():
     assert disagreements(found) == 2
 
 
-def test_nobody_can_judge_without_a_gold_answer_and_rewards():
+def test_without_gold_answers_and_rewards_nothing_can_be_judged():
     with pytest.raises(DataError, match="problem 'x' has neither a gold answer nor rewards"):
         judge(problem(Sample("4"), gold=None, key="x"))
 

@@ -39,4 +39,4 @@ def test_verl_beside_a_new_trl_is_told(installed, trl, breaks):
 def test_ranges_are_those_of_the_package():
     assert supported("trl").specifier.contains("1.16.0")
     assert not supported("trl").specifier.contains("1.5.0")
-    assert supported("nobody") is None
+    assert supported("unknown-package") is None

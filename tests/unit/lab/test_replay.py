@@ -80,7 +80,7 @@ def test_whole_groups_have_the_sample_covariance(pool, base):
     np.testing.assert_allclose(visit.factor_R, (reward - reward.mean()) / 4, atol=1e-7)
 
 
-def test_auto_hears_of_outcomes_and_a_rule_of_ones_own_replaces_the_config_s(pool, base, monkeypatch):
+def test_auto_hears_of_outcomes_and_your_own_rule_replaces_the_config_s(pool, base, monkeypatch):
     monkeypatch.setattr("arrol.pruning.auto.MIN_MERIT", 0.0)
     auto = design_config(
         base, Design("auto", {"pruning": {"rule": "auto", "probe_tokens": [4]}, "algorithm": {"correction": "ipw"}})

@@ -106,7 +106,7 @@ def test_the_unscored_are_kept_and_the_others_drawn_among_themselves():
     assert len(stopped) == 2
 
 
-def test_events_nobody_awaits_are_ignored():
+def test_unexpected_events_are_ignored():
     controller = controller_of(WAITS)
     controller.open(1, 0, 2)
     assert controller.probed([event(7, 0, 0.5), event(0, 0, 0.5, step=9)]) == []
@@ -317,7 +317,7 @@ def test_a_share_of_the_group_over_two_probes():
     assert len(controller.probed([event(0, i, 0.5, probe=1) for i in alive[1:]])) == 2
 
 
-def test_a_rule_of_ones_own_replaces_the_config_s_at_every_probe():
+def test_your_own_rule_replaces_the_config_s_at_every_probe():
     """It says the survival through a probe, so what is left at the second is conditional; the floor holds."""
     config = UniformRule(**NOW, probe_tokens=(2, 4), min_survivors=0, min_survival=0.2, keep_ratio=0.3)
     through = iter([[1.0, 0.8, 0.8, 0.1], [0.5, 0.4]])

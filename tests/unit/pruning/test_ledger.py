@@ -48,7 +48,7 @@ def test_one_step_by_hand():
 @pytest.mark.parametrize(
     "rollouts",
     [
-        (rollout(0, 5), rollout(1, 9)),  # nobody stopped
+        (rollout(0, 5), rollout(1, 9)),  # none stopped
         (rollout(0, 30), rollout(1, 9, "pruned", 0.5)),  # no candidate kept
         (),
     ],

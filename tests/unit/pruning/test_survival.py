@@ -188,14 +188,14 @@ def test_lift_takes_from_the_others_what_they_can_give():
     np.testing.assert_allclose(lifted, [0.5] * 4 + [0.75] * 4, atol=1e-8)
 
 
-def test_lift_where_a_rule_stops_everybody():
+def test_lift_where_a_rule_stops_all():
     np.testing.assert_allclose(lift_to_floor(np.zeros(4), np.zeros(4, int), {0: 2}, 0.1), 0.5, atol=1e-8)
     lifted = lift_to_floor(np.array([1.0, 0, 0]), np.zeros(3, int), {0: 2}, 0.1)
     np.testing.assert_allclose(lifted, [1, 0.5, 0.5], atol=1e-8)
     assert lift_to_floor(np.zeros(2), np.zeros(2, int), {0: 5}, 0.1).tolist() == [1, 1]
 
 
-def test_lift_lowers_nobody_below_a_floor_of_its_own():
+def test_lift_lowers_no_group_below_its_own_floor():
     lowest = np.array([0.1] * 4 + [0.4, 0.4, 0.1, 0.1])
     lifted = lift_to_floor(np.array([0.1] * 4 + [0.5] * 4), np.repeat([0, 1], 4), {0: 2}, lowest)
     assert (lifted[4:6] >= 0.4).all()

@@ -123,7 +123,7 @@ def test_a_wave_that_may_not_be_stopped_is_judged_and_kept_at_once(rule):
     assert controller.tick(5000.0) == []
 
 
-def test_nobody_waits_for_those_who_may_not_be_stopped():
+def test_candidates_do_not_wait_for_rollouts_that_may_not_be_stopped():
     for rule in (RULE, BATCH):
         controller = controller_of(rule)
         controller.open(1, 0, 4)
@@ -180,7 +180,7 @@ def test_a_batch_keeps_the_floor_of_a_group_with_two_waves_in_one_pool():
         assert sum(r.group == 0 for r in stops) <= 3
 
 
-def test_an_empty_wave_keeps_nobody_waiting():
+def test_an_empty_wave_keeps_no_candidate_waiting():
     for rule in (RULE, BATCH):
         controller = controller_of(rule)
         controller.open(1, 0, 0)

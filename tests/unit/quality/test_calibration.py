@@ -37,7 +37,7 @@ def test_bins_cover_the_whole_range():
     assert bins(np.array([3.0]), 1).tolist() == [0]
 
 
-def test_before_any_record_everybody_is_even():
+def test_before_any_record_all_are_even():
     assert Calibration(QualityConfig()).quality(np.array([-9.0, 9.0])).tolist() == [0.5, 0.5]
 
 

@@ -45,7 +45,7 @@ def step_of(seed, groups=12, size=8, probes=(8,)):
     return made
 
 
-def test_before_it_has_learnt_everybody_is_even():
+def test_before_it_has_learnt_all_are_even():
     estimator = estimator_of()
     score = estimator.scores(np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), 0)
     assert score.tolist() == [0] * 4
@@ -100,7 +100,7 @@ def test_it_learns_from_finished_candidates_only():
                 [
                     rollout(0, {8: [1, 2, 3]}, 1.0),
                     rollout(1, {}, 0.0),  # ended before the probe
-                    rollout(2, {8: [4, 5, 6]}, None, 0.5),  # stopped: nobody knows
+                    rollout(2, {8: [4, 5, 6]}, None, 0.5),  # stopped: unknown
                 ]
             )
         ]

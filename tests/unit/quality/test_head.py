@@ -31,7 +31,7 @@ def separable(count=400, scale=1.0):
     return features, (features[:, 1] > 0).astype(float)
 
 
-def test_an_untrained_head_says_the_same_of_everybody():
+def test_an_untrained_head_says_the_same_of_all():
     scores = QualityHead(3, 16, seed=1).scores(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))
     assert scores.tolist() == [0] * 5
     assert scores.dtype == np.float64

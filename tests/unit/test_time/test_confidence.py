@@ -123,7 +123,7 @@ class TestFilter:
     def test_equal_values_stay_together(self):
         assert keep_top_percent(np.full(7, 0.3), 10).all()
 
-    def test_only_those_who_count_are_counted(self):
+    def test_only_tokens_that_count_are_counted(self):
         value_N, among_N = np.array([9.0, 1.0, 2.0, np.nan]), np.array([False, True, True, False])
         assert top_threshold(value_N, 50, among_N) == 1.5
         assert keep_top_percent(value_N, 50, among_N).tolist() == [False, False, True, False]

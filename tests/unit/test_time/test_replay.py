@@ -140,7 +140,7 @@ class TestByHand:
             assert result.tokens.total == min(budget, 15)
         # 3 steps of three, then 2 tokens each, which ends the second trace: 3 + 5 + 5
         assert replay(Strategy(3, token_budget=13), traces).tokens == Tokens(finished=8, aborted=5)
-        # one token less, and the first of those who run gets the last
+        # one token less, and the first running trace gets the last
         assert replay(Strategy(3, token_budget=12), traces).tokens == Tokens(finished=8, aborted=4)
         assert replay(Strategy(3, token_budget=11), traces).tokens == Tokens(finished=3, aborted=8)
 

@@ -82,7 +82,7 @@ def test_plain_numbers_are_exact(text, number):
     + ["\\frac123", "9" * (MAX_DIGITS + 1), "9" * 1_000_000, "1/" + "9" * 200, "0x10", "1_000", "inf", "nan"],
 )
 def test_anything_else_is_no_plain_number(text):
-    # 01,000 is one: a leading zero is nobody's separator in a wrong place
+    # 01,000 is one: a leading zero is no separator in a wrong place
     assert (plain_number(text) is None) == (text != "01,000 ")
 
 

@@ -1,7 +1,7 @@
 """Drives a rule through the steps of a run: prompts and rollouts in, requests and lessons out.
 
 Engine-agnostic: where requests are taken while others run, ``observe`` hears of rollouts as they end, elsewhere in
-rounds. A wave starts only if it fits the ``token_budget`` at full length beside all that run, so the budget holds.
+rounds. A wave starts only if it and all that run fit the ``token_budget`` at full length, so the budget holds.
 
 Stopped rollouts have no outcome: rules count verified ones only, the posterior counts those with the weight
 1/survival (:func:`arrol.quality.buffer.outcome_counts`).
@@ -258,7 +258,7 @@ class Allocator:
         return request
 
     def _room(self) -> int:
-        """Rollouts that the tokens allow beside those that run, each at full length."""
+        """Rollouts that the tokens allow in addition to the running ones, each at full length."""
         running = sum(group.asked - group.ended for group in self._open)
         return (self._config.token_budget - self._tokens) // self._longest - running
 

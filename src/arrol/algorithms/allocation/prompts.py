@@ -7,8 +7,8 @@
              1 - max(repeat^z, 0.01); repeat is kept for all-right and all-wrong visits apart, moves by ``repeat_step``
              to hold the share of uniform groups, in [0.05, 0.95]. Then as ``dapo``. Deviation: uniform means all right
              or all wrong, not a mean reward beyond 0.98 or below 0.11.
-* ``mopps``  arXiv 2507.04632. Of ``candidates`` times as many prompts, those whose rate, drawn from the posterior, is
-             nearest to ``target_rate``.
+* ``mopps``  arXiv 2507.04632. Draws ``candidates`` times as many prompts and takes the prompts whose
+             rate, drawn from the posterior, is nearest to ``target_rate``.
 
 Legend: ``P`` prompts, ``C`` candidates.
 """

@@ -2,7 +2,7 @@
 
 A request may be fed in any portions: one token per step, several when drafts are verified, all again after a
 preemption. All state is therefore kept by completion position, and a repeated position changes nothing. A request with
-a skipped position (its cache came from elsewhere) has no features, hence no score, and is kept.
+a skipped position (its cache came from elsewhere) has no features and no score, and is kept.
 
 A step has two halves with sampling in between: ``gather`` copies rows before the engine reuses its buffer, ``finish``
 runs when the step's tokens are known, under asynchronous scheduling after the next step has begun.

@@ -1,7 +1,7 @@
 """One batch of rollouts for TRL's asynchronous trainer: sampled, rewarded, learned from, turned into TRL's samples.
 
 A batch is to the worker what a step is to arrol's own trainer, and made of the same parts: the allocator draws
-prompts and asks for waves while others run, outcomes are verified beside generation, the head learns at the end. All
+prompts and asks for waves while others run, outcomes are verified during generation, the head learns at the end. All
 decisions of a batch are made by one version of the head. Randomness is keyed by (seed, batch, group, rollout).
 """
 

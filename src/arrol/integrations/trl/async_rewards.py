@@ -1,4 +1,4 @@
-"""TRL's reward functions beside generation: ended rollouts in, one value per function out.
+"""TRL's reward functions during generation: ended rollouts in, one value per function out.
 
 Rollouts that end while a call runs are rewarded together in the next call, in a thread of its own. A function must
 therefore give a completion the same reward in any company, as a verifier does.

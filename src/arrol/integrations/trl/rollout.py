@@ -194,7 +194,7 @@ class PrunedRollout:
         return self._memory
 
     def save(self, folder: Path) -> None:
-        """All that learns, beside a checkpoint; on one rank. Nothing before the first batch."""
+        """Everything that learns, for a checkpoint; on one rank. Nothing before the first batch."""
         if self._memory is None or self._sampler is None:
             return
         write_head(folder, {**self._learned(self._memory), "sampler": self._sampler.save()})

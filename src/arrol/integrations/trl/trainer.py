@@ -158,7 +158,7 @@ def _require_supported(args: GRPOConfig, config: HostConfig, given: dict[str, An
 
 
 def _require_adapter_in_layers(model: Any) -> None:
-    """ConfigError for prompt tuning and its kin: they act outside the layers that the engines run."""
+    """ConfigError for prompt tuning and similar adapters: they act outside the layers that the engines run."""
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:
         raise ConfigError(

@@ -9,7 +9,7 @@
 ``agent_loop``            the workers' side: one rollout
 ``client``                one rollout in two calls (way ``two_calls``) or one inside vLLM (way ``engine``)
 ``watch``                 what the service says of long silence and of a probe that few rollouts reach
-``checkpoint``, ``sampler``  verl's own hooks: the head in a checkpoint, ``arrol/*`` beside verl's metrics
+``checkpoint``, ``sampler``  verl's own hooks: the head in a checkpoint, ``arrol/*`` among verl's metrics
 ``plugin``                the entry point, loaded by every process that imports verl
 ========================  ==========================================================================================
 

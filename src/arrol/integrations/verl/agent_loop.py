@@ -2,7 +2,7 @@
 
 verl creates one object per rollout and one task around it, in which it also computes the reward and stores the
 trajectory. An empty list writes no trajectory, and the group still ends as finished. What the service learns of a
-rollout's end is reported when that task is done: the reward, or that it raised or was cancelled at whatever place.
+rollout's end is reported when that task is done: the reward, or that it raised or was cancelled anywhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``arrol/*`` beside verl's metrics, which rows train, and mini-batches that fit them, in verl's custom sampler.
+"""``arrol/*`` among verl's metrics, which rows train, and mini-batches that fit them, in verl's custom sampler.
 
 verl merges what a sampler returns beside its batch into the metrics of the step. A sampler runs when rewards are known
 and before anything is computed from the rows, so rows that do not train cost nothing more. verl reads the size of a

@@ -59,7 +59,7 @@ def test_prompts_that_are_still_explored_keep_their_claim():
     assert waves(tally) == {0: 4}
 
 
-def test_nobody_is_asked_while_rollouts_of_theirs_run():
+def test_no_prompt_is_asked_while_its_rollouts_run():
     tally = tally_of([0, 0, 1, 0], [4, 3, 1, 4], asked=[4] * 4, ended=[4, 3, 3, 4])
     assert waves(tally) == {0: 2, 3: 2}
 
@@ -132,7 +132,7 @@ def test_uniform_groups_teach_through_the_posterior_or_not_at_all(right, wrong):
         assert (dropped.train_G.any(), dropped.reason) == (False, "uniform")
 
 
-def test_a_group_without_outcomes_trains_nobody():
+def test_a_group_without_outcomes_trains_no_rollout():
     for used_for in ("both", "nothing"):
         assert not select(outcome(0, 0, 4), aero(posterior={"used_for": used_for}), KEY).train_G.any()
 

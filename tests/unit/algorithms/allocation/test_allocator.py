@@ -176,7 +176,7 @@ def test_the_token_budget_holds_whatever_the_lengths(rule, rounds):
             budget = 4 * first * LONGEST + spare
             _, groups, *_ = play(config_of(rule, token_budget=budget), rounds=rounds, seed=seed)
             assert sum(r.completion.num_tokens for group in groups for r in group.rollouts) <= budget
-            assert min(len(group.rollouts) for group in groups) >= first  # nobody is drawn who cannot be asked
+            assert min(len(group.rollouts) for group in groups) >= first  # no prompt is drawn that cannot be asked
 
 
 def test_a_wave_starts_only_if_it_fits_at_full_length():
@@ -236,17 +236,17 @@ def test_a_prompt_seen_once_enters_its_next_visit():
 def test_everything_that_was_drawn_asked_and_dropped_is_in_the_account():
     allocator, groups, lessons, requests = play(config_of("aero"), num_prompts=6, seed=4)
     metrics = allocator.metrics()
-    everybody = [
+    rollouts = [
         pair
         for g, lesson in zip(groups, lessons, strict=True)
         for pair in zip(g.rollouts, lesson.left_out_G, strict=True)
     ]
     assert metrics["allocation/prompts_drawn"] == 6
-    assert metrics["allocation/rollouts_asked"] == len(everybody) == sum(r.size for r in requests)
-    assert metrics["rollout/per_prompt"] == len(everybody) / 6
+    assert metrics["allocation/rollouts_asked"] == len(rollouts) == sum(r.size for r in requests)
+    assert metrics["rollout/per_prompt"] == len(rollouts) / 6
     assert metrics["allocation/waves/mean"] == len(requests) / 6
-    assert metrics["allocation/dropped/rejected"] == sum(reason == "rejected" for _, reason in everybody) > 0
-    assert metrics["allocation/tokens_dropped"] == sum(r.completion.num_tokens for r, reason in everybody if reason)
+    assert metrics["allocation/dropped/rejected"] == sum(reason == "rejected" for _, reason in rollouts) > 0
+    assert metrics["allocation/tokens_dropped"] == sum(r.completion.num_tokens for r, reason in rollouts if reason)
     assert metrics["allocation/prompts_trained"] == 6
     for when in ("before", "after"):
         assert sum(metrics[f"allocation/stratum_{when}/{name}"] for name in ("rescue", "low", "high")) == 6

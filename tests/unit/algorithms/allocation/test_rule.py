@@ -25,7 +25,7 @@ def test_a_group_is_uniform_unless_both_outcomes_occur(reward, uniform):
     assert not (outcomes.right_G & outcomes.wrong_G).any()
 
 
-def test_uniform_asks_everybody_once_and_trains_on_all():
+def test_uniform_asks_every_prompt_once_and_trains_on_all():
     rule = SingleWave(UniformAllocation(), StepShape(3, 5))
     assert [p.key for p in rule.draw(3, prompts_from("abcd"), None, [0])] == ["a", "b", "c"]
     assert rule.first_waves([Belief(1, 1)] * 3).tolist() == [5, 5, 5]

@@ -15,7 +15,7 @@ def mask(rows, size):
     return np.isin(np.arange(size), rows)
 
 
-def test_whole_groups_stand_for_themselves_and_dropped_ones_for_nobody():
+def test_whole_groups_stand_for_themselves_and_dropped_ones_for_nothing():
     signal = GroupSignal(np.array([1.0, -1, 0]), np.array([2.0, 1, 0]), 0.5, 0.5, 3.0)
     kept = selected(signal, whole(3))
     assert kept.advantage_G.tolist() == [1, -1, 0]
@@ -46,7 +46,7 @@ def test_all_of_the_rare_kind_train_and_as_many_others_as_wanted(wrong, keep, ke
     assert choice.train_G.sum() == 2 + kept
     assert choice.factor_G[choice.train_G & common].sum() == pytest.approx(wrong)  # they stand for all of their kind
     assert (choice.factor_G[:2] == 1).all()
-    assert not choice.train_G[2 + wrong :].any()  # nobody else was verified
+    assert not choice.train_G[2 + wrong :].any()  # no other was verified
 
 
 def test_every_wrong_rollout_is_as_likely_to_stay():

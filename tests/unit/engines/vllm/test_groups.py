@@ -171,7 +171,7 @@ def test_leaving_twice_or_without_having_come_is_nothing():
     assert len(book) == 3
 
 
-def test_after_the_deadline_those_who_wait_are_drawn_alone():
+def test_after_the_deadline_waiting_candidates_are_drawn_alone():
     book = book_of(*four(barrier_timeout=3, min_survivors=0, keep_ratio=0.1))
     book.probed(scored("abc"))
     for _ in range(3):
@@ -194,7 +194,7 @@ def test_independent_draws_wait_for_no_sibling():
 @pytest.mark.parametrize(
     ("step", "reason"), [(None, Reason.DRAW), (1, Reason.WARMUP), (5, Reason.WARMUP), (6, Reason.DRAW)]
 )
-def test_warm_up_is_for_those_who_count_steps(step, reason):
+def test_warm_up_is_for_requests_that_count_steps(step, reason):
     book = book_of(*four(step=step, warmup_steps=5))
     book.probed(scored("abcd"))
     assert {book.decision(name).reason for name in "abcd"} == {reason}

@@ -254,7 +254,7 @@ def test_without_an_estimator_nothing_is_read():
 
 
 @pytest.mark.parametrize(("before", "after"), [(("logprobs",), ALL), (ALL, ("logprobs",)), (("last_hidden",), ALL)])
-def test_an_estimator_that_reads_more_is_silent_about_those_who_run_already(before, after):
+def test_an_estimator_that_reads_more_is_silent_about_running_requests(before, after):
     reader, rollouts = ProbeReader(snapshot_of(before)), [Rollout("a", 0), Rollout("b", 1)]
     play(reader, rollouts[0], range(3))
     reader.snapshot = snapshot_of(after)
@@ -324,7 +324,7 @@ def test_the_next_step_may_begin_before_the_tokens_of_this_one_are_known():
     assert_scores(scores, rollouts)
 
 
-def test_features_are_kept_for_those_who_ask_and_taken_once():
+def test_features_are_kept_on_request_and_taken_once():
     reader, asks, does_not = ProbeReader(snapshot_of()), Rollout("a"), Rollout("b", 1)
     does_not.tag = None
     for rollout in (asks, does_not):

@@ -95,7 +95,7 @@ def test_a_later_wave_says_where_it_begins_and_joins_the_decisions_of_its_group(
 
 
 @pytest.mark.parametrize("rule", [NeymanRule(probe_tokens=(8,), scope="batch"), OracleRule(probe_tokens=(8,))])
-def test_those_who_may_not_be_stopped_are_observed_and_reported_as_rescued(rule):
+def test_rollouts_that_may_not_be_stopped_are_observed_and_reported_as_rescued(rule):
     controller = RemoteController(rule, seed=0)
     rescue = GroupRequest(3, 1, PROMPT, 2, first=4, prune=False)
     parsed = parse_args(controller.arguments(rescue, 4, num_groups=2, later=True))

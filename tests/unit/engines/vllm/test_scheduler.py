@@ -164,7 +164,7 @@ def test_when_all_siblings_end_before_the_probe_the_group_is_over(make_loop):
     assert_nothing_is_left(loop)
 
 
-def test_the_deadline_judges_those_whose_siblings_never_come(make_loop):
+def test_the_deadline_judges_candidates_whose_siblings_never_come(make_loop):
     loop, timeout = make_loop(), 9
     arguments = pruning_args(
         group="g",

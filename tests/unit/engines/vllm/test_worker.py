@@ -163,7 +163,7 @@ def test_a_head_that_reads_something_else_starts_anew_and_answers_under_way_keep
     feed(worker, 3, answer_of("q"), request="q")
 
 
-def test_those_who_left_are_forgotten_even_by_a_step_that_samples_nothing(worker):
+def test_requests_that_left_are_forgotten_even_by_a_step_that_samples_nothing(worker):
     feed(worker, -2, answer_of("r"), count=2)
     assert worker._reader._records
     worker.execute_model(plan_of({}, finished={"r"}))

@@ -16,7 +16,7 @@ def test_silence_is_told_at_twice_the_time_and_ends_with_a_report():
     assert silence.seconds(4 * SILENCE_S) == SILENCE_S
 
 
-def test_a_step_that_waits_for_a_killed_worker_says_for_whom_and_how_long(caplog):
+def test_a_step_that_waits_for_a_killed_worker_names_the_groups_and_the_time(caplog):
     async def main():
         service = service_of()
         await service.begin(3, [("a", 4), ("b", 2)])
