@@ -40,6 +40,28 @@ def test_watching_changes_no_number(short, tmp_path, capsys):
     assert not (tmp_path / "plain" / LIVE).exists()
 
 
+def test_trackers_get_completions_and_histograms_every_few_steps_and_change_no_number(short, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert main([*short, "--out_dir", str(tmp_path / "plain")]) == 0
+    tracked = ["--report_to", "tensorboard", "--report_every", "2", "--out_dir", str(tmp_path / "tracked")]
+    assert main([*short, *tracked]) == 0
+    assert learnt(tmp_path / "plain" / "tiny") == learnt(tmp_path / "tracked" / "tiny")
+    events = accumulator.EventAccumulator(str(tmp_path / "tracked" / "tiny" / "tensorboard"), {"histograms": 0})
+    events.Reload()
+    assert [event.step for event in events.Tensors("completions/text_summary")] == [1, 2, 4]
+    assert [event.step for event in events.Scalars("rollout/success_frac_before")] == [1, 2, 3, 4]
+    (rewards,) = [event.histogram_value for event in events.Histograms("rollouts/reward") if event.step == 1]
+    judged = [row.reward for row in read_run(tmp_path / "plain" / "tiny").rollouts if row.step == 1]
+    assert rewards.num == sum(reward is not None for reward in judged)
+    table = events.Tensors("completions/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert len(table.splitlines()) == 2 + len(judged)
+    longer = [*short[:-1], "5", "--out_dir", str(tmp_path / "tracked"), "--report_to", "tensorboard"]
+    assert main([*longer, "--report_every", "0", "--resume"]) == 0
+    again = accumulator.EventAccumulator(str(tmp_path / "tracked" / "tiny" / "tensorboard"), {"histograms": 0})
+    again.Reload()
+    assert [event.step for event in again.Tensors("completions/text_summary")] == [1, 2, 4]
+
+
 @pytest.mark.parametrize("live", [[], ["--live"]])
 def test_a_closed_pipe_does_not_end_a_run(short, tmp_path, live):
     """As ``arrol train CONFIG | head -1``."""

@@ -36,7 +36,8 @@ from arrol.training.policy import (
     resolve_device,
     stop_token_ids,
 )
-from arrol.training.sinks import TerminalSink, build_sinks, require_services
+from arrol.training.sinks import TerminalSink
+from arrol.training.trackers import build_trackers, require_services
 from arrol.training.trainer import FREE_FIELDS, Parts, Trainer
 
 EXIT_STOPPED = 130
@@ -105,7 +106,7 @@ def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None, consol
     """The trainer of a new run, or of the newest checkpoint of one."""
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
-    require_services(config.report_to)
+    require_services(config.report_to, config.report_every)
     checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
     require_lora(config)
@@ -138,10 +139,8 @@ def _trained(trainer: Trainer, arm: str, previous: RunRecord | None, console: Co
                 resume_step=trainer.step if previous else None,
             )
         )
-    parts.sinks = [
-        *build_sinks(config.report_to, folder, config.name, config.model_dump(mode="json")),
-        TerminalSink(config.name, config.training.steps, console, done=trainer.step, has_curves=live),
-    ]
+    parts.trackers = build_trackers(config.report_to, folder, config.name, config.model_dump(mode="json"))
+    parts.sinks = [TerminalSink(config.name, config.training.steps, console, done=trainer.step, has_curves=live)]
     if live:
         earlier = [row for row in _records(folder) if isinstance(row, StepRecord) and row.step <= trainer.step]
         parts.sinks.insert(0, LivePage(folder, config.name, config.training.steps, console, earlier))

@@ -190,6 +190,8 @@ class RunConfig(StrictModel):
     """CPU threads of torch, 1 to 1024; part of what makes a run repeatable."""
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Metric services, in addition to the records: tensorboard, wandb, trackio."""
+    report_every: int = Field(10, ge=0)
+    """Steps between two tables of completions, with histograms, in these services; 0 sends none."""
     task: TaskConfig
     """What is asked."""
     sampling: SamplingConfig = SamplingConfig()

@@ -1,17 +1,10 @@
-"""Where metrics go: the records on disk always, a terminal, TensorBoard, and services that are installed.
-
-Every sink receives the same flat dict once per step. A service that is asked for and not installed is an error before
-the run starts, not a silent gap after it.
-"""
+"""What a terminal shows of a run while it trains."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -19,8 +12,6 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from arrol.errors import MissingExtraError
-from arrol.protocols import Sink
 from arrol.records.diagnosis import FindingWatch
 from arrol.records.live import PLAIN_RAMP, RAMP, History, duration, seconds_left, shown, sparkline, tokens_per_second
 
@@ -115,56 +106,3 @@ class TerminalSink:
         done = self._done - self._first
         left = seconds_left(time.monotonic() - self._started, max(done, 1), self._steps - self._done)
         return "  ".join([*parts, f"{duration(left)} left"])
-
-
-class TensorBoardSink:
-    """Scalars for TensorBoard."""
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
-
-    def write(self, row: dict[str, object]) -> None:
-        step = int(str(row["step"]))
-        for key, value in _numbers(row).items():
-            self._writer.add_scalar(key, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class ServiceSink:
-    """wandb or trackio, which share their calls."""
-
-    def __init__(self, service: str, name: str, config: Mapping[str, Any]) -> None:
-        self._run = import_module(service).init(project="arrol", name=name, config=dict(config))
-
-    def write(self, row: dict[str, object]) -> None:
-        self._run.log({f"arrol/{key}": value for key, value in _numbers(row).items()}, step=int(str(row["step"])))
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-def require_services(report_to: Sequence[str]) -> None:
-    """MissingExtraError for a service that is not installed."""
-    for service in report_to:
-        if find_spec(service) is None:
-            raise MissingExtraError(f"report_to = {service!r}: not installed; run: pip install {service}")
-
-
-def build_sinks(report_to: Sequence[str], folder: Path, name: str, config: Mapping[str, Any]) -> list[Sink]:
-    """The services a run asked for; all installed, see :func:`require_services`."""
-    return [
-        TensorBoardSink(folder / "tensorboard") if service == "tensorboard" else ServiceSink(service, name, config)
-        for service in report_to
-    ]
-
-
-def _numbers(row: Mapping[str, object]) -> dict[str, float]:
-    return {
-        key: float(value)
-        for key, value in row.items()
-        if isinstance(value, (int, float)) and math.isfinite(value) and key != "step"
-    }

@@ -38,7 +38,9 @@ from arrol.training.checkpoint import (
     require_same_config,
     save_checkpoint,
 )
+from arrol.training.details import step_details
 from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
+from arrol.training.trackers import Tracker
 from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
     Completion,
@@ -58,6 +60,7 @@ FREE_FIELDS = frozenset(
     {
         "out_dir",
         "report_to",
+        "report_every",
         "device",
         "training.gradient_checkpointing",
         "training.steps",
@@ -85,6 +88,8 @@ class Parts:
     evaluate: Callable[[int, int], EvalRecord]
     """(step, segment) -> one row of the learning curve."""
     sinks: list[Sink] = field(default_factory=list)
+    trackers: list[Tracker] = field(default_factory=list)
+    """Sinks too, which show completions and histograms every ``report_every`` steps."""
     saved: Any = None
     """What a checkpoint saves: with LoRA the ``PeftModel`` of ``model``; None for the model itself."""
 
@@ -120,7 +125,7 @@ class Trainer:
     def run(self) -> EndRecord:
         """Run the steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run."""
         with ExitStack() as closing:
-            for sink in self.parts.sinks:
+            for sink in (*self.parts.sinks, *self.parts.trackers):
                 closing.callback(sink.close)
             self._records = closing.enter_context(RecordWriter(self.folder / RECORDS_FILE))
             self._rollouts = closing.enter_context(RecordWriter(self.folder / ROLLOUTS_FILE))
@@ -170,6 +175,7 @@ class Trainer:
         metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
         self.parts.allocator.learn(groups)
         self._write_rollouts(groups, lessons)
+        self._show(groups, lessons)
         return metrics | clock.laps
 
     def save(self) -> None:
@@ -262,6 +268,19 @@ class Trainer:
             for rollout, reason in zip(group.rollouts, lesson.left_out_G, strict=True):
                 self._rollouts.write(_rollout_record(group, rollout, self.segment, reason if rollout.survived else ""))
 
+    def _show(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
+        """Completions and histograms for the trackers, where they are due."""
+        every, parts = self.config.report_every, self.parts
+        if not (parts.trackers and every and (self.step == 1 or self.step % every == 0)):
+            return
+
+        def text_of(rollout: Rollout) -> str:
+            return completion_text(parts.tokenizer, rollout.completion.token_ids, parts.sampling.stop)
+
+        details = step_details(self.step, groups, step_signals(groups, lessons, self.config), text_of)
+        for tracker in parts.trackers:
+            tracker.show(details)
+
     def _evaluate(self) -> dict[str, float]:
         started = time.monotonic()
         record = self.parts.evaluate(self.step, self.segment)
@@ -270,7 +289,7 @@ class Trainer:
 
     def _record(self, metrics: dict[str, float]) -> None:
         self._records.write(StepRecord(step=self.step, segment=self.segment, metrics=metrics))
-        for sink in self.parts.sinks:
+        for sink in (*self.parts.trackers, *self.parts.sinks):
             sink.write({"step": self.step, **metrics})
 
     def _end(self, outcome: str, message: str = "") -> EndRecord:

@@ -2,14 +2,11 @@
 
 import io
 import math
-import sys
-import types
 
 import pytest
 from rich.console import Console
 
-from arrol.errors import MissingExtraError
-from arrol.training.sinks import ServiceSink, TensorBoardSink, TerminalSink, build_sinks, require_services
+from arrol.training.sinks import TerminalSink
 
 ROW = {
     "step": 1,
@@ -82,49 +79,6 @@ def test_a_warm_start_shows_its_loss_and_nothing_it_does_not_have():
     sink = TerminalSink("warm", 1, Console(file=out, width=200))
     sink.write({"step": 1, "loss/sft": 1.5, "tokens/trained": 10.0})
     assert out.getvalue().startswith("warm 1/1 loss 1.500  0 s left")
-
-
-class Run:
-    def __init__(self):
-        self.rows, self.finished = [], False
-
-    def log(self, row, step):
-        self.rows.append((step, row))
-
-    def finish(self):
-        self.finished = True
-
-
-def test_a_service_receives_finite_numbers_under_our_name(monkeypatch, tmp_path):
-    run, calls = Run(), []
-    fake = types.ModuleType("trackio")
-    fake.init = lambda **fields: calls.append(fields) or run
-    monkeypatch.setitem(sys.modules, "trackio", fake)
-    (sink,) = build_sinks(["trackio"], tmp_path, "mine", {"seed": 1})
-    assert isinstance(sink, ServiceSink)
-    sink.write(ROW)
-    sink.close()
-    assert calls == [{"project": "arrol", "name": "mine", "config": {"seed": 1}}]
-    assert run.rows == [
-        (1, {f"arrol/{key}": value for key, value in ROW.items() if key not in ("step", "loss/policy")})
-    ]
-    assert run.finished
-
-
-def test_tensorboard_writes_an_event_file(tmp_path):
-    pytest.importorskip("tensorboard")
-    (sink,) = build_sinks(["tensorboard"], tmp_path, "mine", {})
-    assert isinstance(sink, TensorBoardSink)
-    sink.write(ROW)
-    sink.close()
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"pruning/kept_frac" in events.read_bytes()
-
-
-def test_a_service_that_is_not_installed_says_how_to_get_it():
-    require_services([])
-    with pytest.raises(MissingExtraError, match=r"^report_to = 'wandbx': not installed; run: pip install wandbx$"):
-        require_services(["wandbx"])
 
 
 def test_the_reward_of_functions_is_shown_in_place_of_the_share_of_successes():
