@@ -18,6 +18,7 @@ import numpy as np
 
 from arrol import assembly
 from arrol.algorithms.advantages import GroupSignal
+from arrol.algorithms.allocation.verdicts import VerdictQueue
 from arrol.configs.method import OracleRule
 from arrol.configs.run import RunConfig
 from arrol.engines.asked import Asked, report_ends
@@ -29,7 +30,6 @@ from arrol.pruning.controller import PruningController
 from arrol.pruning.survival import Survival
 from arrol.training.learner import step_contributions, step_signals, training_probabilities
 from arrol.training.packing import batch_denominator
-from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
     Completion,
     FinishReason,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator
+from arrol.algorithms.allocation.verdicts import VerdictQueue
 from arrol.algorithms.lesson import Lesson, without_unrewarded
 from arrol.configs.method import AutoRule, OracleRule
 from arrol.configs.run import RunConfig
@@ -41,7 +42,6 @@ from arrol.training.checkpoint import (
 from arrol.training.details import step_details
 from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
 from arrol.training.trackers import Tracker
-from arrol.training.verdicts import VerdictQueue
 from arrol.types import (
     Completion,
     FinishReason,

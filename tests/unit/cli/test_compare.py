@@ -16,7 +16,7 @@ def trained(monkeypatch, tmp_path, write_run):
     """Names of the runs that were asked for; each writes a few rows instead of training."""
     names = []
 
-    def train_one(config, *, arm, resume, console):
+    def train_one(config, *, arm, resume, console, live):
         names.append(config.name)
         folder = tmp_path / "runs" / "trial" / config.name
         write_run(folder, arm, seed=config.seed, config=config.model_dump(mode="json"))

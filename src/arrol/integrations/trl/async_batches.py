@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator
+from arrol.algorithms.allocation.verdicts import VerdictQueue
 from arrol.configs.host import HostConfig
 from arrol.engines.embedded.support import too_long
 from arrol.integrations.allocation import require_outcomes
@@ -30,7 +31,6 @@ from arrol.integrations.trl.batch import RewardedGroup
 from arrol.integrations.trl.signal import OutcomeValues, contributions
 from arrol.integrations.warmup import ChosenProbe, Warmup
 from arrol.protocols import PendingVerdict
-from arrol.training.verdicts import VerdictQueue
 from arrol.types import Completion, GroupRequest, Prompt, Rollout, RolloutId, State, Verdict
 
 logger = logging.getLogger(__name__)

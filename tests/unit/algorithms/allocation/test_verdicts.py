@@ -7,8 +7,8 @@ import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.allocation.rule import StepShape
+from arrol.algorithms.allocation.verdicts import VerdictQueue
 from arrol.configs.allocation import AeroAllocation, UniformAllocation
-from arrol.training.verdicts import VerdictQueue
 from arrol.types import Completion, FinishReason, Prompt, RolloutId, Verdict
 
 
