@@ -67,7 +67,7 @@ def fact_lines(report: Report) -> list[tuple[str, str]]:
         lines.append(
             (
                 "long tail",
-                f"{long} of the signal; stopped there but for {stop['keep']:g} of them: merit {stop['gain']:.2f} in "
+                f"{long} of the signal; if a share of {stop['keep']:g} of them runs on: merit {stop['gain']:.2f} in "
                 f"groups of {stop['group_size']:.0f}, estimated",
             )
         )
