@@ -53,7 +53,8 @@ th, td { padding: .45rem .6rem; border-bottom: 1px solid var(--line); text-align
 thead th { background: var(--soft); vertical-align: bottom; white-space: normal; min-width: 5rem;
   overflow-wrap: normal; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--soft); }
-.facts td { text-align: left; white-space: normal; min-width: 6rem; overflow-wrap: normal; } td.absent { opacity: .55; }
+.facts td { text-align: left; white-space: pre-wrap; min-width: 6rem; overflow-wrap: normal; }
+td.absent { opacity: .55; }
 .notes { font-size: .85rem; padding-left: 1.2rem; } .warn { color: var(--warn); font-weight: 600; }
 details { margin: .8rem 0; border-top: 1px solid var(--line); } summary { cursor: pointer; padding: .5rem 0; }
 details > summary { font-weight: 600; }
@@ -77,6 +78,8 @@ pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: 
     white-space: normal; text-align: right; overflow-wrap: anywhere; }
   td::before { content: attr(data-head); text-align: left; opacity: .75; flex: 0 0 40%; }
   td:first-child { position: static; font-weight: 600; text-align: right; }
+  td[data-head=""] { justify-content: flex-start; text-align: left; } td[data-head=""]::before { content: none; }
+  pre { white-space: pre-wrap; }
 }
 """
 ARM_COLUMNS = ("arm", "seeds", "final accuracy", "training time", "speed-up", "compute ratio", "kept")
@@ -268,7 +271,8 @@ def html_table(heads: Sequence[str], lines: Sequence[Sequence[str]], kind: str =
             for name, text in zip(heads, line, strict=True)
         )
         body += f"<tr>{cells}</tr>\n"
-    table = f'<table class="{kind}">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>'
+    top = f"<thead><tr>{head}</tr></thead>\n" if any(heads) else ""
+    table = f'<table class="{kind}">\n{top}<tbody>\n{body}</tbody>\n</table>'
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 

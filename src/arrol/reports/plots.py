@@ -91,7 +91,8 @@ def draw_plots(runs: Sequence[Run], out_dir: str | Path) -> list[Plot]:
                 stacked = STACKED[name](arms, narrow=True)
                 assert stacked is not None
                 narrow = _save(stacked, Path(out_dir) / f"{name}-narrow.png")
-            drawn.append(Plot(name, title, path, narrow))
+            is_band = name in BANDS and any(len(members) > 1 for members in arms.values())
+            drawn.append(Plot(name, f"{title} {BAND}" if is_band else title, path, narrow))
     return drawn
 
 
@@ -173,6 +174,7 @@ def success_before_after(arms: Arms, *, narrow: bool = False) -> Figure | None:
             assert found is not None
             _line(axes, styles[arm]._replace(colour=colour, line=line, label=label), *found, smooth=True, marker=False)
         axes.set(title=styles[arm].label, xlabel="training step", ylabel="share right", ylim=(0, 1))
+        _whole_steps(axes)
         axes.legend(loc="best", fontsize=8)
     return figure
 
@@ -256,7 +258,7 @@ def phase_times(arms: Arms) -> Figure | None:
 
 
 FIGURES: dict[str, tuple[str, Callable[[Arms], Figure | None]]] = {
-    "accuracy": ("Accuracy on held-out prompts (mean over seeds; band: lowest to highest seed)", accuracy),
+    "accuracy": ("Accuracy on held-out prompts", accuracy),
     "accuracy_compute": ("Accuracy on held-out prompts against total compute", accuracy_compute),
     "reward": ("Success share in training, of all rollouts started", reward),
     "kept_share": ("How many of the candidates were kept", kept_share),
@@ -267,8 +269,9 @@ FIGURES: dict[str, tuple[str, Callable[[Arms], Figure | None]]] = {
     "phase_times": ("Where the time of a training step goes", phase_times),
 }
 """File name -> (title, how it is drawn); the order is that of the report."""
-
-
+BAND = "(mean over seeds; band: lowest to highest seed)"
+BANDS = ("accuracy", "reward")
+"""Plots whose title explains the band, where an arm has several seeds."""
 STACKED: dict[str, Callable[..., Figure | None]] = {
     "accuracy": accuracy,
     "reward": reward,
@@ -291,6 +294,7 @@ def _three_axes(
             if not np.isnan(x).all():
                 _line(axes, styles[arm], x, values_RT, smooth=False, marker=with_markers)
     xlabels = ("training steps", "training time (s)", f"tokens generated ({prefix})")
+    _whole_steps(panels[0])
     for axes, xlabel in zip(panels, xlabels, strict=True):
         axes.set(xlabel=xlabel)
         axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
@@ -315,6 +319,7 @@ def _per_step(arms: Arms, key: str, *, smooth: bool) -> tuple[Figure, Axes, dict
     for arm, (steps_T, values_RT) in series.items():
         _line(axes, styles[arm], steps_T, values_RT, smooth=smooth, marker=False)
     axes.set(xlabel="training step")
+    _whole_steps(axes)
     _legend(figure, list(styles.values()), markers=False)
     return figure, axes, styles
 
@@ -348,6 +353,13 @@ def _panels(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]
     figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def _whole_steps(axes: Axes) -> None:
+    """No tick between two steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _arm_panels(count: int, *, narrow: bool) -> tuple[Figure, list[Axes]]:

@@ -216,14 +216,19 @@ def _finite_median(values: Sequence[float]) -> float | None:
     return _finite((lower + upper) / 2)
 
 
+RATIOS = ("speed-up", "compute ratio")
+"""Columns that compare a row with the first."""
+
+
 def display_rows(rows: Sequence[Row], *, narrow: bool = False) -> list[dict[str, str]]:
-    """Heading -> text of each row, without the columns that no row has a value for.
+    """Heading -> text of each row, without the columns that no row has a value for; a single row has no ratios.
 
     ``narrow`` gives each number a heading of its own: intervals and counts of seeds leave the cell. Records that do not
     know the rollouts per prompt counted dead groups after pruning; theirs are not shown.
     """
     found = [_cells(row, _target(rows), narrow=narrow) for row in rows]
     known = {head for cells in found for head, text in cells.items() if text != ABSENT}
+    known -= set(RATIOS) if len(rows) == 1 else set()
     return [{head: text for head, text in cells.items() if head in known} for cells in found]
 
 
@@ -298,13 +303,12 @@ def comparison_notes(rows: Sequence[Row]) -> list[str]:
     first, arms = rows[0]["arm"], [row["arm"] for row in rows]
     intervals = sorted({row["interval"] for row in rows if row["interval"]})
     notes = [f"Accuracy intervals: {'; '.join(intervals)}."] if intervals else []
-    notes.append(f"Training time leaves evaluation out. Speed-up: against {first}, over the steps that both have.")
+    both = f"{first}, over the steps that both have." if len(rows) > 1 else ""
+    notes.append("Training time leaves evaluation out." + f" Speed-up: against {both}" * bool(both))
     costs = "time and tokens"
     if any(row["flops"] is not None for row in rows):
         costs = "time, tokens and compute"
-        notes.append(
-            f"Compute: FLOPs to generate, score and train; its ratio: to {first}, over the steps that both have."
-        )
+        notes.append(f"Compute: FLOPs to generate, score and train{f'; its ratio: to {both}' if both else '.'}")
     if rows[0]["target_accuracy"] is not None:
         notes.append(
             f"Target accuracy {rows[0]['target_accuracy']:.3f}: {costs} until an evaluation first reaches it, "

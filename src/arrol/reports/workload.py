@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from arrol.reports.page import html_image, html_table, whole_page
-from arrol.reports.plots import PIXELS_PER_INCH, STYLE, WIDTH_INCHES, write_whole
+from arrol.reports.page import html_figure, html_table, whole_page
+from arrol.reports.plots import NARROW_INCHES, PIXELS_PER_INCH, STYLE, Plot, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +50,8 @@ def write_page(title: str, parts: Sequence[PagePart], plots: Sequence[Path], fol
         body += f"<h2>{html.escape(part.title)}</h2>\n" if part.title else ""
         body += html_table(part.heads, part.rows, part.kind) + "\n" if part.rows else ""
         body += f"<pre>{html.escape(chr(10).join(part.lines))}</pre>\n" if part.lines else ""
-    for path in plots:
-        name = TITLES[path.stem]
-        body += f"<h2>{name}</h2>\n<figure>{html_image(name, path)}</figure>\n"
+    figures = "".join(html_figure(Plot(path.stem, TITLES[path.stem], path)) for path in plots)
+    body += f'<div class="plots">\n{figures}</div>\n' if plots else ""
     page = whole_page(title, body)
     return write_whole(Path(folder) / "advice.html", partial(Path.write_text, data=page, encoding="utf-8"))
 
@@ -90,7 +89,8 @@ def merit_by_size(report: Report) -> Figure | None:
             row["group_size"], merit["merit"], np.abs(reach), marker=marker, color="#404040", label=row["name"]
         )
     axes.set_xscale("log", base=2)
-    axes.legend(title="cost; levers under the first", fontsize="x-small")
+    axes.xaxis.set_major_formatter("{x:g}")
+    figure.legend(title="cost; levers under the first", fontsize="x-small", loc="outside lower center", ncols=2)
     return figure
 
 
@@ -103,7 +103,8 @@ def auroc_by_share(report: Report) -> Figure | None:
     for name, label in (("auroc_within", "within prompts"), ("auroc_pooled", "pooled: mostly the prompt's difficulty")):
         axes.plot([row["length_share"] for row in rows], [row[name] for row in rows], "o-", label=label)
     axes.axhline(0.5, color="#808080", linewidth=1)
-    axes.legend()
+    axes.set_xlim(0, 1)
+    figure.legend(loc="outside lower center")
     return figure
 
 
@@ -125,7 +126,7 @@ def live_by_token(report: Report) -> Figure | None:
 def _axes(x: str, y: str) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, WIDTH_INCHES / 2), layout="constrained")
+    figure = Figure(figsize=(NARROW_INCHES, 0.75 * NARROW_INCHES), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
