@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from arrol.algorithms.advantages import group_signal
+    from arrol.cli.python import train
     from arrol.configs.run import RunConfig, load_run
     from arrol.engines.embedded.engine import EmbeddedEngine
     from arrol.engines.scripted import ScriptedEngine
@@ -48,6 +49,7 @@ _HOME = {
     "group_signal": "arrol.algorithms.advantages",
     "load_run": "arrol.configs.run",
     "read_run": "arrol.records.store",
+    "train": "arrol.cli.python",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "group_signal",
     "load_run",
     "read_run",
+    "train",
 ]
 
 

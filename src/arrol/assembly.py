@@ -20,6 +20,7 @@ from arrol.configs.task import (
     RewardFields,
     SearchTaskConfig,
     TaskConfig,
+    require_written,
 )
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.vllm.remote import RemoteController
@@ -48,6 +49,7 @@ def build_task(config: TaskConfig, tokenizer: Any, *, seed: int) -> Task:
         from arrol.tasks.search import SearchTask
 
         return SearchTask(tokenizer, seed=seed, **config.model_dump(exclude={"name"}))
+    require_written(config)
     assert isinstance(config, DatasetTaskConfig), config
     from arrol.tasks.dataset import DatasetTask
     from arrol.verifiers.judge import RewardJudge

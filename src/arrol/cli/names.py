@@ -9,7 +9,7 @@ from typing import Any
 
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
-from arrol.configs.task import DatasetTaskConfig, TaskConfig
+from arrol.configs.task import DatasetTaskConfig, TaskConfig, require_written
 from arrol.hub import Kind, cached_only, is_model_name
 from arrol.tasks.columns import Columns
 from arrol.tasks.presets import preset_named
@@ -27,10 +27,17 @@ TRL_FIELDS: dict[str, Kind] = {
 
 
 def require_names(config: RunConfig | SftConfig) -> None:
-    """ModelError or DataError where the hub does not answer and a name of the config is not in its cache."""
+    """ModelError or DataError where the hub does not answer and a name of the config is not in its cache; ConfigError
+    for a task that only Python can give."""
+    require_model(config)
+    require_written(config.task)
+    _require_sources(config)
+
+
+def require_model(config: RunConfig | SftConfig) -> None:
+    """ModelError where the hub does not answer and the model is not in its cache."""
     if config.model and is_model_name(config.model):
         cached_only("models", config.model, f"model = {config.model!r}")
-    _require_sources(config)
 
 
 def require_rewards(tasks: Iterable[TaskConfig]) -> None:

@@ -80,15 +80,18 @@ def run_folder(config: RunConfig) -> Path:
     return Path(config.out_dir) / config.name
 
 
-def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console, live: bool = False) -> Ended:
+def train_one(
+    config: RunConfig, *, arm: str, resume: bool, console: Console, live: bool = False, task: Task | None = None
+) -> Ended:
     """Build, resume if asked, train. Everything is checked before anything on disk changes, and a run that fails before
-    its first step leaves nothing. ``live``: show the curves in the terminal and on a page."""
+    its first step leaves nothing. ``live``: show the curves in the terminal and on a page. ``task``: in place of the
+    config's."""
     folder = run_folder(config)
     require_place("out_dir", folder)
     with Claim() as claim:
         claim.take(folder)
         previous = previous_record(config, resume=resume)
-        trainer = _trainer(config, folder, previous, console)
+        trainer = _trainer(config, folder, previous, console, task)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
         forget_partial(folder / "checkpoints")
@@ -102,7 +105,9 @@ def train_one(config: RunConfig, *, arm: str, resume: bool, console: Console, li
             raise
 
 
-def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None, console: Console) -> Trainer:
+def _trainer(
+    config: RunConfig, folder: Path, previous: RunRecord | None, console: Console, task: Task | None
+) -> Trainer:
     """The trainer of a new run, or of the newest checkpoint of one."""
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
@@ -110,7 +115,8 @@ def _trainer(config: RunConfig, folder: Path, previous: RunRecord | None, consol
     checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
     require_lora(config)
-    task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
+    if task is None:
+        task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
     source = str(checkpoint / "policy") if checkpoint else config.model
     model, saved = load_trained(config, source, device, base=config.model)
     parts = _parts(config, model, tokenizer, task, _reference(config, model, device))

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -29,6 +29,9 @@ class StrictModel(BaseModel):
     """A frozen config node that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    is_written: ClassVar[bool] = True
+    """A file or a flag may name this variant of a section."""
 
     @model_validator(mode="before")
     @classmethod
@@ -68,9 +71,9 @@ def validate(model: type[Config], values: Mapping[str, Any], shapes: Shapes | No
 
 
 def variants(info: FieldInfo) -> dict[str, type[StrictModel]]:
-    """Tag -> node of a section with variants; empty for any other field."""
-    tag = info.discriminator
-    return {node.model_fields[tag].default: node for node in models(info.annotation)} if isinstance(tag, str) else {}
+    """Tag -> node of a section with variants, as far as files may name them; empty for any other field."""
+    tag, nodes = info.discriminator, models(info.annotation)
+    return {node.model_fields[tag].default: node for node in nodes if node.is_written} if isinstance(tag, str) else {}
 
 
 def shown(value: object) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from arrol.configs.base import StrictModel
+from arrol.errors import ConfigError
 
 
 class ArithmeticTaskConfig(StrictModel):
@@ -180,9 +181,28 @@ class DatasetTaskConfig(RewardFields, PromptFields):
         return self
 
 
+class PythonTaskConfig(StrictModel):
+    """An object that ``arrol.train`` was given; no file and no flag can name one."""
+
+    is_written: ClassVar[bool] = False
+    name: Literal["python"] = "python"
+    object: str = ""
+    """Its class, module:name."""
+
+
 TaskConfig = Annotated[
-    ArithmeticTaskConfig | CountdownTaskConfig | SearchTaskConfig | DatasetTaskConfig, Field(discriminator="name")
+    ArithmeticTaskConfig | CountdownTaskConfig | SearchTaskConfig | DatasetTaskConfig | PythonTaskConfig,
+    Field(discriminator="name"),
 ]
+
+
+def require_written(config: TaskConfig) -> None:
+    """ConfigError for a task that only Python can give."""
+    if isinstance(config, PythonTaskConfig):
+        named = f"{config.object} is" if config.object else "is"
+        raise ConfigError(
+            f"task.name = 'python': {named} an object that only a call of arrol.train can give; name another task"
+        )
 
 
 def with_reward_folder(values: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

@@ -70,6 +70,8 @@ class Run:
     rollouts: tuple[RolloutRecord, ...]
     end: EndRecord | None
     """None when the newest segment was killed or still runs."""
+    folder: Path = Path()
+    """The run's folder."""
 
     def frame(self) -> pandas.DataFrame:
         """Metrics of the steps, one row each, with the step as index; needs pandas."""
@@ -244,6 +246,7 @@ def read_run(path: str | Path) -> Run:
             sorted((r for r in records if isinstance(r, RolloutRecord)), key=lambda r: (r.step, r.group, r.index))
         ),
         end=ends[-1] if ends else None,
+        folder=folder,
     )
 
 

@@ -32,6 +32,8 @@ UNNAMED = frozenset({"prompt", "completion", *GIVEN})
 """Columns that a function does not get under their name, as in TRL."""
 WrittenText = str | list[dict[str, str]]
 """Text, or one message of the assistant where the data hold messages."""
+_HERE: dict[str, Callable[..., Any]] = {}
+"""Functions of notebooks, see :func:`handed_over`."""
 OURS = "__arrol_reward__"
 """Set in the modules that were imported here."""
 
@@ -165,16 +167,39 @@ def load_functions(
     functions = []
     for path, weight in zip(paths, weights or [1.0] * len(paths), strict=True):
         call = _imported(path, folder)
-        name, full = path.rpartition(":")[2].rpartition(".")[2], "".join(c if c.isalnum() else "_" for c in path)
-        is_shared = sum(other.rpartition(":")[2].rpartition(".")[2] == name for other in paths) > 1
+        name, full = _short(path), "".join(c if c.isalnum() else "_" for c in path)
+        is_shared = sum(_short(other) == name for other in paths) > 1
         functions.append(RewardFunction(path, call, weight, full if is_shared else name))
     for function in functions:
         function.require_columns(None)
     return functions
 
 
+def _short(path: str) -> str:
+    """Name of a function without its module; that of a lambda is ``reward``."""
+    name = path.rpartition(":")[2].rpartition(".")[2]
+    return name if name.isidentifier() else "reward"
+
+
+@contextmanager
+def handed_over(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Functions that no import finds, by the path that stands for them, until the end of the block."""
+    _HERE.update(functions)
+    try:
+        yield
+    finally:
+        for path in functions:
+            _HERE.pop(path, None)
+
+
 def _imported(path: str, folder: str | None) -> Callable[..., Any]:
     field = f"task.reward = {path!r}"
+    if path in _HERE:
+        return _HERE[path]
+    if path.startswith("__main__:") or "<" in path:
+        raise ConfigError(
+            f"{field}: is a function of a notebook or script that arrol.train was given; put it into a file of its own"
+        )
     module_name, colon, attribute = path.partition(":")
     parts = (*module_name.split("."), *attribute.split("."))
     if not colon or module_name.endswith(".py") or not all(part.isidentifier() for part in parts):

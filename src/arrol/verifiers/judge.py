@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from arrol.configs.task import RewardFields
@@ -51,6 +52,7 @@ class RewardJudge:
         self._seen: tuple[int, float, float] | None = (0, math.inf, -math.inf)
         """Values of the function that says what is right: number, lowest, highest; None when enough were seen."""
         self._runner: asyncio.Runner | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
     @classmethod
     def of(cls, config: RewardFields) -> Self | None:
@@ -104,8 +106,12 @@ class RewardJudge:
         if self._pool is not None:
             self._pool.close()
         if self._runner is not None:
-            self._runner.close()
-            self._runner = None
+            if self._thread is None:
+                self._runner.close()
+            else:
+                self._thread.submit(self._runner.close).result()
+                self._thread.shutdown()
+            self._runner = self._thread = None
 
     def _settle(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -118,7 +124,13 @@ class RewardJudge:
         """The result of an async function; one event loop for all calls, as its connections belong to a loop."""
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(_awaited(awaitable))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._runner.run(_awaited(awaitable))
+        if self._thread is None:  # a notebook runs a loop in this thread
+            self._thread = ThreadPoolExecutor(1)
+        return self._thread.submit(self._runner.run, _awaited(awaitable)).result()
 
     def _verdict(self, asked: Submission, values: Sequence[Value]) -> Verdict:
         numbers = [value if isinstance(value, float) else math.nan for value in values]
