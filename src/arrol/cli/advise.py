@@ -25,7 +25,7 @@ DEAD_SIZES = (4, 8, 16)
 BOUND_SIZES = (2, 4, 8, 16, 32)
 CEILING_RATES = (0.05, 0.1, 0.2, 0.5)
 PROMPTS_PER_STEP = 16
-"""Of a step, where a source names no number."""
+"""Prompts of a step, where a source names no number."""
 READING = {"--group-by": "group_by", "--verifier": "verifier", "--mark": "mark", "--column": "column"}
 """Options that only a file of samples takes."""
 

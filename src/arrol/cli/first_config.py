@@ -19,7 +19,7 @@ GIB = 2**30
 BYTES_PER_PARAMETER = 16
 BYTES_PER_LOGIT = 12
 LOGITS_SHARE = 0.25
-"""Of the free memory, for the logits of a microbatch."""
+"""Share of the free memory for the logits of a microbatch."""
 USUAL_LIMIT, USUAL_MICROBATCH = 512, 2048
 GROUP_SIZE, PROMPTS = 8, 16
 FEWEST_STEPS, MOST_STEPS, EPOCHS = 20, 200, 4
@@ -59,7 +59,7 @@ class Seen:
     longest_prompt: int
     """Tokens."""
     solution_tokens: tuple[int, ...]
-    """Of the worked solutions in the data; empty without any."""
+    """Lengths of the worked solutions in the data; empty without any."""
     num_parameters: int
     vocab_size: int
     positions: int | None
@@ -79,7 +79,7 @@ class FirstNumbers:
     microbatch_tokens: int
     learning_rate: float
     needed_bytes: int
-    """Of weights, gradient, moments and one microbatch's logits."""
+    """Bytes of weights, gradient, moments and one microbatch's logits."""
 
 
 def first_numbers(seen: Seen) -> FirstNumbers:

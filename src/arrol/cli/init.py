@@ -88,7 +88,7 @@ def look(source: str, model: str, rewards: tuple[str, ...]) -> Seen:
 
 
 def _num_parameters(config: Any) -> int:
-    """Of the model, without its weights."""
+    """Parameters of the model, counted without loading weights."""
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config).num_parameters()

@@ -38,7 +38,7 @@ class Policy(NamedTuple):
     source: str
     """Folder or hub name of the weights."""
     state: Mapping[str, Any] | None
-    """Of the run's newest checkpoint; None for a config or a model."""
+    """State of the run's newest checkpoint; None for a config or a model."""
 
 
 def find_policy(source: str, flags: Sequence[str], command: str) -> Policy:

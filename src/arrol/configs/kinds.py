@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 WORDS = {int: "a number", float: "a number", str: "a text"}
 MAX_BITS = 63
-"""Of a whole number: what JSON readers and random generators take."""
+"""Bits of a whole number: what JSON readers and random generators take."""
 
 
 def as_kind(annotation: Any, value: Any) -> Any:

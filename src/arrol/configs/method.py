@@ -21,9 +21,9 @@ class QualityConfig(StrictModel):
     hidden_size: int = Field(128, ge=1, le=65536)
     """Width of the head's hidden layer, 1 to 65536 (the method notes give 128 to 512)."""
     learning_rate: float = Field(1e-3, gt=0, le=0.1)
-    """Of the head's own AdamW, in (0, 0.1]."""
+    """Learning rate of the head's own AdamW, in (0, 0.1]."""
     weight_decay: float = Field(1e-2, ge=0)
-    """Of the head's own AdamW, 0 or more."""
+    """Weight decay of the head's own AdamW, 0 or more."""
     passes: int = Field(2, ge=1, le=1000)
     """Passes over the buffer per refit, 1 to 1000."""
     batch_size: int = Field(256, ge=1)

@@ -16,7 +16,7 @@ from arrol.configs.run import OptimizerConfig
 from arrol.configs.task import DatasetTaskConfig, TaskConfig, with_reward_folder
 
 MAX_PARAMETERS = 10**10
-"""Of a new model, in its layers."""
+"""Most parameters in the layers of a new model."""
 
 
 class ModelShape(StrictModel):

@@ -41,7 +41,7 @@ class Part(NamedTuple):
     """Empty for a completion of a training step without reward and gold answer, such as a stopped rollout."""
     is_whole: bool
     variant: str | None = None
-    """Of rows of a file that repeat the completions, one variant is read."""
+    """Tells apart rows that repeat the same completions; one variant is read."""
 
 
 def parsed_columns(words: Sequence[str]) -> dict[str, str]:

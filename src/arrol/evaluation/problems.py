@@ -50,7 +50,7 @@ class Sample:
     logprobs: Numbers = None
     """Log-probability of each token; may be -inf."""
     confidences: Numbers = None
-    """Of each token: minus the mean log-probability of its k likeliest tokens."""
+    """One number per token: minus the mean log-probability of its k likeliest tokens."""
     probe_qualities: Points = None
     """(completion tokens, calibrated quality) at each probe; empty when it ended before the first."""
     mark: OptionalText = None

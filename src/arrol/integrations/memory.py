@@ -54,7 +54,7 @@ class HostMemory:
         return self._metrics
 
     def metrics(self) -> dict[str, float]:
-        """Of the last batch."""
+        """Metrics of the last batch."""
         return dict(self._metrics)
 
     def save(self) -> State:

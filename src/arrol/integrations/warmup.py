@@ -44,7 +44,7 @@ class Warmup:
         self._is_judged = False
 
     def add_lengths(self, groups: Iterable[RolloutGroup]) -> None:
-        """Of a batch in which nothing could be stopped."""
+        """Add the lengths of a batch in which nothing could be stopped."""
         completions = (rollout.completion for group in groups for rollout in group.rollouts)
         self._lengths += [each.num_tokens for each in completions if each.finish_reason is not FinishReason.ERROR]
 

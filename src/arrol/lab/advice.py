@@ -25,7 +25,7 @@ TAIL_STEPS = 200
 MIN_REACHED = 0.5
 """Share of the rollouts that a probe must see to be of use."""
 MIN_SURVIVAL, PREFIX = 0.02, 0.2
-"""Of the ceiling: least survival, and what a rollout has cost at the probe, as a share of all of it."""
+"""Assumed for the ceiling: least survival; cost of a rollout up to the probe, as a share of its whole cost."""
 
 
 class Noise(NamedTuple):
@@ -98,7 +98,7 @@ def dead_groups(pool: Pool, size: int) -> float:
 
 
 def tail(pool: Pool, size: int, prompts_per_step: int, *, seed: int = 0) -> Tail:
-    """Of steps of ``prompts_per_step`` groups of ``size``; the late share is that of ``TAIL_STEPS`` drawn steps."""
+    """Length tail of steps of ``prompts_per_step`` groups of ``size``; the late share is from ``TAIL_STEPS`` drawn steps."""
     length_C = pool.length_PN[pool.is_known_PN].astype(float)
     rows = [length_N[known_N] for length_N, known_N in zip(pool.length_PN, pool.is_known_PN, strict=True)]
     rows = [row for row in rows if len(row)]

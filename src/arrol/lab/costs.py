@@ -24,7 +24,7 @@ DECODE = {"1.3b": (1.3e9, 3.6e-3, 0.10e-3), "7b": (6.7e9, 10.8e-3, 0.19e-3), "13
 
 
 class Counts(NamedTuple):
-    """Of one step, or arrays of several: what it generates, scores and trains."""
+    """What a step generates, scores and trains; arrays for several steps."""
 
     generated: float | np.ndarray
     """Tokens."""

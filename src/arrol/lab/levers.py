@@ -33,7 +33,7 @@ class Lever:
     beside_own: Merit
     beside_best: Merit
     step_cost: float
-    """Of a step with as many rollouts as the run's; seconds where the model counts seconds."""
+    """Cost of a step with as many rollouts as the run's; seconds where the model counts seconds."""
     is_whole: bool
     """A group size, nothing else."""
 

@@ -87,7 +87,7 @@ class Merit:
     high: float
     """Ends of its 95% interval over prompts."""
     cost: float
-    """Of a prompt, in the model's unit."""
+    """Cost of a prompt, in the model's unit."""
     error: float
 
 

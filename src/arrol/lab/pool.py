@@ -45,7 +45,7 @@ class Pool:
     """The length limit cut it off."""
     token_ids_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     logprobs_T: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    """Of the sampled tokens, after temperature."""
+    """Log-probabilities of the sampled tokens, after temperature."""
     probe_tokens: tuple[int, ...] = ()
     """``K`` ascending lengths at which features were read."""
     features_PNKF: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 0), np.float16))

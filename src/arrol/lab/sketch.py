@@ -40,7 +40,7 @@ class GradientSketch:
             torch.randint(0, 2 * size, (w.numel(),), generator=generator, dtype=torch.int32).to(w.device)
             for w in chosen
         ]
-        """Of each parameter: its bucket, or ``size`` plus its bucket where its sign is negative."""
+        """Per parameter: its bucket, or ``size`` plus its bucket where its sign is negative."""
 
     def __call__(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> tuple[np.ndarray, float]:
         """float32 ``[D]``: sketch of the gradient of log p(completion | prompt); and its squared norm, exact."""

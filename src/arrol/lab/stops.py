@@ -24,7 +24,7 @@ from arrol.lab.moments import TINY, Moments, expected_counts, longest_mean, meri
 from arrol.lab.pool import Pool
 
 QUANTILES = (0.8, 0.9)
-"""Of the lengths, after which rollouts are stopped."""
+"""Quantiles of the lengths at which rollouts are stopped."""
 KEEPS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.57, 0.8)
 """Shares that are tried; the largest weight is 1/0.05."""
 

@@ -44,7 +44,7 @@ MIN_GROUPS = 64
 UNLIKE_MARGIN = 1.05
 """What unequal survival must look better by than equal survival: the best of many curves looks better than it is."""
 STANDARD_ERRORS = 1.645
-"""Of the lower end: one-sided, 95 %."""
+"""Standard errors between a merit and its lower end: one-sided, 95 %."""
 QUANTILES = np.arange(0.1, 1.01, 0.1)
 """Scales that are tried: candidates above this quantile of the size survive for certain."""
 FRACTIONS = (0.7, 0.5, 0.35, 0.25)
@@ -63,18 +63,18 @@ class Choice(NamedTuple):
     probe: int | None = None
     """None: all are kept."""
     scale: float = 0.0
-    """Of the curve, or the survival of all alike."""
+    """Scale of the curve, or the survival of all alike."""
     is_alike: bool = False
     """All candidates survive with the same probability."""
     keep: float = 1.0
     """Expected share of the candidates that survive."""
     merit: float = float("nan")
-    """Of the best probe and scale, also where it is not used."""
+    """Merit of the best probe and scale, also where it is not used."""
     low: float = float("nan")
     lottery: float = 0.0
     """Share of the lottery before the update; 0: none."""
     lottery_merit: float = float("nan")
-    """Of the best share, also where it is not used."""
+    """Merit of the best share, also where it is not used."""
 
 
 class Thinning(NamedTuple):
@@ -92,7 +92,7 @@ class _Beside(NamedTuple):
     """What stopping is compared with."""
 
     kept: Outlook
-    """Of keeping all, with the lottery before the update."""
+    """Outlook of keeping all, with the lottery before the update."""
     spread_M: np.ndarray
     """The spread between prompts as a part of each group, float64 ``[M]``."""
     thinning: float
@@ -107,7 +107,7 @@ class AutoChoice:
         self._prices = Prices(config.generated_price, config.trained_price, config.step_price)
         self._memory = np.zeros((0, SIGNAL + len(config.probe_tokens)))
         self._signals: dict[RolloutId, np.ndarray] = {}
-        """Of candidates whose outcome is not known yet, float64 ``[K]``."""
+        """Signals of candidates whose outcome is not known yet, float64 ``[K]``."""
         self._curve: Curve | None = None
         self.choice = Choice()
 

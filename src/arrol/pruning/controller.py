@@ -207,7 +207,7 @@ class PruningController:
             self.auto.learn(groups, contributions)
 
     def metrics(self) -> dict[str, float]:
-        """Of rule ``auto``; empty for others."""
+        """Metrics of rule ``auto``; empty for other rules."""
         return self.auto.metrics() if self.auto else {}
 
     def save(self) -> State:

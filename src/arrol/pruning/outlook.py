@@ -25,11 +25,11 @@ class Prices(NamedTuple):
     """Costs."""
 
     generated: float
-    """Of a token that is written."""
+    """Price of a token that is written."""
     trained: float
-    """Of a token that is trained."""
+    """Price of a token that is trained."""
     step: float
-    """Of a decode step, however many rollouts run in it."""
+    """Price of a decode step with any number of rollouts."""
 
 
 class Past(NamedTuple):
@@ -47,7 +47,7 @@ class Past(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """Of each group, float64 ``[M]``."""
+    """Noise and costs of each group, float64 ``[M]``."""
 
     noise_M: np.ndarray
     cost_M: np.ndarray

@@ -109,7 +109,7 @@ class ScoredEstimator:
 
     @property
     def probe_tokens(self) -> tuple[int, ...]:
-        """Of the head; empty before the first :meth:`load`."""
+        """Probes of the head; empty before the first :meth:`load`."""
         return tuple(self.calibrations)
 
     def at(self, probe_tokens: Sequence[int], *, headless: float = np.nan) -> ProbeTables:

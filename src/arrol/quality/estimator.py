@@ -134,7 +134,7 @@ class QualityEstimator:
         return EstimatorSnapshot(self._layout, self.probe_tokens, self._heads, self._calibrations, version=self.version)
 
     def metrics(self) -> dict[str, float]:
-        """Of the last step learnt from."""
+        """Measures of the last step that it learnt from."""
         return dict(self._metrics)
 
 

@@ -47,7 +47,7 @@ class RunRecord:
     command: str
     """``arrol ...``, without paths of the machine."""
     commit: str
-    """Of the code that ran; ``unknown`` outside a checkout."""
+    """Commit of the code that ran; ``unknown`` outside a checkout."""
     dirty: bool
     """Tracked files differed from the commit, or the commit is unknown."""
     versions: dict[str, str]
@@ -111,7 +111,7 @@ class RolloutRecord:
     survival: float
     """In (0, 1]; 1 for a rollout that was never a candidate."""
     reason: str
-    """Of the last decision; empty for a rollout that was never a candidate."""
+    """Reason of the last decision; empty for a rollout that was never a candidate."""
     keep: bool
     """It was trained on, unless its advantage was 0."""
     dropped: str = ""
@@ -190,7 +190,7 @@ class PoolRecord:
     policy: str
     num_prompts: int
     num_rollouts: int
-    """Of each prompt."""
+    """Rollouts of each prompt."""
     metrics: dict[str, float]
 
 
@@ -207,7 +207,7 @@ class MeritRecord:
     """Lower end of its 95% interval over prompts."""
     high: float
     cost: float
-    """Of a prompt, in the model's unit."""
+    """Cost of a prompt, in the model's unit."""
     error: float
     """Mean squared error of a prompt's gradient estimate."""
     group_size: float

@@ -63,7 +63,7 @@ class Run:
     """A run as read back: one row per step, also after crashes and resumes."""
 
     run: RunRecord
-    """Of the newest segment; ``started_at`` of the first."""
+    """Row of the newest segment, with ``started_at`` of the first."""
     steps: tuple[StepRecord, ...]
     """Ascending in step, as are the next two."""
     evals: tuple[EvalRecord, ...]

@@ -55,7 +55,7 @@ class CostToFinal:
     arm: str
     cost: float
     share: float
-    """Of the first arm's total."""
+    """Share of the first arm's total."""
     low: float
     high: float
     """Lowest and highest share when any one seed is left out; NaN for a single seed."""

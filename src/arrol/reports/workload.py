@@ -34,13 +34,13 @@ class PagePart(NamedTuple):
 
 
 MARKERS = "sD^vPX*<>"
-"""Of the levers that are no group sizes, in the order of the table."""
+"""Markers of the levers other than group sizes, in the order of the table."""
 TITLES = {
     "merit": "Merit by group size",
     "auroc": "What a head can see",
     "live": "Rows that still write",
 }
-"""Of the plots, by the name of their file."""
+"""Titles of the plots, by the name of their file."""
 
 
 def write_page(title: str, parts: Sequence[PagePart], plots: Sequence[Path], folder: str | Path) -> Path:

@@ -59,7 +59,7 @@ class Columns:
     answer: str | None = None
     answer_format: str | None = None
     preset: Preset | None = None
-    """Of a local copy; None means the source's own, if it is one."""
+    """Preset of a local copy; None means the source's own, if it is one."""
     for_rewards: bool = False
     """Reward functions judge: every column is kept, and a gold answer is read only where it is a text or a number."""
 

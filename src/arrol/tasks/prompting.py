@@ -36,7 +36,7 @@ class WorkedExample(NamedTuple):
     question: str
     answer: str
     key: str = ""
-    """Of its row; empty for one that was written."""
+    """Key of its row; empty for an example that the user wrote."""
 
 
 class PromptWriter:

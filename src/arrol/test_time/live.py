@@ -39,7 +39,7 @@ from arrol.types import (
 )
 
 STEP = 0
-"""Of every request: evaluation is step 0."""
+"""Step of every request: evaluation is step 0."""
 
 
 class Ballot(NamedTuple):

@@ -134,11 +134,11 @@ class Tokens:
 
     warmup: int = 0
     finished: int = 0
-    """Of traces after the warm-up that ended by themselves."""
+    """Tokens of traces after the warm-up that ended by themselves."""
     stopped: int = 0
-    """Of traces under the threshold, overshoot included."""
+    """Tokens of traces under the threshold, overshoot included."""
     aborted: int = 0
-    """Of traces that failed, or still ran at a consensus or at the end of the budget."""
+    """Tokens of traces that failed, or still ran at a consensus or at the end of the budget."""
     overshoot: int = 0
     """Part of ``stopped``: written after the first window or probe under the threshold, since chunks are decoded."""
 

@@ -42,7 +42,7 @@ class Submission(NamedTuple):
     """A completion whose reward is asked for."""
 
     key: str
-    """Of its row."""
+    """Key of its row."""
     columns: Mapping[str, Any]
     """Cells of the row; ``prompt`` is the question."""
     completion: WrittenText

@@ -77,7 +77,7 @@ class Outcomes:
     reward_G: np.ndarray
     """float64; NaN where nothing was verified."""
     belief: Belief
-    """Of its success rate, after this visit."""
+    """Belief about its success rate, after this visit."""
 
     @property
     def right_G(self) -> np.ndarray:

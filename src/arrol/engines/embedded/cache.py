@@ -83,7 +83,7 @@ class RowCache(Cache):
 
     @property
     def bytes_per_token(self) -> int:
-        """Of one row and column, with its share of the spare tensor."""
+        """Bytes of one row and column, with its share of the spare tensor."""
         return (2 * self._num_layers + 1) * self.num_heads * self._size * self._empty.element_size()
 
     @property

@@ -24,7 +24,7 @@ Prefill = Callable[[Sequence[Sequence[int]]], tuple[PromptCache, torch.Tensor]]
 class Prefilled(NamedTuple):
     prompts: PromptCache
     place: int
-    """Of the prompt among them."""
+    """Place of the prompt among them."""
     logits_V: torch.Tensor
 
 

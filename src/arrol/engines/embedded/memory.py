@@ -12,7 +12,7 @@ import torch
 
 GIB = 2**30
 FREE_SHARE = 0.5
-"""Of the memory that is free when a call starts, for its cache; activations need the rest."""
+"""Share of the free memory that a call takes for its cache; activations need the rest."""
 MESSAGES = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 """Parts of the RuntimeErrors that mean the same as ``torch.OutOfMemoryError``."""
 GROUP = Path("/sys/fs/cgroup")

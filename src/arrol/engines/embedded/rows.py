@@ -19,7 +19,7 @@ from arrol.types import Completion, FinishReason, RolloutId
 FIRST_TOKENS = 64
 """Completion tokens for which there is room at first; doubled when a rollout needs more."""
 TENSORS = ("token_S", "tokens_SM", "logprobs_SM", "uniforms_SM", "count_S", "bad_S", "hidden_sum_SD")
-"""Of :class:`Rows`: what moves with a row."""
+"""Tensors of :class:`Rows` that move with a row."""
 
 
 @dataclass

@@ -82,7 +82,7 @@ def max_positions(config: Any) -> int | None:
 
 
 def too_long(field: str, most: int, length: int, limit: int) -> ConfigError:
-    """Of a prompt of ``length`` tokens whose completions of ``most``, the value of ``field``, exceed the positions."""
+    """The error for a prompt of ``length`` tokens whose completions of ``most`` tokens exceed the model's positions."""
     return ConfigError(
         f"{field} = {most}: with a prompt of {length} tokens it exceeds the {limit} positions of the model "
         f"(max_position_embeddings); lower it to {max(limit - length, 0)}"

@@ -120,7 +120,7 @@ def is_output_rank(worker: Any) -> bool:
 
 
 def data_parallel_rank(vllm_config: VllmConfig) -> int:
-    """Of this engine; vLLM sets ``data_parallel_rank`` back to 0 where the ranks are independent."""
+    """Rank of this engine; vLLM sets ``data_parallel_rank`` back to 0 where the ranks are independent."""
     parallel = vllm_config.parallel_config
     return int(getattr(parallel, "data_parallel_index", parallel.data_parallel_rank))
 

@@ -23,7 +23,7 @@ PATH = "/arrol/estimator"
 TOKEN_VARIABLE = "ARROL_PUSH_TOKEN"
 """Environment variable; a client sends its value as ``Authorization: Bearer VALUE``. Without it there is no route."""
 MAX_BYTES = 64 * 2**20
-"""Of a body."""
+"""Largest body of a request."""
 
 
 class HeadEndpoint:

@@ -30,7 +30,7 @@ from arrol.errors import ConfigError
 from arrol.types import PruningDecision, Reason, RolloutId
 
 PREFIX = "arrol_"
-"""Of our keys among a request's arguments."""
+"""Prefix of our keys among a request's arguments."""
 PRUNED, KEPT, REFUSED = "pruned", "kept", "refused"
 """First words of our ``stop_reason``."""
 MAX_NAME = 128
@@ -40,7 +40,7 @@ MAX_SIZE = 1024
 MAX_PROBES = 64
 """Entries of a list."""
 MAX_NUMBER = 2**53
-"""Of a whole number."""
+"""Largest whole number."""
 DEFAULT_RULE = "uniform"
 """Reads no quality, so it prunes without a head too."""
 

@@ -37,7 +37,7 @@ PASSED_ON = frozenset(
 
 
 class TokenizerLike(Protocol):
-    """Of the tokenizer."""
+    """What we use of TRL's tokenizer."""
 
     pad_token_id: int
     eos_token_id: int

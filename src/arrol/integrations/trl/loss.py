@@ -35,7 +35,7 @@ class RowSignal(NamedTuple):
 
 STOPPED = RowSignal(0.0, 1.0, True)
 CHANGE_TOLERANCE = 1e-2
-"""Of TRL's advantages, which are computed in float32."""
+"""Allowed change of TRL's advantages, which are computed in float32."""
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ class PrunedRollout:
         ]
 
     def _advantages(self, everyone: Sequence[RewardedGroup], trainer: TrainerLike) -> list[GroupAdvantages]:
-        """Of the groups of all ranks, equal on each."""
+        """Advantages of the groups of all ranks, equal on each rank."""
         if not replaces_advantages(self.config):
             return survivor_counts(everyone)
         assert self._memory is not None

@@ -225,9 +225,9 @@ class BatchTotals:
     effective_rollouts: float
     """What a loss by rows should divide by."""
     tokens: float
-    """Of the survivors."""
+    """Tokens of the survivors."""
     weighted_tokens: float
-    """Of the rows that train, times their weights."""
+    """Tokens of the rows that train, times their weights."""
 
     @classmethod
     def of(

@@ -163,7 +163,7 @@ class Micro(NamedTuple):
 
     node: str
     prefix: str
-    """Of its settings: ``ppo`` trains, ``log_prob`` and ``forward`` do not."""
+    """Prefix of its settings: ``ppo`` trains, ``log_prob`` and ``forward`` do not."""
     switch: str
     """Setting that makes micro-batches of tokens instead of rows."""
 

@@ -91,7 +91,7 @@ class _GroupState:
     waiting: dict[int, tuple[int, asyncio.Future[bool]]] = field(default_factory=dict)
     """Probe, and the answer that the worker awaits."""
     completions: dict[int, Completion] = field(default_factory=dict)
-    """Of rollouts that have ended; token ids are unknown here, their number counts."""
+    """Completions of rollouts that have ended; token ids are unknown here, their number counts."""
     rewards: dict[int, float] = field(default_factory=dict)
 
     @property
