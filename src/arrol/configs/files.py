@@ -17,7 +17,18 @@ from arrol.errors import ConfigError
 Kind = Literal["run", "comparison", "warm start"]
 COMMANDS: dict[Kind, str] = {"run": "train", "comparison": "compare", "warm start": "sft"}
 RUN_KEYS = frozenset(
-    ("algorithm", "allocation", "engine", "evaluation", "pruning", "quality", "report_to", "sampling", "training")
+    (
+        "algorithm",
+        "allocation",
+        "engine",
+        "evaluation",
+        "pruning",
+        "quality",
+        "report_every",
+        "report_to",
+        "sampling",
+        "training",
+    )
 )
 """Top-level keys that only a run's file has."""
 WARM_START_KEYS = frozenset(

@@ -98,7 +98,7 @@ def dead_groups(pool: Pool, size: int) -> float:
 
 
 def tail(pool: Pool, size: int, prompts_per_step: int, *, seed: int = 0) -> Tail:
-    """Length tail of steps of ``prompts_per_step`` groups of ``size``; the late share is from ``TAIL_STEPS`` drawn steps."""
+    """Length tail of steps with ``prompts_per_step`` groups of ``size``; the late share is over ``TAIL_STEPS``."""
     length_C = pool.length_PN[pool.is_known_PN].astype(float)
     rows = [length_N[known_N] for length_N, known_N in zip(pool.length_PN, pool.is_known_PN, strict=True)]
     rows = [row for row in rows if len(row)]

@@ -170,7 +170,7 @@ def test_a_value_that_the_new_variant_does_not_allow_is_left_out_unless_it_was_t
     assert override(RunConfig, values, ["--task", "search"])["task"] == {"name": "search", "num_problems": 5}
     assert caplog.messages == ["arrol: another variant was named, left out of the config: task.min_numbers = 2"]
     typed = override(RunConfig, values, ["--task", "search", "--task.min_numbers", "2"])
-    with pytest.raises(ConfigError, match=r"^task\.min_numbers = 2: input should be greater than or equal to 3"):
+    with pytest.raises(ConfigError, match=r"^task\.min_numbers = 2: must be at least 3"):
         validate(RunConfig, typed)
 
 

@@ -141,6 +141,8 @@ class PruningRequest(StrictModel):
 
 
 REQUEST_FIELDS = frozenset(PruningRequest.model_fields) - {"rule"}
+SWITCHES = {name for name, info in PruningRequest.model_fields.items() if info.annotation is bool} | {"observe"}
+"""Fields that are true or false, of a request and of rule ``never``."""
 
 
 def pruning_args(*, group: str | int, size: int, rule: str = DEFAULT_RULE, **fields: Any) -> dict[str, Any]:
@@ -158,6 +160,7 @@ def pruning_args(*, group: str | int, size: int, rule: str = DEFAULT_RULE, **fie
 
 
 def _flat(value: Any) -> Any:
+    """As ``vllm_xargs`` carries it: no truth values, so 0 and 1 in their place."""
     if isinstance(value, bool):
         return int(value)
     return list(value) if isinstance(value, (tuple, range, set)) else value
@@ -168,6 +171,11 @@ def parse_args(extra_args: Mapping[str, Any] | None) -> PruningRequest | None:
     ours = {key.removeprefix(PREFIX): value for key, value in (extra_args or {}).items() if key.startswith(PREFIX)}
     if not ours:
         return None
+    ours |= {
+        key: bool(ours[key])
+        for key in ours.keys() & SWITCHES
+        if type(ours[key]) in (int, float) and ours[key] in (0, 1)
+    }
     for key, value in ours.items():
         _require_short(PREFIX + key, value)
     if isinstance(ours.get("probe_tokens"), (int, float)):
