@@ -46,6 +46,7 @@ class TerminalSink:
             TextColumn("{task.fields[line]}"),
             console=console,
             transient=False,
+            refresh_per_second=2,
         )
         self._task = self._progress.add_task(label, total=steps, completed=done, line="starting")
         self._view = Live(self._progress, console=console, refresh_per_second=1) if has_curves else None
