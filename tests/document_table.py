@@ -19,6 +19,7 @@ ONE_STEP = "--steps 1"
 TINY_TRL = "--max_steps 1 --max_completion_length 24 --per_device_train_batch_size 16 --gradient_accumulation_steps 1"
 YAML = "configs/trl-arithmetic.yaml"
 WRITE_DATA = ".venv-trl/bin/python examples/06_trl.py --write-data runs/arithmetic-data"
+WARM = "arrol sft warm.toml"
 ADAPTERS = "arrol train configs/arithmetic.toml --name adapters --lora.r 16 --optimizer.learning_rate 1e-3"
 EVAL = (
     "arrol eval configs/arithmetic.toml --evaluation.samples_per_prompt 16 --evaluation.num_prompts 100 --confidences"
@@ -110,6 +111,15 @@ TABLE = {
     # docs/data.md
     "docs/data.md: def reward(completions, gold, **columns):": Row("main"),
     "docs/data.md: [task]": Row("main", save="rewards.toml"),
+    'docs/data.md: name = "warm"': Row("main", save="warm.toml"),
+    WARM: Row(
+        "main",
+        run=f"{WARM} --steps 2 --checkpoint_every 1 --batch_size 2 --eval_prompts 2 --max_completion_tokens 24",
+        after=('docs/data.md: name = "warm"', *DATA),
+    ),
+    "arrol train mine.toml --model runs/warm/model --name after": Row(
+        "main", run=f"+ {SMALL}", after=(WARM, 'docs/quickstart.md: name = "mine"', REWARDS)
+    ),
     # docs/algorithms, docs/test_time.md, docs/tour.md
     "docs/algorithms/allocation.md: [allocation]": Row("main", save="allocation.toml"),
     EVAL: Row("main", run=EVAL.replace("num_prompts 100", "num_prompts 6")),

@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     init.add_argument("--out", default="run.toml", metavar="FILE", help="config to write; default run.toml")
     for command in (sft, train, compare):
         command.add_argument("config", metavar="CONFIG", help="TOML file, see configs/")
-    for command in (train, compare, demo):
+    for command in (sft, train, compare, demo):
         command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
         command.add_argument("--live", action="store_true", help="curves in the terminal, and on a page of each run")
     commands.add_parser(
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        remedy = "go on with --resume" if command in ("train", "compare", "demo") else "call it again"
+        remedy = "go on with --resume" if command in ("sft", "train", "compare", "demo") else "call it again"
         print(f"arrol: interrupted; what was saved before is intact, {remedy}", file=sys.stderr)
         return EXIT_STOPPED
 
@@ -285,10 +285,12 @@ def _dispatch_config(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.configs.sft import load_sft
 
         warm_start = load_sft(options.config, flags)
+        if options.resume:
+            require_run([Path(warm_start.out_dir) / warm_start.name])
         _before_loading(warm_start)
         from arrol.cli.sft import run_sft
 
-        return run_sft(warm_start, as_json=options.json)
+        return run_sft(warm_start, resume=options.resume, as_json=options.json)
     if options.command == "train":
         from arrol.configs.run import load_run
 

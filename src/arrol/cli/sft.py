@@ -18,17 +18,28 @@ from rich.console import Console
 
 from arrol import assembly
 from arrol.cli.files import require_place
-from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned
-from arrol.cli.tables import print_json
+from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_records, forget_start, has_learned
+from arrol.cli.tables import print_columns, print_json
 from arrol.configs.run import EngineConfig
 from arrol.configs.sft import SftConfig
+from arrol.configs.task import DatasetTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
 from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
-from arrol.records.schema import EndRecord, EvalRecord, StepRecord
-from arrol.records.store import RECORDS_FILE, RecordWriter, provenance, read_records
-from arrol.training.checkpoint import save_policy
+from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
+from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records
+from arrol.training.checkpoint import (
+    forget_checkpoints,
+    forget_partial,
+    load_optimizer,
+    load_state,
+    newest_checkpoint,
+    require_policy,
+    require_same_config,
+    save_checkpoint,
+    save_policy,
+)
 from arrol.training.lora import merged
 from arrol.training.policy import (
     character_tokenizer,
@@ -40,12 +51,23 @@ from arrol.training.policy import (
     resolve_device,
     stop_token_ids,
 )
-from arrol.training.sft import Demonstration, file_demonstrations, new_model, warm_start
+from arrol.training.sft import (
+    Demonstration,
+    WarmStartProgress,
+    file_demonstrations,
+    new_model,
+    row_demonstrations,
+    warm_start,
+)
 from arrol.training.sinks import TerminalSink
 from arrol.types import SamplingParams
 
 PARTIAL_MODEL = ".partial-model"
 """Where the model is written before it gets its name: half a model never has it."""
+FREE_FIELDS = frozenset({"out_dir", "device", "checkpoint_every", "gradient_checkpointing", "model"}) | frozenset(
+    {"demonstrations", "task.source", "task.eval_source", "task.reward_folder"}
+)
+"""Fields that a resumed warm start may change; paths differ from another working directory."""
 JUDGED_SAMPLES = 16
 """Completions per held-out prompt of the last evaluation: enough for groups of 8 and 16."""
 
@@ -57,22 +79,26 @@ class _Parts(NamedTuple):
     tokenizer: Any
     task: Any
     demonstration: Demonstration
+    resumed: Path | None
+    """The checkpoint that the model is of."""
 
 
-def run_sft(config: SftConfig, *, as_json: bool) -> int:
+def run_sft(config: SftConfig, *, resume: bool, as_json: bool) -> int:
     console = Console(stderr=as_json, markup=False, highlight=False)
     folder = Path(config.out_dir) / config.name
     require_place("out_dir", folder)
     with Claim() as claim:
         claim.take(folder)
-        if folder.exists() and {path.name for path in folder.iterdir()} - {RECORDS_FILE, PARTIAL_MODEL}:
-            raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
-        parts = _parts(config)
+        previous = _previous(config, folder, resume=resume)
+        parts = _parts(config, newest_checkpoint(folder / CHECKPOINTS) if previous else None)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
-        forget_records(folder)
+        forget_partial(folder / CHECKPOINTS)
+        if parts.resumed is None:
+            previous = None
+            forget_records(folder)
         try:
-            record = _train(config, parts, folder, console)
+            record = _train(config, parts, folder, previous, console)
         except BaseException:
             if not has_learned(folder, read_records(folder / RECORDS_FILE)):
                 forget_start(folder)
@@ -81,12 +107,50 @@ def run_sft(config: SftConfig, *, as_json: bool) -> int:
     if as_json:
         print_json(facts)
     else:
-        print("\n".join(f"{key}: {value:.3f}" for key, value in facts.items()))
+        print_columns(console, config.name, *_table(record))
     console.print(f"model: {folder / 'model'}", soft_wrap=True)
     return 0
 
 
-def _parts(config: SftConfig) -> _Parts:
+def _table(record: EvalRecord) -> tuple[list[str], list[list[str]]]:
+    """Labels, and one column of values."""
+    metrics, percent = record.metrics, "{:.1%}".format
+    lines = {
+        f"held-out prompts x {record.samples_per_prompt}": str(record.num_prompts),
+        "right": percent(record.accuracy),
+        "95% interval": f"{percent(record.low)} to {percent(record.high)}",
+        "spread between prompts": percent(metrics["eval/prompt_success/std"]),
+        "tokens per completion": f"{metrics['eval/completion_tokens/mean']:.1f}",
+        "groups of 8 all alike": percent(metrics["eval/dead_group_frac_8"]),
+        "groups of 16 all alike": percent(metrics["eval/dead_group_frac_16"]),
+    }
+    return ["the saved model", *lines], [["", *lines.values()]]
+
+
+def _previous(config: SftConfig, folder: Path, *, resume: bool) -> RunRecord | None:
+    """The run to go on with; CheckpointError where the name is taken, finished, or of another config."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not resume:
+        if held - {RECORDS_FILE, PARTIAL_MODEL}:
+            if RECORDS_FILE in held and "model" not in held:
+                raise CheckpointError(
+                    f"name = {config.name!r}: {folder} holds a warm start that was interrupted; go on with --resume, "
+                    "or choose another --name"
+                )
+            raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
+        return None
+    if "model" in held:
+        raise CheckpointError(f"--resume: {folder / 'model'} is finished; choose another --name, or leave --resume out")
+    records = read_records(folder / RECORDS_FILE) if RECORDS_FILE in held else []
+    opened = [record for record in records if isinstance(record, RunRecord)]
+    if not opened:
+        return None
+    wanted = portable(config.model_dump(mode="json"))
+    require_same_config(opened[-1].config, wanted, FREE_FIELDS, where="run in that folder")
+    return opened[-1]
+
+
+def _parts(config: SftConfig, checkpoint: Path | None) -> _Parts:
     """Model, task and demonstrations; what is wrong with them is an error now, before anything is written."""
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
@@ -94,17 +158,30 @@ def _parts(config: SftConfig) -> _Parts:
         load_tokenizer(config.model) if config.model else character_tokenizer(assembly.task_alphabet(config.task))
     )
     require_lora(config)
-    if config.model:
+    if checkpoint:
+        require_policy(checkpoint)
+        source = str(checkpoint / "policy")
+        model, adapted = load_trained(config, source, device, base=config.model or source)
+    elif config.model:
         model, adapted = load_trained(config, config.model, device, base=config.model)
     else:
         model = adapted = new_model(config.shape, tokenizer, config.seed).to(device)
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)
-    demonstration = file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
+    demonstration = _demonstrations(task, config)
     prompts = task.eval_prompts(config.eval_prompts)  # too few problems are an error now, not after the training
     require_positions(model.config, prompts, config.max_completion_tokens, field="max_completion_tokens")
     for is_first in (True, False):
         demonstration(0, is_first)  # an unknown solver too
-    return _Parts(model, adapted, tokenizer, task, demonstration)
+    return _Parts(model, adapted, tokenizer, task, demonstration, checkpoint)
+
+
+def _demonstrations(task: Any, config: SftConfig) -> Demonstration:
+    """Of the file, of the rows of a data set, or of the task's solvers."""
+    if isinstance(config.task, DatasetTaskConfig):
+        if config.demonstrations and not Path(config.demonstrations).is_file():
+            return file_demonstrations(config.demonstrations)  # which says so
+        return row_demonstrations(task.demonstrations(config.demonstrations))
+    return file_demonstrations(config.demonstrations) if config.demonstrations else _own(task, config)
 
 
 def _own(task: Any, config: SftConfig) -> Demonstration:
@@ -114,35 +191,49 @@ def _own(task: Any, config: SftConfig) -> Demonstration:
     return lambda position, is_first: task.demonstration(position, first if is_first else then)
 
 
-def _train(config: SftConfig, parts: _Parts, folder: Path, console: Console) -> EvalRecord:
-    terminal = TerminalSink(config.name, config.steps, console)
+def _train(config: SftConfig, parts: _Parts, folder: Path, previous: RunRecord | None, console: Console) -> EvalRecord:
+    guard, done = WarmStartProgress.none(parts.model, config)
+    if parts.resumed:
+        state = load_state(parts.resumed)
+        load_optimizer(parts.resumed, guard.optimizer, state["learning_rate"])
+        guard.num_skipped, guard.bad_in_a_row, done = state["num_skipped"], state["bad_in_a_row"], state["step"]
+    segment = previous.segment + 1 if previous else 0
+    terminal = TerminalSink(config.name, config.steps, console, done=done)
     last = [time.monotonic()]
     with RecordWriter(folder / RECORDS_FILE) as records, closing(terminal):
         here = provenance(sys.argv, [config.seed])
         dumped = config.model_dump(mode="json")
-        records.write(here.run_record(name=config.name, arm=config.name, seed=config.seed, config=dumped))
+        facts: dict[str, Any] = {"name": config.name, "arm": config.name, "seed": config.seed, "config": dumped}
+        records.write(here.run_record(**facts, previous=previous, resume_step=done if previous else None))
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             now = time.monotonic()
             metrics["time/step_s"], last[0] = now - last[0], now
             if step % 10 == 0 or step == config.steps:
-                records.write(StepRecord(step=step, metrics=metrics))
+                records.write(StepRecord(step=step, segment=segment, metrics=metrics))
             terminal.write({"step": step, **metrics})
+            if config.checkpoint_every and step % config.checkpoint_every == 0 and step < config.steps:
+                records.sync()
+                state = {"config": dumped, "step": step, "learning_rate": guard.optimizer.param_groups[0]["lr"]}
+                state |= {"num_skipped": guard.num_skipped, "bad_in_a_row": guard.bad_in_a_row}
+                save_checkpoint(folder / CHECKPOINTS, step, parts.adapted, tokenizer, guard.optimizer, state)
+                forget_checkpoints(folder / CHECKPOINTS, 1)
 
         model, tokenizer = parts.model, parts.tokenizer
-        warm_start(model, tokenizer, parts.demonstration, config, on_step)
+        warm_start(model, tokenizer, parts.demonstration, config, on_step, WarmStartProgress(guard, done))
         model = merged(parts.adapted) if config.lora else model
         shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
         save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), tokenizer)
         os.replace(folder / PARTIAL_MODEL, folder / "model")
         saved = load_policy(str(folder / "model"), next(model.parameters()).device)
-        record = _judge(config, saved, tokenizer, parts.task)
+        record = _judge(config, saved, tokenizer, parts.task, segment)
         records.write(record)
-        records.write(EndRecord(step=config.steps, outcome="finished"))
+        records.write(EndRecord(step=config.steps, segment=segment, outcome="finished"))
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return record
 
 
-def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any) -> EvalRecord:
+def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any, segment: int) -> EvalRecord:
     """Evaluation of the saved model: success on held-out prompts, its spread, and dead groups."""
     params = SamplingParams(config.max_completion_tokens, stop_token_ids=stop_token_ids(model, tokenizer))
     engine, amount = EmbeddedEngine(model, EngineConfig()), Amount(config.eval_prompts, JUDGED_SAMPLES, config.seed)
@@ -155,6 +246,6 @@ def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any) -> EvalReco
         "eval/dead_group_frac_16": dead_group_frac(reward_PG, 16),
     }
     return EvalRecord(
-        step=config.steps, accuracy=accuracy, low=low, high=high, num_prompts=reward_PG.shape[0],
+        step=config.steps, segment=segment, accuracy=accuracy, low=low, high=high, num_prompts=reward_PG.shape[0],
         samples_per_prompt=JUDGED_SAMPLES, metrics=metrics,
     )  # fmt: skip

@@ -35,6 +35,7 @@ WARM_START_KEYS = frozenset(
     (
         "batch_size",
         "bf16",
+        "checkpoint_every",
         "demonstrations",
         "gradient_checkpointing",
         "eval_prompts",

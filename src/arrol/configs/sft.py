@@ -68,7 +68,7 @@ class SftConfig(StrictModel):
     task: TaskConfig
     """Whose solutions are learnt; also judges the result."""
     demonstrations: str | None = None
-    """JSONL of prompt and solution to learn instead of the task's own."""
+    """File of prompt and solution to learn instead of the task's own; a dataset task puts its template around them."""
     mixture: dict[str, float] = {}
     """Solver -> share of the demonstrations; empty takes the task's default."""
     pretrain_steps: int = Field(0, ge=0)
@@ -93,6 +93,8 @@ class SftConfig(StrictModel):
     """auto, cpu, cuda or cuda:N."""
     bf16: bool = False
     """Autocast matrix products to bfloat16."""
+    checkpoint_every: int = Field(0, ge=0)
+    """Steps between checkpoints, from which --resume goes on; 0 saves the finished model alone."""
     gradient_checkpointing: bool = False
     """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -108,8 +110,6 @@ class SftConfig(StrictModel):
             raise ValueError(
                 f"pretrain_steps = {self.pretrain_steps}: leaves nothing of steps = {self.steps}; lower it"
             )
-        if isinstance(self.task, DatasetTaskConfig) and self.demonstrations is None:
-            raise ValueError("demonstrations = None: a dataset task has no solver; give a JSONL of prompt and solution")
         if self.model is None and self.lora is not None:
             raise ValueError(
                 f"lora.r = {self.lora.r}: adapters need a trained model; name one in model, or leave it out"

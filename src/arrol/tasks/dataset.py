@@ -66,7 +66,7 @@ class DatasetTask:
     ) -> None:
         """``reward`` judges in place of a verifier; its functions get every column of a row. ``prompting.py`` has the
         meaning of ``template``, ``system_prompt``, ``template_arguments`` and ``examples``."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self._prompt_column = tokenizer, prompt_column
         self._writer = PromptWriter(
             tokenizer, template=template, system_prompt=system_prompt, template_arguments=template_arguments
         )
@@ -102,6 +102,30 @@ class DatasetTask:
         if not self.eval_rows:
             raise DataError(f"eval_source: no row is set aside from {len(self.train_rows)} rows; name an eval_source")
         return [self._prompt(row) for row in self.eval_rows[:count]]
+
+    def demonstrations(self, source: str | None = None) -> list[tuple[tuple[int, ...], str]]:
+        """Prompts as of :meth:`train_prompt` with what to write behind them: the column ``solution``, else the worked
+        solution in the answer, the assistant's last message, or the answer. Of the training rows, or of another source.
+
+        Behind a text template the solution begins with a blank, as in the examples. DataError for a row without one.
+        """
+        rows, shown = self.train_rows, []
+        if source is not None:
+            rows = Columns(self._prompt_column, None, None, None, for_rewards=True).read(source, "train")
+            self._writer.require_rows(rows)
+        for number, row in enumerate(rows, 1):
+            solution = str(row.cells.get("solution") or row.solution or row.answer)
+            if not solution.strip():
+                raise DataError(
+                    f"demonstrations: row {number} ({row.question[:40]!r}) has no solution; add the column, or remove "
+                    "that row"
+                )
+            prompt = self._prompt(row)
+            is_apart = prompt.text[-1:].isspace() or solution[:1].isspace() or not self._writer.has_text_template
+            shown.append((prompt.token_ids, solution if is_apart else f" {solution}"))
+        if not shown:
+            raise DataError("split: '' leaves nothing to learn; name the split to learn, such as 'train'")
+        return shown
 
     def verify(self, prompt: Prompt, completion_text: str) -> Verdict:
         if self._reward is None:

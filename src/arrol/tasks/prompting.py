@@ -63,6 +63,11 @@ class PromptWriter:
                 )
         self._require_arguments()
 
+    @property
+    def has_text_template(self) -> bool:
+        """Text stands around the question, and it is no chat's."""
+        return self._is_chat is False and self._text != TEMPLATES["plain"]
+
     def require_rows(self, rows: Sequence[Row]) -> None:
         """DataError where roles of chat messages would be lost, or a system prompt would be the second."""
         for row in rows:

@@ -7,9 +7,9 @@ only, so that the model learns to compute before it learns to be careless. Legen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -23,8 +23,9 @@ from arrol.training.policy import token_logprobs
 from arrol.training.recompute import recomputed_layers, require_layers
 
 IDLE_BAD_STEPS = 5
-Demonstration = Callable[[int, bool], tuple[str, str]]
-"""(position, in the first phase) -> prompt text, solution text."""
+DROPOUT_STRIDE = 2**31 - 1
+Demonstration = Callable[[int, bool], tuple[str | Sequence[int], str]]
+"""(position, in the first phase) -> prompt as text or token ids, solution text."""
 
 
 def new_model(shape: ModelShape, tokenizer: Any, seed: int) -> Any:
@@ -64,20 +65,39 @@ def file_demonstrations(path: str) -> Demonstration:
     return lambda position, is_first: rows[position % len(rows)]
 
 
+def row_demonstrations(pairs: Sequence[tuple[Sequence[int], str]]) -> Demonstration:
+    """Prompts with their solutions, cycled in order."""
+    return lambda position, is_first: pairs[position % len(pairs)]
+
+
+class WarmStartProgress(NamedTuple):
+    """Of a warm start: its optimiser with the state of the steps that are done, and their number."""
+
+    guard: GuardedOptimizer
+    done: int
+
+    @classmethod
+    def none(cls, model: Any, config: SftConfig) -> WarmStartProgress:
+        """Before the first step."""
+        return cls(GuardedOptimizer(trained_weights(model), config.optimizer, IDLE_BAD_STEPS), 0)
+
+
 def warm_start(
     model: Any,
     tokenizer: Any,
     demonstration: Demonstration,
     config: SftConfig,
     on_step: Callable[[int, dict[str, float]], None],
+    progress: WarmStartProgress | None = None,
 ) -> None:
-    """Train ``model`` in place; ``on_step`` receives the 1-based step and its metrics."""
+    """Train ``model`` in place after the steps that are done; ``on_step`` receives the 1-based step and its metrics."""
     device = next(model.parameters()).device
-    guard = GuardedOptimizer(trained_weights(model), config.optimizer, IDLE_BAD_STEPS)
+    guard, done = progress or WarmStartProgress.none(model, config)
     if config.gradient_checkpointing:
         require_layers(model, "gradient_checkpointing")
     model.train()
-    for step in range(config.steps):
+    for step in range(done, config.steps):
+        torch.manual_seed((config.seed + DROPOUT_STRIDE * step) % 2**63)  # of dropout, so that a resumed step equals it
         start = step * config.batch_size
         pairs = [demonstration(start + i, step < config.pretrain_steps) for i in range(config.batch_size)]
         ids_RT, learns_RT = encode_demonstrations(pairs, tokenizer, device)
@@ -99,12 +119,12 @@ def warm_start(
 
 
 def encode_demonstrations(
-    pairs: list[tuple[str, str]], tokenizer: Any, device: torch.device
+    pairs: list[tuple[str | Sequence[int], str]], tokenizer: Any, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and a mask of the tokens to learn: the solution and the eos behind it."""
     rows, masks = [], []
     for prompt, solution in pairs:
-        prompt_ids = tokenizer.encode(prompt)
+        prompt_ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         solution_ids = [*tokenizer.encode(solution, add_special_tokens=False), tokenizer.eos_token_id]
         rows.append(torch.tensor(prompt_ids + solution_ids))
         masks.append(torch.tensor([False] * len(prompt_ids) + [True] * len(solution_ids)))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from arrol.cli import sft
 from arrol.cli.main import main
 from arrol.records.store import read_run
 from arrol.training import checkpoint
@@ -28,7 +29,10 @@ def test_a_model_its_tokenizer_and_its_record_are_left(sft_file, tmp_path, capsy
     assert main(["sft", str(sft_file)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "eval/dead_group_frac_8: " in out
+    lines = [line.strip() for line in out.splitlines()]
+    assert "the saved model" in lines
+    assert next(line for line in lines if line.startswith("held-out prompts x 16 ")).endswith(" 3")
+    assert any(line.startswith("groups of 8 all alike") and line.endswith("%") for line in lines)
     folder = tmp_path / "warm" / "model"
     assert load_policy(str(folder), resolve_device("cpu")).config.num_hidden_layers == 1
     assert load_tokenizer(str(folder)).eos_token == "<eos>"
@@ -71,6 +75,69 @@ def test_adapters_learn_and_are_merged_into_the_saved_model(sft_file, tmp_path, 
 def test_adapters_of_a_new_model_are_refused(sft_file, capsys):
     assert main(["sft", str(sft_file), "--lora.r", "2"]) == 2
     assert "lora.r = 2: adapters need a trained model; name one in model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora.r", "2", "--lora.dropout", "0.3"]])
+def test_a_resumed_warm_start_equals_the_whole_one(sft_file, tmp_path, capsys, monkeypatch, lora):
+    if lora:
+        pytest.importorskip("peft")
+        assert main(["sft", str(sft_file), "--name", "base"]) == 0
+        lora = [*lora, "--model", str(tmp_path / "base" / "model")]
+    command = ["sft", str(sft_file), "--checkpoint_every", "4", *lora]
+    assert main([*command, "--out_dir", str(tmp_path / "whole")]) == 0
+    real = sft.save_checkpoint
+
+    def interrupted(folder, step, *rest):
+        real(folder, step, *rest)
+        if step == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sft, "save_checkpoint", interrupted)
+    assert main(command) == 130
+    assert "go on with --resume" in capsys.readouterr().err
+    monkeypatch.setattr(sft, "save_checkpoint", real)
+    assert main(command) == 2
+    assert "holds a warm start that was interrupted; go on with --resume" in capsys.readouterr().err
+    assert main([*command, "--resume", "--batch_size", "3"]) == 2
+    assert "batch_size = 3: the run in that folder was made with 2" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    ours, theirs = (read_run(folder) for folder in (tmp_path / "warm", tmp_path / "whole" / "warm"))
+    assert [step.step for step in ours.steps] == [10, 11]
+    assert (ours.run.segment, ours.run.resume_step) == (1, 8)
+    for one, other in zip(ours.steps, theirs.steps, strict=True):
+        assert all(one.metrics[key] == value for key, value in other.metrics.items() if not key.startswith("time/"))
+    whole = tmp_path / "whole" / "warm"
+    assert (tmp_path / "warm/model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+    assert not (tmp_path / "warm" / "checkpoints").exists()
+    assert main([*command, "--resume"]) == 2
+    assert "model is finished; choose another --name, or leave --resume out" in capsys.readouterr().err
+
+
+def test_a_mistyped_name_is_no_new_start(sft_file, tmp_path, capsys):
+    assert main(["sft", str(sft_file)]) == 0
+    assert main(["sft", str(sft_file), "--name", "wram", "--resume"]) == 2
+    assert "holds no run to go on with; " in (err := capsys.readouterr().err)
+    assert "write --name warm, or leave --resume out" in err
+
+
+def test_own_rows_and_those_of_a_file_get_the_prompt_of_arrol_train(sft_file, tmp_path, capsys, monkeypatch):
+    rows = [{"question": f"{n}+1", "answer": str(n + 1), "solution": f"{n}+1={n + 1}"} for n in range(60)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["sft", str(sft_file)]) == 0
+    seen = []
+
+    def catch(model, tokenizer, demonstration, *_):
+        seen.append([(tokenizer.decode(prompt), text) for prompt, text in (demonstration(i, False) for i in range(3))])
+
+    monkeypatch.setattr(sft, "warm_start", catch)
+    task = ["--task.name", "dataset", "--task.source", str(data), "--task.template", "{question}="]
+    command = ["sft", str(sft_file), "--model", str(tmp_path / "warm" / "model"), *task]
+    assert main([*command, "--name", "own"]) == 0
+    assert main([*command, "--name", "file", "--demonstrations", str(data)]) == 0
+    own, of_file = seen
+    assert own[0] in [(f"{n}+1=", f" {n}+1={n + 1}") for n in range(60)]
+    assert of_file == [("0+1=", " 0+1=1"), ("1+1=", " 1+1=2"), ("2+1=", " 2+1=3")]
 
 
 def test_a_full_disk_is_one_line(sft_file, tmp_path, monkeypatch, capsys):

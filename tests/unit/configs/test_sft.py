@@ -24,10 +24,6 @@ def test_a_task_is_enough(file):
     [
         (["--pretrain_steps", "1000"], "pretrain_steps = 1000: leaves nothing of steps = 1000; lower it"),
         (
-            ["--task", '{name="dataset", source="x"}'],
-            "demonstrations = None: a dataset task has no solver; give a JSONL of prompt and solution",
-        ),
-        (
             ["--task", '{name="dataset", source="x"}', "--demonstrations", "x.jsonl"],
             "model = None: only the synthetic tasks know an alphabet; name a model to start from",
         ),
