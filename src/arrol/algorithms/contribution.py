@@ -10,12 +10,10 @@ from arrol.types import Contribution, RolloutGroup
 def contribution(group: RolloutGroup, advantage_G: np.ndarray, *, is_token_mean: bool) -> Contribution:
     """Advantages ``[G]``, without weights, beside a stand-in for the squared size of each rollout's gradient.
 
-    The stand-in is the sum of (1 - p)^2 over the sampled tokens, p their probability: the squared gradient by the
-    token's own logit, tokens taken as independent. ``is_token_mean``: the loss of a rollout is a mean over its T
-    tokens, so the size is divided by T^2.
+    The stand-in is the number T of its tokens: as if each token's gradient had the same size and they were independent.
+    ``is_token_mean``: the loss of a rollout is a mean over its tokens, so the size is divided by T^2. The sum of (1 - p)^2
+    over the sampled tokens, p their probability, was tried first; it makes long rollouts of a sure policy too small
+    (docs/log.md).
     """
-    written = [rollout.completion.sampler_logprobs_T for rollout in group.rollouts]
-    size_G = np.array([float(np.square(1 - np.exp(logprobs_T.astype(float))).sum()) for logprobs_T in written])
-    if is_token_mean:
-        size_G /= np.maximum([len(logprobs_T) for logprobs_T in written], 1) ** 2.0
-    return Contribution(advantage_G, size_G)
+    tokens_G = np.array([rollout.completion.num_tokens for rollout in group.rollouts], float)
+    return Contribution(advantage_G, 1 / np.maximum(tokens_G, 1) if is_token_mean else tokens_G)

@@ -88,6 +88,18 @@ class Thinning(NamedTuple):
     """The rule chooses one share for all steps instead."""
 
 
+class _Tried(NamedTuple):
+    """A survival that might be given."""
+
+    probe: int
+    scale: float
+    """Of the curve, or the survival of all alike."""
+    survival_N: np.ndarray
+    """Before bounds, float64."""
+    unknown_N: np.ndarray | None = None
+    """What may be missing in the squared contribution that the curve has seen, float64; None: all survive alike."""
+
+
 class _Beside(NamedTuple):
     """What stopping is compared with."""
 
@@ -163,7 +175,7 @@ class AutoChoice:
         kept = outlook(past, np.ones(len(past.weight_N)), 0.0, self._prices, thinning.kept)
         beside = _Beside(kept, spread_M, thinning.pruned)
         found = [one for probe in range(len(self._config.probe_tokens)) for one in self._tried(past, probe)]
-        judged = [self._judged(past, *one, beside) for one in found]
+        judged = [self._judged(past, one, beside) for one in found]
         best = max((one for one in judged if one.keep >= self._config.keep_ratio), key=_lead, default=None)
         if best is not None and _lead(best) >= MIN_MERIT:
             self.choice, probe = best, cast(int, best.probe)
@@ -204,22 +216,23 @@ class AutoChoice:
         group_size = float(past.weight_N.sum()) / len(noise_M)
         return noise_M * max(group_size - 1, 1.0) / self._config.noise_ratio**2
 
-    def _tried(self, past: Past, probe: int) -> Iterator[tuple[int, float, np.ndarray]]:
-        """Probe, scale (below 0: one survival for all) and survivals before bounds, float64 ``[N]``."""
+    def _tried(self, past: Past, probe: int) -> Iterator[_Tried]:
         is_candidate_N = self._is_candidate(probe)
         if not is_candidate_N.any():
             return
         for share in SHARES:
-            yield probe, -share, np.full(len(is_candidate_N), share)
+            yield _Tried(probe, share, np.full(len(is_candidate_N), share))
         if len(np.unique(past.group_N[is_candidate_N])) < MIN_GROUPS:
             return
         size_N, half_N = np.full(len(is_candidate_N), np.inf), past.group_N % 2
+        unknown_N = np.zeros(len(is_candidate_N))
         for half in (0, 1):
             curve = self._fitted(probe, is_candidate_N & (half_N != half))
             judged_N = is_candidate_N & (half_N == half)
-            size_N[judged_N] = curve.size(self._memory[judged_N, SIGNAL + probe])
+            signal_C = self._memory[judged_N, SIGNAL + probe]
+            size_N[judged_N], unknown_N[judged_N] = curve.size(signal_C), curve.unknown(signal_C)
         for scale in _scales(size_N[is_candidate_N]):
-            yield probe, scale, scale * size_N
+            yield _Tried(probe, scale, scale * size_N, unknown_N)
 
     def _fitted(self, probe: int, rows_N: np.ndarray) -> Curve:
         part = self._memory[rows_N]
@@ -227,16 +240,23 @@ class AutoChoice:
         after_N = costs(past, float(self._config.probe_tokens[probe]), self._prices)[1]
         return fit(part[:, SIGNAL + probe], past.advantage_N**2 * past.size_N, after_N, past.weight_N)
 
-    def _judged(self, past: Past, probe: int, scale: float, wanted_N: np.ndarray, beside: _Beside) -> Choice:
-        """Merit of a survival relative to keeping all, over what is remembered."""
-        is_candidate_N = self._is_candidate(probe)
-        survival_N = np.where(is_candidate_N, np.clip(wanted_N, self._config.min_survival, 1.0), 1.0)
+    def _judged(self, past: Past, tried: _Tried, beside: _Beside) -> Choice:
+        """Merit of a survival relative to keeping all, over what is remembered.
+
+        Rollouts that rarely contribute and then much may be missing in it. Where such rollouts are to survive less often
+        than others, the noise holds what may be missing at its weight.
+        """
+        is_candidate_N = self._is_candidate(tried.probe)
+        survival_N = np.where(is_candidate_N, np.clip(tried.survival_N, self._config.min_survival, 1.0), 1.0)
         keep = float(np.average(survival_N[is_candidate_N], weights=past.weight_N[is_candidate_N]))
-        start = float(self._config.probe_tokens[probe])
+        start = float(self._config.probe_tokens[tried.probe])
         found = outlook(past, survival_N, start, self._prices, beside.thinning)
+        if tried.unknown_N is not None:
+            unknown_N = past.weight_N * tried.unknown_N * (1 / survival_N - 1)
+            found = found._replace(noise_M=found.noise_M + np.bincount(past.group_N, unknown_N))
         merit, error = _merited(beside.kept, found, beside.spread_M)
         low = merit * float(np.exp(-STANDARD_ERRORS * error))
-        return Choice(probe, abs(scale), scale < 0, keep, merit, low)
+        return Choice(tried.probe, tried.scale, tried.unknown_N is None, keep, merit, low)
 
     @property
     def thinning(self) -> float | None:

@@ -42,6 +42,10 @@ class Curve(NamedTuple):
         """float64 ``[C]``: expected squared contribution."""
         return np.interp(signal_C, self.signal_B, self.mean_B)
 
+    def unknown(self, signal_C: np.ndarray) -> np.ndarray:
+        """float64 ``[C]``: the allowance alone."""
+        return np.interp(signal_C, self.signal_B, self.upper_B - self.mean_B)
+
     def size(self, signal_C: np.ndarray) -> np.ndarray:
         """float64 ``[C]``: sqrt(squared contribution with its allowance / cost still to come)."""
         upper_C = np.interp(signal_C, self.signal_B, self.upper_B)

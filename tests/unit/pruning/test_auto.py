@@ -81,7 +81,17 @@ def test_it_keeps_everything_until_enough_groups_are_known():
     assert choice.choice.probe is None
     assert np.isnan(choice.metrics()["pruning/auto/merit"])
     play(choice, MIN_GROUPS // GROUPS)
-    assert choice.choice.probe == 0
+    assert choice.choice.merit > 1.05
+    assert run().choice.probe == 0
+
+
+def test_what_no_group_has_shown_yet_counts_as_noise_of_unequal_survival(monkeypatch):
+    """The same groups and curves: without the allowance stopping looks better."""
+    careful = run().choice
+    monkeypatch.setattr("arrol.pruning.moments.Curve.unknown", lambda self, signal_C: np.zeros(len(signal_C)))
+    careless = run().choice
+    assert not careful.is_alike
+    assert careful.merit < careless.merit
 
 
 def test_keep_ratio_is_the_least_share_it_keeps():

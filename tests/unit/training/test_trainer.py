@@ -332,7 +332,7 @@ def test_what_was_drawn_moves_the_position_in_the_data(tmp_path, saved):
 
 
 def test_rule_auto_learns_from_what_each_step_contributed(tmp_path, saved):
-    """Rollouts of 3 to 6 tokens, two of four right: advantages of 1/2 or -1/2, sizes (1 - p)^2."""
+    """Rollouts of 3 to 6 tokens, two of four right: advantages of 1/2 or -1/2, sizes of as many tokens."""
     pruning = {"rule": "auto", "probe_tokens": [2], "warmup_steps": 1, "min_survivors": 1}
     algorithm = {"name": "dr_grpo", "correction": "ipw", "leave_one_out": False}
     trainer = build(tmp_path, pruning=pruning, algorithm=algorithm)
@@ -344,8 +344,7 @@ def test_rule_auto_learns_from_what_each_step_contributed(tmp_path, saved):
     np.testing.assert_allclose(np.abs(memory[:, 3]), 0.5)
     assert set(memory[:, 5]) <= {3, 4, 5, 6}
     written = [rollout.completion for group in trainer.parts.learner.batches[0] for rollout in group.rollouts]
-    size = [np.square(1 - np.exp(completion.sampler_logprobs_T)).sum() for completion in written]
-    np.testing.assert_allclose(memory[: len(size), 4], size, rtol=1e-6)
+    assert memory[: len(written), 4].tolist() == [completion.num_tokens for completion in written]
     assert np.isfinite(memory[:, 6]).all()
     assert saved[4]["controller"]["auto"]["memory"].shape == memory.shape
     assert rows(tmp_path)["step"][-1].metrics["pruning/auto/groups"] == 8
