@@ -243,8 +243,8 @@ class AutoChoice:
     def _judged(self, past: Past, tried: _Tried, beside: _Beside) -> Choice:
         """Merit of a survival relative to keeping all, over what is remembered.
 
-        Rollouts that rarely contribute and then much may be missing in it. Where such rollouts are to survive less often
-        than others, the noise holds what may be missing at its weight.
+        Rollouts that contribute rarely, and then much, may be missing in it. So where some survive less often than
+        others, the noise holds what may be missing, with their weights.
         """
         is_candidate_N = self._is_candidate(tried.probe)
         survival_N = np.where(is_candidate_N, np.clip(tried.survival_N, self._config.min_survival, 1.0), 1.0)
