@@ -7,8 +7,9 @@ import pytest
 
 from arrol.cli.main import build_parser
 from arrol.configs.base import validate
-from arrol.configs.files import read_toml
+from arrol.configs.files import kind_of, read_toml
 from arrol.configs.run import CompareConfig, RunConfig
+from arrol.configs.sft import SftConfig
 from arrol.lab.designs import DesignsConfig
 from document_table import CI, TABLE
 from documents import ROOT, SUITES, commands_of, pages, units, units_of
@@ -51,7 +52,8 @@ def test_it_runs(unit, run):
         if "designs" in values:
             validate(DesignsConfig, values)
             return
-        validate(RunConfig, {"name": "here", "model": "model", "task": {"name": "arithmetic"}, **values})
+        kind = SftConfig if kind_of(values) == "warm start" else RunConfig
+        validate(kind, {"name": "here", "model": "model", "task": {"name": "arithmetic"}, **values})
 
 
 def test_configs_of_the_repository_are_valid():
