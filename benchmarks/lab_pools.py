@@ -41,6 +41,7 @@ REFERENCE_SIZE, LEVER_SIZES = 16, (4, 16)
 RULES: dict[str, tuple[dict[str, Any], str]] = {
     "uniform, ipw": ({"rule": "uniform", "keep_ratio": 0.5}, "ipw"),
     "uniform": ({"rule": "uniform", "keep_ratio": 0.5}, "doubly_robust"),
+    "neyman, ipw": ({"rule": "neyman", "scope": "batch", "keep_ratio": 0.5}, "ipw"),
     "neyman": ({"rule": "neyman", "scope": "batch", "keep_ratio": 0.5}, "doubly_robust"),
     "paper": ({"rule": "paper", "keep_ratio": 0.5}, "plain"),
 }
