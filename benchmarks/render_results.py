@@ -27,6 +27,7 @@ from arrol.reports.tables import (
 )
 from arrol.stats import mean_interval
 from lab_tables import lab_blocks
+from study_tables import fair_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST_PAGE = {"allocation": ("aero_lean", "small_group")}
@@ -262,11 +263,11 @@ def ahead_text(records: list[VoteRecord]) -> str:
 
 def blocks() -> dict[str, str]:
     """Everything that may stand between markers, by name; only what has records."""
-    made = lab_blocks(ROOT / "results")
+    made = lab_blocks(ROOT / "results") | fair_blocks(ROOT / "results")
     for folder in sorted((ROOT / "results").iterdir()):
         if folder.is_dir() and list(folder.glob("seed*.jsonl")):
             made[folder.name], made[f"{folder.name}:online"] = vote_table(folder.name), online_table(folder.name)
-        elif folder.is_dir() and find_runs([folder]):
+        elif folder.is_dir() and not folder.name.startswith("fair-") and find_runs([folder]):
             made[folder.name] = study_table(folder.name)
             if len(find_runs([folder])) > 2:
                 made[f"{folder.name}:paired"] = paired_table(folder.name)

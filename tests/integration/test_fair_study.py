@@ -13,7 +13,7 @@ import pytest
 from arrol.configs.run import load_compare, load_run, planned_runs
 from arrol.lab.designs import read_designs
 from arrol.lab.merit import base_config, design_config
-from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
+from arrol.records.schema import EndRecord, EvalRecord, MeritRecord, RunRecord, StepRecord
 from arrol.records.store import RecordWriter
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -32,12 +32,13 @@ def options(study: dict[str, Any], folder: Path) -> argparse.Namespace:
 
 
 def write_run(folder: Path, name: str, seed: int, flops: float, accuracy: float, steps: int = 4) -> None:
-    """A run that spends ``flops`` in each step and climbs from .1 to the accuracy."""
+    """A run that spends ``flops`` in each step and climbs from .1 to the accuracy; half of it is decode steps."""
     with RecordWriter(folder / f"{name}-seed{seed}" / "records.jsonl") as writer:
+        config = {"optimizer": {"learning_rate": 1e-4}, "training": {"steps": steps}}
         fixed: dict[str, Any] = {
             "versions": {},
             "device": "",
-            "config": {},
+            "config": config,
             "command": "",
             "commit": "",
             "dirty": False,
@@ -45,9 +46,15 @@ def write_run(folder: Path, name: str, seed: int, flops: float, accuracy: float,
         writer.write(RunRecord(run_id=name, name=name, arm=name, seed=seed, started_at=f"{name}{seed}", **fixed))
         for step in range(steps + 1):
             if step:
-                writer.write(StepRecord(step=step, metrics={"compute/flops": flops}))
+                counts = {"generated": 10 * flops, "scored": 0.0, "trained": 0.0}
+                tokens = {f"tokens/{kind}": count for kind, count in counts.items()}
+                metrics = {"compute/flops": flops, "rollout/decode_steps": 100.0, "time/step_s": 1.0, **tokens}
+                writer.write(StepRecord(step=step, metrics=metrics))
             value = 0.1 + (accuracy - 0.1) * step / steps
-            writer.write(EvalRecord(step=step, accuracy=value, low=0, high=1, num_prompts=8, samples_per_prompt=1))
+            both = {"eval/pass_at_8": 2 * value, "eval/all_right_at_8": value / 2}
+            writer.write(
+                EvalRecord(step=step, accuracy=value, low=0, high=1, num_prompts=8, samples_per_prompt=8, metrics=both)
+            )
         writer.write(EndRecord(step=steps, outcome="finished"))
 
 
@@ -125,3 +132,42 @@ def test_published_records_leave_rollouts_out(study: dict[str, Any], tmp_path: P
     assert [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")] == [
         Path("grpo-seed0/records.jsonl")
     ]
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of ``study_tables.py``."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return runpy.run_path(str(BENCHMARKS / "study_tables.py"))
+
+
+def test_tables_say_what_was_learnt_and_what_it_cost(tables: dict[str, Any], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / "fair-search", "grpo", seed, 10, 0.5)
+        write_run(tmp_path / "fair-search", "auto", seed, 5, 0.5, steps=8)
+        write_run(tmp_path / "fair-search", "paper", seed, 10, 0.3)
+        for rate, accuracy in (("5e-05", 0.3), ("1e-04", 0.4)):
+            write_run(tmp_path / "fair-search-tune", f"grpo.{rate}", seed, 10, accuracy)
+    with RecordWriter(tmp_path / "lab-fair-search.jsonl") as writer:
+        for design, merit in (("grpo", 1.0), ("auto", 1.2), ("paper", 0.5)):
+            ends = {"merit": merit, "low": merit, "high": merit, "bias": float("nan")}
+            shape = {"cost": 1.0, "error": 1.0, "group_size": 8.0, "kept": 1.0, "trained": 1.0}
+            writer.write(MeritRecord(pool="p", design=design, cost_model="flops", **ends, **shape))
+    made = tables["fair_blocks"](tmp_path)
+    assert made["fair-search:rates"].splitlines()[-1] == "| grpo | 0.300 | **0.400** |"
+    learnt = made["fair-search:learnt"].splitlines()
+    assert learnt[2] == "| grpo | 0.0001 | 4 | 0.500 | - | 1.000 | 0.250 |"
+    assert learnt[3].startswith("| auto | 0.0001 | 8 | 0.500 | +0.000 (")
+    assert learnt[4].startswith("| paper | 0.0001 | 4 | 0.300 | -0.200 (")
+    # 8 steps of 100 decode steps and 50 tokens, beside 4 of 100 and 100.
+    second = 100 * 10.8e-3
+    gpu = 8 * (second + 50 * 0.19e-3) / (4 * (second + 100 * 0.19e-3))
+    assert made["fair-search:cost"].splitlines()[3] == f"| auto | 1.00 | {gpu:.2f} | 2.00 |"
+    assert made["fair-search:cost"].splitlines()[4] == "| paper | not reached | not reached | not reached |"
+    assert made["fair-merit"].splitlines()[-1].startswith("| fair-search | 3 | 0.87 | ")
+
+
+def test_rank_correlation_shares_the_ranks_of_ties(tables: dict[str, Any]) -> None:
+    assert tables["rank_correlation"]([1, 2, 3], [10, 20, float("inf")]) == pytest.approx(1)
+    assert tables["rank_correlation"]([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert tables["rank_correlation"]([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9486832980505138)

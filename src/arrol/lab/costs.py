@@ -56,8 +56,11 @@ class CostModel(NamedTuple):
         )
 
 
-def cost_model(name: str, pool: Pool) -> CostModel:
-    """A cost model by name: ``flops``, ``G:U``, ``measured``, ``1.3b``, ``7b``, ``13b``; ConfigError for another."""
+def cost_model(name: str, pool: Pool | None = None) -> CostModel:
+    """A cost model by name: ``flops``, ``G:U``, ``measured``, ``1.3b``, ``7b``, ``13b``; ConfigError for another.
+
+    ``measured`` needs a pool with times.
+    """
     if name == "flops":
         return CostModel(name, 2.0, 0.0, 2.0, 6.0)
     if name in DECODE:
@@ -65,9 +68,10 @@ def cost_model(name: str, pool: Pool) -> CostModel:
         token_s = size / (MFU * PEAK_FLOPS_PER_S)
         return CostModel(name, row_s, step_s, 2 * token_s, 6 * token_s, is_seconds=True)
     if name == "measured":
-        seconds, tokens = pool.meta.get("seconds", {}), float(pool.length_PN.sum())
-        if not seconds.get("generate_s") or not seconds.get("gradient_s"):
+        seconds = pool.meta.get("seconds", {}) if pool else {}
+        if not pool or not seconds.get("generate_s") or not seconds.get("gradient_s"):
             raise ConfigError("cost = 'measured': the pool has no times; collect it with arrol lab, or choose another")
+        tokens = float(pool.length_PN.sum())
         trained_s = seconds["gradient_s"] / tokens
         return CostModel(name, seconds["generate_s"] / tokens, 0.0, trained_s / 3, trained_s, is_seconds=True)
     generated, trained = _token_prices(name)

@@ -1,0 +1,126 @@
+"""Tables of the records that ``fair_study.py`` writes: what each arm learnt and cost, its rates, and whether merit
+predicts cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from arrol.lab.costs import Counts, cost_model
+from arrol.records.schema import MeritRecord, StepRecord
+from arrol.records.store import Run, find_runs, read_records, read_run
+from arrol.reports.costs import CostToFinal, accuracy_at, cost_to_final, equal_cost
+from arrol.reports.curves import eval_curve, runs_by_arm
+from arrol.reports.tables import markdown_lines
+
+GPU = "7b"
+"""Cost model of the simulated time: a synchronous GPU step as published."""
+SEEN = {"compute": "flops_E", "GPU time": "train_s_E", "measured time": "train_s_E"}
+
+
+def fair_blocks(results: Path) -> dict[str, str]:
+    """For each task and regime ``fair-TASK:learnt`` and ``:cost``; ``fair-TASK:rates``; ``fair-merit`` for all."""
+    made, ranked = {}, []
+    for folder in sorted(results.glob("fair-*")):
+        runs = [read_run(path) for path in find_runs([folder])]
+        if folder.name.endswith("-tune"):
+            made[f"{folder.name.removesuffix('-tune')}:rates"] = rates_table(runs)
+            continue
+        made[f"{folder.name}:learnt"], made[f"{folder.name}:cost"] = learnt_table(runs), costs_table(runs)
+        record = results / f"lab-{folder.name.removesuffix('-slow')}.jsonl"
+        if record.exists():
+            merits = {row.design: row for row in read_records(record) if isinstance(row, MeritRecord)
+                      and row.cost_model == "flops"}  # fmt: skip
+            ranked.append(rank_row(folder.name, merits, cost_to_final(runs, "flops_E")))
+    if ranked:
+        made["fair-merit"] = markdown_lines([["study", "arms", "rank correlation", "without the oddest arm"], *ranked])
+    return made
+
+
+def learnt_table(runs: Sequence[Run]) -> str:
+    """Accuracy where each arm had spent what the first one spends, and of its last evaluation."""
+    points = {row.arm: row for row in equal_cost(runs, "flops_E", [1.0])}
+    lines = [["arm", "rate", "steps", "accuracy at equal compute", "ahead (95%)", "best@8", "worst@8"]]
+    for arm, members in runs_by_arm(runs).items():
+        config, last = members[0].run.config, [run.evals[-1] for run in members]
+        samples = last[0].samples_per_prompt
+        best, worst = (
+            float(np.mean([row.metrics[f"eval/{name}_at_{samples}"] for row in last])) for name in ("pass", "all_right")
+        )
+        point = points[arm]
+        ahead = "-" if arm == next(iter(points)) else f"{point.ahead:+.3f} ({point.low:+.3f} to {point.high:+.3f})"
+        rate, steps = config["optimizer"]["learning_rate"], config["training"]["steps"]
+        lines.append([arm, f"{rate:g}", str(steps), f"{point.accuracy:.3f}", ahead, f"{best:.3f}", f"{worst:.3f}"])
+    return markdown_lines(lines)
+
+
+def costs_table(runs: Sequence[Run]) -> str:
+    """Cost until the first arm's final accuracy, as a share of the first arm's total: FLOPs and two kinds of time."""
+    columns = {
+        name: {
+            row.arm: row for row in cost_to_final([on_gpu(run) for run in runs] if name == "GPU time" else runs, field)
+        }
+        for name, field in SEEN.items()
+    }
+    first = next(iter(runs_by_arm(runs)))
+    lines = [["arm", *(f"{name} to {first}'s final accuracy" for name in SEEN)]]
+    lines += [[arm, *(final_cell(rows.get(arm)) for rows in columns.values())] for arm in runs_by_arm(runs)]
+    return markdown_lines(lines)
+
+
+def rates_table(runs: Sequence[Run]) -> str:
+    """Accuracy of each arm at each rate where GRPO's compute was spent, mean over the tuning seeds."""
+    found: dict[str, dict[float, list[Run]]] = {}
+    for run in runs:
+        arm, rate = run.run.arm.split(".")
+        found.setdefault(arm, {}).setdefault(float(rate), []).append(run)
+    budget = float(np.mean([eval_curve(run).flops_E[-1] for members in found["grpo"].values() for run in members]))
+    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+    lines = [["arm", *(f"{rate:g}" for rate in rates)]]
+    for arm, by_rate in found.items():
+        means = [np.mean([accuracy_at(eval_curve(run), "flops_E", budget) for run in by_rate[rate]]) for rate in rates]
+        lines.append([arm, *(f"**{mean:.3f}**" if mean == max(means) else f"{mean:.3f}" for mean in means)])
+    return markdown_lines(lines)
+
+
+def rank_row(study: str, merits: Mapping[str, MeritRecord], reached: Sequence[CostToFinal]) -> list[str]:
+    """Rank correlation of merit and compute saved, over arms; and the arm without which it is largest."""
+    rows = [(row.arm, merits[row.arm].merit, -row.share) for row in reached if row.arm in merits]
+    names, merit, saved = zip(*rows, strict=True)
+    whole = rank_correlation(merit, saved)
+    without = [rank_correlation(np.delete(merit, at), np.delete(saved, at)) for at in range(len(names))]
+    odd = int(np.nanargmax(without))
+    return [study, str(len(names)), f"{whole:.2f}", f"{without[odd]:.2f} ({names[odd]})"]
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's; ties share the mean of their ranks; NaN where all values of one are equal."""
+    ranks = []
+    for values in (np.asarray(first, float), np.asarray(second, float)):
+        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(count) - (count - 1) / 2)[place])
+    return float(np.corrcoef(*ranks)[0, 1]) if all(map(np.ptp, ranks)) else math.nan
+
+
+def on_gpu(run: Run) -> Run:
+    """The run with the times that its steps would have had under the cost model ``GPU``."""
+    model = cost_model(GPU)
+
+    def simulated(step: StepRecord) -> StepRecord:
+        names = ("tokens/generated", "rollout/decode_steps", "tokens/scored", "tokens/trained")
+        seconds = float(model.cost(Counts(*(step.metrics[name] for name in names))))
+        return replace(step, metrics={**step.metrics, "time/step_s": seconds})
+
+    return replace(run, steps=tuple(map(simulated, run.steps)))
+
+
+def final_cell(row: CostToFinal | None) -> str:
+    """``.62 (.55 to .80)``: share of the first arm's total, and its range when any one seed is left out."""
+    if row is None:
+        return "-"
+    shown = ["not reached" if math.isinf(share) else f"{share:.2f}" for share in (row.share, row.low, row.high)]
+    return shown[0] if row.seeds < 2 or len(set(shown)) == 1 else f"{shown[0]} ({shown[1]} to {shown[2]})"
