@@ -106,6 +106,20 @@ def test_speed_of_eval_is_told_for_both_kinds_of_golds(run_smoke: Callable[[str,
 
 
 @pytest.mark.slow
+def test_speed_of_the_laboratory_is_told_for_the_pool_and_the_advice(
+    run_smoke: Callable[[str, Path], None], tmp_path: Path
+) -> None:
+    out = tmp_path / "lab.jsonl"
+    run_smoke("lab_speed", out)
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    assert [(row.variant, row.config["goal"]) for row in rows if isinstance(row, BenchRecord)] == [
+        ("arrol lab", 300.0),
+        ("arrol advise", 10.0),
+    ]
+
+
+@pytest.mark.slow
 def test_checks_of_the_verifiers_find_nothing_and_continue_where_they_stopped(
     run_smoke: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
