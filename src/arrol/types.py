@@ -152,6 +152,8 @@ class PruningDecision:
     """Calibrated probability of ending right, in [0, 1]."""
     version: int = 0
     """Version of the estimator that scored it."""
+    previous: PruningDecision | None = field(default=None, compare=False, repr=False)
+    """The decision at an earlier probe; None at the first, and from hosts that keep the last one only."""
 
 
 @dataclass

@@ -18,6 +18,7 @@ from arrol.cli.live import LIVE_FILE
 from arrol.errors import CheckpointError
 from arrol.records.schema import Record, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE
+from arrol.records.texts import forget_texts
 from arrol.training.checkpoint import newest_checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -81,6 +82,7 @@ def forget_records(folder: Path) -> None:
     """Remove the records of a start that learned nothing."""
     for name in (RECORDS_FILE, ROLLOUTS_FILE):
         (folder / name).unlink(missing_ok=True)
+    forget_texts(folder)
 
 
 def forget_start(folder: Path) -> None:

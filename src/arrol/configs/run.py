@@ -18,6 +18,7 @@ from arrol.configs.files import read_config
 from arrol.configs.flags import change, override
 from arrol.configs.lora import LoraConfig
 from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
+from arrol.configs.records import RecordsConfig
 from arrol.configs.task import TaskConfig, with_reward_folder
 from arrol.errors import ConfigError
 
@@ -214,6 +215,8 @@ class RunConfig(StrictModel):
     """How weights move."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How progress is measured."""
+    records: RecordsConfig = RecordsConfig()
+    """What is kept of the rollouts."""
 
     @field_validator("engine", mode="before")
     @classmethod

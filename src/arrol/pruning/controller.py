@@ -388,12 +388,10 @@ class PruningController:
     def _settle(self, waiting: Waiting, probe: int, factor: float, keep: bool, reason: Reason) -> list[RolloutId]:
         """Record one decision; returns the id if the rollout is to be stopped."""
         rollout_id, group = waiting.rollout_id, self._groups[waiting.rollout_id[:2]]
-        index = rollout_id.index
-        group.waiting.pop(index, None)
-        group.survival[index] = max(group.survival.get(index, 1.0) * factor, LEAST_SURVIVAL)
-        group.decisions[index] = PruningDecision(
-            rollout_id, probe, keep, group.survival[index], reason, waiting.score, waiting.quality, waiting.version
-        )
+        group.waiting.pop(index := rollout_id.index, None)
+        survival = group.survival[index] = max(group.survival.get(index, 1.0) * factor, LEAST_SURVIVAL)
+        seen, previous = (waiting.score, waiting.quality, waiting.version), group.decisions.get(index)
+        group.decisions[index] = PruningDecision(rollout_id, probe, keep, survival, reason, *seen, previous)
         if keep:
             return []
         group.stopped.add(index)

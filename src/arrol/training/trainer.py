@@ -32,6 +32,7 @@ from arrol.pruning.survival import oracle
 from arrol.quality.estimator import QualityEstimator
 from arrol.records.schema import EndRecord, EvalRecord, RolloutRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter
+from arrol.records.texts import TextWriter
 from arrol.training.checkpoint import (
     forget_checkpoints,
     load_optimizer,
@@ -41,6 +42,7 @@ from arrol.training.checkpoint import (
 )
 from arrol.training.details import step_details
 from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
+from arrol.training.texts import Pieces, group_texts
 from arrol.training.trackers import Tracker
 from arrol.types import (
     Completion,
@@ -66,6 +68,7 @@ FREE_FIELDS = frozenset(
         "training.steps",
         "training.checkpoint_every",
         "training.keep_checkpoints",
+        "records",
     }
     | {"task.reward_folder", "task.reward_time_limit_s"}
 )
@@ -108,6 +111,8 @@ class Trainer:
         self._reward_metrics: dict[str, float] = {}
         self._records: RecordWriter
         self._rollouts: RecordWriter
+        self._texts: TextWriter
+        self._pieces = Pieces(parts.tokenizer)
 
     def resume(self, checkpoint: Path) -> None:
         """Continue after ``checkpoint``; its policy must be in ``parts.model`` already."""
@@ -129,6 +134,7 @@ class Trainer:
                 closing.callback(sink.close)
             self._records = closing.enter_context(RecordWriter(self.folder / RECORDS_FILE))
             self._rollouts = closing.enter_context(RecordWriter(self.folder / ROLLOUTS_FILE))
+            self._texts = TextWriter(self.folder, round(self.config.records.keep_texts_mib * 2**20), step=self.step)
             try:
                 with self._signals():
                     self._all_steps()
@@ -174,9 +180,12 @@ class Trainer:
         metrics |= learnt | survivor_metrics(groups) | self.parts.allocator.metrics() | self.parts.controller.metrics()
         metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
         self.parts.allocator.learn(groups)
+        started = time.monotonic()
         self._write_rollouts(groups, lessons)
+        self._write_texts(groups, lessons)
+        recorded = {"time/record_s": time.monotonic() - started}
         self._show(groups, lessons)
-        return metrics | clock.laps
+        return metrics | clock.laps | recorded
 
     def save(self) -> None:
         """A checkpoint of everything that learns; rows of its steps are on disk before it is."""
@@ -267,6 +276,14 @@ class Trainer:
         for group, lesson in zip(groups, lessons, strict=True):
             for rollout, reason in zip(group.rollouts, lesson.left_out_G, strict=True):
                 self._rollouts.write(_rollout_record(group, rollout, self.segment, reason if rollout.survived else ""))
+
+    def _write_texts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
+        """Completions, where they are kept."""
+        if not self.config.records.keep_texts_mib:
+            return
+        signals, probes = step_signals(groups, lessons, self.config), self.parts.controller.probe_tokens
+        texts = [group_texts(*each, self._pieces, probes) for each in zip(groups, signals, lessons, strict=True)]
+        self._texts.write(self.step, texts)
 
     def _show(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
         """Completions and histograms for the trackers, where they are due."""

@@ -169,6 +169,9 @@ def test_the_next_probe_is_a_deadline():
         fates.add(decision.keep)
         controller.finished([RolloutId(1, 0, 1)])
         assert controller.decisions(1, 0)[0].probe == int(decision.keep)
+        last = controller.decisions(1, 0)[0]
+        before = last.previous
+        assert (before is not None and before.probe == 0 and before.previous is None) == decision.keep
     assert fates == {True, False}
 
 

@@ -1,5 +1,6 @@
 """The loop without a model: a scripted engine, a learner that counts, and what ends up in the records."""
 
+import json
 import os
 import signal
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from arrol.engines.scripted import ScriptedEngine
 from arrol.errors import CheckpointError, DataError, NonFiniteError
 from arrol.records.schema import EvalRecord
 from arrol.records.store import read_records, read_run
+from arrol.records.texts import read_texts, text_steps
 from arrol.training import trainer as module
 from arrol.training.trainer import Parts, Trainer
 from arrol.types import Prompt, SamplingParams, Verdict
@@ -189,6 +191,29 @@ def test_rollouts_are_written_one_row_each(tmp_path, saved):
     assert all(row.reward is None and not row.keep and row.reason == "draw" for row in stopped)
 
 
+def read_run_rollouts(folder, *, step, group):
+    return [row for row in read_records(folder / "rollouts.jsonl") if (row.step, row.group) == (step, group)]
+
+
+def test_texts_are_kept_unless_they_are_left_out(tmp_path, saved):
+    probes = {"rule": "uniform", "probe_tokens": [2, 3], "keep_ratio": 0.25, "warmup_steps": 1, "min_survivors": 1}
+    build(tmp_path / "kept", pruning=probes).run()
+    assert text_steps(tmp_path / "kept") == [1, 2, 3, 4]
+    groups = json.loads(read_texts(tmp_path / "kept", 3))["groups"]
+    assert [group["prompt"] for group in groups] == ["?", "?"]
+    texts = ["".join(groups[0]["tokens"][i] for i in rollout["tokens"]) for rollout in groups[0]["rollouts"]]
+    records = read_run_rollouts(tmp_path / "kept", step=3, group=0)
+    for rollout, record, text in zip(groups[0]["rollouts"], records, texts, strict=True):
+        assert len(text) == len(rollout["logprobs"]) == record.completion_tokens
+        last = rollout["probes"][-1]
+        assert (last["survival"], last["quality"]) == (pytest.approx(record.survival), record.quality)
+        assert last["keep"] == (record.finish_reason != "pruned")
+        assert [probe["at"] for probe in rollout["probes"]] == [2, 3][: len(rollout["probes"])]
+    assert {len(rollout["probes"]) for rollout in groups[0]["rollouts"]} == {1, 2}
+    build(tmp_path / "none", records={"keep_texts_mib": 0}).run()
+    assert not (tmp_path / "none" / "texts").exists()
+
+
 def test_the_outcome_decides_under_the_oracle(tmp_path, saved):
     pruning = {"rule": "oracle", "probe_tokens": [2], "warmup_steps": 1, "min_survivors": 1}
     trainer = build(tmp_path, pruning=pruning)
@@ -282,6 +307,13 @@ def test_a_resumed_trainer_goes_on_where_the_state_says(tmp_path, saved, monkeyp
     assert resumed.parts.allocator.save() == straight.parts.allocator.save()
     assert [row.step for row in rows(tmp_path / "b")["step"]] == [3, 4]
     assert rows(tmp_path / "b")["eval"][0].step == 4
+
+    for step in (3, 4):  # the same bytes, and no step that it computes again stays
+        assert read_texts(tmp_path / "b", step) == read_texts(tmp_path / "a", step)
+    resumed = build(tmp_path / "a", training={**training, "steps": 3}, segment=1)
+    resumed.resume(tmp_path)
+    resumed.run()
+    assert text_steps(tmp_path / "a") == [1, 2, 3]
 
     other = build(tmp_path / "c", training={**training, "group_size": 6})
     with pytest.raises(CheckpointError, match=r"^training.group_size = 6: the checkpoint was made with 4"):

@@ -1,0 +1,131 @@
+"""Completions of a run as text: one compressed JSON file per step, the newest steps within a size limit. No pickle.
+
+Layout::
+
+    RUN/texts/00000012.json.gz
+
+A file is written whole and moved into place, so a crash leaves no half of one. A resumed run first removes the steps
+after its checkpoint, then writes them again. Numbers that ``RolloutRecord`` has are not repeated here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from arrol.errors import DataError
+
+TEXTS_FOLDER = "texts"
+LEVEL = 4
+"""Of gzip: higher ones take longer and save little."""
+MAX_FILE = 2**28
+"""Bytes of a decompressed step that a reader accepts."""
+
+GroupTexts = Mapping[str, Any]
+"""JSON values: ``group``, ``prompt``, ``gold``, ``tokens`` (distinct texts of tokens) and ``rollouts``. Each of these
+has ``index``, ``tokens`` (positions in the group's), ``logprobs``, ``answer``, ``advantage``, ``weight``, ``lesson``
+and ``probes``."""
+
+
+class TextWriter:
+    """Keeps the texts of the newest steps of a run."""
+
+    def __init__(self, run: Path, limit: int, *, step: int = 0) -> None:
+        """``limit`` is in bytes, 0 keeps nothing more. ``step`` is the last one done; files of later steps go."""
+        self.folder, self._limit = run / TEXTS_FOLDER, limit
+        for known in text_steps(run):
+            if known > step:
+                self._failing(step_file(run, known).unlink)
+        self._sizes = {known: step_file(run, known).stat().st_size for known in text_steps(run)}
+
+    def write(self, step: int, groups: Sequence[GroupTexts]) -> None:
+        """Keep a step and forget the oldest ones over the limit; of a step over the limit, its first groups.
+
+        DataError when the disk refuses.
+        """
+        if not self._limit:
+            return
+        kept, data = len(groups), packed(step, groups)
+        while len(data) > self._limit:
+            kept = min(kept - 1, kept * self._limit // len(data))
+            if kept < 1:
+                return
+            data = packed(step, groups[:kept])
+        path = self.folder / step_name(step)
+        part = path.with_name(path.name + ".part")
+
+        def place() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(data)
+            os.replace(part, path)
+
+        self._failing(place)
+        self._sizes[step] = len(data)
+        while sum(self._sizes.values()) > self._limit:
+            oldest = min(self._sizes)
+            self._failing((self.folder / step_name(oldest)).unlink)
+            del self._sizes[oldest]
+
+    def _failing(self, act: Any) -> None:
+        shown = str(self.folder)
+        try:
+            act()
+        except OSError as error:
+            raise DataError(
+                f"texts = {shown!r}: cannot be written ({error.strerror}); free space, or records.keep_texts_mib 0"
+            ) from None
+
+
+def packed(step: int, groups: Sequence[GroupTexts]) -> bytes:
+    """The content of a step's file; the same for the same step, whenever it is written."""
+    text = json.dumps({"version": 1, "step": step, "groups": groups}, ensure_ascii=False, separators=(",", ":"))
+    return gzip.compress(text.encode("utf-8", "backslashreplace"), LEVEL, mtime=0)
+
+
+def text_steps(run: Path) -> list[int]:
+    """Steps whose texts a run keeps, ascending."""
+    names = [path.name for path in (run / TEXTS_FOLDER).glob("*.json.gz")]
+    return sorted(int(name[:-8]) for name in names if re.fullmatch(r"\d{8,}\.json\.gz", name))
+
+
+def step_name(step: int) -> str:
+    """Name of a step's file; names sort as steps do."""
+    return f"{step:08d}.json.gz"
+
+
+def step_file(run: Path, step: int) -> Path:
+    """Where the texts of a step are."""
+    return run / TEXTS_FOLDER / step_name(step)
+
+
+def read_texts(run: Path, step: int) -> bytes | None:
+    """The texts of a step as JSON, None where they were not kept; DataError for a damaged file."""
+    path = step_file(run, step)
+    shown = str(path)
+    try:
+        with gzip.open(path) as file:
+            data = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, zlib.error):
+        raise DataError(f"texts = {shown!r}: cannot be read; remove that file, the other steps are whole") from None
+    if len(data) > MAX_FILE:
+        raise DataError(f"texts = {shown!r}: more than {MAX_FILE // 2**20} MiB of text; remove that file")
+    return data
+
+
+def forget_texts(run: Path) -> None:
+    """Remove the texts of a run, and their folder where nothing else lies in it."""
+    for step in text_steps(run):
+        step_file(run, step).unlink(missing_ok=True)
+    for part in (run / TEXTS_FOLDER).glob("*.json.gz.part"):
+        part.unlink(missing_ok=True)
+    with suppress(OSError):  # absent, or holds something else
+        (run / TEXTS_FOLDER).rmdir()

@@ -1,0 +1,103 @@
+"""Texts of a run on disk: whole files, a size limit, no step twice."""
+
+import gzip
+import json
+import random
+
+import pytest
+
+from arrol.errors import DataError
+from arrol.records.texts import TextWriter, forget_texts, packed, read_texts, step_file, text_steps
+
+HOSTILE = "<script>alert(1)</script>\u202e\x00\ud800"
+
+
+def group(number=0, text="a"):
+    return {"group": number, "prompt": "?", "gold": "1", "tokens": [text], "rollouts": []}
+
+
+def noise(size, seed=0):
+    return random.Random(seed).randbytes(size).hex()
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    TextWriter(tmp_path, 2**20).write(3, [group(text=HOSTILE)])
+    read = json.loads(read_texts(tmp_path, 3))
+    assert read == {"version": 1, "step": 3, "groups": [group(text=HOSTILE)]}
+    assert text_steps(tmp_path) == [3]
+    assert read_texts(tmp_path, 2) is None
+
+
+def test_the_bytes_depend_on_the_step_alone():
+    assert packed(1, [group()]) == packed(1, [group()])
+    assert packed(1, [group()]) != packed(2, [group()])
+
+
+def test_the_oldest_steps_go_when_the_limit_is_reached(tmp_path):
+    writer = TextWriter(tmp_path, 3500)
+    for step in range(1, 6):
+        writer.write(step, [group(text=noise(900, step))])
+    assert text_steps(tmp_path) == [3, 4, 5]
+    again = TextWriter(tmp_path, 2500, step=5)  # a resumed run counts what is there
+    again.write(6, [group(text=noise(900))])
+    assert text_steps(tmp_path) == [5, 6]
+
+
+def test_of_a_step_over_the_limit_the_first_groups_are_kept(tmp_path):
+    groups = [group(number, noise(900, number)) for number in range(8)]
+    writer = TextWriter(tmp_path, 3500)
+    writer.write(1, groups)
+    kept = json.loads(read_texts(tmp_path, 1))["groups"]
+    assert kept == groups[: len(kept)]
+    assert 1 <= len(kept) < 8
+    assert step_file(tmp_path, 1).stat().st_size <= 3500
+    TextWriter(tmp_path, 100, step=1).write(2, groups)  # not even one fits
+    assert text_steps(tmp_path) == [1]
+
+
+def test_no_limit_keeps_nothing_and_makes_no_folder(tmp_path):
+    TextWriter(tmp_path, 0).write(1, [group()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_forgets_the_steps_after_its_checkpoint(tmp_path):
+    writer = TextWriter(tmp_path, 2**20)
+    for step in (1, 2, 3):
+        writer.write(step, [group()])
+    TextWriter(tmp_path, 0, step=2)
+    assert text_steps(tmp_path) == [1, 2]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    TextWriter(tmp_path, 2**20).write(1, [group(text=noise(99))])
+    path = step_file(tmp_path, 1)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"texts = .*00000001.json.gz.*: cannot be read; remove that file"):
+        read_texts(tmp_path, 1)
+    path.write_bytes(b"no gzip")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_texts(tmp_path, 1)
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("arrol.records.texts.MAX_FILE", 1000)
+    TextWriter(tmp_path, 2**20).write(1, [group(text="a" * 5000)])
+    with pytest.raises(DataError, match=r"texts = .*more than 0 MiB of text"):
+        read_texts(tmp_path, 1)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "texts").write_text("in the way")
+    with pytest.raises(DataError, match=r"texts = .*cannot be written .*records.keep_texts_mib 0"):
+        TextWriter(tmp_path, 2**20).write(1, [group()])
+
+
+def test_forgetting_leaves_other_files(tmp_path):
+    TextWriter(tmp_path, 2**20).write(1, [group()])
+    (tmp_path / "texts" / "00000002.json.gz.part").write_bytes(gzip.compress(b""))
+    (tmp_path / "texts" / "mine.txt").write_text("keep")
+    forget_texts(tmp_path)
+    assert [path.name for path in (tmp_path / "texts").iterdir()] == ["mine.txt"]
+    (tmp_path / "texts" / "mine.txt").unlink()
+    forget_texts(tmp_path)
+    assert not (tmp_path / "texts").exists()
