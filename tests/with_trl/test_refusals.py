@@ -24,7 +24,7 @@ from trl_host import config, has_digit, is_short, trainer
         ({"rule": "oracle"}, "rule = 'oracle'"),
         ({"probe_tokens": [24]}, r"probe_tokens = \[24\]: no rollout runs beyond max_completion_length = 24"),
         ({"probe_tokens": [9, 4]}, "probe_tokens"),
-        ({"keep_ratio": 0.125}, "keep_ratio = 0.125: leaves 1 of num_generations = 8"),
+        ({"keep_ratio": 0.2}, "keep_ratio = 0.2: leaves 1"),
         ({"pruning_warmup_steps": -1}, "pruning_warmup_steps = -1"),
         ({"correction": "magic"}, "correction = 'magic'"),
         ({"draw": "coin"}, "draw = 'coin'"),

@@ -21,7 +21,7 @@ from arrol.engines.vllm import RequestCheck, pruning_args
 
 NAME = "arrol.engines.vllm:RequestCheck"
 """As on the command line."""
-ABOVE = "must be below or equal to"
+ABOVE = "must be at most"
 SHARE = "expected: Share of the candidates that survive, in (0, 1]."
 NUMBER = "expected: Rollouts of the group, whether they come as one request with n, or as many."
 GOOD = pruning_args(group="g", size=4, probe_tokens=8)
