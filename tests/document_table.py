@@ -93,11 +93,11 @@ TABLE = {
     "arrol eval runs/mine --evaluation.samples_per_prompt 8": Row("main", after=("arrol train mine.toml",)),
     "arrol train examples/09_own_reward/own.toml": Row("main", run=f"+ {SMALL}"),
     "arrol report runs/mine": Row("main", after=("arrol train mine.toml",)),
-    "arrol init data --model models/arithmetic-base --out first.toml": Row("main", after=DATA),
+    "arrol init data --model arithmetic-base --out first.toml": Row("main", after=DATA),
     "arrol train first.toml": Row(
         "main",
         run="+--training.steps 1 --training.group_size 4 --sampling.max_completion_tokens 140",
-        after=("arrol init data --model models/arithmetic-base --out first.toml",),
+        after=("arrol init data --model arithmetic-base --out first.toml",),
     ),
     "docs/quickstart.md: import arrol": Row("main"),
     ".venv/bin/python examples/10_from_python.py": Row("main"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from arrol.configs.shipped import MODEL_NAME, SHIPPED
 
-SHIPPED = Path(__file__).parents[1] / "shipped"
-"""In a checkout links to ``configs`` and ``models``; in an installed wheel the files themselves."""
-CONFIG, MODEL = SHIPPED / "demo.toml", SHIPPED / "arithmetic-base"
+CONFIG, MODEL = SHIPPED / "demo.toml", SHIPPED / MODEL_NAME
 
 
 def demo_flags(flags: list[str]) -> list[str]:

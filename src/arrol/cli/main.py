@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("config", metavar="CONFIG", help="TOML file, see configs/")
     for command in (sft, train, compare, demo):
         command.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    for command in (train, compare, demo):
         command.add_argument("--live", action="store_true", help="curves in the terminal, and on a page of each run")
     commands.add_parser(
         "grpo",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from arrol.configs.base import validate
 from arrol.configs.flags import override, parse_flags
 from arrol.configs.run import RunConfig, load_run
+from arrol.configs.shipped import found_model
 from arrol.errors import CheckpointError, ConfigError
 from arrol.hub import is_model_name
 from arrol.records.store import RECORDS_FILE
@@ -44,6 +45,7 @@ class Policy(NamedTuple):
 def find_policy(source: str, flags: Sequence[str], command: str) -> Policy:
     """The policy of a config's file, a run's folder, or a model; ConfigError for anything else, and for a flag that the
     command would ignore."""
+    source = found_model(source)
     folder, given = Path(source), parse_flags(flags, RunConfig)
     for section in UNUSED[command]:
         if section in given:

@@ -19,6 +19,7 @@ from arrol.configs.flags import change, override
 from arrol.configs.lora import LoraConfig
 from arrol.configs.method import AlgorithmConfig, DrGrpoConfig, NeverRule, PruningConfig, QualityConfig
 from arrol.configs.records import RecordsConfig
+from arrol.configs.shipped import found_model
 from arrol.configs.task import TaskConfig, with_reward_folder
 from arrol.errors import ConfigError
 
@@ -180,7 +181,7 @@ class RunConfig(StrictModel):
     name: str = Field("run", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run and of its folder under out_dir: letters, digits, dots, dashes."""
     model: str = Field(min_length=1)
-    """Folder or hub name of the base model."""
+    """Folder or hub name of the base model; arithmetic-base is the small one that comes with arrol."""
     out_dir: str = "runs"
     """Folder that receives the run's folder."""
     seed: int = Field(0, ge=0, le=2**62)
@@ -217,6 +218,11 @@ class RunConfig(StrictModel):
     """How progress is measured."""
     records: RecordsConfig = RecordsConfig()
     """What is kept of the rollouts."""
+
+    @field_validator("model")
+    @classmethod
+    def _found(cls, value: str) -> str:
+        return found_model(value)
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from arrol.configs.base import StrictModel, validate
 from arrol.configs.files import read_config
 from arrol.configs.flags import override
 from arrol.configs.lora import LoraConfig
 from arrol.configs.run import OptimizerConfig
+from arrol.configs.shipped import found_model
 from arrol.configs.task import DatasetTaskConfig, TaskConfig, with_reward_folder
 
 MAX_PARAMETERS = 10**10
@@ -103,6 +104,11 @@ class SftConfig(StrictModel):
     """Held-out prompts judged at the end, 1 to 1000000."""
     max_completion_tokens: int = Field(128, ge=1, le=2**24)
     """Length limit of a judged completion, 1 to 16777216."""
+
+    @field_validator("model")
+    @classmethod
+    def _found(cls, value: str | None) -> str | None:
+        return value and found_model(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

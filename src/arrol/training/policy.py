@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
+from arrol.configs.shipped import found_model
 from arrol.engines.embedded.support import logits_of, max_positions, too_long
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
@@ -48,6 +49,7 @@ def load_tokenizer(source: str) -> Any:
 
     A folder of adapters without one has that of their model.
     """
+    source = found_model(source)
     if is_adapter_folder(Path(source)) and not (Path(source) / "tokenizer_config.json").is_file():
         source = base_of(source)
     cached = _is_cached_only(source)
@@ -113,6 +115,7 @@ def require_lora(config: RunConfig | SftConfig) -> None:
 
 def base_of(source: str) -> str:
     """The model of a folder of adapters; the source itself where it is one."""
+    source = found_model(source)
     folder = Path(source)
     if not is_adapter_folder(folder):
         return source

@@ -19,6 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from arrol.configs.host import HostConfig
 from arrol.configs.method import NeymanRule
+from arrol.configs.shipped import found_model
 from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
@@ -37,6 +38,8 @@ class GRPOTrainer(trl.GRPOTrainer):
     def __init__(self, model: Any, *positional: Any, **named: Any) -> None:
         given = inspect.signature(trl.GRPOTrainer.__init__).bind(self, model, *positional, **named).arguments
         given.pop("self")
+        if isinstance(model, str):
+            given["model"] = found_model(model)
         args = given.setdefault("args", None) or GRPOConfig(f"{_model_name(model)}-GRPO")
         if not isinstance(args, GRPOConfig):
             raise ConfigError(
