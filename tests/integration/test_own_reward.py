@@ -205,15 +205,21 @@ def test_a_stop_string_ends_completions_and_is_no_part_of_their_text(mine, tmp_p
     assert any(s.num_tokens > len(s.completion) + 1 for s in samples), "the tokens are kept"
 
 
-def test_the_laboratory_takes_one_function_whose_reward_above_a_half_is_right(mine, tmp_path, capsys):
-    size = ["--prompts", "2", "--rollouts", "4", "--sketch-size", "0", "--out", tmp_path / "pool.safetensors"]
-    words = [str(word) for word in ("lab", mine, *size, "--task.reward", "rewards_of_mine:last")]
-    assert main([*words, "--task.success_threshold", "0.7"]) == 2
-    assert "task.success_threshold = 0.7: the laboratory knows one number of a rollout" in capsys.readouterr().err
-    assert main([*words[:-1], "rewards_of_mine:broken"]) == 2
-    assert "all 8 rewards of these prompts failed, the first like this" in capsys.readouterr().err
-    assert main(words) == 0
-    assert set(Pool.load(tmp_path / "pool.safetensors").reward_PN.ravel()) <= {0.0, 1.0}
+def test_the_laboratory_tells_what_is_right_from_what_trains(mine, tmp_path, capsys):
+    pool = tmp_path / "pool.safetensors"
+    words = ["lab", str(mine), "--prompts", "2", "--rollouts", "8", "--sketch-size", "4", "--visits", "1"]
+    words += ["--out", str(pool), "--task.reward"]
+    assert main([*words, "rewards_of_mine:broken"]) == 2
+    assert "all 16 rewards of these prompts failed, the first like this" in capsys.readouterr().err
+    both = "rewards_of_mine:last,rewards_of_mine:brevity"
+    threshold = ["--task.success_reward", "brevity", "--task.success_threshold", "-0.15"]
+    assert main([*words, both, *threshold, "--json"]) == 0
+    facts, collected = json.loads(capsys.readouterr().out)["pool"], Pool.load(pool)
+    assert (collected.label_PN == (collected.length_PN < 3)).all()
+    assert facts["success"] == pytest.approx(collected.label_PN.mean())
+    assert 0 < facts["success"] < 1
+    assert (collected.reward_PN < 0.9).all()
+    assert len(set(collected.reward_PN.ravel().tolist())) > 2
 
 
 def test_arms_and_seeds_of_a_comparison_try_their_function_once(mine, tmp_path, monkeypatch):

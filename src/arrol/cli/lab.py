@@ -23,7 +23,8 @@ from arrol.cli.tables import print_columns, print_json
 from arrol.configs.base import validate
 from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
-from arrol.lab.collect import Collector, PoolPlan, collect, require_one_reward
+from arrol.lab import advice
+from arrol.lab.collect import Collector, PoolPlan, collect
 from arrol.lab.costs import cost_model, require_cost
 from arrol.lab.designs import (
     allocation_designs,
@@ -106,7 +107,6 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
 def collected(options: argparse.Namespace, flags: Sequence[str], console: Console) -> Pool:
     """The pool of a config's policy, or of a run's newest checkpoint; collected unless ``--out`` holds it already."""
     config, policy, _ = find_policy(options.source, flags, "lab")
-    require_one_reward(config)
     plan = PoolPlan(options.prompts, options.rollouts, options.sketch_size, tuple(options.parameters))
     path = Path(options.out) if options.out else Path(config.out_dir) / config.name / f"pool{SUFFIX}"
     if path.suffix != SUFFIX:
@@ -160,7 +160,8 @@ def standard_designs(pool: Pool, base: RunConfig) -> list[Design]:
     levers = [design for size in at for design in (*pruning_designs(pool, size), *lottery_designs(size))]
     rows, decode = size * base.training.prompts_per_step, cost_model(STOP_COST, pool)
     levers += [design for each in at for design in stop_designs(pool, decode, each, rows / each)]
-    rules = [design for size in at for design in allocation_designs(size)]
+    is_binary = bool(np.isin(pool.reward_PN[pool.is_known_PN], (0.0, 1.0)).all())
+    rules = [design for size in at for design in allocation_designs(size, has_binary_rewards=is_binary)]
     return possible([own, *sizes, *levers, *rules], base)
 
 
@@ -190,15 +191,16 @@ def _judged(pool: Pool, design: Design, base: RunConfig, visits: int, progress: 
 def pool_facts(pool: Pool, moments: Moments) -> dict[str, Any]:
     """Numbers of the pool itself."""
     length = pool.length_PN[pool.is_known_PN]
-    rates = [reward_N[known_N].mean() for reward_N, known_N in zip(pool.reward_PN, pool.is_known_PN, strict=True)]
+    right_P, count_P = advice.success_rates(pool)
+    rates = right_P / count_P
     return {
         "prompts": pool.num_prompts,
         "rollouts": pool.num_rollouts,
-        "success": float(pool.reward_PN[pool.is_known_PN].mean()),
+        "success": float(right_P.sum() / count_P.sum()),
         "tokens": float(length.mean()),
         "tokens_cv": float(length.std() / length.mean()),
         "truncated": float(pool.is_truncated_PN[pool.is_known_PN].mean()),
-        "hard": float((np.array(rates) < HARD).mean()),
+        "hard": float((rates < HARD).mean()),
         "ratio": moments.ratio,
         "best_size": 1 + moments.ratio,
     }

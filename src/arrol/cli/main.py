@@ -28,7 +28,7 @@ VISITS = 8
 OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example {example}."
 EXITS = (
     "Exit status: 0 finished; 2 wrong input, named in one line on stderr, nothing overwritten; 130 stopped by SIGINT, "
-    "SIGTERM or a closed terminal: train and compare finish the step, save, go on with --resume; a second SIGINT "
+    "SIGTERM or a closed terminal: train, compare and sft finish the step, save, go on with --resume; a second SIGINT "
     "ends at once."
 )
 

@@ -20,10 +20,12 @@ from arrol import assembly
 from arrol.cli.files import require_place
 from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_records, forget_start, has_learned
 from arrol.cli.tables import print_columns, print_json
+from arrol.cli.train import EXIT_STOPPED
 from arrol.configs.run import EngineConfig
 from arrol.configs.sft import SftConfig
 from arrol.configs.task import DatasetTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
+from arrol.engines.embedded.support import max_positions
 from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
 from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
@@ -56,6 +58,7 @@ from arrol.training.sft import (
     WarmStartProgress,
     file_demonstrations,
     new_model,
+    require_fitting,
     row_demonstrations,
     warm_start,
 )
@@ -103,6 +106,9 @@ def run_sft(config: SftConfig, *, resume: bool, as_json: bool) -> int:
             if not has_learned(folder, read_records(folder / RECORDS_FILE)):
                 forget_start(folder)
             raise
+    if record is None:
+        console.print(f"stopped and saved; go on with --resume: {folder}", soft_wrap=True)
+        return EXIT_STOPPED
     facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
     if as_json:
         print_json(facts)
@@ -172,6 +178,7 @@ def _parts(config: SftConfig, checkpoint: Path | None) -> _Parts:
     require_positions(model.config, prompts, config.max_completion_tokens, field="max_completion_tokens")
     for is_first in (True, False):
         demonstration(0, is_first)  # an unknown solver too
+    require_fitting(demonstration, tokenizer, config, max_positions(model.config))
     return _Parts(model, adapted, tokenizer, task, demonstration, checkpoint)
 
 
@@ -191,46 +198,63 @@ def _own(task: Any, config: SftConfig) -> Demonstration:
     return lambda position, is_first: task.demonstration(position, first if is_first else then)
 
 
-def _train(config: SftConfig, parts: _Parts, folder: Path, previous: RunRecord | None, console: Console) -> EvalRecord:
-    guard, done = WarmStartProgress.none(parts.model, config)
+def _train(
+    config: SftConfig, parts: _Parts, folder: Path, previous: RunRecord | None, console: Console
+) -> EvalRecord | None:
+    """Train, save the model and judge it; None where a signal asked to stop before the last step."""
+    guard, done, stop = WarmStartProgress.none(parts.model, config)
     if parts.resumed:
         state = load_state(parts.resumed)
         load_optimizer(parts.resumed, guard.optimizer, state["learning_rate"])
         guard.num_skipped, guard.bad_in_a_row, done = state["num_skipped"], state["bad_in_a_row"], state["step"]
     segment = previous.segment + 1 if previous else 0
     terminal = TerminalSink(config.name, config.steps, console, done=done)
-    last = [time.monotonic()]
+    last, at = [time.monotonic()], done
     with RecordWriter(folder / RECORDS_FILE) as records, closing(terminal):
         here = provenance(sys.argv, [config.seed])
         dumped = config.model_dump(mode="json")
         facts: dict[str, Any] = {"name": config.name, "arm": config.name, "seed": config.seed, "config": dumped}
         records.write(here.run_record(**facts, previous=previous, resume_step=done if previous else None))
 
+        def save(step: int) -> None:
+            records.sync()
+            state = {"config": dumped, "step": step, "learning_rate": guard.optimizer.param_groups[0]["lr"]}
+            state |= {"num_skipped": guard.num_skipped, "bad_in_a_row": guard.bad_in_a_row}
+            save_checkpoint(folder / CHECKPOINTS, step, parts.adapted, tokenizer, guard.optimizer, state)
+            forget_checkpoints(folder / CHECKPOINTS, 1)
+
         def on_step(step: int, metrics: dict[str, float]) -> None:
-            now = time.monotonic()
+            nonlocal at
+            now, at = time.monotonic(), step
             metrics["time/step_s"], last[0] = now - last[0], now
             if step % 10 == 0 or step == config.steps:
                 records.write(StepRecord(step=step, segment=segment, metrics=metrics))
             terminal.write({"step": step, **metrics})
             if config.checkpoint_every and step % config.checkpoint_every == 0 and step < config.steps:
-                records.sync()
-                state = {"config": dumped, "step": step, "learning_rate": guard.optimizer.param_groups[0]["lr"]}
-                state |= {"num_skipped": guard.num_skipped, "bad_in_a_row": guard.bad_in_a_row}
-                save_checkpoint(folder / CHECKPOINTS, step, parts.adapted, tokenizer, guard.optimizer, state)
-                forget_checkpoints(folder / CHECKPOINTS, 1)
+                save(step)
 
-        model, tokenizer = parts.model, parts.tokenizer
-        warm_start(model, tokenizer, parts.demonstration, config, on_step, WarmStartProgress(guard, done))
-        model = merged(parts.adapted) if config.lora else model
-        shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
-        save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), tokenizer)
-        os.replace(folder / PARTIAL_MODEL, folder / "model")
-        saved = load_policy(str(folder / "model"), next(model.parameters()).device)
+        tokenizer, start = parts.tokenizer, WarmStartProgress(guard, done, stop)
+        with stop.watched():
+            warm_start(parts.model, tokenizer, parts.demonstration, config, on_step, start)
+        if stop.is_made and at < config.steps:
+            save(at)
+            records.write(EndRecord(step=at, segment=segment, outcome="stopped"))
+            return None
+        saved = _saved_model(config, parts, folder)
         record = _judge(config, saved, tokenizer, parts.task, segment)
         records.write(record)
         records.write(EndRecord(step=config.steps, segment=segment, outcome="finished"))
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return record
+
+
+def _saved_model(config: SftConfig, parts: _Parts, folder: Path) -> Any:
+    """Write the model under its final name when it is whole, and load it again."""
+    model = merged(parts.adapted) if config.lora else parts.model
+    shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
+    save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), parts.tokenizer)
+    os.replace(folder / PARTIAL_MODEL, folder / "model")
+    return load_policy(str(folder / "model"), next(model.parameters()).device)
 
 
 def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any, segment: int) -> EvalRecord:

@@ -17,7 +17,6 @@ import numpy as np
 
 from arrol import assembly
 from arrol.configs.run import RunConfig
-from arrol.configs.task import DatasetTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.stops import completion_text
 from arrol.errors import ConfigError
@@ -75,19 +74,6 @@ class _Watch(Controller):
         return None
 
 
-def require_one_reward(config: RunConfig) -> None:
-    """ConfigError where what is right is not a reward above 0.5, which is all that a pool holds of it."""
-    task = config.task
-    if not isinstance(task, DatasetTaskConfig) or not task.reward:
-        return
-    if len(task.reward) > 1 or task.success_threshold != 0.5:
-        raise ConfigError(
-            f"task.success_threshold = {task.success_threshold:g}: the laboratory knows one number of a rollout and "
-            f"counts it as right above 0.5, of {len(task.reward)} reward functions; name one in task.reward, and leave "
-            "the threshold at 0.5"
-        )
-
-
 class Collector:
     """Collects blocks of one policy."""
 
@@ -120,7 +106,8 @@ class Collector:
         groups = self._engine.generate(requests, self._sampling, seed=self._config.seed, controller=watch)
         self._lap("generate_s", started)
         started = time.process_time()
-        reward_PN = np.array(self._rewards(prompts, groups), np.float32)
+        verdicts_PN = self._verdicts(prompts, groups)
+        reward_PN = np.array([[verdict.reward for verdict in row] for row in verdicts_PN], np.float32)
         self._lap("verify_s", started)
         started = time.process_time()
         sketch_PND = np.zeros((count, self.plan.rollouts, self.plan.sketch_size), np.float32)
@@ -141,9 +128,10 @@ class Collector:
             self.plan.probe_tokens,
             _features(groups, self.plan.probe_tokens, self._layout),
             sketch_PND=sketch_PND,
+            success_PN=_successes(verdicts_PN),
         )
 
-    def _rewards(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Completion]]) -> list[list[float]]:
+    def _verdicts(self, prompts: Sequence[Prompt], groups: Sequence[Sequence[Completion]]) -> list[list[Verdict]]:
         pending_PN: list[list[PendingVerdict]] = []
         for prompt, group in zip(prompts, groups, strict=True):
             pending_PN.append([])
@@ -154,7 +142,7 @@ class Collector:
                 pending_PN[-1].append(submitted)
         verdicts_PN = [[wait() for wait in row] for row in pending_PN]
         RewardTally(verdict for row in verdicts_PN for verdict in row).require_one("these prompts")
-        return [[verdict.reward for verdict in row] for row in verdicts_PN]
+        return verdicts_PN
 
     def _lap(self, name: str, started: float) -> None:
         self.seconds[name] += time.process_time() - started
@@ -192,6 +180,14 @@ def collect(
     pool.save(path)
     shutil.rmtree(folder)
     return pool
+
+
+def _successes(verdicts_PN: Sequence[Sequence[Verdict]]) -> np.ndarray:
+    """float32 ``[P, N]``: 1 right, 0 wrong, NaN unknown, as reward functions say; empty where a verifier judged."""
+    told = [[verdict.success for verdict in row] for row in verdicts_PN]
+    if all(success is None for row in told for success in row):
+        return np.zeros((0, 0), np.float32)
+    return np.array([[np.nan if success is None else success for success in row] for row in told], np.float32)
 
 
 def _no_verdict() -> Verdict:

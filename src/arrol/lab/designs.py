@@ -85,11 +85,18 @@ def pruning_designs(pool: Pool, size: int) -> list[Design]:
     return designs
 
 
-def allocation_designs(size: int, rules: Sequence[str] = ALLOCATIONS) -> list[Design]:
-    """Rules that choose prompts, group sizes or what trains, at a mean group size."""
+def allocation_designs(
+    size: int, rules: Sequence[str] = ALLOCATIONS, *, has_binary_rewards: bool = True
+) -> list[Design]:
+    """Rules that choose prompts, group sizes or what trains, at a mean group size.
+
+    With other rewards than 0 and 1 the baseline of AERO is the rewards' mean: its posterior is of a success rate.
+    """
     designs = []
     for rule in rules:
         fields: dict[str, Any] = {"rule": rule, **({"train_size": max(2, size // 2)} if rule == "pods" else {})}
+        if rule == "aero" and not has_binary_rewards:
+            fields["posterior"] = {"used_for": "allocation"}
         designs.append(Design(f"{rule}, group of {size}", {"training": {"group_size": size}, "allocation": fields}))
     return designs
 

@@ -168,6 +168,8 @@ class Pool:
     def join(cls, parts: Sequence[Pool]) -> Pool:
         """Pools of different prompts, of the same policy and shape, behind each other; ``meta`` of the last."""
         names = (*_BY_PROMPT, *_FLAT)
+        if any(part.success_PN.size for part in parts):  # blocks of the first version lack it
+            parts = [replace(part, success_PN=part.label_PN.astype(np.float32)) for part in parts]
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         keys = tuple(key for part in parts for key in part.keys)
         return cls(keys, probe_tokens=parts[-1].probe_tokens, meta=parts[-1].meta, **arrays)

@@ -205,7 +205,9 @@ def replay(
     prompts = _prompts(pool, seed)
 
     def submit(rollout_id: RolloutId, completion: Completion) -> PendingVerdict:
-        verdict = Verdict(float(pool.reward_PN[engine.played[rollout_id]]), None)
+        place = engine.played[rollout_id]
+        success = float(pool.label_PN[place]) if pool.success_PN.size else None
+        verdict = Verdict(float(pool.reward_PN[place]), None, success=success)
         return lambda: verdict
 
     for step in range(1, steps + 1):

@@ -21,8 +21,11 @@ from arrol.training.lora import trained_weights
 from arrol.training.optimization import GuardedOptimizer, learning_rate
 from arrol.training.policy import token_logprobs
 from arrol.training.recompute import recomputed_layers, require_layers
+from arrol.training.stopping import StopRequest
 
 IDLE_BAD_STEPS = 5
+CHECKED = 10_000
+"""First demonstrations whose length is checked before training begins."""
 DROPOUT_STRIDE = 2**31 - 1
 Demonstration = Callable[[int, bool], tuple[str | Sequence[int], str]]
 """(position, in the first phase) -> prompt as text or token ids, solution text."""
@@ -70,16 +73,30 @@ def row_demonstrations(pairs: Sequence[tuple[Sequence[int], str]]) -> Demonstrat
     return lambda position, is_first: pairs[position % len(pairs)]
 
 
+def require_fitting(demonstration: Demonstration, tokenizer: Any, config: SftConfig, limit: int | None) -> None:
+    """DataError where one of the first demonstrations is longer than the model's ``limit`` of positions, if any."""
+    for position in range(min(CHECKED, config.steps * config.batch_size) if limit is not None else 0):
+        prompt, solution = demonstration(position, position < config.pretrain_steps * config.batch_size)
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        length = len(ids) + len(tokenizer.encode(solution, add_special_tokens=False)) + 1
+        if limit is not None and length > limit:
+            raise DataError(
+                f"demonstrations: the one with the solution {solution[:40]!r} has {length} tokens, and the model has "
+                f"{limit} positions (max_position_embeddings); leave it out, or take a model with more"
+            )
+
+
 class WarmStartProgress(NamedTuple):
-    """Of a warm start: its optimiser with the state of the steps that are done, and their number."""
+    """Of a warm start: its optimiser with the state of the steps that are done, their number, and whether to stop."""
 
     guard: GuardedOptimizer
     done: int
+    stop: StopRequest
 
     @classmethod
     def none(cls, model: Any, config: SftConfig) -> WarmStartProgress:
         """Before the first step."""
-        return cls(GuardedOptimizer(trained_weights(model), config.optimizer, IDLE_BAD_STEPS), 0)
+        return cls(GuardedOptimizer(trained_weights(model), config.optimizer, IDLE_BAD_STEPS), 0, StopRequest())
 
 
 def warm_start(
@@ -90,13 +107,16 @@ def warm_start(
     on_step: Callable[[int, dict[str, float]], None],
     progress: WarmStartProgress | None = None,
 ) -> None:
-    """Train ``model`` in place after the steps that are done; ``on_step`` receives the 1-based step and its metrics."""
+    """Train ``model`` in place after the steps that are done; ``on_step`` receives the 1-based step and its metrics. A
+    request to stop in ``progress`` ends it after a step."""
     device = next(model.parameters()).device
-    guard, done = progress or WarmStartProgress.none(model, config)
+    guard, done, stop = progress or WarmStartProgress.none(model, config)
     if config.gradient_checkpointing:
         require_layers(model, "gradient_checkpointing")
     model.train()
     for step in range(done, config.steps):
+        if stop.is_made:
+            return
         torch.manual_seed((config.seed + DROPOUT_STRIDE * step) % 2**63)  # of dropout, so that a resumed step equals it
         start = step * config.batch_size
         pairs = [demonstration(start + i, step < config.pretrain_steps) for i in range(config.batch_size)]

@@ -6,11 +6,9 @@ is saved, so a killed and resumed run writes the same metrics as an uninterrupte
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +40,7 @@ from arrol.training.checkpoint import (
 )
 from arrol.training.details import step_details
 from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
+from arrol.training.stopping import StopRequest
 from arrol.training.texts import Pieces, group_texts
 from arrol.training.trackers import Tracker
 from arrol.types import (
@@ -105,14 +104,18 @@ class Trainer:
         weights = list(parts.model.parameters())
         self.ledger = Ledger(sum(w.numel() for w in weights), sum(w.numel() for w in weights if not w.requires_grad))
         self.step = 0
-        self.stop_requested = False
-        """Set by a signal: end after this step."""
+        self._stop = StopRequest()
         self._position = 0
         self._reward_metrics: dict[str, float] = {}
         self._records: RecordWriter
         self._rollouts: RecordWriter
         self._texts: TextWriter
         self._pieces = Pieces(parts.tokenizer)
+
+    @property
+    def stop_requested(self) -> bool:
+        """A signal came: end after this step."""
+        return self._stop.is_made
 
     def resume(self, checkpoint: Path) -> None:
         """Continue after ``checkpoint``; its policy must be in ``parts.model`` already."""
@@ -136,7 +139,7 @@ class Trainer:
             self._rollouts = closing.enter_context(RecordWriter(self.folder / ROLLOUTS_FILE))
             self._texts = TextWriter(self.folder, round(self.config.records.keep_texts_mib * 2**20), step=self.step)
             try:
-                with self._signals():
+                with self._stop.watched():
                     self._all_steps()
             except ArrolError as error:
                 with suppress(ArrolError):  # a disk that is full refuses this row too
@@ -314,28 +317,6 @@ class Trainer:
         record = EndRecord(step=self.step, segment=self.segment, outcome=outcome, message=message, totals=totals)
         self._records.write(record)
         return record
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and a closed terminal ask for an orderly end; a second SIGINT interrupts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def request(number: int, frame: object) -> None:
-            if self.stop_requested and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_requested = True
-
-        asked = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # ignored under nohup
-            asked.append(signal.SIGHUP)
-        previous = {number: signal.signal(number, request) for number in asked}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 class _Clock:

@@ -1,6 +1,8 @@
 """A warm start leaves a model, and the record of how it was made and how good it is."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from arrol.cli import sft
 from arrol.cli.main import main
 from arrol.records.store import read_run
 from arrol.training import checkpoint
+from arrol.training import sft as trained
 from arrol.training.policy import load_policy, load_tokenizer, resolve_device
 
 
@@ -111,6 +114,50 @@ def test_a_resumed_warm_start_equals_the_whole_one(sft_file, tmp_path, capsys, m
     assert not (tmp_path / "warm" / "checkpoints").exists()
     assert main([*command, "--resume"]) == 2
     assert "model is finished; choose another --name, or leave --resume out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_ends_without_checkpoint_every(
+    sft_file, tmp_path, capsys, monkeypatch, number
+):
+    command = ["sft", str(sft_file)]
+    assert main([*command, "--out_dir", str(tmp_path / "whole")]) == 0
+    real = trained.encode_demonstrations
+    calls = []
+
+    def signalled(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return real(*given)
+
+    monkeypatch.setattr(trained, "encode_demonstrations", signalled)
+    capsys.readouterr()
+    assert main(command) == 130
+    out, err = capsys.readouterr()
+    assert (err, out.splitlines()[-1]) == ("", f"stopped and saved; go on with --resume: {tmp_path / 'warm'}")
+    end = read_run(tmp_path / "warm").end
+    assert (end.outcome, end.step, len(calls)) == ("stopped", 3, 3)
+    assert main([*command, "--resume"]) == 0
+    ours, theirs = (folder / "warm" / "model" / "model.safetensors" for folder in (tmp_path, tmp_path / "whole"))
+    assert len(calls) == 11
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_demonstration_beyond_the_positions_is_refused_before_anything_is_written(sft_file, tmp_path, capsys):
+    assert main(["sft", str(sft_file), "--shape.max_positions", "16", "--max_completion_tokens", "1"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith("arrol: ")
+    assert "16 positions (max_position_embeddings); leave it out, or take a model with more" in err
+    rows = tmp_path / "long.jsonl"
+    rows.write_text('{"prompt": "1", "solution": "2"}\n' + json.dumps({"prompt": "1", "solution": "2" * 600}) + "\n")
+    assert main(["sft", str(sft_file), "--demonstrations", str(rows)]) == 2
+    assert capsys.readouterr().err == (
+        f"arrol: demonstrations: the one with the solution '{'2' * 40}' has 602 tokens, and the model has 512 "
+        "positions (max_position_embeddings); leave it out, or take a model with more\n"
+    )
+    assert not (tmp_path / "warm").exists()
 
 
 def test_a_mistyped_name_is_no_new_start(sft_file, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """A pool in memory and on disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,14 @@ def test_parts_join_to_the_whole(pool):
     np.testing.assert_array_equal(joined.token_ids_T, pool.token_ids_T)
     assert joined.tokens(2, 7) == pool.tokens(2, 7) == pool.part([2]).tokens(0, 7)
     np.testing.assert_array_equal(joined.logprobs(5, 3), pool.logprobs(5, 3))
+
+
+def test_a_part_without_successes_joins_by_its_rewards(pool):
+    told, untold = pool.part([0]), pool.part([1])
+    told = replace(told, success_PN=1 - told.label_PN.astype(np.float32))
+    both = Pool.join([told, untold])
+    assert both.label_PN[0].tolist() == (1 - pool.label_PN[0]).tolist()
+    assert both.label_PN[1].tolist() == pool.label_PN[1].tolist()
 
 
 def test_mean_logprobs_are_those_of_the_first_tokens(pool):

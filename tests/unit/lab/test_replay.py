@@ -1,11 +1,14 @@
 """Steps of training on a pool."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from arrol.lab import replay as replay_module
 from arrol.lab.merit import Design, design_config
 from arrol.lab.replay import PoolEngine, replay
-from arrol.types import FinishReason, GroupRequest, Prompt, SamplingParams
+from arrol.types import FinishReason, GroupRequest, Prompt, SamplingParams, Verdict
 
 
 class Stopper:
@@ -72,6 +75,19 @@ def test_every_allocation_rule_plays(pool, base, rule):
     steps = list(replay(pool, config, steps=6))
     assert all(np.isfinite(visit.factor_R).all() for step in steps for visit in step)
     assert any(visit.factor_R.any() for step in steps for visit in step)
+
+
+def test_rules_hear_what_is_right_and_train_on_rewards(pool, base, monkeypatch):
+    heard = []
+    real = Verdict
+
+    def verdict(reward, answer, *, success):
+        heard.append((reward, success))
+        return real(reward, answer, success=success)
+
+    monkeypatch.setattr(replay_module, "Verdict", verdict)
+    list(replay(replace(pool, success_PN=(pool.reward_PN == 0).astype(np.float32)), base, steps=2))
+    assert {(reward, success) for reward, success in heard} == {(0.0, 1.0), (1.0, 0.0)}
 
 
 def test_whole_groups_have_the_sample_covariance(pool, base):
