@@ -92,6 +92,7 @@ TABLE = {
     ),
     "arrol eval runs/mine --evaluation.samples_per_prompt 8": Row("main", after=("arrol train mine.toml",)),
     "arrol train examples/09_own_reward/own.toml": Row("main", run=f"+ {SMALL}"),
+    "arrol view runs/mine": Row("test", why="tests/unit/cli/test_view.py: view"),
     "arrol report runs/mine": Row("main", after=("arrol train mine.toml",)),
     "arrol init data --model arithmetic-base --out first.toml": Row("main", after=DATA),
     "arrol train first.toml": Row(

@@ -106,10 +106,16 @@ def _judging(commands: argparse._SubParsersAction) -> None:
 
 
 def _reading(commands: argparse._SubParsersAction) -> None:
-    """``report``, ``export`` and ``info``."""
+    """``report``, ``view``, ``export`` and ``info``."""
     report = _command(commands, "report", "table, plots and one HTML page from the records of runs")
     report.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a comparison")
     report.add_argument("--out", default=None, metavar="DIR", help="where to write; default RUN/report")
+    view = _command(commands, "view", "the rollouts of runs as a page on this machine, also while they train")
+    view.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or of a comparison")
+    view.add_argument(
+        "--port", type=int, metavar="N", help="port on 127.0.0.1; default the first free one from 8017 on"
+    )
+    view.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
     export = _command(commands, "export", "policy and estimator of a run's newest checkpoint as a folder to serve")
     export.add_argument("run", metavar="RUN", help="folder of a run")
     export.add_argument("--to", required=True, metavar="DIR", help="new folder to write")
@@ -268,6 +274,10 @@ def _dispatch(options: argparse.Namespace, flags: list[str]) -> int:
         from arrol.cli.report import run_report
 
         return run_report(options.runs, options.out, as_json=options.json)
+    if options.command == "view":
+        from arrol.cli.view import run_view
+
+        return run_view(options.runs, port=options.port, browser=not options.no_browser, as_json=options.json)
     if options.command == "export":
         from arrol.cli.export import run_export
 

@@ -92,6 +92,12 @@ def success_of(run: RunRecord, row: RolloutRecord) -> float | None:
     return math.nan if row.success is None and judges_by_function else row.success
 
 
+def success_label(reward: float | None, success: float | None, *, by_function: bool) -> int | None:
+    """1 right, 0 wrong, None unknown: of a row's reward and success; ``by_function``: the task has reward functions."""
+    told = success if by_function or success is not None else reward
+    return None if told is None or reward is None or math.isnan(told) else int(told > 0.5)
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Command, seeds, commit, versions and device of a run."""
@@ -211,10 +217,7 @@ def read_records(path: str | Path) -> list[Record]:
 
 def current_records(records: Sequence[Record]) -> list[Record]:
     """The records without the rows that a later segment computed again (point 2 above)."""
-    resumed_at = _resume_steps(records)
-    limits: dict[int, float] = {}
-    for segment in {getattr(record, "segment", 0) for record in records}:
-        limits[segment] = min((step for newer, step in resumed_at.items() if newer > segment), default=float("inf"))
+    limits = segment_limits(records)
     newest: dict[tuple[object, ...], tuple[int, Record]] = {}
     for position, record in enumerate(records):
         key, segment = _key(record, position), getattr(record, "segment", 0)
@@ -224,6 +227,15 @@ def current_records(records: Sequence[Record]) -> list[Record]:
         if held is None or getattr(held[1], "segment", 0) <= segment:
             newest[key] = (position, record)
     return [record for _, record in sorted(newest.values(), key=lambda item: item[0])]
+
+
+def segment_limits(records: Sequence[Record]) -> dict[int, float]:
+    """Segment -> the last of its steps that no later segment computed again."""
+    resumed_at = _resume_steps(records)
+    return {
+        segment: min((step for newer, step in resumed_at.items() if newer > segment), default=math.inf)
+        for segment in {getattr(record, "segment", 0) for record in records}
+    }
 
 
 def read_run(path: str | Path) -> Run:

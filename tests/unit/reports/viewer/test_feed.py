@@ -1,0 +1,99 @@
+"""Rollouts as columns: pages, running runs, resumed ones."""
+
+import pytest
+
+from arrol.errors import DataError
+from arrol.reports.viewer import feed as module
+from arrol.reports.viewer.feed import RunFeed
+from viewer_runs import rollout_row, run_row
+
+
+def column(page, name):
+    found = page["columns"][name]
+    return [found["of"][at] for at in found["at"]] if isinstance(found, dict) else found
+
+
+def test_a_page_has_every_rollout_and_the_run(small):
+    small.step(1)
+    page = RunFeed(small.folder).page(0, 0)
+    assert column(page, "index") == [0, 1, 2, 0, 1, 2]
+    assert column(page, "right") == [1, 0, None, 1, 1, 1]
+    assert column(page, "finish_reason") == ["stop", "stop", "pruned", "stop", "stop", "stop"]
+    assert column(page, "prompt_key") == ["p0"] * 3 + ["p1"] * 3
+    assert page["run"] == {
+        "name": "small", "arm": "a", "outcome": "", "step": 1, "steps": 2, "rule": "neyman", "probes": [2], "limit": 0,
+        "texts": [[1, 1]],
+    }  # fmt: skip
+    assert not page["more"]
+
+
+def test_a_running_run_is_followed(small):
+    feed = RunFeed(small.folder)
+    assert column(feed.page(0, 0), "step") == []
+    small.step(1)
+    assert len(column(feed.page(0, 0), "step")) == 6
+    small.step(2)
+    small.end()
+    page = feed.page(0, 6)
+    assert column(page, "step") == [2] * 6
+    assert (page["epoch"], page["start"], page["run"]["outcome"]) == (0, 6, "finished")
+    with open(small.folder / "rollouts.jsonl", "ab") as file:
+        file.write(b'{"kind": "roll')  # half a line is not there yet
+    assert column(feed.page(0, 12), "step") == []
+
+
+def test_steps_that_were_computed_again_are_shown_once(small):
+    feed = RunFeed(small.folder)
+    small.step(1)
+    small.step(2)
+    assert len(column(feed.page(0, 0), "step")) == 12
+    small.records(run_row(segment=1, resume_step=1))
+    page = feed.page(0, 12)  # the page that knew step 2 starts over
+    assert (page["epoch"], page["start"], column(page, "step")) == (1, 0, [1] * 6)
+    small.step(2, rewards=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)), segment=1)
+    page = feed.page(1, 6)
+    assert (page["epoch"], column(page, "right")) == (1, [0] * 6)
+
+
+def test_a_long_run_comes_in_pages(small, monkeypatch):
+    monkeypatch.setattr(module, "PAGE", 4)
+    monkeypatch.setattr(module, "CHUNK", 600)
+    small.rollouts(*(rollout_row(index=index) for index in range(11)))
+    feed, found = RunFeed(small.folder), []
+    for _ in range(99):
+        page = feed.page(0, len(found))
+        found += column(page, "index")
+        assert len(column(page, "index")) <= 4
+        if not page["more"]:
+            break
+    assert found == list(range(11))
+
+
+def test_a_run_that_was_replaced_starts_over(small):
+    small.step(1)
+    small.step(2)
+    feed = RunFeed(small.folder)
+    feed.page(0, 0)
+    for name in ("records.jsonl", "rollouts.jsonl"):
+        (small.folder / name).unlink()
+    small.records(run_row())
+    small.step(1, rewards=((0.0, 0.0, 0.0),))
+    page = feed.page(0, 12)
+    assert (page["epoch"], page["start"], column(page, "right")) == (1, 0, [0, 0, 0])
+
+
+def test_a_reward_function_that_knows_no_success_leaves_the_outcome_open(small):
+    small.records(run_row(segment=1, resume_step=0, task={"reward": ["m:f"]}))
+    small.rollouts(rollout_row(segment=1), rollout_row(index=1, segment=1, success=0.0))
+    assert column(RunFeed(small.folder).page(0, 0), "right") == [None, 0]
+
+
+def test_a_damaged_line_is_named(small):
+    (small.folder / "rollouts.jsonl").write_text("{half\n{}\n")
+    with pytest.raises(DataError, match=r"records = .*rollouts.jsonl.*: a line is not JSON; mend or remove"):
+        RunFeed(small.folder).page(0, 0)
+
+
+def test_the_summary_reads_no_rollout(small):
+    (small.folder / "rollouts.jsonl").write_text("{half\n{}\n")
+    assert RunFeed(small.folder).summary()["name"] == "small"
