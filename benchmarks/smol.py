@@ -25,6 +25,9 @@ from pathlib import Path
 
 from datasets import load_dataset
 
+from arrol.records.schema import PoolRecord
+from arrol.records.store import read_records
+
 ROOT = Path(__file__).parents[1]
 STAGES = ("sft", "pool", "advise", "train")
 HUB = {"gsm8k": ("openai/gsm8k", "main"), "svamp": ("ChilleD/SVAMP", None)}
@@ -39,6 +42,8 @@ out_dir = "{out}"
 demonstrations = "{out}/demonstrations.jsonl"
 steps = {steps}
 batch_size = 8
+bf16 = true
+checkpoint_every = 20
 save_dtype = "bfloat16"
 eval_prompts = 8
 max_completion_tokens = {length}
@@ -66,6 +71,9 @@ template = "qa"
 [sampling]
 max_completion_tokens = {length}
 
+[engine]
+dtype = "bfloat16"
+
 [pruning]
 rule = "never"
 probe_tokens = [16, 32, 64]
@@ -73,8 +81,11 @@ probe_tokens = [16, 32, 64]
 [algorithm]
 name = "dr_grpo"
 correction = "ipw"
+importance_cap = 2.0
 
 [training]
+bf16 = true
+checkpoint_every = 3
 steps = {steps}
 prompts_per_step = 8
 group_size = 8
@@ -137,7 +148,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with gsm8k/ and svamp/; default: the hub")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "smol")
     parser.add_argument("--group-size", type=int, default=4, help="the advised one, for train")
-    parser.add_argument("--sft-steps", type=int, default=300)
+    parser.add_argument("--sft-steps", type=int, default=240)
     flags = parser.parse_args()
     missing = [name for name in HUB if flags.data and not (flags.data / name).is_dir()]
     if missing:
@@ -155,20 +166,21 @@ def main() -> None:
     if not (out / "rows.jsonl").exists():
         write_rows(out, flags.data)
     if "sft" in stages and not (out / "start" / "model").exists():
-        arrol("sft", out / "sft.toml")
-    pool = out / "pool.safetensors"
+        arrol("sft", out / "sft.toml", *(["--resume"] if (out / "start").exists() else []))
+    pool, record = out / "pool.safetensors", ROOT / "results" / "lab-smollm2.jsonl"
     if "pool" in stages:
         sizes = ["--prompts", POOL["prompts"], "--rollouts", POOL["rollouts"], "--parameters", "*layers.29.*"]
-        record = ROOT / "results" / "lab-smollm2.jsonl"
         arrol("lab", out / "run.toml", "--out", pool, *map(str, sizes), "--visits", "32", "--record", record)
     if "advise" in stages:
         arrol("advise", pool, "--plots", out / "plots")
     if "train" in stages:
         for name, size, rule in (("auto", 2, "auto"), ("advised", 1, "never"), ("twice", 2, "never")):
             size *= flags.group_size
-            if (out / "runs" / name).exists():
-                continue
-            words = ["--training.group_size", size, "--training.prompts_per_step", 64 // size, "--pruning.rule", rule]
+            words: list[str | int] = ["--resume"] if (out / "runs" / name).exists() else []
+            words += ["--training.group_size", size, "--training.prompts_per_step", 64 // size, "--pruning.rule", rule]
+            if rule == "auto":
+                facts = next(row for row in read_records(record) if isinstance(row, PoolRecord))
+                words += ["--pruning.noise_ratio", f"{facts.metrics['ratio']:.2f}"]
             arrol("train", out / "run.toml", "--name", name, *map(str, words))
 
 

@@ -116,3 +116,15 @@ def test_a_pool_takes_no_flags_of_a_config(config, tmp_path, capsys):
     assert "exists; judge it with arrol lab" in capsys.readouterr().err
     assert lab(out, "--cost", "gpu") == 2
     assert "cost = 'gpu': unknown" in capsys.readouterr().err
+
+
+def test_gradients_have_the_precision_of_the_learner(config, tmp_path):
+    pools = {}
+    for bf16 in ("false", "true"):
+        out = tmp_path / f"{bf16}.safetensors"
+        assert lab(config, "--out", out, *PLAN, "--training.bf16", bf16) == 0
+        pools[bf16] = Pool.load(out)
+    exact, rounded = (pools[bf16].sketch_PND.astype(float) for bf16 in ("false", "true"))
+    np.testing.assert_array_equal(pools["false"].token_ids_T, pools["true"].token_ids_T)
+    assert (exact != rounded).any()
+    assert np.linalg.norm(exact - rounded) < 0.05 * np.linalg.norm(exact)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from arrol import assembly
 from arrol.configs.run import RunConfig
@@ -112,9 +113,12 @@ class Collector:
         started = time.process_time()
         sketch_PND = np.zeros((count, self.plan.rollouts, self.plan.sketch_size), np.float32)
         if self._sketch:
-            for place, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
-                for number, completion in enumerate(group):
-                    sketch_PND[place, number], _ = self._sketch(prompt.token_ids, completion.token_ids)
+            # As the learner computes it.
+            with torch.autocast(self._engine.device.type, torch.bfloat16, enabled=self._config.training.bf16):
+                sketch_PND[:] = [
+                    [self._sketch(prompt.token_ids, completion.token_ids)[0] for completion in group]
+                    for prompt, group in zip(prompts, groups, strict=True)
+                ]
         self._lap("gradient_s", started)
         rollouts = [completion for group in groups for completion in group]
         shape = (count, self.plan.rollouts)
