@@ -92,12 +92,12 @@ def _heads(heads: Sequence[Mapping[str, float]]) -> str:
 
 def lever_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the levers: name, merit with interval relative to your group size and to the best, cost."""
-    heads = ["lever", "yours", "95%", "best", "95%", "s/step" if report["is_seconds"] else "cost/step"]
+    heads = ["lever", "yours", "yours, 95%", "best", "best, 95%", "s/step" if report["is_seconds"] else "cost/step"]
     first, rows = report["levers"][0]["step_cost"], []
     for number, row in enumerate(report["levers"]):
         name = row["name"] + " (yours)" * (number == 0) + " (best)" * (number == report["best"])
         name += f" (bias {row['bias']:.2f})" * row["is_biased"]
-        cost = f"{row['step_cost']:.3g}" if report["is_seconds"] else f"{row['step_cost'] / first:.2f}"
+        cost = f"{row['step_cost']:#.3g}" if report["is_seconds"] else f"{row['step_cost'] / first:.2f}"
         merits = [*_merit(row["beside_own"], number == 0), *_merit(row["beside_best"], number == report["best"])]
         rows.append([name, *merits, cost])
     return heads, rows

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from arrol.configs.base import validate
@@ -125,10 +128,11 @@ def open_questions(seen: Seen, numbers: FirstNumbers) -> list[str]:
     return found
 
 
-def as_toml(name: str, seen: Seen, numbers: FirstNumbers) -> str:
-    """The config with a comment on each choice."""
+def as_toml(out: Path, seen: Seen, numbers: FirstNumbers) -> str:
+    """The config with a comment on each choice; the run has the name of the file ``out``, without blanks."""
+    name, words = re.sub(r"[^A-Za-z0-9._-]", "-", out.stem).lstrip("._-") or "run", shlex.quote(str(out))
     lines = [
-        f"# arrol train {name}.toml; every field is explained by: arrol info {name}.toml",
+        f"# arrol train {words}; every field is explained by: arrol info {words}",
         *_fields(("name", name, ""), ("model", seen.model, f"{seen.num_parameters / 1e6:,.1f} million parameters")),
         "",
         "[task]",

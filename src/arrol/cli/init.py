@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from arrol import assembly
 from arrol.cli.files import require_writable
 from arrol.cli.first_config import Seen, as_toml, draft, first_numbers, open_questions
 from arrol.cli.tables import print_json
-from arrol.configs.run import load_run
+from arrol.configs.base import validate
+from arrol.configs.run import RunConfig
 from arrol.engines.embedded.memory import free_bytes
 from arrol.engines.embedded.support import max_positions
 from arrol.errors import ConfigError, ModelError
@@ -37,8 +40,9 @@ def run_init(options: argparse.Namespace) -> int:
     require_writable("--out", out.parent)
     seen = look(options.data, options.model, tuple(options.reward))
     numbers = first_numbers(seen)
-    out.write_text(as_toml(out.stem, seen, numbers), "utf-8")
-    load_run(out)
+    written = as_toml(out, seen, numbers)
+    validate(RunConfig, tomllib.loads(written))
+    out.write_text(written, "utf-8")
     questions = open_questions(seen, numbers)
     if options.json:
         print_json({"config": str(out), "open_questions": questions})
@@ -48,7 +52,9 @@ def run_init(options: argparse.Namespace) -> int:
     console.print("Not known from data and model:")
     for question in questions:
         console.print(f"- {question}", soft_wrap=True)
-    console.print(f"Next: arrol eval {out}, then arrol train {out}", soft_wrap=True)
+    words = shlex.quote(str(out))
+    first = "" if seen.num_eval else "set task.eval_source in it, "
+    console.print(f"Next: {first}arrol eval {words}, then arrol train {words}", soft_wrap=True)
     return 0
 
 

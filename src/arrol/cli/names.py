@@ -10,6 +10,7 @@ from typing import Any
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
 from arrol.configs.task import DatasetTaskConfig, TaskConfig, require_written
+from arrol.errors import ConfigError
 from arrol.hub import Kind, cached_only, is_model_name
 from arrol.tasks.columns import Columns
 from arrol.tasks.presets import preset_named
@@ -103,6 +104,11 @@ def _trl_values(flags: Sequence[str]) -> Iterable[tuple[str, str]]:
                 read: Any = yaml.safe_load(Path(value).read_text())
             except (yaml.YAMLError, UnicodeDecodeError):  # TRL's parser tells
                 continue
+            if read is not None and not isinstance(read, dict):
+                raise ConfigError(
+                    f"config = {value!r}: holds no keys of TRL in YAML; write for example learning_rate: 1e-5, or give "
+                    "a TOML file to arrol train"
+                )
             yield from ((key, one) for key, one in (read or {}).items() if isinstance(one, str))
         elif option.startswith("--"):
             yield name, value

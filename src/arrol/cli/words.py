@@ -26,8 +26,9 @@ class Parser(argparse.ArgumentParser):
         """argparse's message as field, value and what to write."""
         if found := re.match(r"the following arguments are required: (\S+)", message):
             name = found[1].rstrip(",")
-            action = self._option_string_actions.get(name)
-            return f"{name}: missing; write {self.prog} {name}{f' {action.metavar}' if action else ''}"
+            needed = [action for action in self._actions if action.required]
+            words = (" ".join([*action.option_strings[-1:], str(action.metavar)]) for action in needed)
+            return f"{name}: missing; write {self.prog} {' '.join(words)}"
         found = re.match(r"argument ([^:]+): (.*)", message, re.DOTALL)
         action = self._option_string_actions.get(found[1].split("/")[0]) if found else None
         if found is None or action is None:

@@ -46,6 +46,8 @@ WARM_START_KEYS = frozenset(
     + ("pretrain_steps", "save_dtype", "shape", "steps")
 )
 """Top-level keys that only a warm start's file has."""
+DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
+"""Endings of data files."""
 PATHS = (("model",), ("demonstrations",), ("task", "source"), ("task", "eval_source"))
 
 
@@ -70,11 +72,22 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config = {str(path)!r}: no such file; give the path of a TOML file, {_example(path)}")
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"config = {str(path)!r}: no text in UTF-8; {_other_use(path)}") from None
+    except tomllib.TOMLDecodeError as error:
+        if path.suffix in DATA:
+            raise ConfigError(f"config = {str(path)!r}: no TOML; {_other_use(path)}") from None
         remedy = "mend that line"
         if path.suffix in (".yaml", ".yml"):
             remedy = f"a YAML file of TRL is for arrol grpo --config {path}"
         raise ConfigError(f"config = {str(path)!r}: not valid TOML ({error}); {remedy}") from None
+
+
+def _other_use(path: Path) -> str:
+    """What to give in place of a file that is no TOML."""
+    if path.suffix in DATA:
+        return f"give the path of a TOML file; problems are for --task.source {path}, completions for --samples {path}"
+    return "give the path of a TOML file"
 
 
 def kind_of(values: Mapping[str, Any]) -> Kind | None:

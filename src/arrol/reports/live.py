@@ -39,9 +39,7 @@ def live_page(name: str, curves: Sequence[LiveCurve], warnings: Sequence[str], p
         note = f'Training ended; last change {progress.written}. <a href="report.html">The report</a> has more plots.'
     else:
         note = f"Renewed every {every_s} s; last change {progress.written}."
-    return whole_page(
-        f"arrol: {name}, live", f'{body}<p class="notes">{note}</p>\n', 0 if progress.is_over else every_s
-    )
+    return whole_page(f"arrol: {name}, live", f'{body}<p class="note">{note}</p>\n', 0 if progress.is_over else every_s)
 
 
 def _figure(curve: LiveCurve) -> str:
@@ -52,10 +50,11 @@ def _figure(curve: LiveCurve) -> str:
     down = HEIGHT - EDGE - up * (HEIGHT - 2 * EDGE)
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))
     name, now = html.escape(curve.name), f"{shown(curve.now)} {html.escape(curve.unit)}".strip()
-    limits = f'<div class="range"><span>{shown(high)}</span><span>{shown(low)}</span></div>'
+    limits = "".join(f"<span>{shown(end)}</span>" for end in dict.fromkeys((high, low)))
+    steps = "".join(f"<span>step {step}</span>" for step in dict.fromkeys((curve.first, curve.last)))
     return (
-        f"<section><h2>{name} <b>{now}</b></h2>\n<figure>{limits}"
+        f'<section><h2>{name} <b>{now}</b></h2>\n<figure><div class="range">{limits}</div>'
         f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{name}, {shown(low)} to {shown(high)}">'
         f'<polyline points="{points}"/><circle cx="{across[-1]:.1f}" cy="{down[-1]:.1f}" r="3"/></svg>'
-        f"<figcaption><span>step {curve.first}</span><span>step {curve.last}</span></figcaption></figure></section>\n"
+        f"<figcaption>{steps}</figcaption></figure></section>\n"
     )

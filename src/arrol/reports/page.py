@@ -22,6 +22,7 @@ from arrol.reports.summary import Tile, headline, tiles
 from arrol.reports.tables import (
     ABSENT,
     Row,
+    column_sets,
     comparison_notes,
     comparison_rows,
     display_rows,
@@ -47,6 +48,7 @@ dl.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 
 .tiles dt { font-size: .85rem; } .tiles dd { margin: 0; } .tiles dd.detail { font-size: .8rem; opacity: .8; }
 .tiles dd.value { font-size: 1.7rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .headline { font-size: 1.1rem; margin: 1rem 0; }
+.scroll + .scroll { margin-top: .6rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
@@ -55,6 +57,7 @@ thead th { background: var(--soft); vertical-align: bottom; white-space: normal;
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--soft); }
 .facts td { text-align: left; white-space: pre-wrap; min-width: 6rem; overflow-wrap: normal; }
 td.absent { opacity: .55; }
+.note { font-size: .85rem; }
 .notes { font-size: .85rem; padding-left: 1.2rem; } .warn { color: var(--warn); font-weight: 600; }
 details { margin: .8rem 0; border-top: 1px solid var(--line); } summary { cursor: pointer; padding: .5rem 0; }
 details > summary { font-weight: 600; }
@@ -65,6 +68,7 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; display: block; 
 .curves h2 { font-size: 1rem; font-weight: 400; margin: 1rem 0 0; display: flex; justify-content: space-between; }
 .curves figure { margin: .3rem 0; display: grid;
   grid-template-columns: auto 1fr; gap: 0 .5rem; font-size: .8rem; font-variant-numeric: tabular-nums; }
+.range > :only-child { margin: auto 0; }
 .range { display: flex; flex-direction: column; justify-content: space-between; text-align: right; }
 .curves figcaption { grid-column: 2; display: flex; justify-content: space-between; }
 .curves svg { width: 100%; border: 1px solid var(--line); border-width: 0 0 1px 1px; color: var(--curve); }
@@ -200,8 +204,9 @@ def html_report(
         heads = [head for head in shown[0] if head.startswith(ARM_COLUMNS)]
         body += f"<h2>Arms</h2>\n{html_table(heads, [[row[head] for head in heads] for row in shown])}\n"
         body += "".join(f'<p class="notes">{html.escape(note)}</p>\n' for note in head_notes(rows))
-    table = html_table(list(shown[0]) if shown else [], [list(row.values()) for row in shown])
-    body += html_fold("All numbers, and how they were made", f'{table}\n<ul class="notes">{notes}</ul>')
+    sets = ((heads, [[row[head] for head in heads] for row in shown]) for heads in column_sets(rows))
+    tables = "\n".join(html_table(*each) for each in sets)
+    body += html_fold("All numbers, and how they were made", f'{tables}\n<ul class="notes">{notes}</ul>')
     if plots[1:]:
         figures = "".join(map(html_figure, plots[1:]))
         body += html_fold(f"More plots ({len(plots) - 1})", f'<div class="plots">\n{figures}</div>')

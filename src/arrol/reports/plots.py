@@ -299,6 +299,8 @@ def _three_axes(
         axes.set(xlabel=xlabel)
         axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
     panels[0].set_ylabel(ylabel)
+    if all((values_RT <= 0).all() for *_, values_RT in curves.values()):
+        panels[0].set_ylim(-0.02, 0.5)  # shares of 0 alone: no axis of negative shares
     for axes in panels[1:]:
         axes.sharey(panels[0])
         if narrow:

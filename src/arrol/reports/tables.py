@@ -289,6 +289,13 @@ def markdown_tables(rows: Sequence[Row]) -> str:
     return "\n".join(markdown_table(rows, ("arm", *group)) for group in chosen or [()])
 
 
+def column_sets(rows: Sequence[Row]) -> list[list[str]]:
+    """Headings of up to three tables, as :func:`markdown_tables` has them; one without headings for no rows."""
+    heads = list(display_rows(rows)[0]) if rows else []
+    found = [[head for begin in ("arm", *group) for head in heads if head.startswith(begin)] for group in COLUMN_GROUPS]
+    return [each for each in found if len(each) > 1] or [heads]
+
+
 def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
     """Cells to a Markdown table: headings first, the first column to the left."""
     heads, *body = lines

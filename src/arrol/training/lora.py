@@ -109,10 +109,6 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
-def has_adapters(model: Any) -> bool:
-    return any(hasattr(module, "lora_A") for module in model.modules())
-
-
 def trained_weights(model: Any) -> list[torch.nn.Parameter]:
     """The parameters that learn, in the model's order."""
     return [weight for weight in model.parameters() if weight.requires_grad]

@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_a_few_epochs_of_the_data(rows, prompts, steps):
     ],
 )
 def test_the_config_is_what_was_seen(seen):
-    text = as_toml("x", seen, first_numbers(seen))
+    text = as_toml(Path("x.toml"), seen, first_numbers(seen))
     assert ("# eval_source = ..." in text) == (seen.num_eval == 0)
     values = tomllib.loads(text)
     config = validate(RunConfig, values)
@@ -86,6 +87,12 @@ def test_the_config_is_what_was_seen(seen):
     assert 0 < config.pruning.warmup_steps < config.training.steps / 2
     assert [one.function for one in config.task.reward] == list(seen.rewards)
     assert config.task.success_reward == ("right" if seen.rewards else None)
+
+
+def test_a_name_with_blanks_is_the_file_s_and_not_the_run_s():
+    text = as_toml(Path("my run \u00fc.toml"), SEEN, first_numbers(SEEN))
+    assert text.startswith("# arrol train 'my run \u00fc.toml'; every field")
+    assert validate(RunConfig, tomllib.loads(text)).name == "my-run--"
 
 
 def test_a_draft_names_a_wrong_reward():

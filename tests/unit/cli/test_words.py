@@ -43,7 +43,7 @@ def test_options_are_told_from_flags(argv, options, flags):
         ("train", "CONFIG: missing; write arrol train CONFIG"),
         ("report", "RUN: missing; write arrol report RUN"),
         ("vote", "--samples: missing; write arrol vote --samples FILE"),
-        ("export r", "--to: missing; write arrol export --to DIR"),
+        ("export r", "--to: missing; write arrol export RUN --to DIR"),
         ("vote --samples", "--samples: has no value; write --samples FILE"),
         ("vote --samples s --window x", "--window = 'x': not a whole number; write --window N"),
         ("vote --samples s --group-by row", "--group-by = 'row': unknown; choose key or prompt"),

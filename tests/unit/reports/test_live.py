@@ -54,3 +54,9 @@ def test_names_and_warnings_are_text():
 def test_nothing_is_loaded_from_elsewhere():
     assert re.findall(r"https?://", page_of([0.1, 0.2])) == []
     assert "default-src 'none'" in page_of([0.1])
+
+
+def test_a_curve_of_one_value_names_value_and_step_once():
+    page = page_of([0.25])
+    assert page.count("<span>0.250</span>") == 1
+    assert page.count("<span>step 1</span>") == 2, "of two curves"

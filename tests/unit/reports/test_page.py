@@ -13,6 +13,7 @@ from arrol.records.schema import EndRecord
 from arrol.reports.page import report_title, report_warnings, write_report
 from arrol.reports.plots import FIGURES, STACKED
 from arrol.reports.summary import headline
+from arrol.reports.tables import display_rows
 
 HOSTILE = "<script>alert('x')</script>\"&|`$"
 
@@ -57,6 +58,14 @@ def test_files(report):
     assert all(path.is_file() for path in (report.markdown, report.html, *report.pngs))
     assert not list(report.html.parent.rglob("*.part"))
     assert report.rows[0]["arm"] == "grpo"
+
+
+def test_all_numbers_are_in_tables_that_fit_a_screen(report):
+    fold = report.html.read_text("utf-8").partition("All numbers, and how they were made")[2].partition("</details>")[0]
+    heads = [re.findall(r'<th scope="col">([^<]*)', table) for table in fold.split("</table>")[:-1]]
+    assert [each[0] for each in heads] == ["arm"] * 3
+    assert all(len(each) <= 8 for each in heads)
+    assert sorted({head for each in heads for head in each}) == sorted(display_rows(report.rows)[0])
 
 
 def test_the_page_needs_nothing_else(report):

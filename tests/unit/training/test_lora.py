@@ -105,7 +105,7 @@ def test_a_folder_of_adapters_holds_them_alone_and_gives_the_merged_model(adapte
     assert names == {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     whole = load_policy(str(tmp_path / "adapters"), CPU)
     assert type(whole) is type(model)
-    assert not module.has_adapters(whole)
+    assert not any(hasattr(layer, "lora_A") for layer in whole.modules())
     assert all(weight.requires_grad for weight in whole.parameters())
     assert torch.allclose(logits(whole), logits(model), atol=1e-5)
     assert not torch.allclose(logits(whole), logits(load_policy(str(folder), CPU)), atol=1e-2)
