@@ -1,6 +1,6 @@
 """A small run on disk, with texts, for tests of the viewer."""
 
-from arrol.records.schema import EndRecord, RolloutRecord, RunRecord, StepRecord
+from arrol.records.schema import EndRecord, RolloutRecord, RunRecord, ShadowRecord, StepRecord
 from arrol.records.store import RecordWriter
 from arrol.records.texts import TextWriter
 
@@ -24,6 +24,13 @@ def rollout_row(step=1, group=0, index=0, *, reward=1.0, segment=0, **changes):
     )  # fmt: skip
 
 
+def shadow_row(step=1, group=0, index=2, *, reward=1.0, segment=0):
+    return ShadowRecord(
+        step=step, group=group, index=index, segment=segment, completion_tokens=5, finish_reason="stop", reward=reward,
+        quality=0.5,
+    )  # fmt: skip
+
+
 def texts(group, words, rewards):
     logprobs = [-0.05, -2.0, None]
     rollouts = [
@@ -37,6 +44,9 @@ def texts(group, words, rewards):
         }
         for index, reward in enumerate(rewards)
     ]  # fmt: skip
+    for rollout, reward in zip(rollouts, rewards, strict=True):
+        if reward is None:
+            rollout["shadow"] = {"tokens": [1, 1, 0], "logprobs": [-0.2, -0.3, -4.0], "answer": "7", "reward": 1.0}
     return {
         "group": group,
         "prompt": f"question {group} {words[0]}",

@@ -7,7 +7,7 @@ import pytest
 
 from arrol.reports.viewer.server import Library, viewer_server
 from browser import Browser, find_browser
-from viewer_runs import SmallRun, rollout_row, run_row
+from viewer_runs import SmallRun, rollout_row, run_row, shadow_row
 
 HOSTILE = [
     "<script>document.title='run'</script>",
@@ -85,6 +85,18 @@ def test_a_rollout_shows_why_it_was_stopped(browser, small, opened):
     assert "1 stopped, 1 right, 1 wrong" in browser.run(
         "document.querySelector('svg.lanes').getAttribute('aria-label')"
     )
+
+
+def test_a_right_rollout_that_was_stopped_is_found(browser, small, opened):
+    small.rollouts(shadow_row())
+    small.step(1)
+    opened("show=missed")
+    (row,) = listed(browser)
+    assert row[-1] == "stopped \u2192 right"
+    browser.run("document.querySelectorAll('#space [role=row]')[1].click()")
+    browser.wait("document.querySelector('article.chosen .shadow')")
+    assert text(browser, "article.chosen .shadow") == "bba"
+    assert "would be right, 3 more tokens, reward 1.00" in text(browser, "article.chosen")
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)

@@ -243,6 +243,9 @@ class RunConfig(StrictModel):
             )
         if not isinstance(engine, VllmEngineConfig):
             return self
+        if self.records.shadow_share:
+            given = f"records.shadow_share = {self.records.shadow_share:g}"
+            raise ValueError(f"{given}: the embedded engine alone finishes stopped rollouts; set it to 0")
         if sampling.stop:
             raise ValueError(
                 f"sampling.stop = {list(sampling.stop)}: vLLM runs without a tokenizer here and reads no text; use "

@@ -121,6 +121,26 @@ class RolloutRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShadowRecord:
+    """What a stopped rollout would have been: finished aside, for the record alone; it stands before its rollout."""
+
+    kind: ClassVar[str] = "shadow"
+    step: int
+    segment: int = 0
+    group: int
+    index: int
+    completion_tokens: int
+    """Of the whole completion, those before the stop included."""
+    finish_reason: str
+    reward: float | None
+    """None where the verifier gave none."""
+    success: float | None = None
+    """As in :class:`RolloutRecord`."""
+    quality: float
+    """At the probe that stopped it; NaN when it was not scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndRecord:
     """How a segment ended; a segment without one was killed or still runs."""
 
@@ -226,6 +246,7 @@ Record = (
     | StepRecord
     | EvalRecord
     | RolloutRecord
+    | ShadowRecord
     | EndRecord
     | VoteRecord
     | BenchRecord
@@ -240,6 +261,7 @@ RECORD_TYPES: dict[str, type[Record]] = {
         StepRecord,
         EvalRecord,
         RolloutRecord,
+        ShadowRecord,
         EndRecord,
         VoteRecord,
         BenchRecord,

@@ -45,6 +45,7 @@ from arrol.records.schema import (
     Record,
     RolloutRecord,
     RunRecord,
+    ShadowRecord,
     StepRecord,
     VoteRecord,
     decode,
@@ -72,6 +73,8 @@ class Run:
     """None when the newest segment was killed or still runs."""
     folder: Path = Path()
     """The run's folder."""
+    shadows: tuple[ShadowRecord, ...] = ()
+    """Stopped rollouts that were finished aside."""
 
     def frame(self) -> pandas.DataFrame:
         """Metrics of the steps, one row each, with the step as index; needs pandas."""
@@ -259,6 +262,7 @@ def read_run(path: str | Path) -> Run:
         ),
         end=ends[-1] if ends else None,
         folder=folder,
+        shadows=tuple(r for r in records if isinstance(r, ShadowRecord)),
     )
 
 
@@ -318,7 +322,7 @@ def _resume_steps(records: Sequence[Record]) -> dict[int, int]:
 
 
 def _key(record: Record, position: int) -> tuple[object, ...]:
-    if isinstance(record, RolloutRecord):
+    if isinstance(record, (RolloutRecord, ShadowRecord)):
         return (record.kind, record.step, record.group, record.index)
     if isinstance(record, RunRecord):
         return (record.kind, record.segment)

@@ -18,6 +18,7 @@ from arrol.records.diagnosis import final_findings
 from arrol.records.store import Run, find_runs, read_run
 from arrol.reports.curves import runs_by_arm
 from arrol.reports.plots import Plot, draw_plots, write_whole
+from arrol.reports.shadows import HEADS, shadow_rows
 from arrol.reports.summary import Tile, headline, tiles
 from arrol.reports.tables import (
     ABSENT,
@@ -89,6 +90,7 @@ pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: 
 ARM_COLUMNS = ("arm", "seeds", "final accuracy", "training time", "speed-up", "compute ratio", "kept")
 """Beginnings of the headings of the short table."""
 CLASS_ABSENT = ' class="absent"'
+STOPPED_RIGHT = "How often a right rollout was stopped"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -176,6 +178,9 @@ def markdown_report(
     notes += [escape_markdown(note) for note in comparison_notes(rows)]
     parts.append("".join(f"- {note}\n" for note in notes))
     parts += [f"## {plot.title}\n\n![{plot.title}](plots/{plot.path.name})\n" for plot in plots]
+    if shadows := shadow_rows(runs):
+        table = [HEADS, [":--"] * len(HEADS), *([escape_markdown(cell) for cell in row.cells()] for row in shadows)]
+        parts.append(f"## {STOPPED_RIGHT}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in table))
     heads, *cells = provenance_cells(runs)
     lines = [heads, [":--"] * len(heads)] + [[escape_markdown(cell) for cell in line] for line in cells]
     parts.append("## Where the numbers come from\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines))
@@ -210,6 +215,8 @@ def html_report(
     if plots[1:]:
         figures = "".join(map(html_figure, plots[1:]))
         body += html_fold(f"More plots ({len(plots) - 1})", f'<div class="plots">\n{figures}</div>')
+    if shadows := shadow_rows(runs):
+        body += html_fold(STOPPED_RIGHT, html_table(list(HEADS), [row.cells() for row in shadows]))
     facts_heads, *facts = provenance_cells(runs)
     body += html_fold("Where the numbers come from", html_table(facts_heads, facts, "facts"))
     configs = (html_fold(f"Config of {label}", f"<pre>{html.escape(text)}</pre>") for label, text in _configs(runs))

@@ -11,6 +11,7 @@ from arrol.algorithms.advantages import GroupSignal
 from arrol.algorithms.lesson import Lesson
 from arrol.engines.stops import BYTES_PER_CHARACTER
 from arrol.protocols import Tokenizer
+from arrol.training.shadows import Shadow
 from arrol.types import PruningDecision, Rollout, RolloutGroup
 
 UNCLEAR = "\ufffd"
@@ -80,6 +81,25 @@ def group_texts(
         "tokens": list(table),
         "rollouts": rollouts,
     }
+
+
+def add_shadows(texts: Sequence[dict[str, Any]], shadows: Sequence[Shadow], pieces: Pieces) -> None:
+    """Put what stopped rollouts would have been beside them, under ``shadow``."""
+    rollouts = {
+        (group["group"], rollout["index"]): (group, rollout) for group in texts for rollout in group["rollouts"]
+    }
+    for shadow in shadows:
+        group, rollout = rollouts[shadow.rollout_id.group, shadow.rollout_id.index]
+        table = {text: place for place, text in enumerate(group["tokens"])}
+        ids = shadow.completion.token_ids
+        rollout["shadow"] = {
+            "tokens": [table.setdefault(text, len(table)) for text in pieces.of(ids)],
+            "logprobs": _known(shadow.completion.sampler_logprobs_T),
+            "answer": shadow.verdict.answer,
+            "reward": _rounded(shadow.verdict.reward),
+            "ended": shadow.completion.finish_reason.value,
+        }
+        group["tokens"] = list(table)
 
 
 def decisions_of(rollout: Rollout) -> list[PruningDecision]:

@@ -40,8 +40,9 @@ from arrol.training.checkpoint import (
 )
 from arrol.training.details import step_details
 from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
+from arrol.training.shadows import Finisher, Shadow, finish_stopped, shadow_metrics
 from arrol.training.stopping import StopRequest
-from arrol.training.texts import Pieces, group_texts
+from arrol.training.texts import Pieces, add_shadows, group_texts
 from arrol.training.trackers import Tracker
 from arrol.types import (
     Completion,
@@ -166,6 +167,9 @@ class Trainer:
         clock = _Clock()
         groups = self._sample(clock)
         metrics = self._describe(groups)
+        shadows = self._finish_stopped(groups)
+        metrics |= shadow_metrics(shadows)
+        clock.skip("time/shadow_s" if shadows else "")
         if self.parts.controller.probe_tokens or self.config.quality.judge_ends:
             metrics |= self.parts.estimator.learn(groups)
         if isinstance(self.config.pruning, OracleRule):
@@ -183,12 +187,12 @@ class Trainer:
         metrics |= learnt | survivor_metrics(groups) | self.parts.allocator.metrics() | self.parts.controller.metrics()
         metrics |= self.ledger.learned(scored=int(learnt["tokens/scored"]), trained=int(learnt["tokens/trained"]))
         self.parts.allocator.learn(groups)
-        started = time.monotonic()
-        self._write_rollouts(groups, lessons)
-        self._write_texts(groups, lessons)
-        recorded = {"time/record_s": time.monotonic() - started}
+        clock.skip()
+        self._write_rollouts(groups, lessons, shadows)
+        self._write_texts(groups, lessons, shadows)
+        clock.skip("time/record_s")
         self._show(groups, lessons)
-        return metrics | clock.laps | recorded
+        return metrics | clock.laps
 
     def save(self) -> None:
         """A checkpoint of everything that learns; rows of its steps are on disk before it is."""
@@ -275,17 +279,32 @@ class Trainer:
         decoded = {"rollout/decode_steps": float(steps)} if steps else {}
         return {**sampling_metrics(groups), **judged, **decoded, **self.ledger.generated(groups)}
 
-    def _write_rollouts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
+    def _finish_stopped(self, groups: Sequence[RolloutGroup]) -> list[Shadow]:
+        """A sampled share of the stopped rollouts, finished with the weights that wrote them."""
+        share, parts = self.config.records.shadow_share, self.parts
+        if not share:
+            return []
+        by = Finisher(parts.engine, parts.task, parts.tokenizer, parts.sampling, self.config.seed)
+        return finish_stopped(groups, share, by)
+
+    def _write_rollouts(
+        self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], shadows: Sequence[Shadow]
+    ) -> None:
+        for shadow in shadows:
+            self._rollouts.write(shadow.record(self.segment))
         for group, lesson in zip(groups, lessons, strict=True):
             for rollout, reason in zip(group.rollouts, lesson.left_out_G, strict=True):
                 self._rollouts.write(_rollout_record(group, rollout, self.segment, reason if rollout.survived else ""))
 
-    def _write_texts(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
+    def _write_texts(
+        self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], shadows: Sequence[Shadow]
+    ) -> None:
         """Completions, where they are kept."""
         if not self.config.records.keep_texts_mib:
             return
         signals, probes = step_signals(groups, lessons, self.config), self.parts.controller.probe_tokens
         texts = [group_texts(*each, self._pieces, probes) for each in zip(groups, signals, lessons, strict=True)]
+        add_shadows(texts, shadows, self._pieces)
         self._texts.write(self.step, texts)
 
     def _show(self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson]) -> None:
@@ -331,6 +350,13 @@ class _Clock:
         now = time.monotonic()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self.laps["time/step_s"] += now - self._last
+        self._last = now
+
+    def skip(self, name: str = "") -> None:
+        """The time since the last lap is not part of the step; it goes to ``name``, where one is given."""
+        now = time.monotonic()
+        if name:
+            self.laps[name] = now - self._last
         self._last = now
 
 

@@ -18,6 +18,7 @@ from arrol.records.schema import (
     PoolRecord,
     RolloutRecord,
     RunRecord,
+    ShadowRecord,
     StepRecord,
     VoteRecord,
     decode,
@@ -58,6 +59,9 @@ EVERY = [
     StepRecord(step=1, metrics={"tokens/generated": 10.0}),
     EvalRecord(step=0, accuracy=0.2, low=0.1, high=0.3, num_prompts=8, samples_per_prompt=2),
     ROLLOUT,
+    ShadowRecord(
+        step=1, group=0, index=2, completion_tokens=9, finish_reason="stop", reward=1.0, quality=0.25, success=None
+    ),
     EndRecord(step=5, outcome="finished", totals={"tokens/generated": 50.0}),
     VoteRecord(
         vote="majority",

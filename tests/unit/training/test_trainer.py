@@ -214,6 +214,30 @@ def test_texts_are_kept_unless_they_are_left_out(tmp_path, saved):
     assert not (tmp_path / "none" / "texts").exists()
 
 
+def test_finishing_stopped_rollouts_aside_changes_nothing_else(tmp_path, saved):
+    alone, beside = build(tmp_path / "a"), build(tmp_path / "b", records={"shadow_share": 1.0})
+    ends = alone.run(), beside.run()
+    assert ends[0].totals == ends[1].totals
+    kinds = [(row.kind, row) for row in read_records(tmp_path / "b" / "rollouts.jsonl")]
+    assert [row for kind, row in kinds if kind == "rollout"] == read_records(tmp_path / "a" / "rollouts.jsonl")
+    shadows = [row for kind, row in kinds if kind == "shadow"]
+    stopped = [row for kind, row in kinds if kind == "rollout" and row.finish_reason == "pruned"]
+    address = [(row.step, row.group, row.index) for row in stopped]
+    assert [(row.step, row.group, row.index) for row in shadows] == address
+    assert all(row.reward is not None and row.quality == 0.5 for row in shadows)
+    for one, other in zip(rows(tmp_path / "a")["step"], rows(tmp_path / "b")["step"], strict=True):
+        apart = {key for key in other.metrics if key.startswith(("shadow/", "time/"))}
+        assert {key: other.metrics[key] for key in other.metrics.keys() - apart} == {
+            key: value for key, value in one.metrics.items() if not key.startswith("time/")
+        }
+        assert ("shadow/rollouts" in other.metrics) == ("time/shadow_s" in other.metrics) == (one.step > 1)
+        assert "time/shadow_s" not in one.metrics
+    texts = json.loads(read_texts(tmp_path / "b", 2))["groups"]
+    held = [rollout for group in texts for rollout in group["rollouts"] if "shadow" in rollout]
+    assert len(held) == 4
+    assert all(len(rollout["shadow"]["tokens"]) == len(rollout["shadow"]["logprobs"]) > 0 for rollout in held)
+
+
 def test_the_outcome_decides_under_the_oracle(tmp_path, saved):
     pruning = {"rule": "oracle", "probe_tokens": [2], "warmup_steps": 1, "min_survivors": 1}
     trainer = build(tmp_path, pruning=pruning)

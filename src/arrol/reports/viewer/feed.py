@@ -73,6 +73,8 @@ class RunFeed:
         self._records: list[Record] = []
         self._rows: list[Row] = []
         """As written."""
+        self._shadows: dict[tuple[int, ...], Row] = {}
+        """Segment, step, group and index of a stopped rollout -> how it would have ended; it stands before its row."""
         self._current: list[Row] = []
         """Without those that were computed again."""
         self.epoch = 0
@@ -111,9 +113,14 @@ class RunFeed:
         """Take over what was added to the files."""
         self._look_at_records()
         rows, is_other = self._tails[1].rows(CHUNK)
-        self._rows = rows if is_other else self._rows
-        if not is_other:
-            self._rows += rows
+        if is_other:
+            self._rows, self._shadows = [], {}
+        for row in rows:
+            key = row["segment"], row["step"], row["group"], row["index"]
+            if row["kind"] == "shadow":
+                self._shadows[key] = row
+            else:
+                self._rows.append({**row, "shadow": self._shadows.pop(key)} if key in self._shadows else row)
         has_resumed = any(isinstance(record, RunRecord) and record.segment for record in self._records)
         if not (self._is_stale or is_other or rows):
             return
@@ -169,13 +176,18 @@ def _newest(rows: list[Row], records: list[Record]) -> list[Row]:
 
 def _columns(rows: list[Row], run: RunRecord | None) -> dict[str, Any]:
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in NUMBERS}
+    judges = bool(run and run.config.get("task", {}).get("reward"))
     for name in WORDS:
         table: dict[str, int] = {}
         columns[name] = {"at": [table.setdefault(row.get(name, ""), len(table)) for row in rows], "of": list(table)}
+    columns["would"] = [None if "shadow" not in row else _right(row["shadow"], judges) for row in rows]
     columns["keep"] = [int(row["keep"]) for row in rows]
-    judges = bool(run and run.config.get("task", {}).get("reward"))
-    columns["right"] = [success_label(row["reward"], row.get("success"), by_function=judges) for row in rows]
+    columns["right"] = [_right(row, judges) for row in rows]
     return columns
+
+
+def _right(row: Row, judges: bool) -> int | None:
+    return success_label(row["reward"], row.get("success"), by_function=judges)
 
 
 def _ranges(steps: list[int]) -> list[list[int]]:

@@ -6,7 +6,7 @@ const NUMBERS = ["step", "group", "index", "level", "completion_tokens", "reward
 const WORDS = ["prompt_key", "finish_reason", "reason", "dropped"];
 const FILTERS = {
   stopped: "stopped", survived: "survived", right: "right", wrong: "wrong", dead: "dead group", floor: "floor",
-  deadline: "deadline",
+  deadline: "deadline", missed: "stopped, would be right",
 };
 const HEADS = ["step", "no.", "ended", "tokens", "quality", "survival", "outcome"];
 const LEVELS = [[0.1, ""], [0.7, "p1"], [1.6, "p2"], [3, "p3"], [Infinity, "p4"]];
@@ -53,6 +53,8 @@ function outcome(row) {
   return isStopped(row) ? "stopped" : "unknown";
 }
 
+const wouldBe = (row, words) => row.would === null ? "" : ` ${words} ${row.would ? "right" : "wrong"}`;
+
 // ---- loading -------------------------------------------------------------------------------------------------------
 
 async function load() {
@@ -64,7 +66,7 @@ async function load() {
     about = page.run;
     const before = rows.length, columns = page.columns, count = columns.step.length;
     for (let k = 0; k < count; k++) {
-      const row = { keep: columns.keep[k], right: columns.right[k] };
+      const row = { keep: columns.keep[k], right: columns.right[k], would: columns.would[k] };
       for (const name of NUMBERS) row[name] = columns[name][k];
       for (const name of WORDS) row[name] = columns[name].of[columns[name].at[k]];
       rows.push(row);
@@ -114,6 +116,7 @@ function passes(row) {
   if (on.has("right") && row.right !== 1) return false;
   if (on.has("wrong") && row.right !== 0) return false;
   if (on.has("dead") && !dead.has(groupKey(row))) return false;
+  if (on.has("missed") && row.would !== 1) return false;
   if (on.has("floor") && row.reason !== "floor") return false;
   return !(on.has("deadline") && row.reason !== "deadline");
 }
@@ -179,7 +182,7 @@ function rowLine(row, k) {
     const cell = element("div", { role: "gridcell" });
     if ([0, 1, 3, 4, 5].includes(place)) cell.className = "number";
     if (place === 6 || (place === 2 && isStopped(row))) cell.className = place === 6 ? what : "stopped";
-    cell.textContent = value;
+    cell.textContent = place === 6 ? value + wouldBe(row, "→") : value;
     made.append(cell);
   });
   return made;
@@ -280,7 +283,7 @@ function lanes(members, texts, index) {
       lane.append(drawn("circle", { cx: x(Math.min(probe.at, longest)), cy: y + 9, r: 4, class: `mark ${probe.keep ? "" : "no"}` }));
     }
     const sign = { right: "\u2713 ", wrong: "\u2717 ", stopped: "\u25a0 ", unknown: "" }[outcome(row)];
-    const end = isStopped(row) ? "stopped" : row.right === null ? ending(row) : `${outcome(row)}${row.finish_reason === "length" ? ", length limit" : ""}`;
+    const end = isStopped(row) ? `stopped${wouldBe(row, "→")}` : row.right === null ? ending(row) : `${outcome(row)}${row.finish_reason === "length" ? ", length limit" : ""}`;
     lane.append(drawn("text", { x: x(row.completion_tokens) + 8, y: y + 13 }, `${sign}${end}, ${row.completion_tokens}`));
     lane.addEventListener("click", () => choose(row));
     picture.append(lane);
@@ -322,7 +325,7 @@ function table(members, texts, index) {
     cells.forEach((value, place) => {
       const cell = element("td", [0, 2, 9, 10].includes(place) ? { class: "left" } : {});
       if (place === 2) cell.classList.add(what);
-      cell.textContent = value;
+      cell.textContent = place === 2 ? value + wouldBe(row, "→ would be") : value;
       line.append(cell);
     });
     body.append(line);
@@ -362,6 +365,13 @@ function card(row, known, pieces, chosen) {
   const text = element("div", { class: "text" });
   fill(text, known, pieces, 0, TOKENS_SHOWN);
   made.append(text);
+  if (known.shadow) {
+    const shadow = known.shadow, end = element("div", { class: "text shadow" });
+    made.append(element("p", { class: "facts" }, `Finished aside, for the record alone: would be ${row.would ? "right" : "wrong"}, ` +
+      `${shadow.tokens.length} more tokens, reward ${number(shadow.reward)}`));
+    fill(end, { ...shadow, probes: [] }, pieces, 0, shadow.tokens.length);
+    made.append(end);
+  }
   if (known.tokens.length > TOKENS_SHOWN) {
     const more = element("button", { type: "button" }, `Show all ${known.tokens.length} tokens`);
     more.addEventListener("click", () => { fill(text, known, pieces, TOKENS_SHOWN, known.tokens.length); more.remove(); });

@@ -5,7 +5,7 @@ import pytest
 from arrol.errors import DataError
 from arrol.reports.viewer import feed as module
 from arrol.reports.viewer.feed import RunFeed
-from viewer_runs import rollout_row, run_row
+from viewer_runs import rollout_row, run_row, shadow_row
 
 
 def column(page, name):
@@ -97,3 +97,18 @@ def test_a_damaged_line_is_named(small):
 def test_the_summary_reads_no_rollout(small):
     (small.folder / "rollouts.jsonl").write_text("{half\n{}\n")
     assert RunFeed(small.folder).summary()["name"] == "small"
+
+
+def test_a_stopped_rollout_shows_what_it_would_have_been(small, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 1)  # a shadow and its rollout come in two looks
+    small.rollouts(shadow_row(), shadow_row(index=3, reward=0.0), rollout_row(), rollout_row(index=2, reward=None))
+    small.rollouts(rollout_row(index=3, reward=None))
+    feed, found = RunFeed(small.folder), []
+    for _ in range(9):
+        found += column(feed.page(0, len(found)), "would")
+    assert found == [None, 1, 0]
+    small.records(run_row(segment=1, resume_step=0))
+    small.rollouts(rollout_row(index=2, reward=None, segment=1))
+    for _ in range(3):
+        page = feed.page(0, 0)
+    assert column(page, "would") == [None]
