@@ -24,6 +24,7 @@ RUN_KEYS = frozenset(
         "evaluation",
         "pruning",
         "quality",
+        "records",
         "report_every",
         "report_to",
         "sampling",

@@ -35,6 +35,8 @@ from arrol.reports.curves import (
     smoothed,
     was_at_risk,
 )
+from arrol.reports.lengths import reward_length
+from arrol.reports.panels import PIXELS_PER_INCH, add_legend, new_panels
 from arrol.reports.styles import ArmStyle, arm_styles
 
 if TYPE_CHECKING:
@@ -43,10 +45,6 @@ if TYPE_CHECKING:
 
 Arms = Mapping[str, Sequence[Run]]
 
-PIXELS_PER_INCH = 150
-WIDTH_INCHES = 8.0
-NARROW_INCHES = 4.4
-"""Of a plot with one panel, or with stacked panels: legible on a telephone."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -113,13 +111,14 @@ def accuracy_compute(arms: Arms) -> Figure | None:
     curves = {arm: (flops, values_RE) for arm, (_, flops, values_RE) in points.items() if not np.isnan(flops).any()}
     if not curves:
         return None
-    figure, (axes,) = _panels(1, 1, 3.2)
+    figure, (axes,) = new_panels(1, 1, 3.2)
     styles = arm_styles(arms)
     power = 3 * int(np.log10(max(1.0, *(flops[-1] for flops, _ in curves.values()))) // 3)
     for arm, (flops, values_RE) in curves.items():
         _line(axes, styles[arm], flops / 10.0**power, values_RE, smooth=False, marker=True)
+    _share_axis(axes, [values_RE for _, values_RE in curves.values()])
     axes.set(xlabel=f"FLOPs to generate, score and train (1e{power})", ylabel="accuracy (share right)")
-    _legend(figure, [styles[arm] for arm in curves])
+    add_legend(figure, [styles[arm] for arm in curves])
     return figure
 
 
@@ -184,7 +183,7 @@ def reliability(arms: Arms) -> Figure | None:
     tables = {arm: rows for arm, runs in arms.items() if (rows := reliability_table(runs))}
     if not tables:
         return None
-    figure, (axes,) = _panels(1, 1, 4.2)
+    figure, (axes,) = new_panels(1, 1, 4.2)
     styles = arm_styles(arms)
     axes.plot([0, 1], [0, 1], color="#a0a0a0", linewidth=1, linestyle=":")
     legend = []
@@ -204,7 +203,7 @@ def reliability(arms: Arms) -> Figure | None:
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
     )
-    _legend(figure, legend)
+    add_legend(figure, legend)
     return figure
 
 
@@ -240,7 +239,7 @@ def phase_times(arms: Arms) -> Figure | None:
     bars = {arm: phases for arm, runs in arms.items() if sum((phases := phase_means(runs)).values()) > 0}
     if not bars:
         return None
-    figure, (axes,) = _panels(1, 1, 1.6 + 0.45 * len(bars))
+    figure, (axes,) = new_panels(1, 1, 1.6 + 0.45 * len(bars))
     styles = arm_styles(arms)
     left = np.zeros(len(bars))
     for phase, colour in zip(PHASES, PHASE_COLOURS, strict=True):
@@ -259,8 +258,9 @@ def phase_times(arms: Arms) -> Figure | None:
 
 FIGURES: dict[str, tuple[str, Callable[[Arms], Figure | None]]] = {
     "accuracy": ("Accuracy on held-out prompts", accuracy),
-    "accuracy_compute": ("Accuracy on held-out prompts against total compute", accuracy_compute),
     "reward": ("Success share in training, of all rollouts started", reward),
+    "accuracy_compute": ("Accuracy on held-out prompts against total compute", accuracy_compute),
+    "reward_length": ("Mean reward by length of the completion, survivors weighted", reward_length),
     "kept_share": ("How many of the candidates were kept", kept_share),
     "success_before_after": ("What pruning does to the share of right rollouts", success_before_after),
     "dead_groups": ("Groups whose survivors are all right or all wrong", dead_groups),
@@ -285,7 +285,7 @@ def _three_axes(
     arms: Arms, curves: Mapping[str, tuple[np.ndarray, ...]], ylabel: str, *, with_markers: bool, narrow: bool
 ) -> Figure:
     """Three panels: against steps, seconds and tokens."""
-    figure, panels = _panels(3, 1, 8.4) if narrow else _panels(1, 3, 3.4)
+    figure, panels = new_panels(3, 1, 8.4) if narrow else new_panels(1, 3, 3.4)
     styles = arm_styles(arms)
     tokens = max((float(np.nanmax(curve[2], initial=0)) for curve in curves.values()), default=0)
     scale, prefix = (1e6, "millions") if tokens >= 2e6 else (1e3, "thousands")
@@ -299,15 +299,14 @@ def _three_axes(
         axes.set(xlabel=xlabel)
         axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
     panels[0].set_ylabel(ylabel)
-    if all((values_RT <= 0).all() for *_, values_RT in curves.values()):
-        panels[0].set_ylim(-0.02, 0.5)  # shares of 0 alone: no axis of negative shares
+    _share_axis(panels[0], [curve[-1] for curve in curves.values()])
     for axes in panels[1:]:
         axes.sharey(panels[0])
         if narrow:
             axes.set_ylabel(ylabel)
         else:
             axes.tick_params(labelleft=False)
-    _legend(figure, [styles[arm] for arm in curves], markers=with_markers)
+    add_legend(figure, [styles[arm] for arm in curves], markers=with_markers)
     return figure
 
 
@@ -316,13 +315,13 @@ def _per_step(arms: Arms, key: str, *, smooth: bool) -> tuple[Figure, Axes, dict
     series = {arm: found for arm, runs in arms.items() if (found := aligned(runs, key)) is not None}
     if not series:
         return None
-    figure, (axes,) = _panels(1, 1, 3.2)
+    figure, (axes,) = new_panels(1, 1, 3.2)
     styles = {arm: style for arm, style in arm_styles(arms).items() if arm in series}
     for arm, (steps_T, values_RT) in series.items():
         _line(axes, styles[arm], steps_T, values_RT, smooth=smooth, marker=False)
     axes.set(xlabel="training step")
     _whole_steps(axes)
-    _legend(figure, list(styles.values()), markers=False)
+    add_legend(figure, list(styles.values()), markers=False)
     return figure, axes, styles
 
 
@@ -347,14 +346,10 @@ def _line(axes: Axes, style: ArmStyle, x: np.ndarray, values_RT: np.ndarray, *, 
         axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
 
 
-def _panels(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    width = WIDTH_INCHES if columns > 1 else NARROW_INCHES
-    figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+def _share_axis(axes: Axes, values: Sequence[np.ndarray]) -> None:
+    """Shares of 0 alone get no axis of negative shares."""
+    if all((each <= 0).all() for each in values):
+        axes.set_ylim(-0.02, 0.5)
 
 
 def _whole_steps(axes: Axes) -> None:
@@ -368,23 +363,10 @@ def _arm_panels(count: int, *, narrow: bool) -> tuple[Figure, list[Axes]]:
     """One panel per arm, two in a row unless ``narrow``."""
     columns = 1 if narrow else min(count, 2)
     rows = -(-count // columns)
-    figure, panels = _panels(rows, columns, 0.5 + 2.9 * rows)
+    figure, panels = new_panels(rows, columns, 0.5 + 2.9 * rows)
     for axes in panels[count:]:
         axes.set_axis_off()
     return figure, panels[:count]
-
-
-def _legend(figure: Figure, styles: Sequence[ArmStyle], *, markers: bool = True) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=style.colour, linestyle=style.line, marker=style.marker if markers else "")
-        for style in styles
-    ]
-    labels = [style.label for style in styles]
-    letters = 88 * figure.get_figwidth() / WIDTH_INCHES
-    columns = max(1, int(letters // (max(map(len, labels)) + 8)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:

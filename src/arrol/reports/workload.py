@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from arrol.reports.page import html_figure, html_table, whole_page
-from arrol.reports.plots import NARROW_INCHES, PIXELS_PER_INCH, STYLE, Plot, write_whole
+from arrol.reports.panels import NARROW_INCHES, PIXELS_PER_INCH
+from arrol.reports.plots import STYLE, Plot, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -98,3 +98,23 @@ def test_a_folder_or_a_wrong_name_says_what_to_give(tmp_path):
     assert message(tmp_path) == "is the folder of a run; give its TOML file, with --resume to go on"
     (tmp_path / "x.yaml").write_text("a: 1\n")
     assert message(tmp_path / "x.yaml").endswith(f"a YAML file of TRL is for arrol grpo --config {tmp_path / 'x.yaml'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bin.toml", b"\xff\xfe", "no text in UTF-8; give the path of a TOML file"),
+        ("rows.jsonl", b'{"prompt": "1"}', "no TOML; give the path of a TOML file; problems are for --task.source "),
+        (
+            "rows.parquet",
+            b"PAR1\xff",
+            "no text in UTF-8; give the path of a TOML file; problems are for --task.source ",
+        ),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_what_to_give(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_toml(tmp_path / name)
+    assert str(caught.value).startswith(f"config = '{tmp_path / name}': {message}")
+    assert "\n" not in str(caught.value)

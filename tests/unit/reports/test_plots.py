@@ -10,7 +10,8 @@ import pytest
 
 import arrol.reports.plots as plots
 from arrol.errors import DataError
-from arrol.reports.plots import FIGURES, NARROW_INCHES, PIXELS_PER_INCH, STACKED, draw_plots
+from arrol.reports.panels import NARROW_INCHES, PIXELS_PER_INCH
+from arrol.reports.plots import FIGURES, STACKED, draw_plots
 
 NARROW = round(NARROW_INCHES * PIXELS_PER_INCH)
 
@@ -91,6 +92,15 @@ def test_compute_is_drawn_for_the_arms_that_know_it(plain_run):
     assert [line.get_xdata().tolist() for line in axes.lines] == [[0, 2.5]]
     assert axes.get_xlabel().endswith("(1e12)")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["new"]
+
+
+def test_shares_of_zero_have_no_axis_of_negative_shares(plain_run):
+    flops = {"compute/flops": (2.5e12,)}
+    for value, least in ((0.0, -0.02), (0.25, 0.2)):
+        arms = {"grpo": [plain_run(accuracies={0: value, 1: value}, metrics=flops)]}
+        for figure in (plots.accuracy(arms), plots.accuracy_compute(arms)):
+            low, high = figure.axes[0].get_ylim()
+            assert least <= low <= value < high
 
 
 def test_dead_groups_are_drawn_step_by_step(plain_run):
