@@ -22,7 +22,7 @@ def emitted(tmp_path_factory):
     model, prompts = tiny.save_model(folder / "model"), tiny.save_prompts(folder / "prompts")
     config = tiny.save_config(folder / "tiny.toml", model, prompts, folder)
     flags = ["--training.steps", "3", "--algorithm.name", "dr_grpo", "--algorithm.kl_coef", "0.1"]
-    assert main(["train", str(config), *flags, "--algorithm.importance_cap", "2"]) == 0
+    assert main(["train", str(config), *flags, "--algorithm.importance_cap", "2", "--records.shadow_share", "1"]) == 0
     for rule in ("aero", "greso", "pilot_commit"):
         flags = ["--allocation", rule, "--pruning", "never", "--training.steps", "2", "--name", rule]
         assert main(["train", str(config), *flags]) == 0

@@ -25,6 +25,7 @@ from arrol.lab.merit import Design, base_config
 from arrol.lab.moments import Moments
 from arrol.records.schema import BenchRecord, MeritRecord, RunRecord
 from arrol.records.store import read_records
+from browser import find_browser
 from unit.lab.conftest import make_pool
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -91,6 +92,17 @@ def test_bounds_of_pruning_follow_from_the_token_counts(run_smoke: Callable[[str
         assert rows[f"{arm} generate speed-up"].limit == pytest.approx(64 / 44)
         assert rows[f"{arm} learn speed-up"].limit == pytest.approx(2.0)
         assert 64 / 44 < rows[f"{arm} step speed-up"].limit < 2.0
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium found; install one, or set ARROL_CHROMIUM")
+def test_speed_of_the_viewer_is_told(run_smoke: Callable[[str, Path], None], tmp_path: Path) -> None:
+    out = tmp_path / "viewer.jsonl"
+    run_smoke("viewer", out)
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    medians = {row.variant: row.median for row in rows if isinstance(row, BenchRecord)}
+    assert list(medians) == ["first rows", "all rows", "frame"]
+    assert 0 < medians["first rows"] <= medians["all rows"]
 
 
 def test_speed_of_eval_is_told_for_both_kinds_of_golds(run_smoke: Callable[[str, Path], None], tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ async function load() {
     if (count || !before) findDead();
     if (state.follow) state.step = rows.reduce((last, row) => Math.max(last, row.step), 0) || null;
     if (count || !before) list();
+    if (!before) performance.mark("first-rows");
     status();
     if (!page.more) return;
   }
@@ -167,7 +168,7 @@ function line(k, name) {
 function headLine(each, k) {
   const made = line(k, "prompt"), row = each.head;
   const what = element("span", { role: "gridcell" });
-  what.textContent = `step ${row.step}, prompt ${row.group}: ${each.count} rollouts, ${each.stopped} stopped, ` +
+  what.textContent = `step ${row.step}, prompt ${row.group}: ${each.count} shown, ${each.stopped} stopped, ` +
     `${each.right} right${dead.has(groupKey(row)) ? ", dead group" : ""}`;
   made.append(what);
   return made;
@@ -182,7 +183,8 @@ function rowLine(row, k) {
     const cell = element("div", { role: "gridcell" });
     if ([0, 1, 3, 4, 5].includes(place)) cell.className = "number";
     if (place === 6 || (place === 2 && isStopped(row))) cell.className = place === 6 ? what : "stopped";
-    cell.textContent = place === 6 ? value + wouldBe(row, "→") : value;
+    cell.textContent = place === 6 && row.would !== null ? wouldBe(row, "→").trim() : value;
+    if (place === 6 && row.would !== null) cell.setAttribute("aria-label", `stopped${wouldBe(row, "would be")}`);
     made.append(cell);
   });
   return made;
@@ -509,6 +511,7 @@ async function start() {
   $("run").value = state.run;
   showControls();
   await load();
+  performance.mark("all-rows");
   if (state.text) await search();
   await group();
   document.body.dataset.ready = "yes";

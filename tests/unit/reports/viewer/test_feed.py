@@ -1,8 +1,11 @@
 """Rollouts as columns: pages, running runs, resumed ones."""
 
+import json
+
 import pytest
 
 from arrol.errors import DataError
+from arrol.records.schema import encode
 from arrol.reports.viewer import feed as module
 from arrol.reports.viewer.feed import RunFeed
 from viewer_runs import rollout_row, run_row, shadow_row
@@ -37,9 +40,11 @@ def test_a_running_run_is_followed(small):
     page = feed.page(0, 6)
     assert column(page, "step") == [2] * 6
     assert (page["epoch"], page["start"], page["run"]["outcome"]) == (0, 6, "finished")
-    with open(small.folder / "rollouts.jsonl", "ab") as file:
-        file.write(b'{"kind": "roll')  # half a line is not there yet
-    assert column(feed.page(0, 12), "step") == []
+    line = (json.dumps(encode(rollout_row(step=3))) + "\n").encode()
+    for half, steps in ((line[:40], []), (line[40:], [3])):  # half a line is not there yet
+        with open(small.folder / "rollouts.jsonl", "ab") as file:
+            file.write(half)
+        assert column(feed.page(0, 12), "step") == steps
 
 
 def test_steps_that_were_computed_again_are_shown_once(small):
