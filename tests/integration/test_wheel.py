@@ -75,9 +75,9 @@ def test_the_quickstart_works_from_the_wheel_in_an_empty_folder(site, tmp_path):
     def arrol(*words):
         return call("-m", "arrol", *words, env=environment, cwd=tmp_path)
 
-    assert "report: runs/mine/report/report.md" in arrol("train", "mine.toml", *FEW, "--pruning.warmup_steps", "0")
+    assert "report: runs/mine/report/report.md" in arrol("train", "mine.toml", *FEW)
     assert "mean reward" in arrol("eval", "runs/mine", "--evaluation.samples_per_prompt", "2", "--k", "1")
     assert "Next: arrol eval first.toml" in arrol("init", "data", "--model", "arithmetic-base", "--out", "first.toml")
     assert 'model = "arithmetic-base"' in (tmp_path / "first.toml").read_text("utf-8")
-    arrol("train", "first.toml", *FEW, "--pruning.probe_tokens", "8", "--pruning.warmup_steps", "0")
+    arrol("train", "first.toml", *FEW, "--pruning.probe_tokens", "8")
     assert "rollout/dead_group_frac" in call("notebook.py", env=environment, cwd=tmp_path)
