@@ -129,7 +129,8 @@ def train(task: str, stage: str, options: argparse.Namespace) -> None:
     name = f"fair-{task}" if stage == "run" else f"fair-{task}-{stage}"
     path = options.work / f"{name}.toml"
     path.write_text(as_toml(comparison(name, task, stage, options)), "utf-8")
-    call("compare", str(path), "--resume")
+    begun = any((options.work / name).glob("*/records.jsonl"))
+    call("compare", str(path), *(["--resume"] if begun else []))
     publish(options.work / name, options.out / name)
 
 

@@ -125,6 +125,19 @@ def test_the_laboratory_judges_the_same_arms_but_the_oracle(
     assert len(calls) == 1, "a record that exists is not made again"
 
 
+def test_a_comparison_that_has_begun_is_resumed(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setitem(study["train"].__globals__, "call", lambda *words: calls.append(words))
+    plan = options(study, tmp_path)
+    study["train"]("search", "tune", plan)
+    write_run(tmp_path / "fair-search-tune", "grpo.5e-05", 100, 1, 0.5)
+    study["train"]("search", "tune", plan)
+    path = str(tmp_path / "fair-search-tune.toml")
+    assert calls == [("compare", path), ("compare", path, "--resume")]
+
+
 def test_published_records_leave_rollouts_out(study: dict[str, Any], tmp_path: Path) -> None:
     write_run(tmp_path / "runs", "grpo", 0, 1, 0.5)
     (tmp_path / "runs" / "grpo-seed0" / "rollouts.jsonl").touch()
