@@ -114,6 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
             status, body, kind = self._answer(address.path, query)
         except (ArrolError, ValueError) as error:
             status, body, kind = HTTPStatus.BAD_REQUEST, to_json({"error": str(error)}), "application/json"
+        except (KeyError, TypeError, IndexError) as error:  # a row of another version, or damaged
+            said = to_json({"error": f"a record or text has another shape than expected ({error})"})
+            status, body, kind = HTTPStatus.BAD_REQUEST, said, "application/json"
         self._send(status, body, kind)
 
     def _answer(self, path: str, query: dict[str, str]) -> tuple[HTTPStatus, bytes, str]:

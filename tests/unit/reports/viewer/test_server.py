@@ -108,3 +108,10 @@ def test_a_port_in_use(small, monkeypatch):
 def test_a_path_without_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         Library([tmp_path / "absent"])
+
+
+def test_a_row_of_another_shape_is_said(small, ask):
+    with open(small.folder / "rollouts.jsonl", "a") as file:
+        file.write('{"kind": "rollout"}\n')
+    response, body = ask("/api/runs/0?epoch=0&start=0")
+    assert (response.status, json.loads(body)["error"][:39]) == (400, "a record or text has another shape than")
