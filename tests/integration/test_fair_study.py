@@ -130,6 +130,7 @@ def test_a_comparison_that_has_begun_is_resumed(
 ) -> None:
     calls = []
     monkeypatch.setitem(study["train"].__globals__, "call", lambda *words: calls.append(words))
+    monkeypatch.setitem(study["train"].__globals__, "publish", lambda folder, out: None)
     plan = options(study, tmp_path)
     study["train"]("search", "tune", plan)
     write_run(tmp_path / "fair-search-tune", "grpo.5e-05", 100, 1, 0.5)
