@@ -60,4 +60,7 @@ def test_the_kind_of_config_is_told_by_its_keys(tmp_path, compare_file, capsys):
     assert "seeds = [0, 1]  # One run per arm and seed." in out
     path.write_text("[task]\n")
     assert main(["info", str(path)]) == 2
-    assert capsys.readouterr().err == "arrol: model: missing; expected: Folder or hub name of the base model.\n"
+    assert capsys.readouterr().err == (
+        "arrol: model: missing; expected: Folder or hub name of the base model; arithmetic-base is the small one that "
+        "comes with arrol.\n"
+    )
