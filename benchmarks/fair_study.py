@@ -40,7 +40,7 @@ SLOW_RATE = 2.5e-5
 TUNING_SEEDS, SEEDS = (100, 101), (0, 1, 2, 3, 4)
 STEPS, EVALUATIONS = 24, 4
 PROBLEMS, HELD_OUT, SAMPLES = 96, 96, 8
-"""Problems that are trained on; those that judge, and completions of each: best@k and worst@k at k = SAMPLES."""
+"""Training problems; held-out problems, and completions of each: best@k and worst@k at k = SAMPLES."""
 COSTS = ("flops", "7b")
 SLOWER = 4
 """So many times the steps with so many times fewer prompts each."""

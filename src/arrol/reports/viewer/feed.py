@@ -76,7 +76,7 @@ class RunFeed:
         self._shadows: dict[tuple[int, ...], Row] = {}
         """Segment, step, group and index of a stopped rollout -> how it would have ended; it stands before its row."""
         self._current: list[Row] = []
-        """Without those that were computed again."""
+        """Without the rows that were computed again."""
         self.epoch = 0
         self._is_stale = False
         """Records came that :attr:`_current` does not know."""
