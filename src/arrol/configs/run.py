@@ -116,7 +116,7 @@ class TrainingConfig(StrictModel):
     bf16: bool = False
     """Autocast the learner's matrix products to bfloat16."""
     gradient_checkpointing: bool = False
-    """Compute each layer's activations again in the backward pass: less memory, about a third more time to learn."""
+    """Compute each layer's activations again in the backward pass: less memory, one more forward pass."""
     checkpoint_every: int = Field(0, ge=0)
     """Steps between checkpoints; 0 saves at the end only."""
     keep_checkpoints: int = Field(1, ge=1)

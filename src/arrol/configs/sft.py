@@ -97,7 +97,7 @@ class SftConfig(StrictModel):
     checkpoint_every: int = Field(0, ge=0)
     """Steps between checkpoints, from which --resume goes on; 0 saves the finished model alone."""
     gradient_checkpointing: bool = False
-    """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
+    """Compute each layer's activations again in the backward pass: less memory, one more forward pass."""
     save_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the saved weights."""
     eval_prompts: int = Field(256, ge=1, le=10**6)
