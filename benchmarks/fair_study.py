@@ -8,8 +8,9 @@
 
 An arm's best rate has the highest accuracy, mean over the tuning seeds, where it had spent what GRPO spends, or at its
 end. Cheap arms take more steps: the compute of the tuning runs says how many, so that every arm of ``run`` spends about
-as much. Problems come again: GRPO sees each of them four times, other arms more often. Finished runs are not repeated,
-so an interrupted call goes on. ``merit`` needs the pools of ``lab_pools.py``.
+as much. Problems come again: GRPO sees each of them four times, other arms more often. Finished runs are not repeated:
+an interrupted call goes on, on another machine too where ``--out`` holds its records. ``merit`` needs the pools of
+``lab_pools.py``.
 
     OMP_NUM_THREADS=1 python benchmarks/fair_study.py [STAGE ...] [--tasks A,B] [--work runs/fair] [--out results]
 """
@@ -129,9 +130,12 @@ def train(task: str, stage: str, options: argparse.Namespace) -> None:
     name = f"fair-{task}" if stage == "run" else f"fair-{task}-{stage}"
     path = options.work / f"{name}.toml"
     path.write_text(as_toml(comparison(name, task, stage, options)), "utf-8")
+    copy_finished(options.out / name, options.work / name)
     begun = any((options.work / name).glob("*/records.jsonl"))
-    call("compare", str(path), *(["--resume"] if begun else []))
-    publish(options.work / name, options.out / name)
+    try:
+        call("compare", str(path), *(["--resume"] if begun else []))
+    finally:
+        copy_finished(options.work / name, options.out / name)
 
 
 def call(*words: str) -> None:
@@ -217,12 +221,13 @@ def tuning(folder: Path) -> dict[str, tuple[float, float]]:
     return {arm: (rate, per_step / best["grpo"][2]) for arm, (_, rate, per_step) in best.items()}
 
 
-def publish(folder: Path, out: Path) -> None:
-    """The records of each run, without its rollouts."""
-    for path in find_runs([folder]):
-        target = out / path.name
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path / "records.jsonl", target / "records.jsonl")
+def copy_finished(folder: Path, target: Path) -> None:
+    """Copy the records of each finished run that ``target`` lacks, without its rollouts."""
+    for path in folder.glob("*/records.jsonl"):
+        end, copy = read_run(path).end, target / path.parent.name / path.name
+        if end is not None and end.outcome == "finished" and not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
 
 
 def as_toml(plan: Mapping[str, Any]) -> str:

@@ -125,27 +125,35 @@ def test_the_laboratory_judges_the_same_arms_but_the_oracle(
     assert len(calls) == 1, "a record that exists is not made again"
 
 
-def test_a_comparison_that_has_begun_is_resumed(
+def test_a_study_goes_on_where_it_stopped_also_from_its_records(
     study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
+    plan = options(study, tmp_path / "work")
+    plan.out, runs = tmp_path / "out", tmp_path / "work" / "fair-search-tune"
+    plan.work.mkdir()
+
+    def stopped(*words: str) -> None:
+        calls.append(words)
+        write_run(runs, "grpo.5e-05", 100, 1, 0.5)
+        write_run(runs, "grpo.1e-04", 100, 1, 0.5)
+        records = runs / "grpo.1e-04-seed100" / "records.jsonl"
+        records.write_text("".join(records.read_text("utf-8").splitlines(keepends=True)[:-1]), "utf-8")
+        (runs / "grpo.5e-05-seed100" / "rollouts.jsonl").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(study["train"].__globals__, "call", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        study["train"]("search", "tune", plan)
+    kept = [path.relative_to(plan.out) for path in plan.out.rglob("*.*l")]
+    assert kept == [Path("fair-search-tune/grpo.5e-05-seed100/records.jsonl")], "finished runs, without rollouts"
+
+    plan.work = tmp_path / "elsewhere"
+    plan.work.mkdir()
     monkeypatch.setitem(study["train"].__globals__, "call", lambda *words: calls.append(words))
-    monkeypatch.setitem(study["train"].__globals__, "publish", lambda folder, out: None)
-    plan = options(study, tmp_path)
     study["train"]("search", "tune", plan)
-    write_run(tmp_path / "fair-search-tune", "grpo.5e-05", 100, 1, 0.5)
-    study["train"]("search", "tune", plan)
-    path = str(tmp_path / "fair-search-tune.toml")
-    assert calls == [("compare", path), ("compare", path, "--resume")]
-
-
-def test_published_records_leave_rollouts_out(study: dict[str, Any], tmp_path: Path) -> None:
-    write_run(tmp_path / "runs", "grpo", 0, 1, 0.5)
-    (tmp_path / "runs" / "grpo-seed0" / "rollouts.jsonl").touch()
-    study["publish"](tmp_path / "runs", tmp_path / "out")
-    assert [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.*")] == [
-        Path("grpo-seed0/records.jsonl")
-    ]
+    assert (plan.work / "fair-search-tune" / "grpo.5e-05-seed100" / "records.jsonl").exists()
+    assert [words[2:] for words in calls] == [(), ("--resume",)]
 
 
 @pytest.fixture
