@@ -16,9 +16,9 @@ from typing import Self
 
 from arrol.cli.live import LIVE_FILE
 from arrol.errors import CheckpointError
+from arrol.records.folder import forget_records
 from arrol.records.schema import Record, StepRecord
-from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE
-from arrol.records.texts import forget_texts
+from arrol.records.store import RECORDS_FILE
 from arrol.training.checkpoint import newest_checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -76,13 +76,6 @@ def require_run(folders: Sequence[Path]) -> None:
 def has_learned(folder: Path, records: Sequence[Record]) -> bool:
     """True when the run in the folder finished a step or saved a checkpoint."""
     return any(isinstance(record, StepRecord) for record in records) or bool(newest_checkpoint(folder / CHECKPOINTS))
-
-
-def forget_records(folder: Path) -> None:
-    """Remove the records of a start that learned nothing."""
-    for name in (RECORDS_FILE, ROLLOUTS_FILE):
-        (folder / name).unlink(missing_ok=True)
-    forget_texts(folder)
 
 
 def forget_start(folder: Path) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from arrol import assembly
 from arrol.cli.files import require_place
-from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_records, forget_start, has_learned
+from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_start, has_learned
 from arrol.cli.tables import print_columns, print_json
 from arrol.cli.train import EXIT_STOPPED
 from arrol.configs.run import EngineConfig
@@ -29,6 +29,7 @@ from arrol.engines.embedded.support import max_positions
 from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
 from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
+from arrol.records.folder import forget_records
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records
 from arrol.training.checkpoint import (

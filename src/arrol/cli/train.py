@@ -14,7 +14,7 @@ from arrol.cli.files import require_place
 from arrol.cli.live import LivePage
 from arrol.cli.output import run_console
 from arrol.cli.report import report_after
-from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned
+from arrol.cli.run_folder import Claim, forget_start, has_learned
 from arrol.cli.tables import show_rows
 from arrol.configs.learning import cautions
 from arrol.configs.run import RunConfig
@@ -22,6 +22,7 @@ from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.protocols import Task
 from arrol.records.diagnosis import final_findings
+from arrol.records.folder import forget_records
 from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records, read_run
 from arrol.reports.tables import comparison_rows

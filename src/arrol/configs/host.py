@@ -42,6 +42,12 @@ class HostConfig(StrictModel):
     trains all. Off without pruned rollouts, with a KL or entropy term, and where the host's own advantages train."""
     success_threshold: float = 0.5
     """A reward above it counts as right: the label of the head."""
+    keep_records: bool = True
+    """Write rollouts and metrics of each step to ``records_dir``, for ``arrol view`` and ``arrol report``."""
+    keep_texts_mib: float = Field(32.0, ge=0, le=2**20)
+    """MiB of completions there, newest steps, compressed, with log-probabilities and probes, 0 to 1048576; 0: none."""
+    records_dir: str | None = None
+    """Folder of the records; None: a folder ``arrol`` beside the host's checkpoints."""
 
     @model_validator(mode="after")
     def _weighted(self) -> Self:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 from arrol.errors import ConfigError
 from arrol.protocols import Tokenizer
+from arrol.records.pieces import BYTES_PER_CHARACTER
 from arrol.types import SamplingParams
 
-BYTES_PER_CHARACTER = 4
-"""Most tokens of one byte that a character needs."""
 SPARE_TOKENS = 8
 """Looked at in addition, since a tokenizer may write the first token of a text in another way."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,8 @@ class LineWriter:
             while written < len(line):
                 written += self._file.write(line[written:]) or 0
         except OSError as error:
-            self._file.truncate(size)
+            with suppress(OSError):  # a device cannot be cut
+                self._file.truncate(size)
             raise self._failed(error) from None
 
     def sync(self) -> None:

@@ -196,9 +196,10 @@ def device_text(gpu: str = "") -> str:
 class RecordWriter(LineWriter):
     """Appends records to a JSONL file, one whole line per write, on disk at :meth:`close`."""
 
-    def __init__(self, path: str | Path, named: str | Path | None = None) -> None:
-        """``named`` is the path that an error names, where the file has another name until it is whole."""
-        super().__init__(path, _is_record, field="records", shown=str(named or path))
+    def __init__(self, path: str | Path, named: str | Path | None = None, *, field: str = "records") -> None:
+        """``named`` is the path that an error names, where the file has another name until it is whole; ``field`` is
+        the option that chose the folder."""
+        super().__init__(path, _is_record, field=field, shown=str(named or path))
 
     def write(self, record: Record) -> None:
         """Append one row; when the disk refuses, the file keeps the rows it had."""

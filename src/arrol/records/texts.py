@@ -37,9 +37,10 @@ and ``probes``."""
 class TextWriter:
     """Keeps the texts of the newest steps of a run."""
 
-    def __init__(self, run: Path, limit: int, *, step: int = 0) -> None:
-        """``limit`` is in bytes, 0 keeps nothing more. ``step`` is the last one done; files of later steps go."""
-        self.folder, self._limit = run / TEXTS_FOLDER, limit
+    def __init__(self, run: Path, limit: int, *, step: int = 0, option: str = "records.keep_texts_mib") -> None:
+        """``limit`` is in bytes, 0 keeps nothing more. ``step`` is the last one done; files of later steps go.
+        ``option`` is the name of the limit in an error."""
+        self.folder, self._limit, self._option = run / TEXTS_FOLDER, limit, option
         for known in text_steps(run):
             if known > step:
                 self._failing(step_file(run, known).unlink)
@@ -79,7 +80,7 @@ class TextWriter:
             act()
         except OSError as error:
             raise DataError(
-                f"texts = {shown!r}: cannot be written ({error.strerror}); free space, or records.keep_texts_mib 0"
+                f"texts = {shown!r}: cannot be written ({error.strerror}); free space, or {self._option} 0"
             ) from None
 
 

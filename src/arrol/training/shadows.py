@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from arrol.engines.stops import completion_text
 from arrol.protocols import Engine, Task, Tokenizer
+from arrol.records.groups import known_logprobs, rounded
+from arrol.records.pieces import Pieces
 from arrol.records.schema import ShadowRecord
 from arrol.types import (
     Completion,
@@ -101,6 +104,25 @@ def shadow_metrics(shadows: Sequence[Shadow]) -> dict[str, float]:
         "shadow/tokens": float(sum(shadow.completion.num_tokens for shadow in shadows)),
         "shadow/right_frac": float(np.mean([shadow.verdict.is_right for shadow in shadows])),
     }
+
+
+def add_shadows(texts: Sequence[dict[str, Any]], shadows: Sequence[Shadow], pieces: Pieces) -> None:
+    """Put what stopped rollouts would have been beside them, under ``shadow``."""
+    rollouts = {
+        (group["group"], rollout["index"]): (group, rollout) for group in texts for rollout in group["rollouts"]
+    }
+    for shadow in shadows:
+        group, rollout = rollouts[shadow.rollout_id.group, shadow.rollout_id.index]
+        table = {text: place for place, text in enumerate(group["tokens"])}
+        ids = shadow.completion.token_ids
+        rollout["shadow"] = {
+            "tokens": [table.setdefault(text, len(table)) for text in pieces.of(ids)],
+            "logprobs": known_logprobs(shadow.completion.sampler_logprobs_T),
+            "answer": shadow.verdict.answer,
+            "reward": rounded(shadow.verdict.reward),
+            "ended": shadow.completion.finish_reason.value,
+        }
+        group["tokens"] = list(table)
 
 
 def _is_drawn(rollout_id: RolloutId, share: float, seed: int) -> bool:

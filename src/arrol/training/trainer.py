@@ -28,7 +28,9 @@ from arrol.pruning.draws import ORACLE_STREAM, systematic
 from arrol.pruning.ledger import Ledger, answer_metrics, sampling_metrics, survivor_metrics
 from arrol.pruning.survival import oracle
 from arrol.quality.estimator import QualityEstimator
-from arrol.records.schema import EndRecord, EvalRecord, RolloutRecord, StepRecord
+from arrol.records.groups import RecordedGroup, group_texts, rollout_records
+from arrol.records.pieces import Pieces
+from arrol.records.schema import EndRecord, EvalRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter
 from arrol.records.texts import TextWriter
 from arrol.training.checkpoint import (
@@ -40,13 +42,11 @@ from arrol.training.checkpoint import (
 )
 from arrol.training.details import step_details
 from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
-from arrol.training.shadows import Finisher, Shadow, finish_stopped, shadow_metrics
+from arrol.training.shadows import Finisher, Shadow, add_shadows, finish_stopped, shadow_metrics
 from arrol.training.stopping import StopRequest
-from arrol.training.texts import Pieces, add_shadows, group_texts
 from arrol.training.trackers import Tracker
 from arrol.types import (
     Completion,
-    FinishReason,
     GroupRequest,
     Prompt,
     PruningDecision,
@@ -293,8 +293,8 @@ class Trainer:
         for shadow in shadows:
             self._rollouts.write(shadow.record(self.segment))
         for group, lesson in zip(groups, lessons, strict=True):
-            for rollout, reason in zip(group.rollouts, lesson.left_out_G, strict=True):
-                self._rollouts.write(_rollout_record(group, rollout, self.segment, reason if rollout.survived else ""))
+            for row in rollout_records(group, lesson.left_out_G, self.segment):
+                self._rollouts.write(row)
 
     def _write_texts(
         self, groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], shadows: Sequence[Shadow]
@@ -303,7 +303,11 @@ class Trainer:
         if not self.config.records.keep_texts_mib:
             return
         signals, probes = step_signals(groups, lessons, self.config), self.parts.controller.probe_tokens
-        texts = [group_texts(*each, self._pieces, probes) for each in zip(groups, signals, lessons, strict=True)]
+        recorded = [
+            RecordedGroup(group, signal.advantage_G, signal.weight_G, lesson.left_out_G)
+            for group, signal, lesson in zip(groups, signals, lessons, strict=True)
+        ]
+        texts = [group_texts(each, self._pieces, probes) for each in recorded]
         add_shadows(texts, shadows, self._pieces)
         self._texts.write(self.step, texts)
 
@@ -358,25 +362,3 @@ class _Clock:
         if name:
             self.laps[name] = now - self._last
         self._last = now
-
-
-def _rollout_record(group: RolloutGroup, rollout: Rollout, segment: int, dropped: str) -> RolloutRecord:
-    decision, address = rollout.decision, rollout.rollout_id
-    return RolloutRecord(
-        step=address.step,
-        segment=segment,
-        group=address.group,
-        index=address.index,
-        prompt_key=group.prompt.key,
-        level=group.prompt.level,
-        finish_reason=FinishReason(rollout.completion.finish_reason).value,
-        completion_tokens=rollout.completion.num_tokens,
-        reward=rollout.reward,
-        score=decision.score if decision else float("nan"),
-        quality=decision.quality if decision else float("nan"),
-        survival=rollout.survival,
-        reason=decision.reason.value if decision else "",
-        keep=rollout.survived and not dropped,
-        dropped="outcome" if rollout.dropped else dropped,
-        success=rollout.success,
-    )

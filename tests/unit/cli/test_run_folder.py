@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from arrol.cli.run_folder import Claim, forget_records, forget_start, has_learned, require_run
+from arrol.cli.run_folder import Claim, forget_start, has_learned, require_run
 from arrol.errors import CheckpointError
+from arrol.records.folder import forget_records
 from arrol.records.store import read_records
 
 HOLD = """

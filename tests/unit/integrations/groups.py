@@ -25,3 +25,12 @@ def group_of(keep, survival, rewards, *, lengths=None, quality=0.5, step=1, numb
         )
         rollouts.append(Rollout(rollout_id, completion, decision, rewards[index] if kept else None))
     return RolloutGroup(Prompt(f"p{number}", (1, 2), "", ""), rollouts)
+
+
+class ByteTexts:
+    """A tokenizer of bytes; a first token loses the blank in front of it, as some tokenizers write it."""
+
+    def decode(self, ids, *, skip_special_tokens):
+        assert not skip_special_tokens
+        text = bytes(ids).decode("utf-8", "replace")
+        return text[1:] if text.startswith(" ") else text

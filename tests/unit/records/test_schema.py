@@ -226,3 +226,8 @@ def test_long_values_are_cut_in_messages():
     with pytest.raises(DataError) as caught:
         decode({**encode(ROLLOUT), "step": "x" * 5000})
     assert len(str(caught.value)) < 200
+
+
+def test_a_lone_surrogate_is_no_text_to_a_reader():
+    row = EndRecord(step=1, outcome="failed", message="\ud800 x \u00e9")
+    assert decode(encode(row)) == EndRecord(step=1, outcome="failed", message="? x \u00e9")

@@ -90,6 +90,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "texts").write_text("in the way")
     with pytest.raises(DataError, match=r"texts = .*cannot be written .*records.keep_texts_mib 0"):
         TextWriter(tmp_path, 2**20).write(1, [group()])
+    with pytest.raises(DataError, match=r"cannot be written .*; free space, or arrol.keep_texts_mib 0"):
+        TextWriter(tmp_path, 2**20, option="arrol.keep_texts_mib").write(1, [group()])
 
 
 def test_forgetting_leaves_other_files(tmp_path):

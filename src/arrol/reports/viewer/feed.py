@@ -131,7 +131,7 @@ class RunFeed:
 
     def _run(self) -> RunRecord | None:
         runs = [record for record in self._records if isinstance(record, RunRecord)]
-        return max(runs, key=lambda run: run.segment, default=None)
+        return max(reversed(runs), key=lambda run: run.segment, default=None)  # the last row of the newest segment
 
     def _about(self, run: RunRecord | None) -> dict[str, Any]:
         segment = run.segment if run else 0

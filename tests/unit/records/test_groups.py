@@ -1,34 +1,14 @@
-"""Completions token by token, with what was decided about them."""
+"""A group on disk: rows of numbers, and completions token by token with what was decided about them."""
 
 import numpy as np
-import pytest
-from integrations.groups import group_of
+from integrations.groups import ByteTexts, group_of
 
 from arrol.algorithms.advantages import GroupSignal
 from arrol.algorithms.allocation.selection import Selection
 from arrol.algorithms.lesson import Lesson
-from arrol.training.texts import Pieces, decisions_of, group_texts
+from arrol.records.groups import RecordedGroup, decisions_of, group_texts, rollout_records
+from arrol.records.pieces import Pieces
 from arrol.types import PruningDecision, Reason, Rollout
-
-
-class Bytes:
-    """A token is a byte; a first token loses the blank in front of it, as some tokenizers write it."""
-
-    def decode(self, ids, *, skip_special_tokens):
-        assert not skip_special_tokens
-        text = bytes(ids).decode("utf-8", "replace")
-        return text[1:] if text.startswith(" ") else text
-
-
-@pytest.mark.parametrize("text", ["abc", "a b", "x\u00e9!", "\u20ac\u20ac", "x\U0001f600y", "<script>"])
-def test_the_pieces_joined_are_the_text(text):
-    pieces = Pieces(Bytes()).of(list(text.encode()))
-    assert "".join(pieces) == text
-    assert len(pieces) == len(text.encode())
-
-
-def test_half_a_character_is_marked():
-    assert Pieces(Bytes()).of(list("a\u20ac".encode()[:-1])) == ["a", "\ufffd", "\ufffd"]
 
 
 def decision(rollout_id, probe, previous=None):
@@ -39,7 +19,8 @@ def texts_of(group, lesson=None):
     count = len(group.rollouts)
     signal = GroupSignal(np.linspace(0, 1, count), np.full(count, 2.0), 0.5, 0.5)
     lesson = lesson or Lesson(Selection(np.ones(count, bool), np.ones(count)))
-    return group_texts(group, signal, lesson, Pieces(Bytes()), [16, 32])
+    recorded = RecordedGroup(group, signal.advantage_G, signal.weight_G, lesson.left_out_G)
+    return group_texts(recorded, Pieces(ByteTexts()), [16, 32])
 
 
 def test_a_rollout_says_what_became_of_it():
@@ -72,3 +53,17 @@ def test_a_lesson_says_why_a_rollout_does_not_train():
 def test_without_a_decision_there_are_no_probes():
     group = group_of([1], [1.0], [1.0])
     assert decisions_of(Rollout(group.rollouts[0].rollout_id, group.rollouts[0].completion)) == []
+
+
+def test_a_row_says_who_trains_and_who_was_left_out():
+    group = group_of([1, 0, 1], [0.5, 0.25, 1.0], [1.0, 0.0, 0.0], lengths=[3, 2, 4], quality=0.7, step=5, number=2)
+    group.rollouts[0].success = 0.0
+    rows = rollout_records(group, ["", "pods", "pods"], 3)
+    assert [(row.step, row.segment, row.group, row.index) for row in rows] == [(5, 3, 2, 0), (5, 3, 2, 1), (5, 3, 2, 2)]
+    assert [(row.keep, row.dropped) for row in rows] == [(True, ""), (False, ""), (False, "pods")]
+    assert [(row.reward, row.success, row.finish_reason) for row in rows] == [
+        (1.0, 0.0, "stop"), (None, None, "pruned"), (0.0, None, "stop"),
+    ]  # fmt: skip
+    assert [(row.reason, row.survival, row.completion_tokens) for row in rows] == [
+        ("draw", 0.5, 3), ("draw", 0.25, 2), ("", 1.0, 4),
+    ]  # fmt: skip
