@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 VERL_VENV ?= .venv-verl
 TRL_VENV ?= .venv-trl
+AUDIT_VENV ?= .venv-audit
 # One pinned torch everywhere. Where the default index offers a CUDA build and a CPU build is wanted:
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU index of pytorch.org>"
 TORCH  ?= torch==2.13.0
@@ -16,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs format bench lab smol report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
+.PHONY: help setup demo test check audit docs format bench lab smol report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -46,7 +47,22 @@ check: setup  ## format, lint, types, import law, sizes, spelling
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/contract
-	@$(BIN)/codespell src tests docs examples benchmarks configs README.md CONTRIBUTING.md CHANGELOG.md
+	@$(BIN)/codespell src tests docs examples benchmarks configs tools README.md CONTRIBUTING.md CHANGELOG.md
+
+# Each environment knows the licences of what it has; pip-audit, in one of its own, asks the package index.
+audit: setup $(VENV)/.docs-ready trl-env verl-env vllm-env $(AUDIT_VENV)/.ready  ## licences and known vulnerabilities of every locked package
+	@$(BIN)/python tools/licences.py requirements.lock requirements-smollm2.lock requirements-docs.lock
+	@$(TRL_VENV)/bin/python tools/licences.py requirements-trl.lock requirements-smollm2.lock
+	@$(TRL_VENV)/bin/python tools/licences.py --path $(TRL_VENV)/oldest requirements-trl-oldest.lock
+	@$(VERL_VENV)/bin/python tools/licences.py requirements-verl.lock requirements-smollm2.lock
+	@$(VLLM_VENV)/bin/python tools/licences.py requirements-vllm.lock requirements-smollm2.lock
+	@$(AUDIT_VENV)/bin/python tools/licences.py requirements-audit.lock
+	@$(AUDIT_VENV)/bin/python tools/vulnerabilities.py $(firstword $(TORCH)) requirements*.lock
+
+$(AUDIT_VENV)/.ready: requirements-audit.lock
+	@test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps -r requirements-audit.lock
+	@touch $@
 
 docs: $(VENV)/.docs-ready  ## the pages and an API reference as HTML in build/docs; a dead link or anchor fails
 	@$(BIN)/python -m mkdocs build --strict  # with --quiet a warning would not fail
@@ -132,4 +148,4 @@ report: setup  ## regenerate tables of README and docs from results/
 	@$(BIN)/python benchmarks/render_results.py
 
 clean:  ## remove the environments and caches, keep runs
-	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) $(VERL_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) $(VERL_VENV) $(AUDIT_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -59,6 +59,7 @@ TABLE = {
     ),
     "make test": Row("nowhere", why=CI),
     "make check": Row("nowhere", why=CI),
+    "make audit": Row("nowhere", why=CI),
     "make docs": Row("nowhere", why=CI),
     "make test-vllm": Row("nowhere", why=CI),
     "make test-trl": Row("nowhere", why=CI),

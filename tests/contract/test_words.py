@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("src", "docs", "tests", "examples", "benchmarks", "configs", "models")
+FOLDERS = ("src", "docs", "tests", "examples", "benchmarks", "configs", "models", "tools")
 SUFFIXES = (".py", ".md", ".toml", ".yaml", ".sh")
 NOT_OURS = ("Please reason step by step, and put your final answer within",)
 """Text that others published."""
