@@ -124,7 +124,7 @@ def run_arm(arm: str, seed: int, flags: argparse.Namespace, folder: Path, comman
 
     from arrol.integrations.trl import GRPOConfig, GRPOTrainer
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left", trust_remote_code=False)
     task = ArithmeticTask(tokenizer, min_ops=1, max_ops=5, seed=seed)
     found = [task.train_prompt(position) for position in range(PROMPTS * flags.steps)]
     options = {"num_generations": GROUP, **ARMS[arm]}
@@ -155,7 +155,9 @@ def run_arm(arm: str, seed: int, flags: argparse.Namespace, folder: Path, comman
         journal = Journal(writer, task, tokenizer, seed, flags.eval_prompts)
         writer.write(run_record("trl", arm, seed, args.to_dict(), flags, command, PROMPTS))
         trainer = GRPOTrainer(
-            model=AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(
+                MODEL, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            ),
             reward_funcs=journal.reward,
             args=args,
             train_dataset=Dataset.from_list([{"prompt": p.text, "answer": p.answer} for p in found]),

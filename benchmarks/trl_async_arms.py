@@ -74,7 +74,9 @@ class AsyncJournal(Journal):
 
     def evaluate(self, model: Any, step: int) -> None:
         """Of a copy of the model without TRL's attention, which needs the packing of a training step."""
-        plain = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+        plain = AutoModelForCausalLM.from_pretrained(
+            MODEL, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
         plain.load_state_dict(model.state_dict())
         super().evaluate(plain, step)
 
@@ -87,7 +89,7 @@ def run_arm(arm: str, seed: int, flags: argparse.Namespace, folder: Path, comman
 
     from arrol.integrations.trl import LocalPolicy, PrunedRolloutWorker, on_cpu
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(MODEL, padding_side="left", trust_remote_code=False)
     task = ArithmeticTask(tokenizer, min_ops=1, max_ops=5, seed=seed)
     found = [task.train_prompt(position) for position in range(4 * PROMPTS * flags.steps)]
     data = Dataset.from_list([{"prompt": p.text, "answer": p.answer} for p in found])

@@ -102,11 +102,13 @@ class Arm:
             return [float(row % 2) for row in range(len(completion_ids))]
 
         return trainer(
-            model=AutoModelForCausalLM.from_pretrained(flags.model, dtype=torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(
+                flags.model, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            ),
             reward_funcs=spread,
             args=arguments,
             train_dataset=_questions(flags.prompts),
-            processing_class=AutoTokenizer.from_pretrained(flags.model),
+            processing_class=AutoTokenizer.from_pretrained(flags.model, trust_remote_code=False),
         )
 
 

@@ -208,7 +208,7 @@ def scoring_records(arm: Arm, samples: Samples, config: dict[str, Any]) -> list[
 
 def measure_scoring(flags: argparse.Namespace) -> None:
     """Write what scoring costs in the model of the flags."""
-    flags.hidden_size = AutoConfig.from_pretrained(flags.model).hidden_size
+    flags.hidden_size = AutoConfig.from_pretrained(flags.model, trust_remote_code=False).hidden_size
     everything = snapshot_of(("last_hidden", "mean_hidden", "logprobs"), flags)
     observe = {"rule": "never", "observe": True, "probe_tokens": flags.probe}
     arm = Arm(build_engine(flags.model, flags, **CLASSES), flags, observe, everything)

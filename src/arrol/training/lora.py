@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from arrol.configs.lora import ALL_LINEAR, LoraConfig
 from arrol.errors import ConfigError, MissingExtraError, ModelError
 from arrol.hub import is_model_name
-from arrol.training.model_files import ADAPTER_CONFIG
+from arrol.training.model_files import ADAPTER_CONFIG, foreign_code
 
 SHOWN = 8
 """Names of layers in a message."""
@@ -73,6 +73,8 @@ def with_adapters(model: Any, lora: LoraConfig, base: str, seed: int) -> Any:
 def loaded_adapters(model: Any, folder: Path, *, trains: bool, base: str) -> Any:
     """The ``PeftModel`` of a model with the adapters of a folder; ``base`` is the model's source."""
     require_peft(f"model = {str(folder)!r}")
+    if problem := foreign_code(folder):
+        raise ModelError(f"model = {str(folder)!r}: {problem}")
     from peft import PeftModel
 
     try:

@@ -1,12 +1,15 @@
 """Files of a model's folder, checked before a library reads them: the message names the file and what to do.
 
-Only headers of weights are read, so the check costs milliseconds for a model of any size.
+Only headers of weights are read, so the check costs milliseconds for a model of any size. Nothing in a folder may run:
+weights as pickle, attention from a repository of the hub and modules named by adapters are refused.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,6 +19,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 """File of a folder that holds adapters in place of a model."""
 JSON_FILES = (ADAPTER_CONFIG, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 POINTER = b"version https://git-lfs"
+KERNEL_FIELDS = ("attn_implementation", "experts_implementation")
+"""Fields of a model's config, with or without an underscore before them, that may name a repository of kernels."""
+PICKLES = ("pytorch_model*.bin", "adapter_model.bin")
+"""Weights as pickle."""
 
 
 def require_model_files(folder: Path, field: str) -> None:
@@ -29,6 +36,39 @@ def require_model_files(folder: Path, field: str) -> None:
     for path in [*(folder / name for name in JSON_FILES), *sorted(folder.glob("*.safetensors"))]:
         if path.is_file() and (problem := damage(path)):
             raise ModelError(f"{field}: {path} {problem}")
+    if problem := foreign_code(folder):
+        raise ModelError(f"{field}: {problem}")
+
+
+def foreign_code(folder: Path) -> str:
+    """What in a whole folder would run code that comes with it, and what to do; empty where nothing does."""
+    pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
+    if pickles and not any(folder.glob("*.safetensors")):
+        return (
+            f"its weights are a pickle ({pickles[0]}), which arrol does not read; save the model again with "
+            "save_pretrained, which writes safetensors"
+        )
+    for file, named in (("config.json", hub_kernels), (ADAPTER_CONFIG, _adapter_modules)):
+        path = folder / file
+        if path.is_file() and (found := next(named(json.loads(path.read_text("utf-8"))), None)):
+            return f"{path} asks for code to load ({found}); remove that entry"
+    return ""
+
+
+def hub_kernels(config: dict[str, Any]) -> Iterator[str]:
+    """Entries of a model's config, or of a part of it, that name a repository of kernels: ``owner/name``."""
+    for key, value in config.items():
+        names = value.values() if isinstance(value, dict) else [value]
+        if key.lstrip("_") in KERNEL_FIELDS and any(isinstance(name, str) and "/" in name for name in names):
+            yield f"{key} = {value!r}"
+        elif isinstance(value, dict):
+            yield from hub_kernels(value)
+
+
+def _adapter_modules(config: dict[str, Any]) -> Iterator[str]:
+    """The module that peft would import for adapters of Megatron."""
+    if config.get("megatron_config") is not None:
+        yield f"megatron_core = {config.get('megatron_core')!r}"
 
 
 def is_adapter_folder(folder: Path) -> bool:

@@ -1,5 +1,7 @@
 """The language model that learns: loading, saving, and log-probabilities of sampled tokens without waste.
 
+Loading runs no code that comes with a model and reads no pickle: see ``model_files.py`` for folders.
+
 Legend: ``R`` rollouts, ``T`` completion positions, ``N`` selected tokens, ``D`` hidden size, ``V`` vocabulary.
 """
 
@@ -23,7 +25,7 @@ from arrol.engines.embedded.support import logits_of, max_positions, too_long
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
 from arrol.training.lora import adapter_base, loaded_adapters, merged, require_peft, require_targets, with_adapters
-from arrol.training.model_files import is_adapter_folder, require_model_files
+from arrol.training.model_files import KERNEL_FIELDS, hub_kernels, is_adapter_folder, require_model_files
 from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
@@ -54,8 +56,9 @@ def load_tokenizer(source: str) -> Any:
         source = base_of(source)
     cached = _is_cached_only(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
+        _require_no_code(source, "tokenizer_config.json", error)
         remedy = "check the name" if is_model_name(source) else "put one beside the weights"
         raise ModelError(f"model = {source!r}: no tokenizer could be loaded ({_first_line(error)}); {remedy}") from None
     if tokenizer.eos_token_id is None:
@@ -67,7 +70,12 @@ def load_tokenizer(source: str) -> Any:
 
 def load_config(source: str) -> Any:
     """The model's config, for adapters that of their model; no weights are read."""
-    return _loaded(AutoConfig.from_pretrained, base_of(source))
+    config = _loaded(AutoConfig.from_pretrained, base_of(source))
+    for part in (config, config.get_text_config()):
+        for name in KERNEL_FIELDS:
+            if kernel := next(hub_kernels({name: getattr(part, f"_{name}", None)}), None):
+                raise ModelError(f"model = {source!r}: asks for code to load ({kernel}); give another model")
+    return config
 
 
 def load_policy(source: str, device: torch.device) -> Any:
@@ -87,7 +95,7 @@ def load_policy(source: str, device: torch.device) -> Any:
             f"model = {source!r}: its weights are quantised ({method}), and training changes weights; give the model "
             "that it was made from"
         )
-    model = _loaded(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32)
+    model = _loaded(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32, use_safetensors=True)
     model.to(device)
     return model
 
@@ -126,11 +134,21 @@ def base_of(source: str) -> str:
 def _loaded(load: Callable[..., Any], source: str, **options: Any) -> Any:
     cached = _is_cached_only(source)
     try:
-        return load(source, local_files_only=cached, **options)
+        return load(source, local_files_only=cached, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        _require_no_code(source, "config.json", error)
         raise ModelError(
             f"model = {source!r}: could not be loaded ({_first_line(error)}); "
             "give a folder or hub name of a causal language model"
+        ) from None
+
+
+def _require_no_code(source: str, file: str, error: Exception) -> None:
+    """ModelError where a library failed because it was not to run the code that ``file`` names."""
+    if "trust_remote_code" in str(error):
+        raise ModelError(
+            f"model = {source!r}: needs code of its own (auto_map in {file}), and arrol runs none that comes with a "
+            "model; give a model that transformers knows"
         ) from None
 
 

@@ -29,7 +29,9 @@ class LocalPolicy(Engine):
 
     def __init__(self, model: str, *, bf16: bool = False, cache_gib: float | str | None = None) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="sdpa")
+        self._model = AutoModelForCausalLM.from_pretrained(
+            model, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
+        )
         self._model.requires_grad_(False).to(torch.device(device))  # type: ignore[arg-type]  # a decorator hides self
         self._device, self._bf16, self._cache_gib = device, bf16, cache_budget(cache_gib)
         self._swapping = threading.Lock()
