@@ -119,20 +119,29 @@ def lesson(name: str, row: dict[str, object]) -> tuple[str, str, str]:
 
 
 def write_rows(out: Path, data: Path | None) -> None:
-    """Every other row is a demonstration, the rest train and judge: the model has not seen their solutions."""
-    shown, asked = [], []
+    """Every other row is a demonstration. Of the rest, as many rows of each data set train and judge: the model has not
+    seen their solutions."""
+    shown: list[dict[str, str]] = []
+    asked: dict[str, list[dict[str, str]]] = {name: [] for name in HUB}
     for name in HUB:
         for number, row in enumerate(rows_of(name, data)):
             question, solution, answer = lesson(name, row)
             if len(solution) > LONGEST:
                 continue
             if number % 2:
-                asked.append({"question": question, "answer": answer})
+                asked[name].append({"question": question, "answer": answer})
             else:
                 shown.append({"prompt": f"Question: {question}\nAnswer:", "solution": f" {solution}"})
-    for file, rows in (("demonstrations", shown), ("rows", asked)):
-        rows.sort(key=lambda row: zlib.crc32(json.dumps(row).encode()))
+    fewest = min(map(len, asked.values()))
+    mixed = [row for rows in asked.values() for row in sorted(rows, key=_order)[:fewest]]
+    for file, rows in (("demonstrations", shown), ("rows", mixed)):
+        rows.sort(key=_order)
         (out / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def _order(row: dict[str, str]) -> int:
+    """A mixed order, the same on every machine."""
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def arrol(*words: str | Path) -> None:
