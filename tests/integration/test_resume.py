@@ -14,7 +14,9 @@ import pytest
 import safetensors.torch
 
 from arrol.cli.main import main
+from arrol.records.manifest import read_manifest, write_manifest
 from arrol.records.schema import encode
+from arrol.records.state import write_state
 from arrol.records.store import read_run
 from arrol.training.checkpoint import load_state, newest_checkpoint
 from integration import tiny
@@ -44,7 +46,7 @@ KILLS = [
     ("in the first evaluation", ("arrol.cli.train", "sample_prompts", 1)),
     ("before the first checkpoint", ("arrol.training.trainer", "Trainer._write_rollouts", 2)),
     ("while the first checkpoint is written", ("arrol.training.checkpoint", "write_state", 1)),
-    ("before a checkpoint gets its name", ("arrol.training.checkpoint", "_flush", 2)),
+    ("before a checkpoint gets its name", ("arrol.training.checkpoint", "flush", 2)),
     ("before an old checkpoint is forgotten", ("arrol.training.trainer", "forget_checkpoints", 1)),
     ("while an old checkpoint is deleted", ("arrol.training.checkpoint", "_delete", 1)),
     ("before an update", ("arrol.training.learner", "Learner.update", 1)),
@@ -140,14 +142,20 @@ def test_another_config_is_refused_and_nothing_changes(config, tmp_path, capsys)
 
 def test_a_checkpoint_of_another_config_or_without_records_is_refused(config, tmp_path, capsys):
     assert main(["train", str(config), "--training.steps", "2"]) == 0
-    (state,) = (tmp_path / "runs").rglob("state.json")
-    state.write_text(state.read_text().replace('"seed": 0', '"seed": 1', 1))
+    checkpoint = newest_checkpoint(tmp_path / "runs" / "tiny" / "checkpoints")
+    state, manifest = load_state(checkpoint), read_manifest(checkpoint)
+    state["config"]["seed"] = 1
+    write_state(checkpoint, "state", state)
+    write_manifest(checkpoint, manifest.run)
     before = snapshot(tmp_path / "runs")
     capsys.readouterr()
     assert main(["train", str(config), "--resume"]) == 2
     assert capsys.readouterr().err.startswith("arrol: seed = 0: the checkpoint was made with 1; resume with that value")
     assert snapshot(tmp_path / "runs") == before
     (tmp_path / "runs" / "tiny" / "records.jsonl").write_text("")
+    assert main(["train", str(config), "--resume"]) == 2
+    assert "step-000002: records.jsonl has 0 of its " in capsys.readouterr().err
+    write_manifest(checkpoint, {})
     assert main(["train", str(config), "--resume"]) == 2
     assert "holds checkpoints without their records; choose another --name" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from arrol.cli.files import require_place, whole
+from arrol.cli.output import warner
 from arrol.cli.policies import find_policy
 from arrol.cli.tables import print_json
 from arrol.errors import ConfigError, DataError
@@ -96,7 +97,7 @@ def sampled(
 
     if options.source is None:
         raise ConfigError("eval: nothing to score; give a CONFIG, the folder of a run or a model, or --samples FILE")
-    config, policy, state = find_policy(options.source, flags, "eval")
+    config, policy, state = find_policy(options.source, flags, "eval", warner(console))
     if config.evaluation.samples_per_prompt < max_k:
         raise ConfigError(
             f"--k = {max_k}: evaluation.samples_per_prompt = {config.evaluation.samples_per_prompt}; "

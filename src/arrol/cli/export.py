@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from arrol import assembly
 from arrol.cli.files import require_place, whole
+from arrol.cli.output import warner
 from arrol.cli.sampling import newest_state
 from arrol.cli.tables import print_json
 from arrol.configs.base import validate
@@ -26,7 +27,8 @@ POLICY_FOLDER, ESTIMATOR_FILE = "policy", "estimator.safetensors"
 
 
 def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> int:
-    checkpoint, state = newest_state(run)
+    console = Console(stderr=as_json, markup=False, highlight=False)
+    checkpoint, state = newest_state(run, warner(console))
     target = Path(to)
     if target.is_file() or (target.exists() and any(target.iterdir())):
         raise ConfigError(f"--to = {to!r}: exists and is not empty; name a new folder")
@@ -56,7 +58,6 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
     if as_json:
         print_json(row)
     else:
-        console = Console(markup=False, highlight=False)
         for key, value in row.items():
             console.print(f"{key:18} {value}", soft_wrap=True)
     return 0

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from arrol import assembly
 from arrol.cli.files import require_writable, whole
+from arrol.cli.output import warner
 from arrol.cli.policies import find_policy
 from arrol.cli.tables import print_columns, print_json
 from arrol.configs.base import validate
@@ -106,7 +107,7 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
 
 def collected(options: argparse.Namespace, flags: Sequence[str], console: Console) -> Pool:
     """The pool of a config's policy, or of a run's newest checkpoint; collected unless ``--out`` holds it already."""
-    config, policy, _ = find_policy(options.source, flags, "lab")
+    config, policy, _ = find_policy(options.source, flags, "lab", warner(console))
     plan = PoolPlan(options.prompts, options.rollouts, options.sketch_size, tuple(options.parameters))
     path = Path(options.out) if options.out else Path(config.out_dir) / config.name / f"pool{SUFFIX}"
     if path.suffix != SUFFIX:

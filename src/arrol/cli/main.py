@@ -339,7 +339,7 @@ def _check_source(options: argparse.Namespace, flags: list[str]) -> None:
     if options.command in ("eval", "lab") and source and not is_file:
         from arrol.cli.policies import find_policy
 
-        policy = find_policy(source, flags, options.command)
+        policy = find_policy(source, flags, options.command, lambda _: None, ("state.",))  # the command checks it all
         _before_loading(policy.config.model_copy(update={"model": policy.source}))
         return
     if options.command != "eval" or not options.samples:  # a samples file needs no transformers

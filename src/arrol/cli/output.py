@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO, cast
 
 from rich.console import Console
@@ -38,6 +39,11 @@ class LastingStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def warner(console: Console, name: str = "") -> Callable[[str], None]:
+    """Prints a warning, of the run of that name where one is given."""
+    return lambda text: console.print(f"warning: {f'{name}: ' * bool(name)}{text}", soft_wrap=True)
 
 
 def run_console(*, as_json: bool) -> Console:

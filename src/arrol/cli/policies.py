@@ -8,7 +8,7 @@ every row of the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from arrol.configs.shipped import found_model
 from arrol.errors import CheckpointError, ConfigError
 from arrol.hub import is_model_name
 from arrol.records.store import RECORDS_FILE
-from arrol.training.checkpoint import load_state, newest_checkpoint, require_policy
+from arrol.training.checkpoint import SAMPLED, load_state, newest_checkpoint, sound_checkpoint
 from arrol.training.model_files import is_adapter_folder
 
 UNUSED = {
@@ -42,22 +42,28 @@ class Policy(NamedTuple):
     """State of the run's newest checkpoint; None for a config or a model."""
 
 
-def find_policy(source: str, flags: Sequence[str], command: str) -> Policy:
+def find_policy(
+    source: str,
+    flags: Sequence[str],
+    command: str,
+    say: Callable[[str], None],
+    parts: Sequence[str] = SAMPLED,
+) -> Policy:
     """The policy of a config's file, a run's folder, or a model; ConfigError for anything else, and for a flag that the
-    command would ignore."""
+    command would ignore. Of a run, the newest checkpoint with whole ``parts``; ``say`` hears of damaged ones."""
     source = found_model(source)
     folder, given = Path(source), parse_flags(flags, RunConfig)
     for section in UNUSED[command]:
         if section in given:
             raise ConfigError(f"--{section}: arrol {command} does not use it; leave it out")
-    if folder.is_dir() and (checkpoint := newest_checkpoint(folder / "checkpoints")):
+    if folder.is_dir() and newest_checkpoint(folder / "checkpoints"):
         for name in OF_A_RUN:
             if name in given:
                 raise ConfigError(
                     f"--{name} = {given[name]!r}: the folder of a run has its own policy and name; leave it out, or "
                     f"give a config or a model in place of {source}"
                 )
-        require_policy(checkpoint)
+        checkpoint = newest_of_run(source, say, parts)
         state = load_state(checkpoint)
         values = {**override(RunConfig, state["config"], flags), "name": folder.resolve().name}
         config = validate(RunConfig, {**values, "out_dir": str(folder.resolve().parent)})
@@ -77,11 +83,11 @@ def find_policy(source: str, flags: Sequence[str], command: str) -> Policy:
     )
 
 
-def newest_of_run(run: str) -> Path:
-    """The newest checkpoint of a run's folder; CheckpointError without one."""
+def newest_of_run(run: str, say: Callable[[str], None], parts: Sequence[str] = SAMPLED) -> Path:
+    """The newest checkpoint of a run's folder with whole ``parts``; CheckpointError without one. ``say`` hears of newer
+    ones that are damaged."""
     folder = Path(run)
-    if checkpoint := newest_checkpoint(folder / "checkpoints"):
-        require_policy(checkpoint)
+    if checkpoint := sound_checkpoint(folder / "checkpoints", say, parts):
         return checkpoint
     raise CheckpointError(f"run = {run!r}: {folder_note(folder)}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from arrol.training.checkpoint import load_state
 from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device, stop_token_ids
 
 
-def newest_state(run: str) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a run's folder, and its state."""
-    checkpoint = newest_of_run(run)
+def newest_state(run: str, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint of a run's folder with a whole policy and state, and that state; ``say`` hears of damaged
+    ones."""
+    checkpoint = newest_of_run(run, say)
     return checkpoint, load_state(checkpoint)
 
 

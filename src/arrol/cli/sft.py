@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from arrol import assembly
 from arrol.cli.files import require_place
+from arrol.cli.output import warner
 from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_start, has_learned
 from arrol.cli.tables import print_columns, print_json
 from arrol.cli.train import EXIT_STOPPED
@@ -29,19 +31,24 @@ from arrol.engines.embedded.support import max_positions
 from arrol.errors import CheckpointError
 from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
 from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
-from arrol.records.folder import forget_records
+from arrol.records.folder import cut_records, forget_records, readable_runs
+from arrol.records.manifest import GrowingSum
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records
 from arrol.training.checkpoint import (
+    Content,
+    flush,
     forget_checkpoints,
     forget_partial,
     load_optimizer,
     load_state,
-    newest_checkpoint,
-    require_policy,
+    manifest_of,
     require_same_config,
     save_checkpoint,
     save_policy,
+    set_aside,
+    sound_checkpoint,
+    step_of,
 )
 from arrol.training.lora import merged
 from arrol.training.policy import (
@@ -72,6 +79,8 @@ FREE_FIELDS = frozenset({"out_dir", "device", "checkpoint_every", "gradient_chec
     {"demonstrations", "task.source", "task.eval_source", "task.reward_folder"}
 )
 """Fields that a resumed warm start may change; paths differ from another working directory."""
+KEEP_CHECKPOINTS = 2
+"""The newest, and one before in case it is damaged."""
 JUDGED_SAMPLES = 16
 """Completions per held-out prompt of the last evaluation: enough for groups of 8 and 16."""
 
@@ -94,13 +103,17 @@ def run_sft(config: SftConfig, *, resume: bool, as_json: bool) -> int:
     with Claim() as claim:
         claim.take(folder)
         previous = _previous(config, folder, resume=resume)
-        parts = _parts(config, newest_checkpoint(folder / CHECKPOINTS) if previous else None)
+        say = warner(console, config.name)
+        parts = _parts(config, sound_checkpoint(folder / CHECKPOINTS, say) if previous else None)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
         forget_partial(folder / CHECKPOINTS)
         if parts.resumed is None:
             previous = None
             forget_records(folder)
+        else:
+            set_aside(folder / CHECKPOINTS, after=step_of(parts.resumed))
+            cut_records(folder, manifest_of(parts.resumed).run)
         try:
             record = _train(config, parts, folder, previous, console)
         except BaseException:
@@ -148,13 +161,17 @@ def _previous(config: SftConfig, folder: Path, *, resume: bool) -> RunRecord | N
         return None
     if "model" in held:
         raise CheckpointError(f"--resume: {folder / 'model'} is finished; choose another --name, or leave --resume out")
-    records = read_records(folder / RECORDS_FILE) if RECORDS_FILE in held else []
-    opened = [record for record in records if isinstance(record, RunRecord)]
+    opened = readable_runs(folder)
     if not opened:
+        sound_checkpoint(folder / CHECKPOINTS, lambda _: None)  # which names the file of records
         return None
     wanted = portable(config.model_dump(mode="json"))
-    require_same_config(opened[-1].config, wanted, FREE_FIELDS, where="run in that folder")
-    return opened[-1]
+    try:
+        require_same_config(opened[0].config, wanted, FREE_FIELDS, where="run in that folder")
+    except CheckpointError:
+        sound_checkpoint(folder / CHECKPOINTS, lambda _: None)  # records that are damaged say other things
+        raise
+    return replace(opened[0], segment=max(row.segment for row in opened))
 
 
 def _parts(config: SftConfig, checkpoint: Path | None) -> _Parts:
@@ -166,7 +183,6 @@ def _parts(config: SftConfig, checkpoint: Path | None) -> _Parts:
     )
     require_lora(config)
     if checkpoint:
-        require_policy(checkpoint)
         source = str(checkpoint / "policy")
         model, adapted = load_trained(config, source, device, base=config.model or source)
     elif config.model:
@@ -210,7 +226,7 @@ def _train(
         guard.num_skipped, guard.bad_in_a_row, done = state["num_skipped"], state["bad_in_a_row"], state["step"]
     segment = previous.segment + 1 if previous else 0
     terminal = TerminalSink(config.name, config.steps, console, done=done)
-    last, at = [time.monotonic()], done
+    last, at, sums = [time.monotonic()], done, GrowingSum(folder / RECORDS_FILE)
     with RecordWriter(folder / RECORDS_FILE) as records, closing(terminal):
         here = provenance(sys.argv, [config.seed])
         dumped = config.model_dump(mode="json")
@@ -221,8 +237,9 @@ def _train(
             records.sync()
             state = {"config": dumped, "step": step, "learning_rate": guard.optimizer.param_groups[0]["lr"]}
             state |= {"num_skipped": guard.num_skipped, "bad_in_a_row": guard.bad_in_a_row}
-            save_checkpoint(folder / CHECKPOINTS, step, parts.adapted, tokenizer, guard.optimizer, state)
-            forget_checkpoints(folder / CHECKPOINTS, 1)
+            held = {RECORDS_FILE: sums.now()}
+            save_checkpoint(folder / CHECKPOINTS, step, Content(parts.adapted, tokenizer, guard.optimizer, state, held))
+            forget_checkpoints(folder / CHECKPOINTS, KEEP_CHECKPOINTS, step)
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
             nonlocal at
@@ -254,6 +271,7 @@ def _saved_model(config: SftConfig, parts: _Parts, folder: Path) -> Any:
     model = merged(parts.adapted) if config.lora else parts.model
     shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
     save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), parts.tokenizer)
+    flush(folder / PARTIAL_MODEL)  # the checkpoints go next
     os.replace(folder / PARTIAL_MODEL, folder / "model")
     return load_policy(str(folder / "model"), next(model.parameters()).device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,9 @@ from rich.console import Console
 from arrol import assembly
 from arrol.cli.files import require_place
 from arrol.cli.live import LivePage
-from arrol.cli.output import run_console
+from arrol.cli.output import run_console, warner
 from arrol.cli.report import report_after
-from arrol.cli.run_folder import Claim, forget_start, has_learned
+from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_start, has_learned
 from arrol.cli.tables import show_rows
 from arrol.configs.learning import cautions
 from arrol.configs.run import RunConfig
@@ -22,11 +23,19 @@ from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.protocols import Task
 from arrol.records.diagnosis import final_findings
-from arrol.records.folder import forget_records
+from arrol.records.folder import NO_RECORDS, cut_records, forget_records, readable_runs
 from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records, read_run
 from arrol.reports.tables import comparison_rows
-from arrol.training.checkpoint import forget_partial, load_state, newest_checkpoint, require_policy, require_same_config
+from arrol.training.checkpoint import (
+    forget_partial,
+    load_state,
+    manifest_of,
+    newest_checkpoint,
+    require_same_config,
+    set_aside,
+    sound_checkpoint,
+)
 from arrol.training.learner import Learner
 from arrol.training.policy import (
     load_policy,
@@ -92,12 +101,16 @@ def train_one(
     with Claim() as claim:
         claim.take(folder)
         previous = previous_record(config, resume=resume)
-        trainer = _trainer(config, folder, previous, console, task)
+        checkpoint = _checkpoint(config, folder, console) if previous else None
+        trainer = _trainer(config, folder, previous, checkpoint, console, task)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
-        forget_partial(folder / "checkpoints")
+        forget_partial(folder / CHECKPOINTS)
         if previous is None:
             forget_records(folder)
+        else:
+            set_aside(folder / CHECKPOINTS, after=trainer.step)
+            cut_records(folder, manifest_of(checkpoint).run if checkpoint else NO_RECORDS)
         try:
             return _trained(trainer, arm, previous, console, live=live)
         except BaseException:
@@ -107,13 +120,17 @@ def train_one(
 
 
 def _trainer(
-    config: RunConfig, folder: Path, previous: RunRecord | None, console: Console, task: Task | None
+    config: RunConfig,
+    folder: Path,
+    previous: RunRecord | None,
+    checkpoint: Path | None,
+    console: Console,
+    task: Task | None,
 ) -> Trainer:
     """The trainer of a new run, or of the newest checkpoint of one."""
     torch.set_num_threads(config.num_threads)
     device = resolve_device(config.device)
     require_services(config.report_to, config.report_every)
-    checkpoint = _checkpoint(config, folder) if previous else None
     tokenizer = load_tokenizer(config.model)
     require_lora(config)
     if task is None:
@@ -159,32 +176,33 @@ def _trained(trainer: Trainer, arm: str, previous: RunRecord | None, console: Co
 
 
 def previous_record(config: RunConfig, *, resume: bool) -> RunRecord | None:
-    """Newest ``RunRecord`` in the config's folder, None for a new start; CheckpointError when the run may not be
-    resumed: ``resume`` is False, or its config differs. A run that has learned nothing gives way to a new start."""
-    folder = run_folder(config)
-    records = _records(folder)
-    opened = [record for record in records if isinstance(record, RunRecord)]
-    has_begun = has_learned(folder, records)
+    """First ``RunRecord`` in the config's folder, with the newest segment; None for a new start. CheckpointError when
+    the run may not be resumed: ``resume`` is False, or its config differs. A run that has learned nothing gives way to
+    a new start."""
+    folder, checkpoints = run_folder(config), run_folder(config) / CHECKPOINTS
+    opened = readable_runs(folder) if resume else []
+    if not resume and not has_learned(folder, _records(folder)):
+        return None
     if not resume:
-        if not has_begun:
-            return None
         raise CheckpointError(
             f"name = {config.name!r}: {folder} holds a run already; go on with --resume or choose another --name"
         )
     if not opened:  # new, or killed before the first row was whole
-        if newest_checkpoint(folder / "checkpoints"):
+        if newest_checkpoint(checkpoints):
+            sound_checkpoint(checkpoints, lambda _: None)  # which names the file of records
             raise CheckpointError(
                 f"name = {config.name!r}: {folder} holds checkpoints without their records; choose another --name"
             )
         return None
     wanted = portable(config.model_dump(mode="json"))
     try:
-        require_same_config(opened[-1].config, wanted, FREE_FIELDS | PATH_FIELDS, where="run in that folder")
+        require_same_config(opened[0].config, wanted, FREE_FIELDS | PATH_FIELDS, where="run in that folder")
     except CheckpointError:
-        if has_begun:
+        sound_checkpoint(checkpoints, lambda _: None)  # records that are damaged say other things
+        if newest_checkpoint(checkpoints) or has_learned(folder, _records(folder)):
             raise
         return None
-    return opened[-1]
+    return replace(opened[0], segment=max(row.segment for row in opened))
 
 
 def _records(folder: Path) -> list[Record]:
@@ -192,12 +210,14 @@ def _records(folder: Path) -> list[Record]:
     return read_records(folder / RECORDS_FILE) if (folder / RECORDS_FILE).exists() else []
 
 
-def _checkpoint(config: RunConfig, folder: Path) -> Path | None:
+def _checkpoint(config: RunConfig, folder: Path, console: Console) -> Path | None:
     """The checkpoint to resume from; None for a run that was killed before its first, which starts over."""
-    checkpoint = newest_checkpoint(folder / "checkpoints")
+    say = warner(console, config.name)
+    checkpoint = sound_checkpoint(folder / CHECKPOINTS, say)
     if checkpoint:
-        require_policy(checkpoint)
         require_same_config(load_state(checkpoint)["config"], config.model_dump(mode="json"), FREE_FIELDS)
+    elif any(isinstance(row, StepRecord) for row in _records(folder)):
+        say(f"no checkpoint in {folder / CHECKPOINTS}; the run starts again with its first step")
     return checkpoint
 
 

@@ -119,8 +119,8 @@ class TrainingConfig(StrictModel):
     """Compute each layer's activations again in the backward pass: less memory, one more forward pass."""
     checkpoint_every: int = Field(0, ge=0)
     """Steps between checkpoints; 0 saves at the end only."""
-    keep_checkpoints: int = Field(1, ge=1)
-    """Newest checkpoints kept, at least 1."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest checkpoints kept, at least 1; with 2, a run whose newest is damaged goes on from the one before."""
     max_bad_steps: int = Field(5, ge=1)
     """Optimizer steps in a row without a finite gradient before the run stops, at least 1."""
 

@@ -100,8 +100,8 @@ def write_head(folder: Path, state: State) -> None:
 
 
 def read_head(folder: Path) -> State | None:
-    """What :func:`write_head` saved; None without a head, CheckpointError for a damaged one."""
-    if not (folder / f"{HEAD_FILE}.json").is_file():
+    """What :func:`write_head` saved; None without a head, CheckpointError for a damaged one or for half of one."""
+    if not any((folder / f"{HEAD_FILE}{suffix}").is_file() for suffix in (".json", ".safetensors")):
         return None
     try:
         return read_state(folder, HEAD_FILE)

@@ -21,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from arrol.errors import DataError
+from arrol.records.manifest import arrays_sum, value_sum
 
 FORMAT = "arrol-pool-1"
 SUFFIX = ".safetensors"
+HEAD = {"keys", "probe_tokens", "meta"}
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class Pool:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in (*_BY_PROMPT, *_FLAT)}
         head = {"keys": list(self.keys), "probe_tokens": list(self.probe_tokens), "meta": dict(self.meta)}
+        head["sha256"] = value_sum([head, arrays_sum(arrays)])
         part = path.with_name(path.name + ".part")
         save_file(arrays, part, metadata={"format": FORMAT, "pool": json.dumps(head)})
         part.replace(path)
@@ -158,6 +161,10 @@ class Pool:
                 names = [name for name in (*_BY_PROMPT, *_FLAT) if name not in _ADDED or name in file.keys()]  # noqa: SIM118
                 arrays = {name: file.get_tensor(name) for name in names}
                 head = json.loads(metadata["pool"])
+            if "sha256" in head and head.pop("sha256") != value_sum([head, arrays_sum(arrays)]):
+                raise ValueError("it is not what was written")
+            if set(head) != HEAD:  # among them a damaged name of the sum
+                raise ValueError("its header has other fields")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             if isinstance(error, DataError):
                 raise

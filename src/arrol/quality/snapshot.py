@@ -23,10 +23,12 @@ from arrol.errors import ModelError
 from arrol.quality.calibration import Calibration, ScoredEstimator
 from arrol.quality.features import FeatureLayout
 from arrol.quality.head import QualityHead
+from arrol.records.manifest import arrays_sum, value_sum
 from arrol.types import State
 
 KEY = "arrol-estimator"
 """Entry of the blob's header; its value is JSON."""
+FIELDS = {"version", "features", "hidden_size", "model", "probe_tokens", "width", "tables"}
 
 
 class TextConfig(Protocol):
@@ -125,6 +127,7 @@ class EstimatorSnapshot:
             for number, head in enumerate(self._heads)
             for name, value in head.state_dict().items()
         }
+        header["sha256"] = _sum(header, tensors)
         return save(tensors, metadata={KEY: json.dumps(header)})
 
     @classmethod
@@ -132,6 +135,10 @@ class EstimatorSnapshot:
         """Inverse of :meth:`to_bytes`; ModelError, naming ``source``, for anything else."""
         try:
             header, tensors = _header(blob), load(blob)
+            if "sha256" in header and header.pop("sha256") != _sum(header, tensors):
+                raise ValueError("not what was written")
+            if not set(header) <= FIELDS:  # among them a damaged name of the sum
+                raise ValueError("unknown fields")
             layout = FeatureLayout(QualityConfig(features=header["features"]).features, int(header["hidden_size"]))
             heads = [
                 _head(tensors, number, layout, int(header["width"])) for number in range(len(header["probe_tokens"]))
@@ -144,7 +151,7 @@ class EstimatorSnapshot:
             shape = None if model is None else ModelFingerprint(str(model[0]), *map(int, model[1:]))
         except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise ModelError(
-                f"estimator = {source!r}: not an estimator ({type(error).__name__}); "
+                f"estimator = {source!r}: damaged or not an estimator ({type(error).__name__}); "
                 "give a file that arrol export wrote"
             ) from None
         made = cls(layout, served.probe_tokens, heads, list(served.calibrations.values()), version=served.version)
@@ -162,6 +169,12 @@ class EstimatorSnapshot:
         if not path.is_file():
             raise ModelError(f"estimator = {str(path)!r}: no such file; make one with arrol export")
         return cls.from_bytes(path.read_bytes(), source=str(path))
+
+
+def _sum(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    """Of everything that the blob holds; files of releases without sums have none."""
+    arrays = {name: value.numpy() for name, value in tensors.items()}
+    return value_sum([json.loads(json.dumps(header)), arrays_sum(arrays)])
 
 
 def _header(blob: bytes) -> dict[str, Any]:

@@ -1,11 +1,41 @@
-"""The files of a run in its folder: what a new start removes or moves aside."""
+"""The files of a run in its folder: what a resumed run reads and cuts, and what a new start removes or moves aside."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
+from arrol.records.manifest import Sum
+from arrol.records.schema import RunRecord, decode
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE
 from arrol.records.texts import forget_texts
+
+NO_RECORDS = MappingProxyType({name: Sum(0, "") for name in (RECORDS_FILE, ROLLOUTS_FILE)})
+"""Sums of a run without a row."""
+
+
+def readable_runs(folder: Path) -> list[RunRecord]:
+    """Rows that open a segment, of all lines that can be read. The checkpoint that is resumed tells of damage."""
+    path, found = folder / RECORDS_FILE, list[RunRecord]()
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+        with suppress(ValueError):  # DataError is one
+            row = decode(json.loads(line))
+            found += [row] if isinstance(row, RunRecord) else []
+    return found
+
+
+def cut_records(folder: Path, held: Mapping[str, Sum]) -> None:
+    """Cut records and rollouts to what they held at a checkpoint: rows after it are computed again. A file without a
+    sum stays as it is. OSError where the folder cannot be written."""
+    for name in (RECORDS_FILE, ROLLOUTS_FILE):
+        if name in held and (folder / name).is_file() and (folder / name).stat().st_size > held[name].size:
+            with (folder / name).open("r+b") as file:
+                file.truncate(held[name].size)
+                os.fsync(file.fileno())
 
 
 def forget_records(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Learned state on disk: JSON values in ``NAME.json``, arrays in ``NAME.safetensors``. No pickle.
 
+Both are checked when they are read: the JSON holds the sum of the arrays' file and its own.
+
 >>> import tempfile, numpy as np
 >>> with tempfile.TemporaryDirectory() as folder:
 ...     write_state(Path(folder), "state", {"step": 3, "weights": {"a": np.zeros(2)}})
@@ -17,23 +19,49 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from arrol.records.manifest import Sum, file_sum, value_sum
 from arrol.types import State
 
 ARRAY_TAG = "__array__"
+SEALED = {"state", "arrays", "sha256"}
+"""Keys of the JSON; files of releases without sums have none of them."""
 
 
 def write_state(folder: Path, name: str, state: State) -> None:
     """Write two files in ``folder``; OSError or SafetensorError when the disk refuses."""
     arrays: dict[str, np.ndarray] = {}
     tree = _split(state, "", arrays)
-    save_file(arrays, folder / f"{name}.safetensors")
-    (folder / f"{name}.json").write_text(json.dumps(tree, indent=1), "utf-8")
+    path = folder / f"{name}.safetensors"
+    save_file(arrays, path)
+    value = {"state": tree, "arrays": file_sum(path)}
+    (folder / f"{name}.json").write_text(json.dumps({**value, "sha256": value_sum(value)}, indent=1), "utf-8")
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any]:
-    """Inverse of :func:`write_state`; OSError, ValueError, KeyError or SafetensorError for damaged files."""
-    arrays = load_file(folder / f"{name}.safetensors")
-    return _join(json.loads((folder / f"{name}.json").read_text("utf-8")), arrays)
+    """Inverse of :func:`write_state`; OSError, ValueError, KeyError or SafetensorError for damaged files. A state of a
+    release without sums is read as it is."""
+    path = folder / f"{name}.safetensors"
+    value = _json(folder, name)
+    if SEALED & set(value):
+        if value.pop("sha256") != value_sum(value) or Sum(*value["arrays"]) != file_sum(path):
+            raise ValueError(f"{name}: not what was written")
+        value = value["state"]
+    return _join(value, load_file(path))
+
+
+def is_sealed(folder: Path, name: str) -> bool:
+    """Whether a state was written with sums; False too where its JSON cannot be read."""
+    try:
+        return bool(SEALED & set(_json(folder, name)))
+    except (OSError, ValueError):
+        return False
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    value = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: no JSON object")
+    return value
 
 
 def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

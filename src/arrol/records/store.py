@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrol.errors import DataError, MissingExtraError
 from arrol.records.lines import LineWriter
+from arrol.records.manifest import run_damage
 from arrol.records.schema import (
     BenchRecord,
     EndRecord,
@@ -243,8 +244,11 @@ def segment_limits(records: Sequence[Record]) -> dict[int, float]:
 
 
 def read_run(path: str | Path) -> Run:
-    """The run of a folder, or of the records file in it."""
+    """The run of a folder, or of the records file in it; DataError where its newest checkpoint tells that rows before
+    it are damaged or missing."""
     folder = Path(path).parent if Path(path).name == RECORDS_FILE else Path(path)
+    for line in run_damage(folder, (RECORDS_FILE, ROLLOUTS_FILE)):
+        raise DataError(f"records = {str(folder)!r}: {line}, as the newest checkpoint has noted; copy that file back")
     records = list(_decoded_lines(folder / RECORDS_FILE))
     if (folder / ROLLOUTS_FILE).is_file():
         records += _decoded_lines(folder / ROLLOUTS_FILE)

@@ -5,22 +5,27 @@ Layout::
     RUN/texts/00000012.json.gz
 
 A file is written whole and moved into place, so a crash leaves no half of one. A resumed run first removes the steps
-after its checkpoint, then writes them again. Numbers that ``RolloutRecord`` has are not repeated here.
+after its checkpoint, then writes them again. Its checkpoints hold the sums of all files. Numbers that ``RolloutRecord``
+has are not repeated here.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from arrol.errors import DataError
+from arrol.records.manifest import Sum, damage_below, file_sum
 
 TEXTS_FOLDER = "texts"
 LEVEL = 4
@@ -37,14 +42,35 @@ and ``probes``."""
 class TextWriter:
     """Keeps the texts of the newest steps of a run."""
 
-    def __init__(self, run: Path, limit: int, *, step: int = 0, option: str = "records.keep_texts_mib") -> None:
-        """``limit`` is in bytes, 0 keeps nothing more. ``step`` is the last one done; files of later steps go.
-        ``option`` is the name of the limit in an error."""
+    def __init__(
+        self,
+        run: Path,
+        limit: int,
+        *,
+        step: int = 0,
+        sums: Mapping[str, Sum] = MappingProxyType({}),
+        option: str = "records.keep_texts_mib",
+    ) -> None:
+        """``limit`` is in bytes, 0 keeps nothing more. ``step`` is the last one done; files of later steps go. ``sums``
+        are those of the checkpoint that is resumed. ``option`` is the name of the limit in an error."""
         self.folder, self._limit, self._option = run / TEXTS_FOLDER, limit, option
         for known in text_steps(run):
             if known > step:
                 self._failing(step_file(run, known).unlink)
-        self._sizes = {known: step_file(run, known).stat().st_size for known in text_steps(run)}
+        self._sums: dict[int, Sum] = {}
+        for known in text_steps(run):
+            self._failing(lambda known=known: self._add(known, sums.get(_relative(known))))
+        self._unsynced: list[int] = []
+
+    def sync(self) -> dict[str, Sum]:
+        """Wait until all files are on disk; their sums, as they were written, by path in the run's folder."""
+        for step in self._unsynced:
+            self._failing(partial(_sync, self.folder / step_name(step)))
+        self._unsynced = []
+        return {_relative(step): found for step, found in self._sums.items()}
+
+    def _add(self, step: int, noted: Sum | None) -> None:
+        self._sums[step] = noted or file_sum(self.folder / step_name(step))
 
     def write(self, step: int, groups: Sequence[GroupTexts]) -> None:
         """Keep a step and forget the oldest ones over the limit; of a step over the limit, its first groups.
@@ -68,11 +94,13 @@ class TextWriter:
             os.replace(part, path)
 
         self._failing(place)
-        self._sizes[step] = len(data)
-        while sum(self._sizes.values()) > self._limit:
-            oldest = min(self._sizes)
-            self._failing((self.folder / step_name(oldest)).unlink)
-            del self._sizes[oldest]
+        self._sums[step] = Sum(len(data), hashlib.sha256(data).hexdigest())
+        self._unsynced.append(step)
+        while sum(found.size for found in self._sums.values()) > self._limit:
+            oldest = min(self._sums)
+            self._failing(partial((self.folder / step_name(oldest)).unlink, missing_ok=True))
+            del self._sums[oldest]
+            self._unsynced = [step for step in self._unsynced if step != oldest]
 
     def _failing(self, act: Any) -> None:
         shown = str(self.folder)
@@ -101,9 +129,28 @@ def step_name(step: int) -> str:
     return f"{step:08d}.json.gz"
 
 
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _relative(step: int) -> str:
+    return f"{TEXTS_FOLDER}/{step_name(step)}"
+
+
 def step_file(run: Path, step: int) -> Path:
     """Where the texts of a step are."""
     return run / TEXTS_FOLDER / step_name(step)
+
+
+def texts_damage(run: Path, sums: Mapping[str, Sum]) -> list[str]:
+    """What is wrong with the files of texts, a sentence each. Steps that are absent in front of all others are those
+    that the size limit has removed."""
+    names = sorted(name for name in sums if name.startswith(TEXTS_FOLDER))
+    while names and not (run / names[0]).exists():
+        names.pop(0)
+    found = damage_below(run, {name: sums[name] for name in names})
+    return [f"{line}: the viewer lacks the completions of that step, training does not need them" for line in found]
 
 
 def read_texts(run: Path, step: int) -> bytes | None:

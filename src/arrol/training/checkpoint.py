@@ -6,9 +6,11 @@ Layout of ``RUN/checkpoints/step-000020``::
     optimizer.safetensors moments of AdamW by parameter number
     state.safetensors     arrays of everything else that learns (estimator, controller, random states)
     state.json            the rest, with the config and the step
+    manifest.json         sums of all these files, and of the run's records at that moment
 
 A folder is written under a hidden name, flushed to disk and then renamed; one to be deleted is renamed first. So a
-folder without that prefix is always whole, and whatever goes wrong while saving, older checkpoints stay.
+folder without that prefix was written as a whole, and whatever goes wrong while saving, older checkpoints stay. What
+happens to its files later is found by their sums before anything is loaded (``records/manifest.py``).
 """
 
 from __future__ import annotations
@@ -16,21 +18,27 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors
 
 from arrol.errors import CheckpointError
-from arrol.records.state import read_state, write_state
+from arrol.records.manifest import MANIFEST, Manifest, Sum, damage_below, read_manifest, write_manifest
+from arrol.records.state import is_sealed, read_state, write_state
+from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE
+from arrol.records.texts import texts_damage
 from arrol.training.model_files import damage, is_adapter_folder
 from arrol.types import State
 
 if TYPE_CHECKING:  # a run's folder is looked at before torch is loaded
     import torch
 
-PREFIX, PARTIAL = "step-", ".partial-"
+PREFIX, PARTIAL, ASIDE = "step-", ".partial-", ".damaged-"
+SAMPLED = ("policy/", "state.")
+"""Parts of a checkpoint that sampling needs."""
 PATHS = ("model", "task.source", "task.eval_source", "task.reward_folder")
 """Fields that name the same thing differently from another working directory."""
 MODEL_CARD = "README.md"
@@ -39,9 +47,18 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a full quota, a file size limit."""
 
 
-def save_checkpoint(
-    folder: Path, step: int, model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, state: State
-) -> Path:
+class Content(NamedTuple):
+    """What a checkpoint is made of."""
+
+    model: Any
+    tokenizer: Any
+    optimizer: torch.optim.Optimizer
+    state: State
+    run: Mapping[str, Sum] = MappingProxyType({})
+    """Sums of the run's own files at this moment."""
+
+
+def save_checkpoint(folder: Path, step: int, saved: Content) -> Path:
     """Write step's checkpoint below ``folder``; CheckpointError when the disk refuses."""
     from safetensors.torch import save_file
 
@@ -50,10 +67,11 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        save_policy(partial / "policy", model, tokenizer)
-        save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-        write_state(partial, "state", state)
-        _flush(partial)
+        save_policy(partial / "policy", saved.model, saved.tokenizer)
+        save_file(_optimizer_tensors(saved.optimizer), partial / "optimizer.safetensors")
+        write_state(partial, "state", saved.state)
+        write_manifest(partial, saved.run)
+        flush(partial)
         if final.exists():  # a damaged one, from which no run was resumed
             _delete(final)
         os.replace(partial, final)
@@ -77,10 +95,22 @@ def save_policy(folder: Path, model: Any, tokenizer: Any) -> None:
         raise OSError(errno.EIO, str(error), str(folder)) from None
 
 
-def forget_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep``."""
-    for old in _complete(folder)[:-keep]:
-        _delete(old)
+def forget_checkpoints(folder: Path, keep: int, newest: int) -> None:
+    """Delete all but the newest ``keep`` up to the one of step ``newest``, later ones and damaged ones included."""
+    found = _complete(folder)
+    current = [path for path in found if step_of(path) <= newest][-keep:]
+    for old in (*found, *folder.glob(f"{ASIDE}*")):
+        if old not in current:
+            _delete(old)
+
+
+def set_aside(folder: Path, after: int) -> None:
+    """Hide the checkpoints behind step ``after``, which are damaged; the next one that is saved replaces them."""
+    for path in _complete(folder):
+        if step_of(path) > after:
+            hidden = path.with_name(f"{ASIDE}{path.name}")
+            shutil.rmtree(hidden, ignore_errors=True)
+            os.replace(path, hidden)
 
 
 def forget_partial(folder: Path) -> None:
@@ -90,9 +120,41 @@ def forget_partial(folder: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, None when there is none. Nothing is changed: a run may be writing there."""
+    """The newest checkpoint, None when there is none. Nothing is changed: a run may be writing there."""
     found = _complete(folder)
     return found[-1] if found else None
+
+
+def sound_checkpoint(folder: Path, say: Callable[[str], None], parts: Sequence[str] = ("",)) -> Path | None:
+    """The newest checkpoint of which the files that begin with ``parts`` are as they were written, with all parts the
+    run's records too. ``say`` hears of damage. None without any checkpoint; CheckpointError where all are damaged."""
+    damaged: list[str] = []
+    for path in reversed(_complete(folder)):
+        found = _damage(path, say, parts)
+        if not found:
+            for line in damaged:
+                say(f"checkpoint {line}; {path.name} is used")
+            return path
+        damaged.append(f"{path.name}: {found}")
+    if not damaged:
+        return None
+    policies = (path for path in reversed(_complete(folder)) if not _damage(path, lambda _: None, ("policy/",)))
+    policy = next(policies, None)
+    start = f" with --model {policy / 'policy'}" if policy else ""
+    raise CheckpointError(
+        f"checkpoint = {str(folder)!r}: {'; '.join(damaged)}; none is whole: copy the damaged files back, or begin "
+        f"another run{start} and another --name"
+    )
+
+
+def manifest_of(checkpoint: Path) -> Manifest:
+    """Its manifest; an empty one for a checkpoint of a release without. ValueError for a damaged one."""
+    return read_manifest(checkpoint) or Manifest({}, {})
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which it was saved."""
+    return int(checkpoint.name.removeprefix(PREFIX))
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -181,11 +243,31 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tens
     }
 
 
+def _damage(checkpoint: Path, say: Callable[[str], None], parts: Sequence[str]) -> str:
+    """What is wrong with a checkpoint, empty for a whole one; ``say`` hears what does not matter to it."""
+    try:
+        manifest = read_manifest(checkpoint)
+    except ValueError as error:
+        return str(error)
+    if manifest is None and is_sealed(checkpoint, "state"):
+        return f"{MANIFEST} is absent"
+    if manifest is None:
+        require_policy(checkpoint)
+        say(f"checkpoint {checkpoint.name} has no {MANIFEST}, as of older releases, so its files were not checked")
+        return ""
+    found = damage_below(checkpoint, manifest.files, parts)
+    if "" in parts:
+        run = checkpoint.parents[1]
+        found += damage_below(run, manifest.run, (RECORDS_FILE, ROLLOUTS_FILE))
+        for line in [] if found else texts_damage(run, manifest.run):
+            say(line)
+    return ", ".join(found)
+
+
 def _complete(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    steps = {path: path.name.removeprefix(PREFIX) for path in folder.glob(f"{PREFIX}*")}
-    whole = [path for path, step in steps.items() if step.isdecimal() and (path / "state.json").is_file()]
-    return sorted(whole, key=lambda path: int(steps[path]))
+    """Checkpoints that were written as a whole, oldest first."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    return sorted(found, key=step_of)
 
 
 def _delete(checkpoint: Path) -> None:
@@ -196,7 +278,8 @@ def _delete(checkpoint: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
+    """Wait until everything below a folder is on disk; OSError when the disk refuses."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:

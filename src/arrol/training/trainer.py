@@ -7,7 +7,7 @@ is saved, so a killed and resumed run writes the same metrics as an uninterrupte
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,14 +29,17 @@ from arrol.pruning.ledger import Ledger, answer_metrics, sampling_metrics, survi
 from arrol.pruning.survival import oracle
 from arrol.quality.estimator import QualityEstimator
 from arrol.records.groups import RecordedGroup, group_texts, rollout_records
+from arrol.records.manifest import GrowingSum, Sum
 from arrol.records.pieces import Pieces
 from arrol.records.schema import EndRecord, EvalRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter
 from arrol.records.texts import TextWriter
 from arrol.training.checkpoint import (
+    Content,
     forget_checkpoints,
     load_optimizer,
     load_state,
+    manifest_of,
     require_same_config,
     save_checkpoint,
 )
@@ -111,6 +114,8 @@ class Trainer:
         self._records: RecordWriter
         self._rollouts: RecordWriter
         self._texts: TextWriter
+        self._sums = {name: GrowingSum(folder / name) for name in (RECORDS_FILE, ROLLOUTS_FILE)}
+        self._text_sums: Mapping[str, Sum] = {}
         self._pieces = Pieces(parts.tokenizer)
 
     @property
@@ -130,6 +135,7 @@ class Trainer:
         guard = self.parts.learner.guard
         guard.num_skipped, guard.bad_in_a_row = state["num_skipped"], state["bad_in_a_row"]
         self.step, self._position = state["step"], state["position"]
+        self._text_sums = manifest_of(checkpoint).run
 
     def run(self) -> EndRecord:
         """Run the steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run."""
@@ -138,7 +144,8 @@ class Trainer:
                 closing.callback(sink.close)
             self._records = closing.enter_context(RecordWriter(self.folder / RECORDS_FILE))
             self._rollouts = closing.enter_context(RecordWriter(self.folder / ROLLOUTS_FILE))
-            self._texts = TextWriter(self.folder, round(self.config.records.keep_texts_mib * 2**20), step=self.step)
+            limit = round(self.config.records.keep_texts_mib * 2**20)
+            self._texts = TextWriter(self.folder, limit, step=self.step, sums=self._text_sums)
             try:
                 with self._stop.watched():
                     self._all_steps()
@@ -195,13 +202,14 @@ class Trainer:
         return metrics | clock.laps
 
     def save(self) -> None:
-        """A checkpoint of everything that learns; rows of its steps are on disk before it is."""
+        """A checkpoint of everything that learns; rows of its steps are on disk before it is, and it has their sums."""
+        parts, folder = self.parts, self.folder / "checkpoints"
         self._records.sync()
         self._rollouts.sync()
-        folder, optimizer = self.folder / "checkpoints", self.parts.learner.guard.optimizer
-        saved = self.parts.saved or self.parts.model
-        save_checkpoint(folder, self.step, saved, self.parts.tokenizer, optimizer, self._state())
-        forget_checkpoints(folder, self.config.training.keep_checkpoints)
+        sums = {name: each.now() for name, each in self._sums.items()} | self._texts.sync()
+        saved = Content(parts.saved or parts.model, parts.tokenizer, parts.learner.guard.optimizer, self._state(), sums)
+        save_checkpoint(folder, self.step, saved)
+        forget_checkpoints(folder, self.config.training.keep_checkpoints, self.step)
 
     def _state(self) -> State:
         guard = self.parts.learner.guard

@@ -9,6 +9,7 @@ import pytest
 
 from arrol.cli.names import require_trl_names
 from arrol.errors import DataError, ModelError
+from arrol.records.manifest import write_manifest
 from arrol.records.state import write_state
 
 CONFIG = 'name = "x"\nmodel = "owner/model"\n[task]\nname = "dataset"\nsource = "owner/rows"\n'
@@ -46,6 +47,7 @@ def test_the_data_of_a_run_are_asked_for_before_torch_is_loaded(silent_hub, tmp_
     (checkpoint / "policy").mkdir()
     (checkpoint / "policy" / "config.json").write_text("{}")
     shutil.copy(checkpoint / "state.safetensors", checkpoint / "policy" / "model.safetensors")
+    write_manifest(checkpoint, {})
     for flags, name in (([], "owner/rows"), (["--task.source", "other/rows"], "other/rows")):
         ended = ended_before_torch(command, str(tmp_path / "run"), *flags)
         assert ended.stderr.startswith(f"arrol: source: {name!r} cannot be loaded: {silent_hub} {FINDS}")

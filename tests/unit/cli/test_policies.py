@@ -1,11 +1,14 @@
 """What ``arrol eval`` and ``arrol lab`` sample: a config, a run, a model; and what they refuse."""
 
+import shutil
+
 import pytest
 from safetensors.numpy import save_file
 
 from arrol.cli.policies import UNUSED, find_policy, newest_of_run
 from arrol.configs.run import RunConfig
 from arrol.errors import ArrolError
+from arrol.records.manifest import write_manifest
 from arrol.records.state import write_state
 
 OWN = "the folder of a run has its own policy and name; leave it out, or give a config or a model in place of {run}"
@@ -20,26 +23,47 @@ def run(tmp_path, write_run):
     (checkpoint / "policy").mkdir()
     (checkpoint / "policy" / "config.json").write_text("{}")
     save_file({}, checkpoint / "policy" / "model.safetensors")
+    write_manifest(checkpoint, {})
     return folder
+
+
+def unheard(text):
+    raise AssertionError(text)
 
 
 def refusal(source, *flags, command="eval"):
     with pytest.raises(ArrolError) as caught:
-        find_policy(str(source), flags, command)
+        find_policy(str(source), flags, command, unheard)
     return str(caught.value)
 
 
 def test_a_run_gives_its_newest_checkpoint_and_its_place(run):
-    policy = find_policy(str(run), ["--evaluation.num_prompts", "3"], "eval")
+    policy = find_policy(str(run), ["--evaluation.num_prompts", "3"], "eval", unheard)
     assert policy.source == str(run / "checkpoints" / "step-000001" / "policy")
     assert policy.state["config"]["model"] == "m"
     config = policy.config
     assert (config.name, config.out_dir, config.evaluation.num_prompts) == ("mine", str(run.parent), 3)
-    assert newest_of_run(str(run)).name == "step-000001"
+    assert newest_of_run(str(run), unheard).name == "step-000001"
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run):
+    older, newer = run / "checkpoints" / "step-000001", run / "checkpoints" / "step-000002"
+    shutil.copytree(older, newer)
+    (newer / "policy" / "model.safetensors").write_bytes(b"")
+    heard = []
+    policy = find_policy(str(run), [], "eval", heard.append)
+    assert policy.source == str(older / "policy")
+    assert heard == ["checkpoint step-000002: policy/model.safetensors has 0 of its 16 bytes; step-000001 is used"]
+    assert find_policy(str(run), [], "eval", unheard, ("state.",)).source == str(newer / "policy")
+    (older / "state.json").write_text("{}")
+    line = refusal(run)
+    assert line.startswith(f"checkpoint = {str(run / 'checkpoints')!r}: step-000002: policy/model.safetensors has 0 of")
+    assert "; step-000001: state.json has 2 of its " in line
+    assert line.endswith(f"begin another run with --model {older / 'policy'} and another --name")
 
 
 def test_a_config_gives_its_model(run_file):
-    policy = find_policy(str(run_file), ["--model", "owner/other"], "lab")
+    policy = find_policy(str(run_file), ["--model", "owner/other"], "lab", unheard)
     assert (policy.source, policy.state) == ("owner/other", None)
 
 
@@ -47,13 +71,13 @@ def test_a_model_needs_no_config(tmp_path, monkeypatch):
     model = tmp_path / "a model+"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    config = find_policy(str(model), ["--task.source", "x.jsonl"], "eval").config
+    config = find_policy(str(model), ["--task.source", "x.jsonl"], "eval", unheard).config
     assert (config.name, config.model) == ("a-model-", str(model))
     assert (config.task.name, config.task.source, config.task.split) == ("dataset", "x.jsonl", "")
-    assert find_policy(str(model), ["--task.source", "x.jsonl"], "lab").config.task.split == "train"
-    assert find_policy("owner/name", ["--task", "countdown"], "eval").config.task.name == "countdown"
+    assert find_policy(str(model), ["--task.source", "x.jsonl"], "lab", unheard).config.task.split == "train"
+    assert find_policy("owner/name", ["--task", "countdown"], "eval", unheard).config.task.name == "countdown"
     monkeypatch.chdir(model)
-    assert find_policy(".", ["--task", "countdown"], "eval").config.name == "a-model-"
+    assert find_policy(".", ["--task", "countdown"], "eval", unheard).config.name == "a-model-"
     assert refusal("owner/name") == (
         "task: missing; a model has no config; write arrol eval owner/name --task.source FILE, or --task NAME"
     )
@@ -91,7 +115,7 @@ def test_a_source_that_is_nothing_says_what_to_give(tmp_path, run, write_run):
         ("mine/records.jsonl", "is a file; give the"),
     ):
         with pytest.raises(ArrolError) as caught:
-            newest_of_run(str(tmp_path / "runs" / name))
+            newest_of_run(str(tmp_path / "runs" / name), unheard)
         assert note.format(runs=tmp_path / "runs") in str(caught.value)
     with pytest.raises(ArrolError, match="no such folder; give the folder of a run that arrol train made"):
-        newest_of_run(str(tmp_path / "none" / "x"))
+        newest_of_run(str(tmp_path / "none" / "x"), unheard)

@@ -116,6 +116,38 @@ def test_a_resumed_warm_start_equals_the_whole_one(sft_file, tmp_path, capsys, m
     assert "model is finished; choose another --name, or leave --resume out" in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_of_a_warm_start_gives_way_to_the_one_before(sft_file, tmp_path, capsys, monkeypatch):
+    command = ["sft", str(sft_file), "--checkpoint_every", "4"]
+    assert main([*command, "--out_dir", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr(sft, "_saved_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(command) == 130
+    folder = tmp_path / "warm"
+    state = folder / "checkpoints" / "step-000008" / "state.json"
+    state.write_text(state.read_text().replace('"step": 8', '"step": 9'))
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 0
+    line = "warning: warm: checkpoint step-000008: state.json is not what was written; step-000004 is used\n"
+    assert line in capsys.readouterr().out
+    assert read_run(folder).run.resume_step == 4
+    ours, theirs = (path / "model" / "model.safetensors" for path in (folder, tmp_path / "whole" / "warm"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_damaged_records_of_a_warm_start_are_refused(sft_file, tmp_path, capsys, monkeypatch):
+    command = ["sft", str(sft_file), "--steps", "15", "--checkpoint_every", "12"]
+    with monkeypatch.context() as broken:
+        broken.setattr(sft, "_saved_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(command) == 130
+    records = tmp_path / "warm" / "records.jsonl"
+    for content in (b"", records.read_bytes().replace(b'"loss/sft": ', b'"loss/sft": 1')):
+        records.write_bytes(content)
+        capsys.readouterr()
+        assert main([*command, "--resume"]) == 2
+        assert "step-000012: records.jsonl " in capsys.readouterr().err
+        assert records.read_bytes() == content
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_saves_and_ends_without_checkpoint_every(
     sft_file, tmp_path, capsys, monkeypatch, number

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from arrol.cli.run_folder import Claim
 from arrol.cli.train import previous_record, run_folder
 from arrol.configs.run import load_run
 from arrol.errors import CheckpointError
-from arrol.records.store import portable
+from arrol.records.store import portable, read_run
 from arrol.reports import page
 from arrol.training.policy import character_tokenizer
 
@@ -79,15 +80,71 @@ def test_a_picture_that_cannot_be_drawn_never_fails_a_run(tiny_file, tmp_path, c
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "policy/model.safetensors"])
-def test_a_damaged_checkpoint_leaves_the_records_alone(tiny_file, tmp_path, capsys, name):
+def test_checkpoints_that_are_all_damaged_leave_the_records_alone(tiny_file, tmp_path, capsys, name):
     assert main(["train", str(tiny_file)]) == 0
-    records = tmp_path / "runs" / "tiny" / "records.jsonl"
+    records, checkpoints = tmp_path / "runs" / "tiny" / "records.jsonl", tmp_path / "runs" / "tiny" / "checkpoints"
     before = records.read_bytes()
-    next((tmp_path / "runs" / "tiny" / "checkpoints").glob(f"step-*/{name}")).unlink()
+    for path in checkpoints.glob(f"step-*/{name}"):
+        path.unlink()
     capsys.readouterr()
     assert main(["train", str(tiny_file), "--resume", "--training.steps", "3"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"arrol: checkpoint = {str(checkpoints)!r}: step-000002: {name} is absent; step-000001: {name}"
+    )
+    assert err.count("\n") == 1
     assert records.read_bytes() == before
+    assert {path.name for path in checkpoints.iterdir()} == {"step-000001", "step-000002"}
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_goes_on(tiny_file, tmp_path, capsys):
+    assert main(["train", str(tiny_file), "--training.steps", "3"]) == 0
+    folder = tmp_path / "runs" / "tiny"
+    whole = read_run(folder)
+    (folder / "checkpoints" / "step-000003" / "state.safetensors").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["train", str(tiny_file), "--resume", "--training.steps", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "warning: tiny: checkpoint step-000003: state.safetensors has 0 of its " in out
+    assert " bytes; step-000002 is used\n" in out
+    run = read_run(folder)
+    assert (run.run.segment, run.run.resume_step) == (1, 2)
+    assert run.rollouts[-2:] == tuple(replace(row, segment=1) for row in whole.rollouts[-2:])
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step-000002", "step-000003"}
+
+
+def test_records_that_are_damaged_before_the_checkpoints_are_refused(tiny_file, tmp_path, capsys):
+    assert main(["train", str(tiny_file)]) == 0
+    folder = tmp_path / "runs" / "tiny"
+    records = folder / "records.jsonl"
+    whole = records.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for content in (whole[: len(lines[0]) + 20], b"", b"".join(lines[:2] + lines[3:]), whole.replace(b"0.0", b"0.1")):
+        records.write_bytes(content)
+        capsys.readouterr()
+        assert main(["train", str(tiny_file), "--resume", "--training.steps", "3"]) == 2
+        err = capsys.readouterr().err
+        assert err.count("step-000001: records.jsonl ") == err.count("step-000002: records.jsonl ") == 1, err
+        assert f"begin another run with --model {folder / 'checkpoints' / 'step-000002' / 'policy'}" in err
+        assert records.read_bytes() == content
+        assert main(["report", str(folder)]) == 2
+        assert f"records = {str(folder)!r}: records.jsonl " in capsys.readouterr().err
+    records.write_bytes(whole)
+    assert main(["train", str(tiny_file), "--resume", "--training.steps", "3"]) == 0
+
+
+def test_a_run_without_checkpoints_starts_again(tiny_file, tmp_path, capsys):
+    assert main(["train", str(tiny_file)]) == 0
+    folder = tmp_path / "runs" / "tiny"
+    whole = read_run(folder)
+    shutil.rmtree(folder / "checkpoints")
+    capsys.readouterr()
+    assert main(["train", str(tiny_file), "--resume"]) == 0
+    text = f"warning: tiny: no checkpoint in {folder / 'checkpoints'}; the run starts again with its first step\n"
+    assert text in capsys.readouterr().out
+    again = read_run(folder)
+    assert (again.run.run_id, again.run.segment, again.run.resume_step) == (whole.run.run_id, 1, 0)
+    assert again.rollouts == tuple(replace(row, segment=1) for row in whole.rollouts)
 
 
 def test_what_lies_in_a_folder_decides_how_to_go_on(run_file, write_run):

@@ -80,7 +80,14 @@ def test_a_head_of_another_shape_is_named(tmp_path, options, words):
 @pytest.mark.parametrize("suffix", ["json", "safetensors"])
 def test_a_damaged_head_is_named(tmp_path, suffix):
     write_head(tmp_path, learnt().save())
-    (tmp_path / f"{HEAD_FILE}.{suffix}").write_bytes(b"{")
+    path = tmp_path / f"{HEAD_FILE}.{suffix}"
+    whole = path.read_bytes()
+    place = len(whole) // 2
+    for content in (b"{", whole[:-1], whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            read_head(tmp_path)
+    path.unlink()
     with pytest.raises(CheckpointError, match="is damaged"):
         read_head(tmp_path)
 

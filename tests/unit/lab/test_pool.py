@@ -1,5 +1,7 @@
 """A pool in memory and on disk."""
 
+import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -27,11 +29,31 @@ def test_a_file_of_the_first_version_has_no_successes(pool, tmp_path):
     pool.save(tmp_path / "p.safetensors")
     arrays = load_file(tmp_path / "p.safetensors")
     with safe_open(str(tmp_path / "p.safetensors"), "numpy") as file:
-        head = file.metadata()
+        metadata = file.metadata()
     del arrays["success_PN"]
-    save_file(arrays, tmp_path / "old.safetensors", metadata=head)
+    head = {name: value for name, value in json.loads(metadata["pool"]).items() if name != "sha256"}
+    save_file(arrays, tmp_path / "old.safetensors", metadata={**metadata, "pool": json.dumps(head)})
     read = Pool.load(tmp_path / "old.safetensors")
     np.testing.assert_array_equal(read.label_PN, np.where(read.is_known_PN, read.reward_PN > 0.5, np.nan))
+
+
+def test_a_changed_bit_is_found_wherever_it_is(pool, tmp_path):
+    path, rng = tmp_path / "p.safetensors", random.Random(0)
+    pool.save(path)
+    whole, found = path.read_bytes(), 0
+    for place in {*range(8, 2000, 31), *(rng.randrange(8, len(whole)) for _ in range(100))}:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        try:
+            read = Pool.load(path)  # a blank between two fields
+        except DataError as error:
+            found += 1
+            assert "cannot be read (" in str(error) or "is no pool" in str(error)  # noqa: PT017
+        else:
+            assert read.meta == pool.meta
+            np.testing.assert_array_equal(read.sketch_PND, pool.sketch_PND)
+    assert found > 100
 
 
 def test_parts_join_to_the_whole(pool):

@@ -1,7 +1,9 @@
 """What an estimator knew survives the journey as bytes, and nothing else is taken for it."""
 
 import json
+import random
 import types
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -147,11 +149,11 @@ def framed(header):
 
 
 def with_header(**changes):
-    """A good file with a few things said differently."""
+    """A good file of a release without sums, with a few things said differently."""
     blob = snapshot_of().to_bytes()
     length = int.from_bytes(blob[:8], "little")
     outer = json.loads(blob[8 : 8 + length])
-    inner = {**json.loads(outer["__metadata__"][KEY]), **changes}
+    inner = {**json.loads(outer["__metadata__"][KEY]), "sha256": None, **changes}
     outer["__metadata__"][KEY] = json.dumps({key: value for key, value in inner.items() if value is not None})
     return framed(json.dumps(outer).encode()) + blob[8 + length :]
 
@@ -214,13 +216,25 @@ def test_what_is_no_estimator_is_refused(tmp_path, blob):
     path.write_bytes(blob)
     with pytest.raises(ModelError) as caught:
         EstimatorSnapshot.read(path)
-    assert str(caught.value).startswith(f"estimator = {str(path)!r}: not an estimator")
+    assert str(caught.value).startswith(f"estimator = {str(path)!r}: damaged or not an estimator")
     assert "arrol export" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_good_header_is_no_stranger():
     assert_same(EstimatorSnapshot.from_bytes(with_header()), snapshot_of())
+
+
+def test_a_changed_bit_is_found_wherever_it_is():
+    snapshot = snapshot_of()
+    blob, rng = snapshot.to_bytes(), random.Random(0)
+    for place in {*range(8, len(blob), 97), *(rng.randrange(len(blob)) for _ in range(200))}:
+        changed = bytearray(blob)
+        changed[place] ^= 1 << rng.randrange(8)
+        with suppress(ModelError):
+            assert_same(EstimatorSnapshot.from_bytes(bytes(changed)), snapshot)  # a blank between two fields
+    with pytest.raises(ModelError, match="damaged or not an estimator"):
+        EstimatorSnapshot.from_bytes(blob[:-1] + bytes([blob[-1] ^ 1]))
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])

@@ -2,12 +2,14 @@
 
 import doctest
 import json
+import random
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from arrol.records import state as module
-from arrol.records.state import read_state, write_state
+from arrol.records.state import is_sealed, read_state, write_state
 
 
 def test_example():
@@ -36,10 +38,43 @@ def test_a_scalar_array_keeps_its_shape(tmp_path):
     assert read_state(tmp_path, "head")["x"].shape == ()
 
 
-def test_an_array_that_is_missing_is_a_key_error(tmp_path):
-    write_state(tmp_path, "head", {"x": np.zeros(1)})
-    tree = json.loads((tmp_path / "head.json").read_text())
+def test_a_state_of_a_release_without_sums_is_read(tmp_path):
+    write_state(tmp_path, "head", {"x": np.ones(1), "n": 2})
+    assert is_sealed(tmp_path, "head")
+    tree = json.loads((tmp_path / "head.json").read_text())["state"]
+    (tmp_path / "head.json").write_text(json.dumps(tree))
+    assert not is_sealed(tmp_path, "head")
+    assert read_state(tmp_path, "head") == {"x": np.ones(1), "n": 2}
     tree["y"] = {"__array__": "/y", "shape": [1]}
     (tmp_path / "head.json").write_text(json.dumps(tree))
     with pytest.raises(KeyError):
         read_state(tmp_path, "head")
+
+
+def test_every_changed_bit_is_found(tmp_path):
+    given = {"x": np.arange(3.0), "names": ["a", 0.1, float("nan")]}
+    write_state(tmp_path, "head", given)
+    rng = random.Random(0)
+    for path in tmp_path.iterdir():
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(changed)
+            try:
+                back = read_state(tmp_path, "head")
+            except (ValueError, KeyError, SafetensorError):
+                continue
+            assert path.suffix == ".json"  # a blank between two values
+            assert repr(back) == repr(given)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{", ""])
+def test_what_is_no_object_is_a_value_error(tmp_path, content):
+    write_state(tmp_path, "head", {})
+    (tmp_path / "head.json").write_text(content)
+    with pytest.raises(ValueError, match=r"head|JSON|Expecting"):
+        read_state(tmp_path, "head")
+    assert not is_sealed(tmp_path, "head")
+    assert not is_sealed(tmp_path, "none")

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from arrol.errors import DataError
-from arrol.records.texts import TextWriter, forget_texts, packed, read_texts, step_file, text_steps
+from arrol.records.manifest import file_sum
+from arrol.records.texts import TextWriter, forget_texts, packed, read_texts, step_file, text_steps, texts_damage
 
 HOSTILE = "<script>alert(1)</script>\u202e\x00\ud800"
 
@@ -66,6 +67,37 @@ def test_a_resumed_run_forgets_the_steps_after_its_checkpoint(tmp_path):
         writer.write(step, [group()])
     TextWriter(tmp_path, 0, step=2)
     assert text_steps(tmp_path) == [1, 2]
+
+
+def test_sums_are_those_of_the_files_and_of_what_was_written(tmp_path):
+    writer = TextWriter(tmp_path, 2**20)
+    for step in (1, 2):
+        writer.write(step, [group(text=noise(99, step))])
+    names = ["texts/00000001.json.gz", "texts/00000002.json.gz"]
+    sums = writer.sync()
+    assert sums == {name: file_sum(tmp_path / name) for name in names}
+    assert TextWriter(tmp_path, 2**20, step=2).sync() == sums
+    step_file(tmp_path, 1).write_bytes(b"damaged")
+    assert TextWriter(tmp_path, 2**20, step=2, sums=sums).sync() == sums  # as noted, so it is named again
+    assert list(TextWriter(tmp_path, 2**20, step=1, sums=sums).sync()) == names[:1]
+
+
+def test_damage_is_told_from_what_the_limit_has_removed(tmp_path):
+    writer = TextWriter(tmp_path, 2**20)
+    for step in range(1, 6):
+        writer.write(step, [group()])
+    sums = writer.sync()
+    assert texts_damage(tmp_path, sums) == []
+    step_file(tmp_path, 1).unlink()
+    assert texts_damage(tmp_path, sums) == []
+    step_file(tmp_path, 3).unlink()
+    step_file(tmp_path, 4).write_bytes(b"")
+    step_file(tmp_path, 5).write_bytes(step_file(tmp_path, 5).read_bytes() + b"x")
+    assert [line.split(":")[0] for line in texts_damage(tmp_path, sums)] == [
+        "texts/00000003.json.gz is absent",
+        f"texts/00000004.json.gz has 0 of its {sums['texts/00000004.json.gz'].size} bytes",
+        "texts/00000005.json.gz is not what was written",
+    ]
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -10,17 +10,24 @@ import safetensors
 import torch
 
 from arrol.errors import CheckpointError
+from arrol.records.manifest import file_sum
+from arrol.records.texts import TextWriter
 from arrol.training import checkpoint as module
 from arrol.training.checkpoint import (
+    SAMPLED,
+    Content,
     damaged,
     forget_checkpoints,
     forget_partial,
     load_optimizer,
     load_state,
+    manifest_of,
     newest_checkpoint,
     require_policy,
     require_same_config,
     save_checkpoint,
+    set_aside,
+    sound_checkpoint,
 )
 
 STATE = {
@@ -59,8 +66,23 @@ def stepped_optimizer(steps=2):
     return weight, optimizer
 
 
-def save(folder, step=2, *, error=None, state=STATE):
-    return save_checkpoint(folder, step, Folder("model", error), Folder("tokenizer"), stepped_optimizer()[1], state)
+def save(folder, step=2, *, error=None, state=STATE, run=()):
+    parts = Content(Folder("model", error), Folder("tokenizer"), stepped_optimizer()[1], state, dict(run))
+    return save_checkpoint(folder, step, parts)
+
+
+def sound(folder, *parts):
+    """What is found below ``folder``, and what was said."""
+    heard = []
+    path = sound_checkpoint(folder, heard.append, parts or ("",))
+    return path and path.name, heard
+
+
+def without_sums(path):
+    """The checkpoint as an older release wrote it."""
+    (path / "manifest.json").unlink()
+    state = json.loads((path / "state.json").read_text())["state"]
+    (path / "state.json").write_text(json.dumps(state))
 
 
 def test_what_was_saved_comes_back(tmp_path):
@@ -91,23 +113,117 @@ def test_an_optimizer_goes_on_where_it_was(tmp_path):
 
 def test_an_optimizer_that_never_stepped_can_be_saved(tmp_path):
     optimizer = stepped_optimizer(0)[1]
-    path = save_checkpoint(tmp_path, 1, Folder("model"), Folder("tokenizer"), optimizer, STATE)
+    path = save_checkpoint(tmp_path, 1, Content(Folder("model"), Folder("tokenizer"), optimizer, STATE))
     load_optimizer(path, optimizer, 0.5)
     assert optimizer.state_dict()["state"] == {}
 
 
-def test_the_newest_whole_checkpoint_counts_and_leftovers_go(tmp_path):
+def test_the_newest_checkpoint_counts_and_leftovers_go(tmp_path):
     assert newest_checkpoint(tmp_path / "none") is None
     for step in (999_999, 1_000_000, 5):
         save(tmp_path, step)
-    (tmp_path / "step-2000000").mkdir()  # no state: not whole
     (tmp_path / "step-x").mkdir()
     (tmp_path / ".partial-000007").mkdir()
     assert newest_checkpoint(tmp_path).name == "step-1000000"
     assert (tmp_path / ".partial-000007").exists()
     forget_partial(tmp_path)
-    forget_checkpoints(tmp_path, 2)
-    assert {path.name for path in tmp_path.iterdir()} == {"step-999999", "step-1000000", "step-2000000", "step-x"}
+    forget_checkpoints(tmp_path, 2, 1_000_000)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-999999", "step-1000000", "step-x"}
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path):
+    folder = tmp_path / "checkpoints"
+    assert sound(folder) == (None, [])
+    for step in (1, 2, 3):
+        save(folder, step)
+    assert sound(folder) == ("step-000003", [])
+    (folder / "step-000003" / "optimizer.safetensors").write_bytes(b"")
+    (folder / "step-000002" / "policy" / "model").write_text("m0del")
+    size = (folder / "step-000001" / "optimizer.safetensors").stat().st_size
+    third = f"checkpoint step-000003: optimizer.safetensors has 0 of its {size} bytes; step-000001 is used"
+    second = "checkpoint step-000002: policy/model is not what was written; step-000001 is used"
+    assert sound(folder) == ("step-000001", [third, second])
+    assert sound(folder, *SAMPLED) == ("step-000003", [])  # sampling needs no optimizer
+    (folder / "step-000001" / "state.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        sound_checkpoint(folder, print)
+    assert str(caught.value) == (
+        f"checkpoint = {str(folder)!r}: step-000003: optimizer.safetensors has 0 of its {size} bytes; step-000002: "
+        "policy/model is not what was written; step-000001: state.json is absent; none is whole: copy the damaged "
+        f"files back, or begin another run with --model {folder / 'step-000003' / 'policy'} and another --name"
+    )
+
+
+def test_records_before_a_checkpoint_are_part_of_it(tmp_path):
+    folder, records = tmp_path / "checkpoints", tmp_path / "records.jsonl"
+    for step in (1, 2):
+        records.write_text("row\n" * step)
+        save(folder, step, run={"records.jsonl": file_sum(records)})
+    records.write_text("row\nrow\nrow\n")
+    assert sound(folder) == ("step-000002", [])
+    records.write_text("row\nro")
+    line = "checkpoint step-000002: records.jsonl has 6 of its 8 bytes; step-000001 is used"
+    assert sound(folder) == ("step-000001", [line])
+    assert sound(folder, *SAMPLED) == ("step-000002", [])
+    records.unlink()
+    with pytest.raises(CheckpointError, match=r"step-000002: records.jsonl is absent; step-000001: records.jsonl is"):
+        sound_checkpoint(folder, print)
+
+
+def test_damaged_texts_are_said_and_do_not_matter(tmp_path):
+    writer = TextWriter(tmp_path, 2**20)
+    for step in (1, 2):
+        writer.write(step, [])
+    folder = tmp_path / "checkpoints"
+    save(folder, 2, run=writer.sync())
+    (tmp_path / "texts" / "00000002.json.gz").write_bytes(b"")
+    name, heard = sound(folder)
+    assert name == "step-000002"
+    assert len(heard) == 1
+    assert heard[0].startswith("texts/00000002.json.gz has 0 of its ")
+    assert heard[0].endswith(" bytes: the viewer lacks the completions of that step, training does not need them")
+
+
+def test_a_manifest_that_is_damaged_or_gone_is_named(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / "step-000003" / "manifest.json").unlink()
+    (tmp_path / "step-000002" / "manifest.json").write_text("{}")
+    assert sound(tmp_path) == (
+        "step-000001",
+        [
+            "checkpoint step-000003: manifest.json is absent; step-000001 is used",
+            "checkpoint step-000002: manifest.json is not what was written; step-000001 is used",
+        ],
+    )
+
+
+def test_a_checkpoint_of_an_older_release_is_used_and_said(tmp_path):
+    path = save(tmp_path)
+    without_sums(path)
+    (path / "policy" / "config.json").write_text("{}")
+    (path / "policy" / "model.safetensors").write_bytes((path / "state.safetensors").read_bytes())
+    text = "checkpoint step-000002 has no manifest.json, as of older releases, so its files were not checked"
+    assert sound(tmp_path) == ("step-000002", [text])
+    assert manifest_of(path).run == {}
+    (path / "policy" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"policy/model.safetensors is damaged or absent; it is the only one"):
+        sound_checkpoint(tmp_path, print)
+
+
+def test_damaged_checkpoints_are_hidden_until_the_next_is_saved(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    set_aside(tmp_path, after=2)
+    set_aside(tmp_path, after=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000001", "step-000002", ".damaged-step-000003"}
+    forget_partial(tmp_path)
+    save(tmp_path, 3)
+    set_aside(tmp_path, after=2)
+    save(tmp_path, 4)
+    save(tmp_path, 9)  # of another line of the run
+    forget_checkpoints(tmp_path, 2, 4)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000002", "step-000004"}
 
 
 def test_the_same_step_replaces_a_damaged_one(tmp_path):
@@ -151,7 +267,7 @@ def test_a_half_deleted_checkpoint_does_not_look_whole(tmp_path, monkeypatch):
     save(tmp_path, 1)
     save(tmp_path, 2)
     monkeypatch.setattr(module.shutil, "rmtree", lambda *args, **kwargs: None)  # as if killed there
-    forget_checkpoints(tmp_path, 1)
+    forget_checkpoints(tmp_path, 1, 2)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.glob("step-*")] == ["step-000002"]
     assert newest_checkpoint(tmp_path).name == "step-000002"
@@ -171,10 +287,7 @@ def test_a_damaged_state_is_one_line(tmp_path, name, content):
         load_state(path)
     begin = f"checkpoint = {str(path)!r}: {name} is damaged or absent; "
     assert str(caught.value) == f"{begin}it is the only one, so give another --name"
-    older = path.with_name("step-000001")
-    older.mkdir()
-    (older / "state.json").write_text("{}")
-    (path / "state.json").touch()
+    path.with_name("step-000001").mkdir()
     assert str(damaged(path, name)) == f"{begin}delete that folder to go on from an older one"
 
 
@@ -224,6 +337,7 @@ def test_a_damaged_optimizer_is_one_line(tmp_path):
 
 def test_an_array_that_is_missing_is_damage(tmp_path):
     path = save(tmp_path)
+    without_sums(path)
     tree = json.loads((path / "state.json").read_text())
     tree["buffers"]["0"]["x"]["__array__"] = "elsewhere"
     (path / "state.json").write_text(json.dumps(tree))

@@ -95,8 +95,8 @@ class Sink:
 def saved(monkeypatch):
     """Steps that were saved, with their state; nothing is written."""
     states = {}
-    monkeypatch.setattr(module, "save_checkpoint", lambda *args: states.update({args[1]: args[-1]}))
-    monkeypatch.setattr(module, "forget_checkpoints", lambda folder, keep: None)
+    monkeypatch.setattr(module, "save_checkpoint", lambda *args: states.update({args[1]: args[-1].state}))
+    monkeypatch.setattr(module, "forget_checkpoints", lambda folder, keep, newest: None)
     return states
 
 

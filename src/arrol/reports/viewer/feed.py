@@ -37,6 +37,8 @@ class GrowingRows:
 
     def __init__(self, path: Path) -> None:
         self.path, self._offset, self._identity = path, 0, 0
+        self._last = b""
+        """The line in front of the offset."""
         self.has_more = False
         """The last look did not reach the end of the file."""
 
@@ -46,8 +48,11 @@ class GrowingRows:
         try:
             with open(self.path, "rb") as file:
                 status = os.fstat(file.fileno())
-                is_new = self._offset > status.st_size or self._identity not in (0, status.st_ino)
-                self._offset, self._identity = (0 if is_new else self._offset), status.st_ino
+                file.seek(self._offset - len(self._last))
+                is_same = self._identity in (0, status.st_ino) and file.read(len(self._last)) == self._last
+                self._identity = status.st_ino
+                if not is_same:  # a resumed run has cut it
+                    self._offset, self._last = 0, b""
                 file.seek(self._offset)
                 data = file.read(most)
                 if most > 0 and len(data) == most:
@@ -59,8 +64,9 @@ class GrowingRows:
         whole = data[: data.rfind(b"\n") + 1]
         rows = _parsed(whole, self.path)
         self._offset += len(whole)
+        self._last = whole[whole[:-1].rfind(b"\n") + 1 :] or self._last
         self.has_more = self._offset + len(data) - len(whole) < status.st_size
-        return rows, is_new
+        return rows, not is_same
 
 
 class RunFeed:

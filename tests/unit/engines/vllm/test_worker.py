@@ -178,7 +178,10 @@ def blob_of(**changes):
 
 
 REFUSALS = {
-    "no estimator": (b"no", "estimator = 'bytes': not an estimator (ValueError); give a file that arrol export wrote"),
+    "no estimator": (
+        b"no",
+        "estimator = 'bytes': damaged or not an estimator (ValueError); give a file that arrol export wrote",
+    ),
     "no base64": ("a", "Invalid base64-encoded string"),
     "another width": (
         snapshot_of(PROBE, hidden=5).to_bytes(),

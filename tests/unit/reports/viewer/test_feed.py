@@ -87,6 +87,26 @@ def test_a_run_that_was_replaced_starts_over(small):
     assert (page["epoch"], page["start"], column(page, "right")) == (1, 0, [0, 0, 0])
 
 
+def test_a_run_that_was_cut_and_has_grown_again_starts_over(small):
+    """A resumed run cuts its rows at the checkpoint; when it has written more than there was, only their text tells."""
+    small.step(1)
+    size = (small.folder / "rollouts.jsonl").stat().st_size
+    small.step(2)
+    feed = RunFeed(small.folder)
+    feed.page(0, 0)
+    for name in ("records.jsonl", "rollouts.jsonl"):
+        with open(small.folder / name, "r+b") as file:
+            file.truncate(size if name == "rollouts.jsonl" else 0)
+    small.records(run_row(), run_row(segment=1, resume_step=1))
+    for step in (2, 3):
+        small.step(step, rewards=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)), segment=1)
+    page = feed.page(0, 12)
+    assert (page["epoch"], page["start"]) == (1, 0)
+    assert column(page, "step") == [1] * 6 + [2] * 6 + [3] * 6
+    assert column(page, "right") == [1, 0, None, 1, 1, 1] + [0] * 12
+    assert (feed.page(1, 18)["epoch"], column(feed.page(1, 18), "step")) == (1, [])
+
+
 def test_a_reward_function_that_knows_no_success_leaves_the_outcome_open(small):
     small.records(run_row(segment=1, resume_step=0, task={"reward": ["m:f"]}))
     small.rollouts(rollout_row(segment=1), rollout_row(index=1, segment=1, success=0.0))
