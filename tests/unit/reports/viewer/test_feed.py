@@ -105,6 +105,11 @@ def test_a_run_that_was_cut_and_has_grown_again_starts_over(small):
     assert column(page, "step") == [1] * 6 + [2] * 6 + [3] * 6
     assert column(page, "right") == [1, 0, None, 1, 1, 1] + [0] * 12
     assert (feed.page(1, 18)["epoch"], column(feed.page(1, 18), "step")) == (1, [])
+    (small.folder / "rollouts.jsonl").write_bytes(b"")
+    assert column(feed.page(1, 18), "step") == []
+    assert column(feed.page(1, 18), "step") == []
+    small.step(1, segment=1)
+    assert column(feed.page(2, 0), "step") == [1] * 6
 
 
 def test_a_reward_function_that_knows_no_success_leaves_the_outcome_open(small):
