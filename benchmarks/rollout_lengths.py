@@ -16,9 +16,9 @@ import torch
 
 from arrol import assembly
 from arrol.configs.run import RunConfig, load_run
-from arrol.evaluation.metrics import accuracy_with_interval
 from arrol.records.schema import EndRecord, EvalRecord
 from arrol.records.store import RecordWriter, provenance
+from arrol.stats import accuracy_with_interval
 from arrol.training.policy import load_policy, load_tokenizer, resolve_device, stop_token_ids
 from arrol.types import GroupRequest, SamplingParams
 

@@ -34,8 +34,8 @@ class TableRollout(rollout.PrunedRollout):
             for request, wanted in zip(made, self.table, strict=True)
         ]
 
-    def _advantages(self, everyone, trainer):
-        self.noted = list(zip(everyone, super()._advantages(everyone, trainer), strict=True))
+    def _advantages(self, everyone, lessons, trainer):
+        self.noted = list(zip(everyone, super()._advantages(everyone, lessons, trainer), strict=True))
         return [advantages for _, advantages in self.noted]
 
 
@@ -52,12 +52,15 @@ def double(scenario):
         "beta": 0.0,
         "top_entropy_quantile": 1.0,
         "generation_kwargs": None,
+        "output_dir": "",
         "generation_batch_size": size * len(scenario.sizes),
     }
     model = small_model()
     return SimpleNamespace(
         args=SimpleNamespace(**args),
-        accelerator=SimpleNamespace(num_processes=1, process_index=0, unwrap_model=lambda model: model),
+        accelerator=SimpleNamespace(
+            num_processes=1, process_index=0, unwrap_model=lambda model: model, is_main_process=False
+        ),
         model=SimpleNamespace(training=True, config=model.config),
         processing_class=SimpleNamespace(pad_token_id=0),
         eos_token_ids=[2, 3],

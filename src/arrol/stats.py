@@ -85,6 +85,16 @@ def bootstrap_interval(
     return Interval(float(low), float(high))
 
 
+def accuracy_with_interval(reward_PG: np.ndarray) -> tuple[float, float, float]:
+    """Mean reward and its 95% interval: Wilson for one 0/1 sample per prompt, else a bootstrap over prompts."""
+    assert reward_PG.ndim == 2, reward_PG.shape
+    if reward_PG.shape[1] == 1 and np.isin(reward_PG, (0.0, 1.0)).all():
+        low, high = wilson_interval(float(reward_PG.sum()), reward_PG.shape[0])
+    else:
+        low, high = bootstrap_interval(reward_PG.mean(1), seed=0)
+    return float(reward_PG.mean()), low, high
+
+
 @lru_cache(maxsize=1)
 def _draws(seed: int, size: int, resamples: int) -> np.ndarray:
     """int32 ``[resamples, size]``, read-only: several metrics of the same problems share one draw."""

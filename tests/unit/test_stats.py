@@ -7,6 +7,7 @@ import pytest
 
 from arrol.stats import (
     Interval,
+    accuracy_with_interval,
     bisect_increasing,
     bootstrap_interval,
     incomplete_beta,
@@ -14,6 +15,25 @@ from arrol.stats import (
     student_t_quantile,
     wilson_interval,
 )
+
+
+class TestAccuracy:
+    def test_one_sample_per_prompt_takes_wilsons_interval(self):
+        reward_PG = np.array([1.0] * 30 + [0.0] * 70)[:, None]
+        accuracy, low, high = accuracy_with_interval(reward_PG)
+        assert accuracy == pytest.approx(0.3)
+        assert (low, high) == pytest.approx((0.2189, 0.3958), abs=5e-4)
+
+    def test_several_samples_take_a_bootstrap_over_prompts(self):
+        reward_PG = np.repeat(np.array([[1.0], [0.0]] * 50), 8, axis=1)  # prompts are all right or all wrong
+        accuracy, low, high = accuracy_with_interval(reward_PG)
+        assert accuracy == 0.5
+        assert 0.38 < low < 0.43  # 100 independent prompts, not 800 independent samples
+        assert 0.57 < high < 0.62
+        assert accuracy_with_interval(reward_PG) == (accuracy, low, high)
+
+    def test_graded_rewards_keep_their_mean(self):
+        assert accuracy_with_interval(np.array([[0.25], [0.75]]))[0] == 0.5
 
 
 class TestWilson:

@@ -8,6 +8,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import trl_host
 from arrol.errors import ConfigError
+from arrol.records.store import read_run
+from arrol.records.texts import read_texts, text_steps
 
 
 def train(folder, **changes):
@@ -24,7 +26,19 @@ def train(folder, **changes):
         "probes": list(host.pruned.memory.probe_tokens),
         "survivors": sum(rollout.survived for rollout in host.pruned.batch.rollouts),
         "choices": trl_host.history(host, "arrol/pruning/auto/merit"),
+        "records": recorded(folder),
         "generated": trl_host.history(host, "arrol/tokens/generated"),
+    }
+
+
+def recorded(folder):
+    """What the record says of each rollout: the main process has written those of all ranks."""
+    run = read_run(Path(folder) / "arrol")
+    groups = [group for step in text_steps(run.folder) for group in json.loads(read_texts(run.folder, step))["groups"]]
+    return {
+        "rows": [[r.step, r.group, r.index, r.prompt_key, r.finish_reason, r.reward, r.keep] for r in run.rollouts],
+        "texts": [[group["group"], group["prompt"], group["gold"], len(group["rollouts"])] for group in groups],
+        "segments": sorted({r.segment for r in run.rollouts}),
     }
 
 

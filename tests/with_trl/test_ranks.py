@@ -51,6 +51,7 @@ def test_two_ranks_train_what_one_process_would(two, tmp_path, name):
     assert first["survivors"] != second["survivors"]  # else equal row counts would prove nothing
     one = ranks.train(tmp_path, per_device_train_batch_size=32, **SAME[name])
     assert one["generated"] == first["generated"]
+    assert one["records"] == first["records"]
     assert one["probes"] == first["probes"] == second["probes"] != []
     np.testing.assert_allclose(one["weights"], first["weights"], rtol=0, atol=2e-4)
 

@@ -29,12 +29,13 @@ from arrol.configs.task import DatasetTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.embedded.support import max_positions
 from arrol.errors import CheckpointError
-from arrol.evaluation.metrics import accuracy_with_interval, dead_group_frac
+from arrol.evaluation.metrics import dead_group_frac
 from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
 from arrol.records.folder import cut_records, forget_records, readable_runs
 from arrol.records.manifest import GrowingSum
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records
+from arrol.stats import accuracy_with_interval
 from arrol.training.checkpoint import (
     Content,
     flush,

@@ -93,16 +93,6 @@ def best_of_k(score_P: Sequence[ArrayLike], right_P: Sequence[ArrayLike], ks: Se
     return value_PK
 
 
-def accuracy_with_interval(reward_PG: np.ndarray) -> tuple[float, float, float]:
-    """Mean reward and its 95% interval: Wilson for one 0/1 sample per prompt, else a bootstrap over prompts."""
-    assert reward_PG.ndim == 2, reward_PG.shape
-    if reward_PG.shape[1] == 1 and np.isin(reward_PG, (0.0, 1.0)).all():
-        low, high = wilson_interval(float(reward_PG.sum()), reward_PG.shape[0])
-    else:
-        low, high = bootstrap_interval(reward_PG.mean(1), seed=0)
-    return float(reward_PG.mean()), low, high
-
-
 def dead_group_frac(reward_PG: np.ndarray, group_size: int) -> float:
     """Unbiased chance that a group of this size is all right or all wrong, averaged over prompts."""
     right_P, size_P = checked_counts((reward_PG > 0).sum(1), reward_PG.shape[1], [group_size])

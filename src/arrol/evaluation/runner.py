@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from arrol.engines.stops import completion_text
-from arrol.evaluation.metrics import accuracy_with_interval, pass_at_k
+from arrol.evaluation.metrics import pass_at_k
 from arrol.evaluation.problems import Sample, SampledProblem
 from arrol.protocols import Engine, Task, Tokenizer
 from arrol.records.schema import EvalRecord
+from arrol.stats import accuracy_with_interval
 from arrol.types import Completion, GroupRequest, Prompt, RolloutId, SamplingParams, Verdict
 from arrol.verifiers.tally import RewardTally
 

@@ -42,9 +42,13 @@ from arrol.records.pieces import Pieces, TokenTexts
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter, provenance, read_records
 from arrol.records.texts import TextWriter
+from arrol.tasks.columns import USUAL_ANSWER_COLUMNS
 from arrol.types import Rollout
 
 logger = logging.getLogger(__name__)
+
+MAX_ANSWER = 2000
+"""Characters of an answer that are kept."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,22 @@ def run_config(
     }
 
 
+def gold_answer(row: Mapping[str, object]) -> str:
+    """Gold answer of a row of data under one of the usual names, as text; empty without one."""
+    for name in USUAL_ANSWER_COLUMNS:
+        value: object = row
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            return shown_answer(value)
+    return ""
+
+
+def shown_answer(value: object) -> str:
+    """An answer as text of a bounded length."""
+    return str(value)[:MAX_ANSWER]
+
+
 class HostRecords:
     """See the module."""
 
@@ -100,6 +120,7 @@ class HostRecords:
         self._lock = threading.RLock()
         self._files = ExitStack()
         self._run: RunRecord | None = None
+        self._ended: RunRecord | None = None
         self._records: RecordWriter
         self._rollouts: RecordWriter
         self._texts: TextWriter
@@ -113,16 +134,23 @@ class HostRecords:
         """False where nothing is written: not begun, ended, switched off, or failed."""
         return self._run is not None
 
-    def begin(self, run: HostRun, step: int) -> None:
+    def begin(self, run: HostRun | Callable[[], HostRun], step: int) -> None:
         """Open the files and write the row of this run; ``step`` is the last one of the checkpoint, 0 without one."""
         if self._may_write and self._run is None:
-            self._guarded(lambda: self._begin(run, step))
+            self._guarded(lambda: self._begin(run() if callable(run) else run, step))
 
-    def write_groups(self, groups: Sequence[RecordedGroup], probe_tokens: Sequence[int]) -> None:
-        """Rows and texts of the groups of a step; ``probe_tokens``: probes at which their rollouts were judged."""
-        found = [each for each in groups if each.group.rollouts]
-        if self.is_on and found:
-            self._guarded(lambda: self._write_groups(found, list(probe_tokens)))
+    def write_groups(
+        self, groups: Sequence[RecordedGroup] | Callable[[], Sequence[RecordedGroup]], probe_tokens: Sequence[int]
+    ) -> None:
+        """Rows and texts of the groups of a step, or of what ``groups`` returns, which is called only where they are
+        written; ``probe_tokens``: probes at which their rollouts were judged. A prompt without text is decoded."""
+
+        def write(run: RunRecord) -> None:
+            found = [each for each in (groups() if callable(groups) else groups) if each.group.rollouts]
+            if found:
+                self._write_groups(found, list(probe_tokens), run)
+
+        self._with_run(write)
 
     def write_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics of a step, under the keys of ``docs/metrics.md``."""
@@ -134,7 +162,10 @@ class HostRecords:
         self._with_run(write)
 
     def write_eval(self, record: EvalRecord) -> None:
-        """An evaluation; its segment is set here."""
+        """An evaluation, also one after the end; its segment is set here."""
+        if self._ended is not None:
+            late = replace(record, segment=self._ended.segment)
+            self._guarded(lambda: self._write_late(late))
         self._with_run(lambda run: self._records.write(replace(record, segment=run.segment)))
 
     def sync(self) -> None:
@@ -155,7 +186,7 @@ class HostRecords:
                 step=self._last_step, segment=run.segment, outcome=outcome, message=line, totals=dict(totals or {})
             )
             self._records.write(row)
-            self._run = None
+            self._run, self._ended = None, run
             self._files.close()
 
         self._with_run(write)
@@ -180,7 +211,7 @@ class HostRecords:
             try:
                 act()
             except Exception as error:  # a record is never worth the training of a host
-                self._run, self._may_write = None, False
+                self._run, self._ended, self._may_write = None, None, False
                 logger.warning(
                     "arrol: recording has stopped, training goes on: %s; %skeep_records False records nothing",
                     self._shown(error), self._prefix,
@@ -214,7 +245,11 @@ class HostRecords:
         self._texts = TextWriter(self.folder, self._limit, step=step, option=f"{self._prefix}keep_texts_mib")
         self._records.write(opened)
         self._last_step, self._written, self._same_step = step, 0, []
-        self._run = opened
+        self._run, self._ended = opened, None
+
+    def _write_late(self, record: EvalRecord) -> None:
+        with RecordWriter(self.folder / RECORDS_FILE, field=f"{self._prefix}records_dir") as writer:
+            writer.write(record)
 
     def _previous(self, step: int) -> RunRecord | None:
         """The run in the folder that this one continues; a run that it does not continue makes room."""
@@ -230,8 +265,7 @@ class HostRecords:
             forget_records(self.folder)
         return None
 
-    def _write_groups(self, groups: Sequence[RecordedGroup], probe_tokens: list[int]) -> None:
-        assert self._run is not None
+    def _write_groups(self, groups: Sequence[RecordedGroup], probe_tokens: list[int], run: RunRecord) -> None:
         self._say_probes(probe_tokens)
         step = groups[0].group.rollouts[0].rollout_id.step
         if step != self._written:
@@ -241,11 +275,19 @@ class HostRecords:
         groups = [_renumbered(each, shift) for each in groups] if shift else groups
         self._next_group = shift + max(numbers) + 1
         for each in groups:
-            for row in rollout_records(each.group, each.left_out_G, self._run.segment):
+            for row in rollout_records(each.group, each.left_out_G, run.segment):
                 self._rollouts.write(row)
         if self._pieces is not None and self._limit:
-            self._same_step += [group_texts(each, self._pieces, probe_tokens) for each in groups]
+            told = [self._with_prompt(each, self._pieces) for each in groups]
+            self._same_step += [group_texts(each, self._pieces, probe_tokens) for each in told]
             self._texts.write(step, self._same_step)
+
+    def _with_prompt(self, recorded: RecordedGroup, pieces: Pieces) -> RecordedGroup:
+        group = recorded.group
+        if group.prompt.text or not group.prompt.token_ids:
+            return recorded
+        text = "".join(pieces.of(group.prompt.token_ids))
+        return recorded._replace(group=replace(group, prompt=replace(group.prompt, text=text)))
 
     def _say_probes(self, probe_tokens: list[int]) -> None:
         """Write the row of the run again where its probes were chosen since."""

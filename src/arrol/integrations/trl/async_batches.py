@@ -7,30 +7,34 @@ decisions of a batch are made by one version of the head. Randomness is keyed by
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from arrol.algorithms.allocation.allocator import Allocator
 from arrol.algorithms.allocation.verdicts import VerdictQueue
+from arrol.algorithms.lesson import Lesson
 from arrol.configs.host import HostConfig
 from arrol.engines.embedded.support import too_long
 from arrol.integrations.allocation import require_outcomes
 from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory
+from arrol.integrations.records import gold_answer
 from arrol.integrations.trl.advice import ADVICE
 from arrol.integrations.trl.async_engines import Rollouts
 from arrol.integrations.trl.async_rewards import RewardCalls, RewardedRollout, Row
 from arrol.integrations.trl.async_signal import DeliveredGroup, delivered_groups
-from arrol.integrations.trl.batch import RewardedGroup
-from arrol.integrations.trl.signal import OutcomeValues, contributions
+from arrol.integrations.trl.batch import RewardedGroup, named_prompt
+from arrol.integrations.trl.records import TrlRecords, recorded_groups
+from arrol.integrations.trl.signal import GroupAdvantages, OutcomeValues, contributions
 from arrol.integrations.warmup import ChosenProbe, Warmup
 from arrol.protocols import PendingVerdict
+from arrol.records.groups import RecordedGroup
 from arrol.types import Completion, GroupRequest, Prompt, Rollout, RolloutId, State, Verdict
 
 logger = logging.getLogger(__name__)
@@ -63,8 +67,7 @@ class PromptSource:
         if self.longest is not None and len(ids) > self.longest:
             most = self.completion_length
             raise too_long("max_completion_length", most, len(ids), self.longest + most)
-        key = hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).hexdigest()
-        return Prompt(key, tuple(ids), str(number), "")
+        return named_prompt(ids, str(number))
 
     def row(self, prompt: Prompt) -> Row:
         return self.rows[int(prompt.text)]
@@ -84,6 +87,8 @@ class BatchParts:
     seed: int
     label: int
     """Place of the reward function that says what is right."""
+    records: TrlRecords
+    """Of the worker."""
     diagnosis: HostDiagnosis = field(default_factory=lambda: HostDiagnosis(ADVICE))
     """Why nothing is learned."""
 
@@ -105,12 +110,18 @@ class BatchMaker:
         self._position = self._num_groups = 0
         self._asked: dict[RolloutId, RewardedRollout] = {}
 
+    @property
+    def step(self) -> int:
+        """Batches made so far, earlier runs included."""
+        return self._parts.memory.step
+
     def make(self, version: Callable[[], int], alive: Callable[[], None]) -> SampleBatch:
         """The next batch, tagged with the ``version`` that the weights had at its start.
 
         ``alive`` is called whenever rollouts have ended; what it raises ends the batch.
         """
         parts, memory, allocator = self._parts, self._parts.memory, self._parts.allocator
+        parts.records.begin_batch()
         began, decided_by, written_by = time.monotonic(), memory.estimator.version, version()
         memory.step += 1
         self._asked.clear()
@@ -125,7 +136,8 @@ class BatchMaker:
         num_versions = version() - written_by + 1
         verdicts.observe()
         groups = [RewardedGroup(group, *self._totals(group.rollouts)) for group in allocator.groups()]
-        delivered = self._delivered(groups)
+        lessons = self._lessons(groups)
+        delivered = delivered_groups(groups, lessons, parts.config, self._values, seed=parts.seed)
         samples = self._samples(groups, delivered, written_by)
         metrics = memory.learn([each.group for each in groups]) | allocator.metrics()
         contributed = contributions(groups, [each.signal for each in delivered], "dapo")
@@ -144,6 +156,9 @@ class BatchMaker:
             "async/head_version": float(decided_by),
             "async/weight_versions": float(num_versions),
         }
+        parts.records.lap("generate")
+        recorded = functools.partial(self._recorded, groups, [each.signal for each in delivered], lessons)
+        parts.records.settled(memory.step, groups, recorded, metrics, memory.probe_tokens)
         return SampleBatch(samples, metrics)
 
     def save(self) -> State:
@@ -208,12 +223,22 @@ class BatchMaker:
         total_G = np.where(np.isnan(values).all(1), np.nan, np.nansum(values, axis=1))
         return total_G, values[:, self._parts.label]
 
-    def _delivered(self, groups: Sequence[RewardedGroup]) -> list[DeliveredGroup]:
-        """What TRL gets of each group."""
+    def _lessons(self, groups: Sequence[RewardedGroup]) -> list[Lesson]:
+        """What each group is to teach."""
         parts, totals = self._parts, [each.total_G for each in groups]
         require_outcomes(parts.config.allocation, [each.group for each in groups], totals)
-        lessons = parts.allocator.lessons([each.group for each in groups], totals)
-        return delivered_groups(groups, lessons, parts.config, self._values, seed=parts.seed)
+        return parts.allocator.lessons([each.group for each in groups], totals)
+
+    def _recorded(
+        self, groups: Sequence[RewardedGroup], signals: Sequence[GroupAdvantages], lessons: Sequence[Lesson]
+    ) -> list[RecordedGroup]:
+        """The groups for the record: a prompt's text is that of its tokens."""
+        told = []
+        for each in groups:
+            prompt = each.group.prompt
+            shown = replace(prompt, text="", answer=gold_answer(self._parts.source.row(prompt)))
+            told.append(replace(each, group=replace(each.group, prompt=shown)))
+        return recorded_groups(told, signals, lessons)
 
     def _samples(
         self, groups: Sequence[RewardedGroup], delivered: Sequence[DeliveredGroup], version: int

@@ -35,7 +35,9 @@ from arrol.integrations.trl.async_options import parse_options, require_trl, sam
 from arrol.integrations.trl.async_queue import SampleQueue, Snapshots
 from arrol.integrations.trl.async_rewards import RewardCalls, Row
 from arrol.integrations.trl.batch import RewardFunction, success_place
+from arrol.integrations.trl.records import worker_records
 from arrol.integrations.warmup import with_probes
+from arrol.records.pieces import TokenTexts
 from arrol.types import SamplingParams, State
 
 if TYPE_CHECKING:
@@ -91,6 +93,9 @@ class PrunedRolloutWorker(TrainerCallback):
         self.metrics_queue: queue.Queue[dict[str, float]] = queue.Queue()
         """TRL reads metrics here."""
         self._snapshots, self._diagnosis = Snapshots(), HostDiagnosis(ADVICE)
+        self._records = worker_records(
+            self._config, args, cast(TokenTexts, processing_class), model, self._rewards.names
+        )
         self._saved: State | None = None
         self._version = 0
         self._heard = time.monotonic()
@@ -109,6 +114,7 @@ class PrunedRolloutWorker(TrainerCallback):
                 stacklevel=2,
             )
         maker = self.batch_maker()
+        self._records.begin(maker.step)
         self._heard = time.monotonic()
         self._thread = threading.Thread(target=self._run, args=(maker,), name="arrol-rollouts", daemon=True)
         self._thread.start()
@@ -119,6 +125,7 @@ class PrunedRolloutWorker(TrainerCallback):
         self._rewards.close()
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_S)
+        self._records.end("failed" if self._failure else "stopped", str(self._failure or ""))
 
     def update_model_version(self, model_version: int) -> None:
         """The weights that the engine has from now on."""
@@ -142,6 +149,7 @@ class PrunedRolloutWorker(TrainerCallback):
         samples = 0 if ahead > 0 else args.per_device_train_batch_size * args.world_size
         state = self._snapshots.before(self.rollout_buffer.surely_trained(samples=samples, tokens=ahead))
         if state is not None:
+            self._records.save()
             write_head(folder, state)
 
     def load(self, folder: Path) -> bool:
@@ -166,10 +174,21 @@ class PrunedRolloutWorker(TrainerCallback):
         if state.is_world_process_zero:
             self.save(_checkpoint(args, state))
 
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, object] | None = None,
+        **kwargs: object,
+    ) -> None:
+        self._records.log(logs or {})
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Log why nothing was learned, where that is so."""
+        self._records.end("finished" if state.global_step >= state.max_steps else "stopped")
         for line in self._diagnosis.at_end() if state.is_world_process_zero else ():
             logger.warning("arrol: %s", line)
 
@@ -209,6 +228,7 @@ class PrunedRolloutWorker(TrainerCallback):
                 allocator,
                 args.seed,
                 self._label,
+                self._records,
                 self._diagnosis,
             )
         )

@@ -6,18 +6,23 @@ are interchangeable in the loss. Legend: ``G`` rollouts of a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from arrol.errors import ConfigError
-from arrol.types import FinishReason, Rollout, RolloutGroup
+from arrol.integrations.records import gold_answer, shown_answer
+from arrol.types import FinishReason, Prompt, Rollout, RolloutGroup
 
 RowKey = tuple[tuple[int, ...], tuple[int, ...]]
 RewardFunction = Callable[..., Any]
 """TRL's: columns as keywords in, a list of floats and None or an awaitable of it out."""
+
+ANSWER_COLUMNS = ("extracted_answer", "answer", "prediction")
+"""Columns of TRL's ``log_extra`` that hold what a reward function took for the answer."""
 
 
 @dataclass
@@ -61,6 +66,12 @@ class RolloutBatch:
     """A wrapped reward function -> one value per row, None where it gave none; two functions may share a name."""
     group_size: int = 0
     """Rows of a group in TRL; 0 for as many as it has rollouts."""
+    is_evaluation: bool = False
+    """Nothing was stopped, and nothing is learned from it."""
+    golds: Sequence[str] = ()
+    """Per row, the gold answer of the data; for the record alone, as the next one."""
+    answers: Sequence[str | None] = ()
+    """Per row, the answer that a reward function logged; None without one."""
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -73,6 +84,18 @@ class RolloutBatch:
         return [
             row for group in self.groups for row in (*group.rollouts, *[None] * (self.group_size - len(group.rollouts)))
         ]
+
+    def note_columns(self, columns: Mapping[str, Any]) -> None:
+        """Keep the gold answers among the columns of a reward function, each with one value per row."""
+        if not self.golds:
+            count = len(self.rows)
+            known = {name: value for name, value in columns.items() if isinstance(value, list) and len(value) == count}
+            self.golds = [gold_answer({name: value[row] for name, value in known.items()}) for row in range(count)]
+
+    def note_logged(self, column: str, rows: Sequence[Any]) -> None:
+        """Keep the answers that a reward function logs under one of the usual names."""
+        if column in ANSWER_COLUMNS:
+            self.answers = [None if value is None else shown_answer(value) for value in rows]
 
     def rewarded(self, rewards: RewardColumns, success: str | None, threshold: float) -> list[RewardedGroup]:
         """The groups with labels and totals; a value of function ``success`` above ``threshold`` means right.
@@ -91,9 +114,20 @@ class RolloutBatch:
         total = np.where(np.isnan(known).all(0), np.nan, np.nansum(scaled, axis=0))
         for rollout, value in zip(self.rollouts, known[place], strict=True):
             rollout.reward = None if np.isnan(value) else float(value > threshold)
+        self._tell_answers(requested)
         ends = np.cumsum([len(group.rollouts) for group in self.groups])[:-1]
         parts = zip(self.groups, np.split(total, ends), np.split(known[place], ends), strict=True)
         return [RewardedGroup(group, total_G, success_G) for group, total_G, success_G in parts]
+
+    def _tell_answers(self, requested: Sequence[int]) -> None:
+        """Put what was noted beside the rollouts and their prompts; ``requested`` are the rows that have a rollout."""
+        for row, rollout in zip(requested, self.rollouts, strict=True):
+            rollout.answer = self.answers[row] if self.answers else None
+        first = 0
+        for group in self.groups:
+            if self.golds:
+                group.prompt = replace(group.prompt, answer=self.golds[first])
+            first += self.group_size or len(group.rollouts)
 
 
 @dataclass(frozen=True)
@@ -105,6 +139,12 @@ class RowTag:
 
     def __repr__(self) -> str:
         return "<survivor>" if self.survived else "<pruned>"
+
+
+def named_prompt(token_ids: Sequence[int], text: str = "") -> Prompt:
+    """A prompt whose key is its tokens."""
+    key = hashlib.blake2b(np.asarray(token_ids, np.int64).tobytes(), digest_size=8).hexdigest()
+    return Prompt(key, tuple(token_ids), text, "")
 
 
 def success_place(names: Sequence[str], success: str | None) -> int:

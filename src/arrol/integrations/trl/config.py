@@ -22,6 +22,7 @@ RENAMED = {"pruning_warmup_steps": "warmup_steps", "allocation": "allocation.rul
 FLAT_FIELDS = (
     *("rule", "keep_ratio", "probe_tokens", "draw", "min_survival", "min_survivors", "pruning_warmup_steps"),
     *("algorithm", "correction", "thinning", "success_threshold"),
+    *("keep_records", "keep_texts_mib", "records_dir"),
 )
 """Fields that :func:`arrol.configs.host.parse_host` takes as they are."""
 Options = dict[str, Any] | str | None
@@ -101,6 +102,16 @@ class GRPOConfig(trl.GRPOConfig):
     )
     vllm_two_phase: bool = field(
         default=False, metadata={"help": "One vLLM call per probe, for servers started without arrol's classes."}
+    )
+
+    keep_records: bool = field(
+        default=True, metadata={"help": "Write rollouts and metrics for arrol view and arrol report."}
+    )
+    keep_texts_mib: float = field(
+        default=32.0, metadata={"help": "MiB of completions that are kept there, newest steps; 0: none."}
+    )
+    records_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the records; default: OUTPUT_DIR/arrol."}
     )
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -15,7 +15,7 @@ from arrol.types import SamplingParams
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerState
     from trl import GRPOConfig
     from trl.generation.vllm_generation import VLLMGeneration
 
@@ -43,6 +43,7 @@ class TokenizerLike(Protocol):
     eos_token_id: int
 
     def __call__(self, *, text: TrlPrompts) -> Mapping[str, list[list[int]]]: ...
+    def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = False) -> str: ...
     def apply_chat_template(self, **options: object) -> Mapping[str, list[list[int]]]: ...
 
 
@@ -57,6 +58,7 @@ class TrainerLike(Protocol):
     """The attributes of ``trl.GRPOTrainer`` that are read; public in TRL 1.6 to 1.16."""
 
     args: GRPOConfig
+    state: TrainerState
     accelerator: Accelerator
     model: PreTrainedModel
     model_wrapped: torch.nn.Module
@@ -74,6 +76,15 @@ class TrainerLike(Protocol):
     use_vllm: bool
     vllm_generation: VLLMGeneration
     is_fsdp_enabled: bool
+
+
+def gathered(mine: list[Any], trainer: TrainerLike) -> list[Any]:
+    """The objects of all ranks, in the order of ranks."""
+    if trainer.accelerator.num_processes == 1:
+        return mine
+    from accelerate.utils import gather_object
+
+    return gather_object(mine)
 
 
 def tokenized_prompts(prompts: TrlPrompts, trainer: TrainerLike) -> list[list[int]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from arrol.errors import ConfigError, DataError
-from arrol.integrations.trl.batch import RewardFunction, RowTag
+from arrol.integrations.trl.batch import RewardFunction, RolloutBatch, RowTag
 
 TAG_COLUMN = "arrol_rollout"
 """Extra column of a pruned rollout function: one :class:`RowTag` per row."""
@@ -51,6 +51,9 @@ def _wrap(function: RewardFunction) -> RewardFunction:
         tags = columns.pop(TAG_COLUMN, None)
         if not tags or tags[0] is None:  # evaluation, or another rollout function
             return columns, lambda values: values
+        if tags[0].batch.is_evaluation:
+            return columns, functools.partial(_noted, wrapped, tags[0].batch)
+        tags[0].batch.note_columns(columns)
         return _survivors(tags, columns), functools.partial(_into_rows, wrapped, tags)
 
     if _is_async(function):
@@ -93,7 +96,15 @@ def _survivors(tags: Sequence[RowTag], columns: dict[str, Any]) -> dict[str, Any
 
 def _log_rows(log_extra: Callable[[str, list[Any]], None], tags: Sequence[RowTag], column: str, values: Any) -> None:
     """TRL's ``log_extra`` with one value per row."""
-    log_extra(column, _rows_of(tags, values, f"log_extra({column!r}):"))
+    rows = _rows_of(tags, values, f"log_extra({column!r}):")
+    tags[0].batch.note_logged(column, rows)
+    log_extra(column, rows)
+
+
+def _noted(function: RewardFunction, batch: RolloutBatch, values: Rewards) -> Rewards:
+    """The values of an evaluation as they are; the batch keeps them too."""
+    batch.rewards[function] = [None if value is None else float(value) for value in values]
+    return values
 
 
 def _rows_of(tags: Sequence[RowTag], values: Sequence[Any], told: str) -> list[Any]:

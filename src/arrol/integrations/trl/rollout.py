@@ -6,15 +6,16 @@ group's statistics. Each rank prunes its own whole groups; outcomes are gathered
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from arrol.algorithms.allocation.rule import StepShape
+from arrol.algorithms.lesson import Lesson
 from arrol.configs.host import HostConfig, parse_host
 from arrol.configs.method import AutoRule
 from arrol.engines.vllm.phases import require_only_logprobs
@@ -23,16 +24,19 @@ from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory, read_head, write_head
 from arrol.integrations.trl.advice import ADVICE
-from arrol.integrations.trl.batch import RewardColumns, RewardedGroup, RolloutBatch, RowTag
+from arrol.integrations.trl.batch import RewardedGroup, RolloutBatch, RowTag, named_prompt
 from arrol.integrations.trl.engines import Sampler, build_sampler
+from arrol.integrations.trl.evaluation import JudgedRollouts, reward_columns
 from arrol.integrations.trl.host import (
     TrainerLike,
     TrlPrompts,
+    gathered,
     require_positions,
     require_whole_groups,
     tokenized_prompts,
 )
 from arrol.integrations.trl.loss import BatchSignal, Inputs, rows_by_tokens
+from arrol.integrations.trl.records import TrlRecords, recorded_groups, trainer_records
 from arrol.integrations.trl.rewards import TAG_COLUMN
 from arrol.integrations.trl.rules import cache_budget, refuse_impossible, replaces_advantages, selects, share_of
 from arrol.integrations.trl.signal import (
@@ -46,7 +50,7 @@ from arrol.integrations.trl.signal import (
     trl_advantages,
 )
 from arrol.integrations.warmup import Warmup, with_probes, without_probes
-from arrol.types import GroupRequest, Prompt, Rollout, State
+from arrol.types import GroupRequest, Rollout, State
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +100,9 @@ class PrunedRollout:
         self.signal: BatchSignal | None = None
         """What the loss needs to know of it; None until its rewards are known."""
         self._evaluated = 0
+        self._evaluation = JudgedRollouts(self.success_reward, config.success_threshold)
         self._metrics: list[dict[str, float]] = []
+        self._records: TrlRecords | None = None
 
     def __call__(self, prompts: TrlPrompts, trainer: TrainerLike) -> dict[str, object]:
         """One row per prompt: ``prompt_ids``, ``completion_ids``, ``logprobs``, ``env_mask`` and a :class:`RowTag`."""
@@ -107,12 +113,17 @@ class PrunedRollout:
         if not trainer.model.training:
             groups = sampler.sample(self._evaluation_requests(prompt_ids, trainer), prune=False)
             rows = RolloutBatch(groups).rows
-            return _output(prompt_ids, rows, [None] * len(rows), trainer)
+            tags = self._evaluation.tags(groups, trainer) if self.config.keep_records else [None] * len(rows)
+            return _output(prompt_ids, rows, tags, trainer)
         self.settle()
         sampler, memory = self._with_probe(trainer)
         self._evaluated = 0
+        records = self._recorder(trainer)
+        records.begin(memory.step)
+        records.begin_batch()
         memory.step += 1
         groups = sampler.sample(self._requests(prompt_ids, trainer, memory), prune=True)
+        records.lap("generate")
         self.batch, self.signal = RolloutBatch(groups, group_size=trainer.num_generations), None
         tags = [RowTag(self.batch, survived=row is not None and row.survived) for row in self.batch.rows]
         return _output(prompt_ids, self.batch.rows, tags, trainer)
@@ -124,10 +135,13 @@ class PrunedRollout:
         trainer, memory = self._trainer, self._memory
         assert trainer is not None
         assert memory is not None
-        columns = RewardColumns(trainer.reward_func_names, trainer.reward_funcs, trainer.reward_weights.tolist())
-        mine = self.batch.rewarded(columns, self.success_reward, self.config.success_threshold)
-        everyone = _gathered(mine, trainer)
-        advantages, first = self._advantages(everyone, trainer), trainer.accelerator.process_index * len(mine)
+        records = self._recorder(trainer)
+        records.lap("verify")
+        mine = self.batch.rewarded(reward_columns(trainer), self.success_reward, self.config.success_threshold)
+        everyone = gathered(mine, trainer)
+        lessons = self._lessons(everyone)
+        advantages, first = self._advantages(everyone, lessons, trainer), trainer.accelerator.process_index * len(mine)
+        trls = trl_advantages(everyone, trainer.scale_rewards)
         factors = thinning_factors(everyone, advantages, self._thinning(trainer), seed=trainer.args.seed)
         local = slice(first, first + len(mine))
         self.signal = BatchSignal(
@@ -142,7 +156,7 @@ class PrunedRollout:
                 mine,
                 advantages[local],
                 factors[local],
-                trl_advantages(everyone, trainer.scale_rewards)[local],
+                trls[local],
                 trainer.processing_class.pad_token_id,
             )
             if replaces_advantages(self.config)
@@ -154,6 +168,9 @@ class PrunedRollout:
             | (self._allocation.metrics() if self._allocation and selects(self.config) else {})
         )
         self._values.learn(everyone)
+        records.lap("estimate")
+        found = functools.partial(recorded_groups, everyone, advantages, lessons, trls)
+        records.settled(memory.step, everyone, found, self._metrics[-1], memory.probe_tokens)
         self._observe(everyone, trainer, memory.step)
         self._diagnose(everyone, advantages, trainer)
 
@@ -183,6 +200,25 @@ class PrunedRollout:
         }
         return {f"arrol/{key}": float(np.mean(column)) for key, column in columns.items() if column}
 
+    def log(self, logs: Mapping[str, object]) -> None:
+        """What TRL logs, for the record."""
+        if self._records is not None:
+            self._records.log(logs)
+
+    def evaluated(self, metrics: Mapping[str, float] | None) -> None:
+        """An evaluation has ended, or with None a prediction; on all ranks at the same time."""
+        if self._trainer is None or not self.config.keep_records:
+            return
+        judged = self._evaluation.take(self._trainer)
+        if metrics is not None:
+            found = gathered(judged, self._trainer)
+            self._recorder(self._trainer).evaluated(found, metrics)
+
+    def end(self, outcome: str, message: str = "") -> None:
+        """Training has ended: ``finished``, ``stopped`` or ``failed``; for the record."""
+        if self._records is not None:
+            self._records.end(outcome, message)
+
     def log_end(self) -> None:
         """Log why nothing was learned, where that is so; on one rank, when training has ended."""
         for line in self._diagnosis.at_end():
@@ -197,6 +233,8 @@ class PrunedRollout:
         """Everything that learns, for a checkpoint; on one rank. Nothing before the first batch."""
         if self._memory is None or self._sampler is None:
             return
+        if self._records is not None:
+            self._records.save()
         write_head(folder, {**self._learned(self._memory), "sampler": self._sampler.save()})
 
     def load(self, folder: Path) -> bool:
@@ -204,6 +242,11 @@ class PrunedRollout:
         self._saved = read_head(folder)
         self._memory = self.batch = None
         return self._saved is not None
+
+    def _recorder(self, trainer: TrainerLike) -> TrlRecords:
+        if self._records is None:
+            self._records = trainer_records(self.config, trainer)
+        return self._records
 
     def _ready(self, trainer: TrainerLike) -> tuple[Sampler, HostMemory]:
         """Built at the first call, when the model is known."""
@@ -281,8 +324,7 @@ class PrunedRollout:
         for start in range(0, len(prompt_ids), size):
             ids = prompt_ids[start]
             assert all(other == ids for other in prompt_ids[start : start + size]), "TRL repeats prompts side by side"
-            key = hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).hexdigest()
-            prompts.append(Prompt(key, tuple(ids), "", ""))
+            prompts.append(named_prompt(ids))
         assert self._allocation is not None
         sizes = self._allocation.sizes([(prompt.key, size) for prompt in prompts], memory.step, first)
         return [
@@ -296,19 +338,24 @@ class PrunedRollout:
         self._evaluated += len(prompt_ids)
         rank = trainer.accelerator.process_index
         return [
-            GroupRequest(0, (shift + i) * processes + rank, Prompt("", tuple(ids), "", ""), 1)
-            for i, ids in enumerate(prompt_ids)
+            GroupRequest(0, (shift + i) * processes + rank, named_prompt(ids), 1) for i, ids in enumerate(prompt_ids)
         ]
 
-    def _advantages(self, everyone: Sequence[RewardedGroup], trainer: TrainerLike) -> list[GroupAdvantages]:
-        """Advantages of the groups of all ranks, equal on each rank."""
+    def _lessons(self, everyone: Sequence[RewardedGroup]) -> list[Lesson] | None:
+        """What the groups of all ranks are to teach; None where TRL's own advantages train."""
         if not replaces_advantages(self.config):
-            return survivor_counts(everyone)
+            return None
         assert self._memory is not None
         assert self._allocation is not None
-        lessons = self._allocation.lessons(
-            [rewarded.group for rewarded in everyone], [rewarded.total_G for rewarded in everyone], self._memory.step
-        )
+        groups, totals = [each.group for each in everyone], [each.total_G for each in everyone]
+        return self._allocation.lessons(groups, totals, self._memory.step)
+
+    def _advantages(
+        self, everyone: Sequence[RewardedGroup], lessons: Sequence[Lesson] | None, trainer: TrainerLike
+    ) -> list[GroupAdvantages]:
+        """Advantages of the groups of all ranks, equal on each rank."""
+        if lessons is None:
+            return survivor_counts(everyone)
         return own_advantages(everyone, lessons, self.config, trainer.scale_rewards, self._values)
 
     def _learn_choice(
@@ -318,7 +365,7 @@ class PrunedRollout:
         if not isinstance(self.config.pruning, AutoRule):
             return {}
         assert self._sampler is not None
-        signals = _gathered([dict(self._sampler.signals)], trainer)
+        signals = gathered([dict(self._sampler.signals)], trainer)
         groups = [rewarded.group for rewarded in everyone]
         return self._sampler.learn(groups, contributions(everyone, advantages, trainer.loss_type), signals)
 
@@ -350,12 +397,3 @@ def _output(
         "env_mask": [[1] * c.num_tokens if c else [0] for c in written],
         TAG_COLUMN: tags,
     }
-
-
-def _gathered(mine: list[Any], trainer: TrainerLike) -> list[Any]:
-    """The objects of all ranks, in the order of ranks."""
-    if trainer.accelerator.num_processes == 1:
-        return mine
-    from accelerate.utils import gather_object
-
-    return gather_object(mine)

@@ -107,14 +107,18 @@ def trl_advantages(groups: Sequence[RewardedGroup], scale: str) -> list[np.ndarr
     return found
 
 
+def unweighted(known: GroupAdvantages) -> np.ndarray:
+    """float64 ``[G]``: advantages before their weights; 0 where nothing trains."""
+    return np.divide(known.advantage_G, known.weight_G, where=known.weight_G > 0, out=0 * known.weight_G)
+
+
 def contributions(
     groups: Sequence[RewardedGroup], advantages: Sequence[GroupAdvantages], loss_type: str
 ) -> list[Contribution]:
     """What the rollouts of a batch contributed, in the units of TRL's advantages."""
     found = []
     for each, known in zip(groups, advantages, strict=True):
-        advantage_G = np.divide(known.advantage_G, known.weight_G, where=known.weight_G > 0, out=0 * known.weight_G)
-        found.append(contribution(each.group, advantage_G, is_token_mean=loss_type in MEAN_OF_TOKENS))
+        found.append(contribution(each.group, unweighted(known), is_token_mean=loss_type in MEAN_OF_TOKENS))
     return found
 
 

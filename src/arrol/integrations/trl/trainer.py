@@ -74,7 +74,13 @@ class GRPOTrainer(trl.GRPOTrainer):
             folder = get_last_checkpoint(self.args.output_dir) if given is True else str(given)
             if folder is not None and not self.pruned.load(Path(folder)):
                 warnings.warn(f"{Path(folder).name} has no head: a new one starts", stacklevel=2)
-        return super().train(resume_from_checkpoint, *positional, **named)
+        try:
+            return super().train(resume_from_checkpoint, *positional, **named)
+        except BaseException as error:
+            if self.pruned is not None:
+                has_failed = isinstance(error, Exception)
+                self.pruned.end("failed" if has_failed else "stopped", str(error) or type(error).__name__)
+            raise
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's metrics and arrol's, to the trackers of ``report_to``."""
@@ -84,7 +90,7 @@ class GRPOTrainer(trl.GRPOTrainer):
 
 
 class SaveHead(TrainerCallback):
-    """Saves the head into each checkpoint, and logs at the end why a run learned nothing.
+    """Saves the head into each checkpoint, tells the record what TRL logs, and says at the end why nothing was learned.
 
     For a trainer of your own: ``callbacks=[SaveHead(rollout)]``.
     """
@@ -97,9 +103,36 @@ class SaveHead(TrainerCallback):
         if state.is_world_process_zero:
             self._rollout.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._rollout.log(logs or {})
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._rollout.evaluated(metrics or {})
+
+    def on_predict(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any, **kwargs: Any
+    ) -> None:
+        self._rollout.evaluated(None)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._rollout.settle()
+        self._rollout.end("finished" if state.global_step >= state.max_steps else "stopped")
         if state.is_world_process_zero:
             self._rollout.log_end()
 
