@@ -23,6 +23,11 @@ KERNEL_FIELDS = ("attn_implementation", "experts_implementation")
 """Fields of a model's config, with or without an underscore before them, that may name a repository of kernels."""
 PICKLES = ("pytorch_model*.bin", "adapter_model.bin")
 """Weights as pickle."""
+INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+"""Names that model configs give to the number of layers."""
+MEND = "mend config.json, or copy or save the model again"
+Shape = tuple[int, ...]
 
 
 def require_model_files(folder: Path, field: str) -> None:
@@ -38,6 +43,7 @@ def require_model_files(folder: Path, field: str) -> None:
             raise ModelError(f"{field}: {path} {problem}")
     if problem := foreign_code(folder):
         raise ModelError(f"{field}: {problem}")
+    _require_layers(folder, field)
 
 
 def foreign_code(folder: Path) -> str:
@@ -69,6 +75,37 @@ def _adapter_modules(config: dict[str, Any]) -> Iterator[str]:
     """The module that peft would import for adapters of Megatron."""
     if config.get("megatron_config") is not None:
         yield f"megatron_core = {config.get('megatron_core')!r}"
+
+
+def _require_layers(folder: Path, field: str) -> None:
+    """ModelError for more layers than the weights have arrays: transformers makes a list of them when it reads the
+    config."""
+    held, path = held_shapes(folder), folder / "config.json"
+    if not held or not path.is_file():
+        return
+    config = json.loads(path.read_text("utf-8"))
+    text = config.get("text_config")
+    for name in LAYERS:
+        for layers in (config.get(name), text.get(name) if isinstance(text, dict) else None):
+            if isinstance(layers, int) and layers > len(held):
+                raise ModelError(
+                    f"{field}: config.json has {name} = {layers}, and the weights are {len(held)} arrays; {MEND}"
+                )
+
+
+def held_shapes(folder: Path) -> dict[str, Shape]:
+    """Name -> shape of the arrays in the folder's safetensors files; empty where there are none, or one is damaged."""
+    try:
+        files = [WHOLE]
+        if (folder / INDEX).is_file():
+            files = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
+        found: dict[str, Shape] = {}
+        for name in files:
+            with safe_open(folder / name, "np") as file:
+                found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return {}  # the library that reads them says what is wrong
 
 
 def is_adapter_folder(folder: Path) -> bool:

@@ -7,11 +7,13 @@ Legend: ``R`` rollouts, ``T`` completion positions, ``N`` selected tokens, ``D``
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer as CoreTokenizer
 from tokenizers import decoders, models, pre_tokenizers
@@ -21,16 +23,24 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from arrol.configs.run import RunConfig
 from arrol.configs.sft import SftConfig
 from arrol.configs.shipped import found_model
+from arrol.engines.embedded.memory import is_shortage
 from arrol.engines.embedded.support import logits_of, max_positions, too_long
+from arrol.engines.embedded.trial import FAILURES
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
 from arrol.training.lora import adapter_base, loaded_adapters, merged, require_peft, require_targets, with_adapters
 from arrol.training.model_files import KERNEL_FIELDS, hub_kernels, is_adapter_folder, require_model_files
+from arrol.training.model_shapes import MEND, lacking, require_matching, weights_in_words
 from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
 """Logits held at a time (tokens times vocabulary), so that a large vocabulary does not fill the memory: with several
 chunks, the backward pass computes each one's logits again instead of keeping them all."""
+LIBRARY_ERRORS = (*FAILURES, OSError, SafetensorError, StrictDataclassError)
+"""What transformers raises on files that it cannot use."""
+MOST_SHOWN = 200
+"""Characters of a library's message in one of ours."""
+logger = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -57,10 +67,12 @@ def load_tokenizer(source: str) -> Any:
     cached = _is_cached_only(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except LIBRARY_ERRORS as error:
         _require_no_code(source, "tokenizer_config.json", error)
+        if (Path(source) / "config.json").is_file():
+            load_config(source)  # it is read with the tokenizer; where it is what failed, say that
         remedy = "check the name" if is_model_name(source) else "put one beside the weights"
-        raise ModelError(f"model = {source!r}: no tokenizer could be loaded ({_first_line(error)}); {remedy}") from None
+        raise ModelError(f"model = {source!r}: no tokenizer could be loaded ({_reason(error)}); {remedy}") from None
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"model = {source!r}: its tokenizer has no eos token, so no completion could end; set eos_token in it"
@@ -88,16 +100,15 @@ def load_policy(source: str, device: torch.device) -> Any:
     if base != source:
         require_peft(f"model = {source!r}")
         return merged(loaded_adapters(load_policy(base, device), Path(source), trains=False, base=base))
-    quantised = getattr(load_config(source), "quantization_config", None)
+    config = load_config(source)
+    quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else "by a method of its own"
         raise ModelError(
             f"model = {source!r}: its weights are quantised ({method}), and training changes weights; give the model "
             "that it was made from"
         )
-    model = _loaded(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32, use_safetensors=True)
-    model.to(device)
-    return model
+    return _loaded_weights(source, config).to(device)
 
 
 def load_trained(config: RunConfig | SftConfig, source: str, device: torch.device, *, base: str) -> tuple[Any, Any]:
@@ -132,13 +143,16 @@ def base_of(source: str) -> str:
 
 
 def _loaded(load: Callable[..., Any], source: str, **options: Any) -> Any:
+    """What ``load`` gives for a source that is there; ModelError for whatever the library raises."""
     cached = _is_cached_only(source)
     try:
         return load(source, local_files_only=cached, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except LIBRARY_ERRORS as error:
+        if is_shortage(error) or isinstance(error, ModelError):
+            raise
         _require_no_code(source, "config.json", error)
         raise ModelError(
-            f"model = {source!r}: could not be loaded ({_first_line(error)}); "
+            f"model = {source!r}: could not be loaded ({_reason(error)}); "
             "give a folder or hub name of a causal language model"
         ) from None
 
@@ -150,6 +164,26 @@ def _require_no_code(source: str, file: str, error: Exception) -> None:
             f"model = {source!r}: needs code of its own (auto_map in {file}), and arrol runs none that comes with a "
             "model; give a model that transformers knows"
         ) from None
+
+
+def _loaded_weights(source: str, config: Any) -> Any:
+    """The model in float32; ModelError where the config asks for weights that the files lack."""
+
+    def compare(source: str, **_: Any) -> None:
+        if Path(source).is_dir():
+            require_matching(Path(source), config, f"model = {source!r}")
+
+    _loaded(compare, source)
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, info = _loaded(AutoModelForCausalLM.from_pretrained, source, **options)
+    if lacks := sorted(info["missing_keys"]):
+        raise ModelError(f"model = {source!r}: config.json asks for {lacking(lacks)}; {MEND}")
+    if unused := sorted(info["unexpected_keys"]):
+        logger.warning(
+            "arrol: model = %r: config.json has no place for %s of the files, such as %s; unless you expect that, %s",
+            source, weights_in_words(len(unused)), unused[0], MEND,
+        )  # fmt: skip
+    return model
 
 
 def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -240,5 +274,7 @@ def _is_cached_only(source: str) -> bool:
     return False
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: Exception) -> str:
+    """The library's message as one line, cut where it is long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."

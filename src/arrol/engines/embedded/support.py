@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from arrol.engines.embedded import own_cache
+from arrol.engines.embedded.memory import is_shortage
+from arrol.engines.embedded.trial import FAILURES
 from arrol.errors import ConfigError, ModelError
 
 ATTENTION = ("sdpa", "eager")
@@ -28,13 +30,6 @@ def keeps_every_key(model: Any) -> bool:
         and getattr(config, "attn_logit_softcapping", None) is None
         and getattr(config, "_attn_implementation", "sdpa") in ATTENTION
     )
-
-
-def require_supported(model: Any) -> None:
-    """ModelError for a model that this engine would not run as transformers does."""
-    require_plain_head(model)
-    if not keeps_every_key(model):
-        require_own_cache(model)
 
 
 def require_own_cache(model: Any) -> None:
@@ -94,22 +89,40 @@ def require_plain_head(model: Any) -> None:
 
     Where a trainer patches autocast into ``forward``, build and call the engine under the same autocast.
     """
-    was_training = model.training
+    name, was_training = type(model).__name__, model.training
     model.eval()
     try:
-        vocabulary = int(model.config.get_text_config().vocab_size)
-        ids = torch.arange(min(8, vocabulary), device=next(model.parameters()).device)[None]
-        with torch.inference_mode():
-            whole = model(input_ids=ids).logits.float()
-            parts = logits_of(model, model.base_model(input_ids=ids).last_hidden_state).float()
+        whole, parts = _whole_and_parts(model)
+    except FAILURES as error:
+        if is_shortage(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model = {name}: its forward pass failed on a short text ({reason}); {OTHERWISE}") from None
     finally:
         model.train(was_training)
-    tolerance = 1e-2 * float(parts.nan_to_num().abs().max())
-    if not torch.allclose(whole, parts, rtol=1e-2, atol=tolerance, equal_nan=True):
+    if not whole.isfinite().any():
         raise ModelError(
-            f"model = {type(model).__name__}: its logits are not the output embedding of the last hidden state; "
-            f"{OTHERWISE}"
+            f"model = {name}: none of its logits is a finite number, so its weights or its config.json are damaged; "
+            "copy or save the model again"
         )
+    if not _are_close(whole, parts):
+        raise ModelError(
+            f"model = {name}: its logits are not the output embedding of the last hidden state; {OTHERWISE}"
+        )
+
+
+def _whole_and_parts(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a short text, by the model and by :func:`logits_of`."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    ids = torch.arange(min(8, vocabulary), device=next(model.parameters()).device)[None]
+    with torch.inference_mode():
+        whole = model(input_ids=ids).logits.float()
+        return whole, logits_of(model, model.base_model(input_ids=ids).last_hidden_state).float()
+
+
+def _are_close(whole: torch.Tensor, parts: torch.Tensor) -> bool:
+    tolerance = 1e-2 * float(parts.nan_to_num().abs().max())
+    return bool(torch.allclose(whole, parts, rtol=1e-2, atol=tolerance, equal_nan=True))
 
 
 def copy_of(model: Any, dtype: torch.dtype) -> Any:

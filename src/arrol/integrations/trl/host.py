@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import torch
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from arrol.engines.embedded.support import max_positions, require_supported, too_long
+from arrol.engines.embedded.steps import require_supported
+from arrol.engines.embedded.support import max_positions, too_long
 from arrol.errors import ConfigError
 from arrol.integrations.trl.batch import RewardFunction
 from arrol.types import SamplingParams

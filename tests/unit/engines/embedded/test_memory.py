@@ -16,37 +16,6 @@ def test_a_number_is_obeyed_and_auto_is_half_of_what_is_free(monkeypatch):
     assert cache_bytes("auto", CPU, held=2 * GIB) == 6 * GIB, "the engine's own memory is free for it"
 
 
-def test_the_control_group_of_a_container_counts(tmp_path, monkeypatch):
-    host = free_bytes(CPU)
-    assert host > 0
-    monkeypatch.setattr(memory, "GROUP", tmp_path)
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\n")
-    assert free_bytes(CPU) == 500
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_bytes(CPU) > 10**6
-
-
-def test_other_systems(monkeypatch):
-    class Absent:
-        def __init__(self, *parts):
-            pass
-
-        def __truediv__(self, name):
-            return self
-
-        def read_text(self, encoding):
-            raise FileNotFoundError
-
-    monkeypatch.setattr(memory, "Path", Absent)
-    monkeypatch.setattr(memory, "GROUP", Absent())
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: 1000, raising=False)
-    assert free_bytes(CPU) == 500_000
-    monkeypatch.delattr(memory.os, "sysconf")
-    assert free_bytes(CPU) == 4 * GIB
-
-
 def test_cuda_counts_what_torch_keeps_in_reserve(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 50)
