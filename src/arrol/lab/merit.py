@@ -28,7 +28,7 @@ from arrol.algorithms.thinning import thinning_share
 from arrol.configs.allocation import UniformAllocation
 from arrol.configs.base import merge, validate
 from arrol.configs.method import AutoRule, DrGrpoConfig, NeverRule
-from arrol.configs.run import RunConfig
+from arrol.configs.run import EngineConfig, RunConfig
 from arrol.errors import DataError
 from arrol.lab.costs import CostModel, Counts
 from arrol.lab.moments import TINY, Moments, expected_counts, merit
@@ -94,10 +94,11 @@ class Merit:
 def base_config(config: RunConfig) -> RunConfig:
     """The config on which designs are judged: nothing stopped, whole groups, advantages not divided by a spread.
 
-    Division by the spread weights prompts by 1/sqrt(p(1-p)), another objective; the comparison is one of noise.
+    Division by the spread weights prompts by 1/sqrt(p(1-p)), another objective; the comparison is one of noise. A
+    replay needs no engine, so the limits of the config's engine leave no design out.
     """
     plain = {"pruning": NeverRule(), "allocation": UniformAllocation(), "algorithm": DrGrpoConfig()}
-    return config.model_copy(update=plain)
+    return config.model_copy(update={**plain, "engine": EngineConfig()})
 
 
 def design_config(base: RunConfig, design: Design) -> RunConfig:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from arrol.configs.base import validate
+from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError, DataError
 from arrol.lab.costs import cost_model
-from arrol.lab.merit import Design, _relative_bias, design_config, judge, merits
+from arrol.lab.merit import Design, _relative_bias, base_config, design_config, judge, merits
 from arrol.lab.moments import Moments
 from arrol.lab.pool import Pool
 
@@ -88,6 +90,22 @@ def test_intervals_hold_the_merit_of_another_pool(base):
 def test_every_design_fills_its_step_with_as_many_rollouts(base):
     config = design_config(base, Design("a", {"training": {"group_size": 2}}))
     assert config.training.prompts_per_step * 2 == base.training.prompts_per_step * base.training.group_size
+
+
+@pytest.mark.parametrize("engine", [{"name": "embedded", "dtype": "bfloat16"}, {"name": "vllm", "dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pruning": {"rule": "uniform", "probe_tokens": [4]}, "algorithm": {"correction": "ipw"}},
+        {"algorithm": {"name": "dapo"}},
+        {"algorithm": {"thinning": 0.5, "thins": "always"}},
+    ],
+)
+def test_the_engine_that_wrote_a_pool_forbids_no_design(pool, engine, change):
+    values = {**pool.meta["config"], "engine": engine}
+    values["algorithm"] = {**values["algorithm"], "importance_cap": 2.0}
+    base = base_config(validate(RunConfig, values))
+    assert design_config(base, Design("d", change)).engine.dtype == "float32"
 
 
 def test_a_pool_without_gradients_is_refused(base):
