@@ -13,7 +13,8 @@ from typing import Any
 
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.integrations.verl.options import VerlOptions
-from arrol.integrations.verl.service import PruningService, RemoteService, Ticket
+from arrol.integrations.verl.remote import RemoteService, Ticket
+from arrol.integrations.verl.service import PruningService
 from arrol.pruning.controller import PruningController
 from arrol.types import FinishReason, RolloutGroup
 from parity import SCENARIOS, SEED, Judge, Outcome, Scenario, Step, Told, ended, lessons_of, recorded, requests_of

@@ -134,9 +134,9 @@ def write(data, monkeypatch):
     tokenizer = AutoTokenizer.from_pretrained(data / "model")
     prompt = tokenizer.encode("1+1=")
 
-    async def run(config, server, then):
+    async def run(config, server, then, keeps_texts):
         ticket = {"step": 3, "group": 5, "size": 4, "success_rate": 0.25, "stop_token_ids": [1], "seed": 42, "run": "r"}
-        ticket["probe_tokens"] = [4]
+        ticket |= {"probe_tokens": [4], "keeps_texts": keeps_texts}
         loop = PrunedAgentLoop(
             DictConfigWrap(config), server, tokenizer, None, RLHFDataset, DictConfigWrap(config.data)
         )  # fmt: skip
@@ -146,12 +146,12 @@ def write(data, monkeypatch):
             await then(output)
         return output
 
-    def one(token_ids, keep, *options, then=None):
+    def one(token_ids, keep, *options, then=None, keeps_texts=False):
         config = OmegaConf.create(compose([*verl_host.plain_overrides(data), "+arrol.probe_tokens=4", *options]))
         service, server = Service(keep), Server(token_ids, len(prompt))
         monkeypatch.setattr(agent_loop, "service_handle", lambda: service)
         try:
-            output = asyncio.run(run(config, server, then))
+            output = asyncio.run(run(config, server, then, keeps_texts))
         except (RuntimeError, asyncio.CancelledError) as error:
             output = error
         return output, service.told, server.asked
@@ -189,6 +189,30 @@ def test_only_the_length_limit_truncates(write):
     full = ("actor_rollout_ref.rollout.response_length=7",)
     assert write([5] * 7, True, *full, then=verify(1.0))[1][-1] == ("outcome", ROLLOUT, 7, 1.0, True)
     assert write(LONG, True, *full, then=verify(1.0))[1][-1] == ("outcome", ROLLOUT, 7, 1.0, False), "a stop token"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_a_rollout_wrote_is_told_before_its_end(write, keep):
+    def then(output):
+        output.extra_fields["reward_extra_info"] = {"pred": 2}
+        return verify(0.25)(output)
+
+    _, told, _ = write(LONG, keep, then=then if keep else None, keeps_texts=True)
+    assert [name for name, *_ in told] == (["probed", "wrote", "outcome"] if keep else ["probed", "wrote"])
+    _, rollout, text = told[1]
+    assert rollout == ROLLOUT
+    assert text.token_ids.tolist() == (LONG if keep else LONG[:4])
+    assert text.logprobs_T.tolist() == [-0.5] * len(text.token_ids)
+    assert len(text.prompt_ids) > 2
+    assert text.answer == ("2" if keep else None)
+
+
+def test_what_a_rollout_wrote_is_told_where_its_reward_fails_too(write):
+    async def then(output):
+        raise RuntimeError("no reward")
+
+    _, told, _ = write(LONG, True, then=then, keeps_texts=True)
+    assert [name for name, *_ in told] == ["probed", "wrote", "failed"]
 
 
 def test_a_stopped_rollout_is_an_empty_list(write):

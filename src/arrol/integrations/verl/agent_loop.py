@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, cast
 
+import numpy as np
 import ray
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, register
@@ -22,10 +23,13 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from arrol.engines.vllm.request import pruning_args
 from arrol.integrations.verl.client import InsideEngine, Limits, Pruned, TwoCalls
 from arrol.integrations.verl.options import NAME, parse_options
-from arrol.integrations.verl.service import ACTOR_NAME, RemoteService, Ticket
+from arrol.integrations.verl.recorded import MAX_ANSWER, WrittenText
+from arrol.integrations.verl.remote import ACTOR_NAME, RemoteService, Ticket
 
 EMPTY = "Empty output for prompt "
 """Beginning of verl's warning; the name of the rollout follows."""
+ANSWER = "pred"
+"""What verl's reward functions call the answer that they read."""
 EXPECTED: set[str] = set()
 """Rollouts of this worker that arrol stopped and of which verl has not warned yet."""
 
@@ -39,13 +43,15 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         rollout = (ticket["step"], ticket["group"], int(kwargs["session_id"]))
         limits = Limits(self.response_length, frozenset(ticket["stop_token_ids"]))
         outputs: list[AgentLoopOutput] = []
-        _report_end(rollout, limits, outputs)
+        _report_end(rollout, limits, outputs, keeps_texts=ticket["keeps_texts"])
         client = self._client(ticket, rollout, limits)
         self.server_manager, verls = client, self.server_manager
         try:
             outputs.append(await super().run(sampling_params, **kwargs))
         except Pruned as pruned:
             EXPECTED.add(f"{kwargs['uid']}_{kwargs['session_id']}")
+            if ticket["keeps_texts"]:
+                _report_text(rollout, pruned.prompt_ids, pruned.output.token_ids, pruned.output.log_probs)
             if isinstance(client, InsideEngine):  # in the other way the service decided it
                 service_handle().pruned.remote(rollout, pruned.num_tokens)
             return []
@@ -80,10 +86,15 @@ class PrunedAgentLoop(SingleTurnAgentLoop):
         )
 
 
-def _report_end(rollout: tuple[int, int, int], limits: Limits, outputs: list[AgentLoopOutput]) -> None:
+def _report_end(
+    rollout: tuple[int, int, int], limits: Limits, outputs: list[AgentLoopOutput], *, keeps_texts: bool
+) -> None:
     """Report the output's reward, which verl sets on it, when the task is done; or that the task did not end well."""
 
     def done(task: asyncio.Task[object]) -> None:
+        for output in outputs if keeps_texts else ():
+            answer = output.extra_fields.get("reward_extra_info", {}).get(ANSWER)
+            _report_text(rollout, output.prompt_ids, output.response_ids, output.response_logprobs, answer)
         if task.cancelled() or task.exception() is not None:
             service_handle().failed.remote(rollout)
             return
@@ -95,6 +106,23 @@ def _report_end(rollout: tuple[int, int, int], limits: Limits, outputs: list[Age
     task = asyncio.current_task()
     assert task is not None
     task.add_done_callback(done)
+
+
+def _report_text(
+    rollout: tuple[int, int, int],
+    prompt_ids: Sequence[int],
+    token_ids: Sequence[int],
+    logprobs: Sequence[float] | None,
+    answer: object = None,
+) -> None:
+    """Send what a rollout wrote, for the record."""
+    text = WrittenText(
+        np.array(prompt_ids, np.int32),
+        np.array(token_ids, np.int32),
+        None if logprobs is None else np.array(logprobs, np.float32),
+        None if answer is None else str(answer)[:MAX_ANSWER],
+    )
+    service_handle().wrote.remote(rollout, text)
 
 
 @cache

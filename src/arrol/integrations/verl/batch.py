@@ -197,3 +197,12 @@ def longest_row(config: Config) -> int:
     """Tokens of the longest row of a batch, synthetic rows included."""
     lengths = [int(at(config, f"{ROLLOUT}.{name}_length", 0)) for name in ("prompt", "response")]
     return max(sum(lengths), SYNTHETIC_TOKENS)
+
+
+def total_steps(config: Config) -> int:
+    """Training steps of the whole run, 0 where verl's config does not say; its trainer writes them there at start."""
+    total = at(config, "trainer.total_training_steps")
+    if total is None:  # the updates of the whole run
+        updates = at(config, f"{ACTOR}.optim.total_training_steps", -1)
+        total = updates // at(config, f"trainer.v1.{at(config, 'trainer.v1.trainer_mode')}.parameter_sync_step", 1)
+    return max(int(total), 0)

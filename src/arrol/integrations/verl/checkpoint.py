@@ -12,7 +12,7 @@ import ray
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
 from arrol.integrations.memory import write_head
-from arrol.integrations.verl.service import ACTOR_NAME, RemoteService
+from arrol.integrations.verl.remote import ACTOR_NAME, RemoteService
 
 
 class HeadSaver(CheckpointCallback):
@@ -27,6 +27,7 @@ class HeadSaver(CheckpointCallback):
             return  # pruning is off
         ray.get(service.settle.remote())
         write_head(Path(checkpoint_dir), ray.get(service.save.remote()))
+        ray.get(service.recorded.remote())
 
 
 def find_service() -> RemoteService | None:

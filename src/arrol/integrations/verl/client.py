@@ -33,9 +33,13 @@ Ask = Callable[[int, list[float]], Awaitable[bool]]
 class Pruned(Exception):
     """The rollout was stopped."""
 
-    def __init__(self, num_tokens: int) -> None:
-        super().__init__(f"stopped after {num_tokens} tokens")
-        self.num_tokens = num_tokens
+    def __init__(self, prompt_ids: Sequence[int], output: TokenOutput) -> None:
+        super().__init__(f"stopped after {len(output.token_ids)} tokens")
+        self.prompt_ids, self.output = prompt_ids, output
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.output.token_ids)
 
 
 class TokenOutput(Protocol):
@@ -114,7 +118,7 @@ class TwoCalls:
             if self._limits.has_ended(part.token_ids, asked) or probe == len(self._probe_tokens):
                 return whole
             if not await self._ask(probe, logprob_statistics(np.array([whole.log_probs or []]))[0].tolist()):
-                raise Pruned(len(whole.token_ids))
+                raise Pruned(prompt_ids, whole)
             self.is_awaited = probe + 1 < len(self._probe_tokens)
         raise AssertionError("the last length is the limit")
 
@@ -141,7 +145,7 @@ class InsideEngine:
         if not whole.token_ids:
             raise ModelError("engine: returned no token, so vLLM refused the request; its log names the field to set")
         if len(whole.token_ids) < asked and not self._limits.is_stopped(whole.token_ids):
-            raise Pruned(len(whole.token_ids))
+            raise Pruned(prompt_ids, whole)
         return whole
 
 

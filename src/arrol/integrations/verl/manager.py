@@ -25,6 +25,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.utils import tensordict_utils
 from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.fs import copy_to_local
 from verl.utils.ray_utils import auto_await
 
 from arrol.algorithms.allocation.rule import StepShape
@@ -34,9 +35,12 @@ from arrol.integrations.verl.agent_loop import register_in_worker
 from arrol.integrations.verl.batch import Batch, MiniBatches, at
 from arrol.integrations.verl.derive import CALLBACK, check, notes
 from arrol.integrations.verl.options import NAME, VerlOptions
+from arrol.integrations.verl.plan import RecordPlan, record_plan
+from arrol.integrations.verl.recorded import MAX_ANSWER, AskedPrompt
 from arrol.integrations.verl.refusals import AGENT_LOOP
+from arrol.integrations.verl.remote import ACTOR_NAME, RemoteService
 from arrol.integrations.verl.sampler import MetricsReplayBuffer, StepSizes
-from arrol.integrations.verl.service import ACTOR_NAME, PruningService, RemoteService
+from arrol.integrations.verl.service import PruningService
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +60,9 @@ class AgentLoopManager(AgentLoopManagerTQ):
         self._service: RemoteService | None = None
         if not self._options.is_active:
             return
-        self._service = start_service(self._options, plain, stop_token_ids(config))
+        plan = plan_of(config, plain, self._options)
+        self._service = start_service(self._options, plain, stop_token_ids(config), plan)
+        MetricsReplayBuffer.keeps_records = plan is not None
         batch = Batch.of(plain, self._options)
         MetricsReplayBuffer.step_sizes = StepSizes(config, MiniBatches.of(plain, batch))
         for note in notes(plain):
@@ -76,7 +82,9 @@ class AgentLoopManager(AgentLoopManagerTQ):
     def generate_sequences(self, prompts: TensorDict) -> None:
         """Dispatch a batch; rows of training prompts get a ticket and the agent loop that prunes."""
         validates = "validate" in prompts and bool(prompts["validate"])
-        if self._service is not None and not validates:
+        if self._service is not None and validates:
+            self._service.evaluating.remote(int(prompts["global_steps"]))
+        elif self._service is not None:
             self._add_tickets(prompts, self._service)
         super().generate_sequences(prompts)
 
@@ -88,15 +96,17 @@ class AgentLoopManager(AgentLoopManagerTQ):
             )
         sizes = _column(prompts, ROLLOUTS) or [self.rollout_config.n] * len(prompts)
         keys = [prompt_key(messages) for messages in _column(prompts, "raw_prompt")]
-        asked = [(key, int(size)) for key, size in zip(keys, sizes, strict=True)]
-        tickets = ray.get(service.begin.remote(int(prompts["global_steps"]), asked))
+        sizes_of = [(key, int(size)) for key, size in zip(keys, sizes, strict=True)]
+        tickets = ray.get(service.begin.remote(int(prompts["global_steps"]), sizes_of, asked_prompts(prompts)))
         tensordict_utils.assign_non_tensor_stack(prompts, NAME, tickets)
         if self._options.has_allocation:
             tensordict_utils.assign_non_tensor_stack(prompts, ROLLOUTS, [ticket["size"] for ticket in tickets])
         prompts["agent_name"] = NonTensorData(NAME)
 
 
-def start_service(options: VerlOptions, config: Mapping[str, Any], stop_token_ids: list[int]) -> RemoteService:
+def start_service(
+    options: VerlOptions, config: Mapping[str, Any], stop_token_ids: list[int], plan: RecordPlan | None
+) -> RemoteService:
     """The actor, on this node, so that its files and its memory are the driver's."""
     batch = Batch.of(config, options)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -105,12 +115,42 @@ def start_service(options: VerlOptions, config: Mapping[str, Any], stop_token_id
     )
     seed, shape = int(at(config, "actor_rollout_ref.rollout.seed", 0)), StepShape(batch.prompts, batch.group_size)
     try:
-        return cast(RemoteService, actor.remote(options, seed=seed, shape=shape, stop_token_ids=stop_token_ids))
+        started = actor.remote(options, seed=seed, shape=shape, stop_token_ids=stop_token_ids, plan=plan)
+        return cast(RemoteService, started)
     except ValueError as error:
         raise ConfigError(
             f"ray_kwargs.ray_init.namespace: another run of this Ray namespace owns {ACTOR_NAME} ({error}); "
             "give each run its own namespace"
         ) from None
+
+
+def plan_of(config: DictConfig, plain: Mapping[str, Any], options: VerlOptions) -> RecordPlan | None:
+    """What the run's record needs to know; None where none is kept."""
+    folder, model = resumed_folder(config), config.actor_rollout_ref.model
+    step = 0 if folder is None else int(folder.name.rpartition("_")[2])
+    tokenizer = copy_to_local(model.get("tokenizer_path") or model.path)
+    return record_plan(plain, options, step=step, tokenizer=tokenizer, base=Path.cwd(), gpu=gpus())
+
+
+def gpus() -> str:
+    """Kinds of accelerators in Ray's cluster, and their number; empty where it names none."""
+    found = ray.cluster_resources()
+    kinds = sorted(name.partition(":")[2] for name in found if name.startswith("accelerator_type:"))
+    return f"{found.get('GPU', 0):g} {'/'.join(kinds)}" if kinds else ""
+
+
+def asked_prompts(prompts: TensorDict) -> list[AskedPrompt]:
+    """What a batch says of each prompt, for the record."""
+    rows, count = _column(prompts, "reward_model"), len(prompts)
+    golds = ["" if not isinstance(row, Mapping) else str(row.get("ground_truth", ""))[:MAX_ANSWER] for row in rows]
+    uids, messages = map(str, _column(prompts, "uid")), _column(prompts, "raw_prompt")
+    return [AskedPrompt(*told) for told in zip(uids, map(prompt_text, messages), golds or [""] * count, strict=True)]
+
+
+def prompt_text(messages: Iterable[object]) -> str:
+    """The texts of chat messages, one below the other; what is no text (images) is left out."""
+    contents = [each.get("content") for each in messages if isinstance(each, Mapping)]
+    return "\n".join(content for content in contents if isinstance(content, str))
 
 
 def restore(service: RemoteService, config: DictConfig) -> None:

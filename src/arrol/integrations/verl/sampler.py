@@ -20,10 +20,10 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from arrol.errors import DataError
-from arrol.integrations.verl.batch import MiniBatches
+from arrol.integrations.verl.batch import MiniBatches, total_steps
 from arrol.integrations.verl.checkpoint import find_service
 from arrol.integrations.verl.options import NAME
-from arrol.integrations.verl.service import RemoteService
+from arrol.integrations.verl.remote import RemoteService
 
 FILTERS = ("filter_groups_metric", "max_inflight_gen_batches", "sync_refill_failed_groups", "train_batch_size")
 """Arguments of verl's sampler that verl does not give to a custom one."""
@@ -43,12 +43,7 @@ class StepSizes:
 
     def is_last(self, step: int) -> bool:
         """Whether verl ends with this step; False where its config does not say."""
-        total = OmegaConf.select(self._config, "trainer.total_training_steps")
-        if total is None:  # verl has written the updates of the whole run here
-            updates = OmegaConf.select(self._config, "actor_rollout_ref.actor.optim.total_training_steps") or -1
-            mode = OmegaConf.select(self._config, "trainer.v1.trainer_mode")
-            total = updates // (OmegaConf.select(self._config, f"trainer.v1.{mode}.parameter_sync_step") or 1)
-        return 0 < total <= step
+        return 0 < total_steps(self._config) <= step
 
     def fit(self, rows: int) -> dict[str, float]:
         """Set the size for so many rows; returns metrics."""
@@ -70,23 +65,50 @@ class MetricsReplayBuffer(ReplayBuffer):
 
     step_sizes: ClassVar[StepSizes | None] = None
     """Set by the manager, which verl creates later in the same process."""
+    keeps_records: ClassVar[bool] = False
+    """Set likewise: the service records the run."""
 
     def __init__(self, *, sampler_kwargs: Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(sampler_kwargs=sampler_kwargs, **{**kwargs, **filters(sampler_kwargs)})
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         batch, metrics = super().sample(global_steps=global_steps, partition_id=partition_id, batch_size=batch_size)
+        if partition_id == "val" and self.keeps_records:
+            record_validation(batch, global_steps)
         service = find_service() if partition_id == "train" else None
         if service is None:
             return batch, metrics
         learnt = ray.get(service.settle.remote())
-        if self.step_sizes is not None and self.step_sizes.is_last(global_steps):
+        is_last = self.step_sizes is not None and self.step_sizes.is_last(global_steps)
+        if is_last:
             ray.get(service.log_end.remote())
         if ray.get(service.has_selection.remote()):
             batch = trained_rows(service, batch, global_steps)
         if self.step_sizes is not None:
             learnt |= self.step_sizes.fit(len(batch))
+        if self.keeps_records:
+            service.sampled.remote([row_of(key) for key in batch.keys], learnt)
+        if self.keeps_records and is_last:
+            ray.get(service.recorded.remote())  # verl may end the actor without a word
         return batch, {**metrics, **{f"{NAME}/{key}": value for key, value in learnt.items()}}
+
+
+def record_validation(batch: KVBatchMeta, step: int) -> None:
+    """Tell the service the scores of a batch of validation; none where verl computes rewards later."""
+    service = find_service()
+    fields = ["rm_scores", "responses"]
+    data = transfer_queue.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    if service is None or "rm_scores" not in data:
+        return
+    scores, lengths = data["rm_scores"].sum(dim=1).tolist(), data["responses"].offsets().diff().tolist()
+    uids = [row_of(key)[0] for key in batch.keys]
+    ray.get(service.evaluated.remote(step, list(zip(uids, scores, lengths, strict=True))))
+
+
+def row_of(key: str) -> tuple[str, int]:
+    """uid and rollout of a row of verl's storage: its key is uid, rollout and output."""
+    uid, rollout, _ = key.rsplit("_", 2)
+    return uid, int(rollout)
 
 
 def filters(sampler_kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,8 +122,7 @@ def trained_rows(service: RemoteService, batch: KVBatchMeta, step: int) -> KVBat
     partition = batch.partition_id
     data = transfer_queue.kv_batch_get(keys=batch.keys, partition_id=partition, select_fields=[NAME])
     tickets = [ticket.data if isinstance(ticket, NonTensorData) else ticket for ticket in data[NAME]]
-    indices = [int(key.rsplit("_", 2)[1]) for key in batch.keys]  # uid, rollout, output
-    rows = [(ticket["group"], index) for ticket, index in zip(tickets, indices, strict=True)]
+    rows = [(ticket["group"], row_of(key)[1]) for ticket, key in zip(tickets, batch.keys, strict=True)]
     trains = ray.get(service.kept.remote(step, rows))
     left_out = [key for key, train in zip(batch.keys, trains, strict=True) if not train]
     if left_out:

@@ -14,11 +14,9 @@ import logging
 import math
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol, TypedDict, cast
+from typing import cast
 
 import numpy as np
 
@@ -28,105 +26,54 @@ from arrol.integrations.allocation import HostAllocation
 from arrol.integrations.diagnosis import HostDiagnosis
 from arrol.integrations.memory import HostMemory
 from arrol.integrations.verl.advice import ADVICE
+from arrol.integrations.verl.group import OpenGroup
 from arrol.integrations.verl.options import VerlOptions
+from arrol.integrations.verl.plan import RecordPlan
+from arrol.integrations.verl.recorded import AskedPrompt, SettledGroup, WrittenText
+from arrol.integrations.verl.recording import Recording
+from arrol.integrations.verl.remote import Ticket
 from arrol.integrations.verl.watch import Silence, probe_advice, waiting_for
 from arrol.integrations.warmup import Warmup, with_probes, without_probes
 from arrol.pruning.controller import PruningController
-from arrol.types import Completion, FinishReason, ProbeEvent, Prompt, Rollout, RolloutGroup, RolloutId, State
+from arrol.types import Completion, FinishReason, ProbeEvent, RolloutGroup, RolloutId, State
 
 logger = logging.getLogger(__name__)
 
-ACTOR_NAME = "arrol_head"
 TICK_S = 1.0
 SETTLE_S = 10.0
 """How long learning waits for rewards under way; a rollout without one is then taken as failed."""
-
-
-class RemoteMethod(Protocol):
-    """A method of a Ray actor."""
-
-    def remote(self, *arguments: object, **named: object) -> Awaitable[object]: ...
-
-
-class RemoteService(Protocol):
-    """The actor's handle: :class:`PruningService` as driver and workers see it."""
-
-    begin: RemoteMethod
-    probed: RemoteMethod
-    ended: RemoteMethod
-    outcome: RemoteMethod
-    pruned: RemoteMethod
-    failed: RemoteMethod
-    settle: RemoteMethod
-    has_selection: RemoteMethod
-    kept: RemoteMethod
-    log_end: RemoteMethod
-    save: RemoteMethod
-    load: RemoteMethod
-
-
-class Ticket(TypedDict):
-    """What each rollout of a prompt carries to its worker; verl stores it with each trajectory."""
-
-    step: int
-    group: int
-    """-1 where the prompt is skipped."""
-    size: int
-    success_rate: float | None
-    seed: int
-    run: str
-    """Tells this trainer's groups from those of others on the same vLLM server."""
-    stop_token_ids: list[int]
-    probe_tokens: list[int]
-    """None while the first lengths are measured."""
-
-
-@dataclass
-class _GroupState:
-    """The rollouts of one prompt, by index."""
-
-    key: str
-    size: int
-    features_at: defaultdict[int, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
-    waiting: dict[int, tuple[int, asyncio.Future[bool]]] = field(default_factory=dict)
-    """Probe, and the answer that the worker awaits."""
-    completions: dict[int, Completion] = field(default_factory=dict)
-    """Completions of rollouts that have ended; token ids are unknown here, their number counts."""
-    rewards: dict[int, float] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> list[int]:
-        """Rollouts that have not ended, or whose reward is under way."""
-        return [index for index in range(self.size) if index not in self.completions]
-
-    @property
-    def total_G(self) -> np.ndarray:
-        """float64 ``[G]``: rewards that train; NaN where there is none."""
-        return np.array([self.rewards.get(index, np.nan) for index in range(self.size)])
 
 
 class PruningService:
     """See the module. Every method must run in one event loop."""
 
     def __init__(
-        self, options: VerlOptions, *, seed: int, shape: StepShape | None = None, stop_token_ids: Sequence[int] = ()
+        self,
+        options: VerlOptions,
+        *,
+        seed: int,
+        shape: StepShape | None = None,
+        stop_token_ids: Sequence[int] = (),
+        plan: RecordPlan | None = None,
     ) -> None:
-        """``shape``: prompts per step and rollouts of each, for allocation rules."""
+        """``shape``: prompts per step and rollouts of each, for allocation rules. ``plan``: None keeps no record."""
         self._host = without_probes(options.host) if options.chooses_probe else options.host
         self._options, self._seed, self._shape, self._stop_token_ids = options, seed, shape, list(stop_token_ids)
         self._run = secrets.token_hex(8)  # changes no draw
         self._warmup = Warmup(options.host)
         self._allocation: HostAllocation | None = None
         self._build()
-        self._groups: dict[tuple[int, int], _GroupState] = {}
-        self._trains: dict[RolloutId, bool] = {}
-        """Whether each rollout of the step settled last trains, where the rule selects rows."""
+        self._groups: dict[tuple[int, int], OpenGroup] = {}
+        self._left_out: dict[RolloutId, str] = {}
+        """Why each rollout of the step settled last does not train, where the rule selects rows; empty where it does.
+        """
         self._unusable: set[RolloutId] = set()
         """Rollouts of this step whose reward is not finite: they are not learnt from and do not train."""
         self._learnt: dict[str, float] = {}
         """Metrics of the step settled last."""
         self._silence, self._diagnosis = Silence(), HostDiagnosis(ADVICE)
         self._has_advised = False
+        self._recording = Recording(plan, options.host) if plan is not None else None
         self._over = asyncio.Event()
         """Set when a group ends."""
         self._clock: asyncio.Task[None] | None = None
@@ -142,13 +89,19 @@ class PruningService:
             host.pruning, self._memory.estimator, seed=seed, whole_group=self._options.keeps_share_of_group
         )
 
-    async def begin(self, step: int, prompts: Sequence[tuple[str, int]]) -> list[Ticket]:
+    async def begin(
+        self, step: int, prompts: Sequence[tuple[str, int]], asked: Sequence[AskedPrompt] = ()
+    ) -> list[Ticket]:
         """Announce ``(key, size)`` of each prompt of a batch; a ticket of size 0 means that the prompt is skipped.
 
-        A second batch of the same step (a refill) continues the numbers of its groups.
+        A second batch of the same step (a refill) continues the numbers of its groups. ``asked`` is for the record, one
+        per prompt.
         """
         if any(key[0] != step for key in self._groups):
             await self.settle()
+        if self._recording is not None:
+            await self._recording.idle()
+            self._recording.begin_step(step)
         found = None if self._groups or self._memory.probe_tokens else self._warmup.probe(self._memory.step)
         if found is not None:
             logger.warning("arrol: %s", found)
@@ -164,15 +117,18 @@ class PruningService:
         if self._clock is None:
             self._clock = asyncio.get_running_loop().create_task(self._run_clock())
         tickets: list[Ticket] = []
-        for (key, _), size in zip(prompts, sizes, strict=True):
+        keeps_texts = self._recording is not None and self._recording.wants_texts
+        for place, ((key, _), size) in enumerate(zip(prompts, sizes, strict=True)):
             number, success_rate = len(self._groups) if size else -1, self._memory.history.success_rate(key)
             if size:
-                self._groups[step, number] = _GroupState(key, size)
+                self._groups[step, number] = OpenGroup(key, size)
                 self._controller.open(step, number, size, success_rate)
+                if self._recording is not None and asked:
+                    self._recording.announce(number, asked[place])
             ticket: Ticket = {
                 "step": step, "group": number, "size": size, "success_rate": success_rate, "seed": self._seed,
                 "run": self._run, "stop_token_ids": self._stop_token_ids,
-                "probe_tokens": list(self._controller.probe_tokens),
+                "probe_tokens": list(self._controller.probe_tokens), "keeps_texts": keeps_texts,
             }  # fmt: skip
             tickets.append(ticket)
         return tickets
@@ -210,11 +166,13 @@ class PruningService:
     ) -> None:
         """It is complete; ``is_truncated``: the length limit ended it. Without a reward nothing is learnt from it."""
         rollout_id = RolloutId(*rollout)
+        reason = FinishReason.LENGTH if is_truncated else FinishReason.STOP
         self._controller.finished([rollout_id])
+        if rollout_id[:2] in self._groups:
+            self._groups[rollout_id[:2]].ends[rollout_id.index] = reason
         if reward is not None and not math.isfinite(reward):
             self._unusable.add(rollout_id)
             reward = None
-        reason = FinishReason.LENGTH if is_truncated else FinishReason.STOP
         self._end(rollout_id, FinishReason.ERROR if reward is None else reason, num_tokens, reward)
 
     def pruned(self, rollout: tuple[int, int, int], num_tokens: int) -> None:
@@ -253,14 +211,27 @@ class PruningService:
         self._controller.lost(missing)  # the worker is gone, or the reward
         for rollout_id in missing:
             self._end(rollout_id, FinishReason.ERROR)
-        groups = [self._as_rollouts(key) for key, _ in open_groups]
+        threshold = self._host.success_threshold
+        groups = [group.as_rollouts(*key, self._controller, threshold) for key, group in open_groups]
         totals = [group.total_G for _, group in open_groups]
         for key, _ in open_groups:  # a refill of this step counts its groups from 0 again
             self._controller.close(*key)
         self._groups = {}
         if groups:
+            began = time.monotonic()
             self._learn(groups, totals)
+            self._record(groups, [group for _, group in open_groups], time.monotonic() - began)
         return dict(self._learnt)
+
+    def _record(self, groups: list[RolloutGroup], opened: list[OpenGroup], seconds: float) -> None:
+        if self._recording is None:
+            return
+        left_out = [[self._left_out.get(rollout.rollout_id, "") for rollout in group.rollouts] for group in groups]
+        settled = [
+            SettledGroup(group, known.total_G, known.ends, reasons)
+            for group, known, reasons in zip(groups, opened, left_out, strict=True)
+        ]
+        self._recording.settled(settled, self._controller.probe_tokens, seconds)
 
     def _learn(self, groups: list[RolloutGroup], totals: list[np.ndarray]) -> None:
         advice = probe_advice(groups, self._controller.probe_tokens[0]) if self._controller.probe_tokens else None
@@ -278,8 +249,8 @@ class PruningService:
             )
         if self._allocation is not None and self._selects_rows():
             lessons = self._allocation.lessons(groups, totals, self._memory.step)
-            self._trains = {
-                rollout.rollout_id: not left_out
+            self._left_out = {
+                rollout.rollout_id: left_out
                 for group, lesson in zip(groups, lessons, strict=True)
                 for rollout, left_out in zip(group.rollouts, lesson.left_out_G, strict=True)
             }
@@ -292,8 +263,36 @@ class PruningService:
             metrics |= self._allocation.metrics()
         self._learnt = {name: value for name, value in metrics.items() if math.isfinite(value)}
 
+    def wrote(self, rollout: tuple[int, int, int], text: WrittenText) -> None:
+        """What a rollout has written until its end, for the record."""
+        if self._recording is not None:
+            self._recording.wrote(RolloutId(*rollout), text)
+
+    def sampled(self, rows: Sequence[tuple[str, int]], metrics: Mapping[str, float]) -> None:
+        """uid and rollout of each row of the step settled last that trains, and the metrics of the step."""
+        if self._recording is not None:
+            self._recording.sampled(rows, metrics, self._memory.ledger.totals)
+
+    def evaluating(self, step: int) -> None:
+        """A batch of validation begins."""
+        if self._recording is not None:
+            self._recording.evaluating(step)
+
+    async def evaluated(self, step: int, scores: Sequence[tuple[str, float, int]]) -> None:
+        """uid, score and tokens of each row of a batch of validation; returns when they are written."""
+        if self._recording is not None:
+            self._recording.evaluated(step, scores)
+            await self._recording.idle()
+
+    async def recorded(self) -> None:
+        """Wait until all that was told is on disk."""
+        if self._recording is not None:
+            await self._recording.sync()
+
     def log_end(self) -> None:
-        """Log why nothing was learned, where that is so, once; :meth:`settle` first."""
+        """verl ends with the step settled last: log why nothing was learned, where that is so, once."""
+        if self._recording is not None:
+            self._recording.last_step()
         for line in self._diagnosis.at_end():
             logger.warning("arrol: %s", line)
         self._diagnosis = HostDiagnosis(ADVICE)
@@ -309,7 +308,7 @@ class PruningService:
     def kept(self, step: int, rows: Sequence[tuple[int, int]]) -> list[bool]:
         """Whether each ``(group, rollout)`` of the step settled last trains."""
         ids = [RolloutId(step, *row) for row in rows]
-        chosen = [not self._selects_rows() or self._trains.get(rollout_id, False) for rollout_id in ids]
+        chosen = [not self._selects_rows() or self._left_out.get(rollout_id) == "" for rollout_id in ids]
         return [
             is_chosen and rollout_id not in self._unusable for is_chosen, rollout_id in zip(chosen, ids, strict=True)
         ]
@@ -365,15 +364,6 @@ class PruningService:
             answer.set_result(False)
         if not group.missing:
             self._over.set()
-
-    def _as_rollouts(self, key: tuple[int, int]) -> RolloutGroup:
-        """The group, with labels of 0 or 1 as rewards."""
-        group, rollouts = self._groups[key], []
-        for index, completion in sorted(group.completions.items()):
-            rollout_id, reward = RolloutId(*key, index), group.rewards.get(index)
-            label = None if reward is None else float(reward > self._host.success_threshold)
-            rollouts.append(Rollout(rollout_id, completion, self._controller.decision(rollout_id), label))
-        return RolloutGroup(Prompt(key=group.key, token_ids=(0,), text="", answer=""), rollouts)
 
     async def _run_clock(self) -> None:
         while True:

@@ -195,7 +195,7 @@ def test_it_learns_from_rewards_of_survivors_once():
     assert first["rollout/success_frac_after"] == 0.5
     assert rates == [1.0, 0.0]
     assert tickets[0]["run"] != asyncio.run(service_of().begin(1, [("a", 4)]))[0]["run"]
-    own = {"seed": 7, "run": tickets[0]["run"], "stop_token_ids": [], "probe_tokens": [4]}
+    own = {"seed": 7, "run": tickets[0]["run"], "stop_token_ids": [], "probe_tokens": [4], "keeps_texts": False}
     assert tickets[1] == {"step": 2, "group": 1, "size": 4, "success_rate": 0.0, **own}
 
 
