@@ -23,7 +23,7 @@ def plan_of(folder, options, *, step=0, **changes):
         options.host, steps=2, group_size=4, sampling={"max_completion_tokens": 12}, rewards=["compute_score"]
     )
     run = HostRun("mine", 7, config, {"verl": "0.9.1"}, ["verl/trainer/main_ppo.py"])
-    known = {"tokenizer": "", "trust_remote_code": False, "scale": "std", "validates": True, **changes}
+    known = {"tokenizer": "", "trusts_code": False, "scale": "std", "validates": True, **changes}
     return RecordPlan(folder=folder, run=run, step=step, **known)
 
 
@@ -31,7 +31,7 @@ def use_bytes(monkeypatch):
     """Let every recording read tokens as bytes."""
 
     class Bytes:
-        def __init__(self, path, *, trust_remote_code):
+        def __init__(self, path, *, trusts_code):
             pass
 
         def decode(self, ids, *, skip_special_tokens=False):

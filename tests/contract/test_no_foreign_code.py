@@ -40,6 +40,7 @@ WEIGHTS = ("AutoModel", "PeftModel")
 
 OWN_NAME = "the module's name is in our source"
 USERS_OWN = "a function that the user names, of the user's own code"
+VERL_OPTION = "verl's own option of that name, off unless its user sets it"
 TRL_OPTION = "TRL's own option of that name, off unless its user sets it"
 EXCEPTIONS = {
     ("src/arrol/verifiers/function_pool.py", "import pickle"): "writes alone: a question to a worker that it started",
@@ -55,6 +56,7 @@ EXCEPTIONS = {
     ("src/arrol/verifiers/functions.py", "import_module"): USERS_OWN,
     ("src/arrol/cli/python.py", "import_module"): USERS_OWN,
     ("src/arrol/cli/grpo.py", "import_module"): USERS_OWN,
+    ("src/arrol/integrations/verl/recording.py", "trust_remote_code"): VERL_OPTION,
     ("src/arrol/integrations/trl/async_worker.py", "trust_remote_code"): TRL_OPTION,
     ("src/arrol/integrations/trl/reward_model.py", "trust_remote_code"): TRL_OPTION,
     ("src/arrol/integrations/trl/reward_model.py", "AutoModelForSequenceClassification.from_pretrained"): TRL_OPTION,

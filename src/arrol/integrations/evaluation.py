@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from arrol.records.schema import EvalRecord
-from arrol.stats import bootstrap_interval, wilson_interval
+from arrol.stats import accuracy_with_interval
 
 
-class JudgedRollout(NamedTuple):
+class EvaluatedRollout(NamedTuple):
     """One rollout of an evaluation."""
 
     prompt: str
@@ -24,24 +24,20 @@ class JudgedRollout(NamedTuple):
     tokens: int
 
 
-def eval_row(judged: Sequence[JudgedRollout], step: int, metrics: Mapping[str, float] | None = None) -> EvalRecord:
-    """Accuracy after ``step``, at least one rollout, with ``metrics`` beside it.
-
-    The 95% interval is Wilson's for one sample per prompt, else a bootstrap over prompts.
-    """
+def eval_row(judged: Sequence[EvaluatedRollout], step: int, metrics: Mapping[str, float] | None = None) -> EvalRecord:
+    """Accuracy with its interval over prompts, of at least one rollout; ``metrics`` stand beside it."""
     by_prompt: dict[str, list[float]] = {}
     for one in judged:
         by_prompt.setdefault(one.prompt, []).append(one.success)
-    mean_P = np.array([np.mean(row) for row in by_prompt.values()])
-    samples = min(map(len, by_prompt.values()))
-    if max(map(len, by_prompt.values())) == 1:
-        low, high = wilson_interval(float(mean_P.sum()), len(mean_P))
-    else:
-        low, high = bootstrap_interval(mean_P, seed=0)
+    rows = list(by_prompt.values())
+    samples = min(map(len, rows))
+    is_whole = all(len(row) == samples for row in rows)
+    if not is_whole:  # a rollout failed, or TRL repeats prompts to fill its last batch
+        rows = [[float(np.mean(row))] for row in rows]
+    accuracy, low, high = accuracy_with_interval(np.array(rows))
     totals = [one.total for one in judged if not math.isnan(one.total)]
     return EvalRecord(
-        step=step, accuracy=float(mean_P.mean()), low=low, high=high, num_prompts=len(mean_P),
-        samples_per_prompt=samples,
+        step=step, accuracy=accuracy, low=low, high=high, num_prompts=len(rows), samples_per_prompt=samples,
         metrics={
             "eval/reward/mean": float(np.mean(totals)) if totals else math.nan,
             "eval/completion_tokens/mean": float(np.mean([one.tokens for one in judged])),

@@ -5,29 +5,10 @@ TRL asks for the rollouts batch by batch; the rewards of a batch are known once 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
-
+from arrol.integrations.evaluation import EvaluatedRollout
 from arrol.integrations.trl.batch import RewardColumns, RolloutBatch, RowTag
 from arrol.integrations.trl.host import TrainerLike
-from arrol.records.schema import EvalRecord
-from arrol.stats import accuracy_with_interval
 from arrol.types import RolloutGroup
-
-
-class EvaluatedRollout(NamedTuple):
-    """One rollout of an evaluation."""
-
-    prompt: str
-    """Key of its prompt."""
-    total: float
-    """Sum of the reward functions; NaN without one."""
-    success: float
-    """1 right, 0 wrong or without a reward."""
-    tokens: int
 
 
 class JudgedRollouts:
@@ -67,24 +48,3 @@ class JudgedRollouts:
 def reward_columns(trainer: TrainerLike) -> RewardColumns:
     """TRL's reward functions."""
     return RewardColumns(trainer.reward_func_names, trainer.reward_funcs, trainer.reward_weights.tolist())
-
-
-def eval_row(judged: Sequence[EvaluatedRollout], step: int) -> EvalRecord:
-    """Accuracy with its interval over prompts."""
-    by_prompt: dict[str, list[float]] = {}
-    for one in judged:
-        by_prompt.setdefault(one.prompt, []).append(one.success)
-    rows = list(by_prompt.values())
-    samples = min(map(len, rows))
-    is_whole = all(len(row) == samples for row in rows)
-    if not is_whole:  # TRL repeats prompts to fill its last batch
-        rows = [[float(np.mean(row))] for row in rows]
-    accuracy, low, high = accuracy_with_interval(np.array(rows))
-    totals = [one.total for one in judged if not math.isnan(one.total)]
-    return EvalRecord(
-        step=step, accuracy=accuracy, low=low, high=high, num_prompts=len(rows), samples_per_prompt=samples,
-        metrics={
-            "eval/reward/mean": float(np.mean(totals)) if totals else math.nan,
-            "eval/completion_tokens/mean": float(np.mean([one.tokens for one in judged])),
-        },
-    )  # fmt: skip

@@ -26,9 +26,9 @@ import torch
 
 from arrol.algorithms.lesson import Lesson
 from arrol.configs.host import HostConfig
+from arrol.integrations.evaluation import EvaluatedRollout, eval_row
 from arrol.integrations.records import HostRecords, HostRun, run_config
 from arrol.integrations.trl.batch import RewardedGroup
-from arrol.integrations.trl.evaluation import EvaluatedRollout, eval_row
 from arrol.integrations.trl.host import TrainerLike
 from arrol.integrations.trl.signal import GroupAdvantages, unweighted
 from arrol.records.groups import RecordedGroup

@@ -21,9 +21,10 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 
 from arrol.engines.vllm.request import pruning_args
+from arrol.integrations.records import shown_answer
 from arrol.integrations.verl.client import InsideEngine, Limits, Pruned, TwoCalls
 from arrol.integrations.verl.options import NAME, parse_options
-from arrol.integrations.verl.recorded import MAX_ANSWER, WrittenText
+from arrol.integrations.verl.recorded import WrittenText
 from arrol.integrations.verl.remote import ACTOR_NAME, RemoteService, Ticket
 
 EMPTY = "Empty output for prompt "
@@ -120,7 +121,7 @@ def _report_text(
         np.array(prompt_ids, np.int32),
         np.array(token_ids, np.int32),
         None if logprobs is None else np.array(logprobs, np.float32),
-        None if answer is None else str(answer)[:MAX_ANSWER],
+        None if answer is None else shown_answer(answer),
     )
     service_handle().wrote.remote(rollout, text)
 

@@ -27,7 +27,7 @@ class HeadSaver(CheckpointCallback):
             return  # pruning is off
         ray.get(service.settle.remote())
         write_head(Path(checkpoint_dir), ray.get(service.save.remote()))
-        ray.get(service.recorded.remote())
+        ray.get(service.recorded.remote(is_saved=True))
 
 
 def find_service() -> RemoteService | None:

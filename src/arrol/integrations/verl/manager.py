@@ -31,12 +31,13 @@ from verl.utils.ray_utils import auto_await
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.errors import ConfigError, DataError
 from arrol.integrations.memory import read_head
+from arrol.integrations.records import gold_answer
 from arrol.integrations.verl.agent_loop import register_in_worker
 from arrol.integrations.verl.batch import Batch, MiniBatches, at
 from arrol.integrations.verl.derive import CALLBACK, check, notes
 from arrol.integrations.verl.options import NAME, VerlOptions
 from arrol.integrations.verl.plan import RecordPlan, record_plan
-from arrol.integrations.verl.recorded import MAX_ANSWER, AskedPrompt
+from arrol.integrations.verl.recorded import AskedPrompt
 from arrol.integrations.verl.refusals import AGENT_LOOP
 from arrol.integrations.verl.remote import ACTOR_NAME, RemoteService
 from arrol.integrations.verl.sampler import MetricsReplayBuffer, StepSizes
@@ -141,10 +142,11 @@ def gpus() -> str:
 
 def asked_prompts(prompts: TensorDict) -> list[AskedPrompt]:
     """What a batch says of each prompt, for the record."""
-    rows, count = _column(prompts, "reward_model"), len(prompts)
-    golds = ["" if not isinstance(row, Mapping) else str(row.get("ground_truth", ""))[:MAX_ANSWER] for row in rows]
-    uids, messages = map(str, _column(prompts, "uid")), _column(prompts, "raw_prompt")
-    return [AskedPrompt(*told) for told in zip(uids, map(prompt_text, messages), golds or [""] * count, strict=True)]
+    rows = _column(prompts, "reward_model") or [None] * len(prompts)
+    told = zip(_column(prompts, "uid"), _column(prompts, "raw_prompt"), rows, strict=True)
+    return [
+        AskedPrompt(str(uid), prompt_text(messages), gold_answer({"reward_model": row})) for uid, messages, row in told
+    ]
 
 
 def prompt_text(messages: Iterable[object]) -> str:

@@ -43,7 +43,8 @@ class RecordPlan:
     """Of the checkpoint that verl resumes from; 0 without one."""
     tokenizer: str
     """Folder or name of the tokenizer."""
-    trust_remote_code: bool
+    trusts_code: bool
+    """verl's ``trust_remote_code``."""
     scale: Scale
     validates: bool
     """verl validates after the last step."""
@@ -64,7 +65,7 @@ def record_plan(
         run=run,
         step=step,
         tokenizer=tokenizer,
-        trust_remote_code=bool(at(config, f"{MODEL}.trust_remote_code", False)),
+        trusts_code=bool(at(config, f"{MODEL}.trust_remote_code", False)),
         scale=_scale(config),
         validates=int(at(config, "trainer.test_freq", -1)) > 0,
     )

@@ -19,11 +19,8 @@ import numpy as np
 
 from arrol.integrations.verl.plan import Scale
 from arrol.records.groups import RecordedGroup
-from arrol.records.pieces import TokenTexts
 from arrol.types import Completion, FinishReason, Rollout, RolloutGroup, RolloutId
 
-MAX_ANSWER = 2000
-"""Characters of an answer that are kept."""
 EPSILON = 1e-6
 """verl's."""
 FILTERED = "filtered"
@@ -75,9 +72,11 @@ def recorded_group(
     rows: Collection[tuple[str, int]] | None,
     *,
     scale: Scale,
-    tokenizer: TokenTexts,
 ) -> RecordedGroup:
-    """The group with texts and rewards; ``rows``: uid and rollout of what trains, None where verl did not say."""
+    """The group with texts and rewards; ``rows``: uid and rollout of what trains, None where verl did not say.
+
+    Its prompt has the tokens that the policy saw, or without them the text of its messages.
+    """
     group = settled.group
     texts = [written.get(rollout.rollout_id) for rollout in group.rollouts]
     rollouts = [
@@ -92,10 +91,9 @@ def recorded_group(
         [rollout.survived and not reason for rollout, reason in zip(rollouts, left_out_G, strict=True)], bool
     )
     known = next((text for text in texts if text is not None and len(text.prompt_ids)), None)
-    shown = asked.text
+    prompt = replace(group.prompt, text=asked.text, answer=asked.gold)
     if known is not None:
-        shown = tokenizer.decode(known.prompt_ids.tolist(), skip_special_tokens=False)
-    prompt = replace(group.prompt, text=shown, answer=asked.gold)
+        prompt = replace(prompt, token_ids=tuple(known.prompt_ids.tolist()), text="")
     advantage_G = verl_advantages(settled.total_G, trains_G, scale)
     return RecordedGroup(RolloutGroup(prompt, rollouts), advantage_G, trains_G.astype(float), left_out_G)
 

@@ -2,7 +2,10 @@
 
 Per step, in this order: ``announce`` for each prompt, ``wrote`` for each rollout, ``settled`` when the rewards are
 known, ``sampled`` when verl's sampler has chosen the rows that train. One job at a time writes; ``idle`` waits for all
-of them, so at most one step is held. What fails here ends recording with one warning, and training goes on.
+of them, so at most one step is held. What fails ends recording with one warning, and training goes on.
+
+No hook of verl says that training has ended. A run is finished with the validation after its last step, else with the
+checkpoint of that step; with neither it has no end row.
 
 A step lasts until the next one or an evaluation begins::
 
@@ -15,7 +18,6 @@ A step lasts until the next one or an evaluation begins::
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +27,13 @@ from typing import Any
 import numpy as np
 
 from arrol.configs.host import HostConfig
-from arrol.integrations.evaluation import JudgedRollout, eval_row
+from arrol.integrations.evaluation import EvaluatedRollout, eval_row
 from arrol.integrations.records import HostRecords
 from arrol.integrations.verl.options import NAME
 from arrol.integrations.verl.plan import RecordPlan
 from arrol.integrations.verl.recorded import UNKNOWN, AskedPrompt, SettledGroup, WrittenText, recorded_group
+from arrol.records.groups import RecordedGroup
 from arrol.types import FinishReason, RolloutId
-
-logger = logging.getLogger(__name__)
 
 LATE_S = 10.0
 """How long a job waits for texts under way; Ray may deliver them after the rewards."""
@@ -41,8 +42,9 @@ LATE_S = 10.0
 class FolderTokenizer:
     """A tokenizer that is loaded at its first use, in the thread that writes."""
 
-    def __init__(self, path: str, *, trust_remote_code: bool) -> None:
-        self._path, self._trust = path, trust_remote_code
+    def __init__(self, path: str, *, trusts_code: bool) -> None:
+        """``trusts_code``: verl's own ``trust_remote_code``."""
+        self._path, self._trusts_code = path, trusts_code
         self._loaded: Any = None
 
     def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = False) -> str:
@@ -52,7 +54,7 @@ class FolderTokenizer:
         if self._loaded is None:
             from transformers import AutoTokenizer
 
-            self._loaded = AutoTokenizer.from_pretrained(self._path, trust_remote_code=self._trust)
+            self._loaded = AutoTokenizer.from_pretrained(self._path, trust_remote_code=self._trusts_code)
         return str(self._loaded.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
 
@@ -61,9 +63,9 @@ class Recording:
 
     def __init__(self, plan: RecordPlan, host: HostConfig) -> None:
         self._plan, self._threshold = plan, host.success_threshold
-        self._tokenizer = FolderTokenizer(plan.tokenizer, trust_remote_code=plan.trust_remote_code)
-        self._out = HostRecords(plan.folder, host, self._tokenizer, prefix=f"{NAME}.")
-        self._keeps_texts, self._has_begun, self._has_failed = host.keep_texts_mib > 0, False, False
+        tokenizer = FolderTokenizer(plan.tokenizer, trusts_code=plan.trusts_code)
+        self._out = HostRecords(plan.folder, host, tokenizer, prefix=f"{NAME}.")
+        self._keeps_texts, self._has_begun = host.keep_texts_mib > 0, False
         self._step = 0
         self._asked: dict[tuple[int, int], AskedPrompt] = {}
         self._written: dict[RolloutId, WrittenText] = {}
@@ -77,7 +79,7 @@ class Recording:
         """Of the step that trains; None before its rows were chosen, and when its last row was written."""
         self._totals: dict[str, float] = {}
         self._record_s = 0.0
-        self._judged: list[JudgedRollout] = []
+        self._judged: list[EvaluatedRollout] = []
         self._judged_at, self._evaluation_began = -1, 0.0
         self._is_last, self._has_ended = False, False
         self._job: asyncio.Task[None] | None = None
@@ -85,7 +87,7 @@ class Recording:
     @property
     def wants_texts(self) -> bool:
         """Workers are to send what their rollouts wrote."""
-        return self._keeps_texts and not self._has_failed and (self._out.is_on or not self._has_begun)
+        return self._keeps_texts and (self._out.is_on or not self._has_begun)
 
     def begin_step(self, step: int) -> None:
         """A batch begins, or a refill of the same step."""
@@ -127,10 +129,14 @@ class Recording:
         self._metrics = known
         step, probe_tokens, written = self._step, self._probe_tokens, self._written
 
+        def recorded() -> list[RecordedGroup]:
+            return [recorded_group(each, asked, written, kept, scale=self._plan.scale) for each, asked in groups]
+
         async def job() -> None:
             if self.wants_texts:
                 await self._wait_for([each for each, _ in groups], written)
-            await self._in_thread(lambda: self._write_groups(groups, written, kept, probe_tokens))
+            await self._in_thread(lambda: self._out.write_groups(recorded, probe_tokens))
+            self._record_s = self._out.take_seconds()
             await self._in_thread(lambda: self._out.write_step(step, {**known, "time/record_s": self._record_s}))
 
         self._submit(job)
@@ -144,7 +150,9 @@ class Recording:
     def evaluated(self, step: int, scores: Sequence[tuple[str, float, int]]) -> None:
         """uid, score and tokens of the rows of a batch of validation; several batches are one row of the record."""
         threshold = self._threshold
-        self._judged += [JudgedRollout(uid, score, float(score > threshold), tokens) for uid, score, tokens in scores]
+        self._judged += [
+            EvaluatedRollout(uid, score, float(score > threshold), tokens) for uid, score, tokens in scores
+        ]
         if self._judged:
             seconds = {"time/eval_s": time.monotonic() - self._evaluation_began}
             record = eval_row(self._judged, step, seconds)
@@ -156,9 +164,9 @@ class Recording:
         """verl ends with this step."""
         self._is_last = True
 
-    async def sync(self) -> None:
-        """All rows so far are on disk; the checkpoint of this step is written."""
-        if self._is_last and not self._plan.validates:
+    async def sync(self, *, is_saved: bool) -> None:
+        """Wait until all rows so far are on disk. ``is_saved``: verl has written its checkpoint of this step."""
+        if is_saved and self._is_last and not self._plan.validates:
             self._finish_step()
             self._end()
         self._submit_write(self._out.sync)
@@ -195,16 +203,7 @@ class Recording:
         async def job() -> None:
             if before is not None:
                 await asyncio.wait([before])
-            if self._has_failed:
-                return
-            try:
-                await act()
-            except Exception as error:  # a record is never worth the training of a host
-                self._has_failed = True
-                logger.warning(
-                    "arrol: recording has stopped, training goes on: %r; %s.keep_records=False records nothing",
-                    error, NAME,
-                )  # fmt: skip
+            await act()
 
         self._job = asyncio.get_running_loop().create_task(job())
 
@@ -230,21 +229,6 @@ class Recording:
                 while any(rollout_id not in written for rollout_id in ended):
                     self._arrived.clear()
                     await self._arrived.wait()
-
-    def _write_groups(
-        self,
-        groups: Sequence[tuple[SettledGroup, AskedPrompt]],
-        written: Mapping[RolloutId, WrittenText],
-        rows: set[tuple[str, int]] | None,
-        probe_tokens: Sequence[int],
-    ) -> None:
-        began = time.monotonic()
-        found = [
-            recorded_group(each, asked, written, rows, scale=self._plan.scale, tokenizer=self._tokenizer)
-            for each, asked in groups
-        ]
-        self._out.write_groups(found, probe_tokens)
-        self._record_s = time.monotonic() - began
 
 
 class StepClock:

@@ -284,10 +284,10 @@ class PruningService:
             self._recording.evaluated(step, scores)
             await self._recording.idle()
 
-    async def recorded(self) -> None:
-        """Wait until all that was told is on disk."""
+    async def recorded(self, *, is_saved: bool = False) -> None:
+        """Wait until all that was told is on disk; ``is_saved``: verl's checkpoint of this step is written."""
         if self._recording is not None:
-            await self._recording.sync()
+            await self._recording.sync(is_saved=is_saved)
 
     def log_end(self) -> None:
         """verl ends with the step settled last: log why nothing was learned, where that is so, once."""

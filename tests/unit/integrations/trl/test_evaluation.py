@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from arrol.integrations.evaluation import EvaluatedRollout, eval_row
 from arrol.integrations.trl.batch import RowTag
-from arrol.integrations.trl.evaluation import EvaluatedRollout, JudgedRollouts, eval_row
+from arrol.integrations.trl.evaluation import JudgedRollouts
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards
 
 from ..groups import group_of

@@ -43,7 +43,7 @@ def plan_of(config=CONFIG, step=0, **values):
 def test_the_first_row_says_what_ran():
     plan = plan_of(step=3)
     assert (plan.folder, plan.step) == (Path("/base/checkpoints/a/b/arrol"), 3)
-    assert (plan.tokenizer, plan.trust_remote_code, plan.scale, plan.validates) == ("folder", True, "std", True)
+    assert (plan.tokenizer, plan.trusts_code, plan.scale, plan.validates) == ("folder", True, "std", True)
     run = plan.run
     assert (run.name, run.seed, run.gpu) == ("b", 3, "2 H200")
     assert run.command == [

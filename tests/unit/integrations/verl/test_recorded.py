@@ -5,7 +5,7 @@ import pytest
 
 from arrol.integrations.verl.recorded import AskedPrompt, SettledGroup, WrittenText, recorded_group, verl_advantages
 from arrol.types import FinishReason, Rollout, RolloutId
-from integrations.groups import ByteTexts, group_of
+from integrations.groups import group_of
 
 ASKED = AskedPrompt("uid", "a question", "7")
 REWARDS = [0.25, np.nan, 1.0, 0.0]
@@ -23,7 +23,7 @@ def text(index, word, **changes):
 
 
 def recorded(known, written, rows=((("uid", 0)), ("uid", 2), ("uid", 3)), scale="std"):
-    return recorded_group(known, ASKED, written, rows, scale=scale, tokenizer=ByteTexts())
+    return recorded_group(known, ASKED, written, rows, scale=scale)
 
 
 def test_texts_replace_what_the_service_did_not_know():
@@ -35,7 +35,8 @@ def test_texts_replace_what_the_service_did_not_know():
     assert lost.completion.token_ids == (-1, -1, -1)
     assert [rollout.reward for rollout in found.group.rollouts] == [0.25, None, 1.0, 0.0]
     assert [rollout.success for rollout in found.group.rollouts] == [0, None, 1, 0]
-    assert (found.group.prompt.text, found.group.prompt.answer) == ("q", "7")
+    prompt = found.group.prompt
+    assert (prompt.token_ids, prompt.text, prompt.answer) == ((ord("q"),), "", "7")
     assert first.decision == settled().group.rollouts[0].decision
 
 

@@ -136,11 +136,13 @@ def test_a_run_without_validation_ends_with_its_last_checkpoint(tmp_path):
     async def main():
         run = PlayedRun(tmp_path, plan={"validates": False})
         await run.step(1)
-        await run.service.recorded()
+        await run.service.recorded(is_saved=True)
         assert read_run(tmp_path).end is None
         await run.step(2)
         run.service.log_end()
         await run.service.recorded()
+        assert read_run(tmp_path).end is None
+        await run.service.recorded(is_saved=True)
 
     asyncio.run(main())
     assert read_run(tmp_path).end.step == 2
@@ -244,7 +246,7 @@ def test_a_mistake_of_our_own_ends_recording_with_one_warning(tmp_path, caplog, 
     with caplog.at_level(logging.WARNING):
         run = played(tmp_path, 1, 2)
     assert caplog.messages == [
-        "arrol: recording has stopped, training goes on: KeyError('mine'); arrol.keep_records=False records nothing"
+        "arrol: recording has stopped, training goes on: 'mine'; arrol.keep_records False records nothing"
     ]
     assert not run.service._recording.wants_texts
 
@@ -259,7 +261,7 @@ def test_without_texts_the_numbers_stay(tmp_path):
 
 def test_a_tokenizer_is_loaded_at_its_first_use(monkeypatch):
     monkeypatch.undo()
-    tokenizer = recording.FolderTokenizer(str(verl_host.MODEL), trust_remote_code=False)
+    tokenizer = recording.FolderTokenizer(str(verl_host.MODEL), trusts_code=False)
     assert tokenizer.decode([-1, 5]) == ""
     assert tokenizer._loaded is None
     ids = AutoTokenizer.from_pretrained(verl_host.MODEL).encode("1+1=")
