@@ -6,7 +6,7 @@ As it comes the model solves next to nothing, so it first learns short worked so
 * ``advise`` what the pool says, as a user reads it
 * ``train``  15 steps each of ``auto`` and of GRPO at the advised and at twice the advised group size, equal rollouts
 
-Every stage is skipped where its result lies in ``--out``; nothing of the model is committed. ``--data`` is a folder
+A stage goes on from what lies in ``--out``; nothing of the model is committed. ``--data`` is a folder
 with ``gsm8k/train.jsonl`` and ``svamp/`` (train.jsonl, else test.jsonl); without it the hub's copies are read.
 
     OMP_NUM_THREADS=1 python benchmarks/smol.py [STAGE ...] [--data FOLDER] [--out build/smol] [--group-size N]
@@ -179,7 +179,8 @@ def main() -> None:
     pool, record = out / "pool.safetensors", ROOT / "results" / "lab-smollm2.jsonl"
     if "pool" in stages:
         sizes = ["--prompts", POOL["prompts"], "--rollouts", POOL["rollouts"], "--parameters", "*layers.29.*"]
-        arrol("lab", out / "run.toml", "--out", pool, *map(str, sizes), "--visits", "32", "--record", record)
+        collect = [out / "run.toml", "--out", pool, *map(str, sizes)]
+        arrol("lab", *([pool] if pool.exists() else collect), "--visits", "32", "--record", record)
     if "advise" in stages:
         arrol("advise", pool, "--plots", out / "plots")
     if "train" in stages:
