@@ -4,7 +4,8 @@ As it comes the model solves next to nothing, so it first learns short worked so
 
 * ``pool``   48 prompts x 32 rollouts of GSM8K and SVAMP, gradients of the last layer; record ``results/lab-smollm2``
 * ``advise`` what the pool says, as a user reads it
-* ``train``  15 steps each of ``auto`` and of GRPO at the advised and at twice the advised group size, equal rollouts
+* ``train``  15 steps each of ``auto``, of GRPO at the advised and at twice the advised group size, and of allocation
+             ``neyman`` at the advised one, equal rollouts
 
 A stage goes on from what lies in ``--out``; nothing of the model is committed. ``--data`` is a folder
 with ``gsm8k/train.jsonl`` and ``svamp/`` (train.jsonl, else test.jsonl); without it the hub's copies are read.
@@ -35,7 +36,15 @@ LONGEST = 300
 """Characters of a demonstration's solution."""
 POOL = {"prompts": 48, "rollouts": 32}
 LENGTH = 96
-STEPS = 15
+STEPS, ROLLOUTS = 15, 96
+"""Of training; rollouts of a step."""
+ARMS = (
+    ("auto", 2, "auto", "uniform"),
+    ("advised", 1, "never", "uniform"),
+    ("twice", 2, "never", "uniform"),
+    ("allocation", 1, "never", "neyman"),
+)
+"""Name, times the advised group size, rule of pruning, rule of allocation."""
 SFT = """name = "start"
 model = "{model}"
 out_dir = "{out}"
@@ -156,7 +165,7 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", choices=[*STAGES, []], default=[], help="default: all")
     parser.add_argument("--data", type=Path, help="folder with gsm8k/ and svamp/; default: the hub")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "smol")
-    parser.add_argument("--group-size", type=int, default=4, help="the advised one, for train")
+    parser.add_argument("--group-size", type=int, default=24, help="the advised one, for train")
     parser.add_argument("--sft-steps", type=int, default=240)
     flags = parser.parse_args()
     missing = [name for name in HUB if flags.data and not (flags.data / name).is_dir()]
@@ -184,10 +193,11 @@ def main() -> None:
     if "advise" in stages:
         arrol("advise", pool, "--plots", out / "plots")
     if "train" in stages:
-        for name, size, rule in (("auto", 2, "auto"), ("advised", 1, "never"), ("twice", 2, "never")):
-            size *= flags.group_size
+        for name, times, rule, sizes_by in ARMS:
+            size = times * flags.group_size
             words: list[str | int] = ["--resume"] if (out / "runs" / name).exists() else []
-            words += ["--training.group_size", size, "--training.prompts_per_step", 64 // size, "--pruning.rule", rule]
+            words += ["--training.group_size", size, "--training.prompts_per_step", ROLLOUTS // size]
+            words += ["--pruning.rule", rule, "--allocation.rule", sizes_by]
             if rule == "auto":
                 facts = next(row for row in read_records(record) if isinstance(row, PoolRecord))
                 words += ["--pruning.noise_ratio", f"{facts.metrics['ratio']:.2f}"]

@@ -12,10 +12,11 @@ from arrol.lab.pool import Pool
 from arrol.quality.diagnostics import auroc, auroc_within
 
 FOLDS = 4
-RIDGE = 30.0
-"""Weight of the squared coefficients, in records."""
-ROUNDS = 8
-"""Newton steps."""
+SPREAD = 3.0
+"""Standard deviation of a logit before anything is learnt; every feature has its share of the variance."""
+ROUNDS = 30
+"""Newton steps at most, each halved until it lowers the loss: with a few right records among many features whole steps
+diverge."""
 MIN_RECORDS = 16
 """Right and wrong records, each, below which a length has no head."""
 
@@ -45,16 +46,25 @@ def logistic(features_CF: np.ndarray, label_C: np.ndarray, judged_CF: np.ndarray
     """float64 in (0, 1): what a ridge logistic regression on the first two says of the third."""
     mean_F, scale_F = features_CF.mean(0), features_CF.std(0) + 1e-4
     design_CF = np.c_[np.clip((features_CF - mean_F) / scale_F, -10, 10), np.ones(len(features_CF))]
-    penalty_F = np.r_[np.full(features_CF.shape[1], RIDGE), 1e-6]
+    penalty_F = np.r_[np.full(features_CF.shape[1], features_CF.shape[1] / SPREAD**2), 1e-6]
+
+    def loss(weight_F: np.ndarray) -> float:
+        logit_C = design_CF @ weight_F
+        return float(np.logaddexp(0, logit_C).sum() - label_C @ logit_C + penalty_F @ weight_F**2 / 2)
+
     weight_F = np.zeros(design_CF.shape[1])
     weight_F[-1] = np.log(label_C.mean() / (1 - label_C.mean()))
+    least = loss(weight_F)
     for _ in range(ROUNDS):
         rate_C = _sigmoid(design_CF @ weight_F)
         slope_C = np.maximum(rate_C * (1 - rate_C), 1e-4)
         hessian = (design_CF * slope_C[:, None]).T @ design_CF + np.diag(penalty_F)
         step_F = np.linalg.solve(hessian, design_CF.T @ (label_C - rate_C) - penalty_F * weight_F)
+        while loss(weight_F + step_F) > least and np.abs(step_F).max() > 1e-6:
+            step_F /= 2
         weight_F = weight_F + step_F
-        if np.abs(step_F).max() < 1e-3:
+        least, before = loss(weight_F), least
+        if before - least < 1e-6 * before:
             break
     judged = np.c_[np.clip((judged_CF - mean_F) / scale_F, -10, 10), np.ones(len(judged_CF))]
     return _sigmoid(judged @ weight_F)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from arrol.lab.scores import auroc_by_length, crossfit_quality, logistic
+from arrol.quality.diagnostics import auroc
 from lab.conftest import make_pool
 
 
@@ -54,3 +55,16 @@ def test_the_regression_is_calibrated_on_its_own_model():
     rate = 1 / (1 + np.exp(-(features[:, 0] - 0.5)))
     label = (rng.random(4000) < rate).astype(float)
     np.testing.assert_allclose(logistic(features, label, features), rate, atol=0.06)
+
+
+def test_a_few_right_records_of_prompts_whose_rollouts_look_alike_are_learnt_from():
+    """As on a real model, where half of the right rollouts are of two prompts: whole Newton steps end at 0 and 1."""
+    rng = np.random.default_rng(0)
+    features = np.repeat(rng.standard_t(3, size=(72, 400)), 32, 0) + 0.3 * rng.standard_t(3, size=(72 * 32, 400))
+    rate = np.repeat(np.where(np.arange(72) % 18 == 0, 0.9, 0.01), 32)
+    label = (rng.random(72 * 32) < rate).astype(float)
+    seen, new = slice(0, 36 * 32), slice(36 * 32, None)
+    predicted = logistic(features[seen], label[seen], features[new])
+    assert auroc(predicted, label[new]) > 0.75
+    assert predicted.min() > 0
+    assert predicted.max() < 0.5
