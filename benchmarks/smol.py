@@ -86,6 +86,7 @@ dtype = "bfloat16"
 [pruning]
 rule = "never"
 probe_tokens = [16, 32, 64]
+warmup_steps = 3
 
 [algorithm]
 name = "dr_grpo"
