@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,15 @@ AUTO_PROBES = (0.25, 0.5, 1.0, 1.5, 2.5)
 def main() -> None:
     options = _options()
     options.work.mkdir(parents=True, exist_ok=True)
-    _write(options.work / "sizes.toml", [(one.name, dict(one.change)) for one in group_sizes()])
+    write_designs(options.work / "sizes.toml", [(one.name, dict(one.change)) for one in group_sizes()])
     for stage in options.stages:
         for seed in options.seeds:
             for task in options.tasks:
                 for command in commands(task, stage, seed, options):
                     if "--record" in command:
                         pool = Pool.load(command[1])
-                        _write(Path(command[1]).with_suffix(".toml"), [*designs(task), *auto_designs(pool)])
+                        probe = load_run(TASKS[task][0]).pruning.probe_tokens[0]
+                        write_designs(Path(command[1]).with_suffix(".toml"), [*designs(probe), *auto_designs(pool)])
                     print(" ".join(command), flush=True)
                     subprocess.run([sys.executable, "-m", "arrol.cli.main", *command], check=True)
 
@@ -88,25 +89,25 @@ def commands(task: str, stage: str, seed: int, options: argparse.Namespace) -> I
     yield ["lab", str(pool), *judge, "--record", str(record)]
 
 
-def designs(task: str) -> list[tuple[str, dict[str, Any]]]:
-    """Names and changes of the config: whole groups, the reference first; pruning, lotteries and allocation."""
-    probes = load_run(TASKS[task][0]).pruning.probe_tokens[:1]
+def designs(probe: int, lever_sizes: Sequence[int] = LEVER_SIZES) -> list[tuple[str, dict[str, Any]]]:
+    """Names and changes of the config: whole groups, the reference first; pruning at ``probe`` tokens, lotteries and
+    allocation in groups of each of ``lever_sizes``."""
     sizes = sorted(group_sizes(), key=lambda one: one.change["training"]["group_size"] != REFERENCE_SIZE)
     found = [(one.name, dict(one.change)) for one in sizes]
-    for size in LEVER_SIZES:
+    for size in lever_sizes:
         for name, (fields, correction) in RULES.items():
             change = {
                 "training": {"group_size": size},
-                "pruning": {**fields, "probe_tokens": list(probes)},
+                "pruning": {**fields, "probe_tokens": [probe]},
                 "algorithm": {"correction": correction},
             }
-            found.append((f"{name} at {probes[0]}, group of {size}", change))
+            found.append((f"{name} at {probe}, group of {size}", change))
         rules = [rule for rule in ("aero", "dapo", "knapsack", "neyman", "pods") if size >= 8 or rule != "aero"]
         found += [(one.name, dict(one.change)) for one in (*lottery_designs(size), *allocation_designs(size, rules))]
     return found
 
 
-def auto_designs(pool: Pool) -> list[tuple[str, dict[str, Any]]]:
+def auto_designs(pool: Pool, lever_sizes: Sequence[int] = LEVER_SIZES) -> list[tuple[str, dict[str, Any]]]:
     """Rule ``auto`` with the pool's own noise ratio, for each cost model and group size."""
     median = float(np.median(pool.length_PN[pool.is_known_PN]))
     probes = {min(pool.probe_tokens, key=lambda tokens: abs(tokens - share * median)) for share in AUTO_PROBES}
@@ -122,7 +123,7 @@ def auto_designs(pool: Pool) -> list[tuple[str, dict[str, Any]]]:
         rule = {"rule": "auto", "probe_tokens": sorted(map(int, probes)), **prices}
         if moments.between > 0:
             rule["noise_ratio"] = float(np.sqrt(moments.within / moments.between))
-        for size in LEVER_SIZES:
+        for size in lever_sizes:
             change = {"training": {"group_size": size}, "pruning": rule, "algorithm": {"correction": "ipw"}}
             found.append((f"auto for {name}, group of {size}", change))
     return found
@@ -138,7 +139,8 @@ def _as_toml(named: list[tuple[str, dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(path: Path, named: list[tuple[str, dict[str, Any]]]) -> None:
+def write_designs(path: Path, named: list[tuple[str, dict[str, Any]]]) -> None:
+    """The file of ``arrol lab --designs``."""
     path.write_text(_as_toml(named), "utf-8")
 
 

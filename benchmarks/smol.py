@@ -26,8 +26,10 @@ from pathlib import Path
 
 from datasets import load_dataset
 
+from arrol.lab.pool import Pool
 from arrol.records.schema import PoolRecord
 from arrol.records.store import read_records
+from lab_pools import auto_designs, designs, write_designs
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("sft", "pool", "advise", "train")
@@ -35,6 +37,8 @@ HUB = {"gsm8k": ("openai/gsm8k", "main"), "svamp": ("ChilleD/SVAMP", None)}
 LONGEST = 300
 """Characters of a demonstration's solution."""
 POOL = {"prompts": 48, "rollouts": 32}
+PROBE, SIZES = 16, (8, 24)
+"""Tokens of the probe and group sizes of the designs that are judged on the pool: a usual size, and the best one."""
 LENGTH = 96
 STEPS, ROLLOUTS = 15, 96
 """Of training; rollouts of a step."""
@@ -189,8 +193,10 @@ def main() -> None:
     pool, record = out / "pool.safetensors", ROOT / "results" / "lab-smollm2.jsonl"
     if "pool" in stages:
         sizes = ["--prompts", POOL["prompts"], "--rollouts", POOL["rollouts"], "--parameters", "*layers.29.*"]
-        collect = [out / "run.toml", "--out", pool, *map(str, sizes)]
-        arrol("lab", *([pool] if pool.exists() else collect), "--visits", "32", "--record", record)
+        if not pool.exists():
+            arrol("lab", out / "run.toml", "--out", pool, *map(str, sizes), "--visits", "1")
+        write_designs(out / "designs.toml", [*designs(PROBE, SIZES), *auto_designs(Pool.load(pool), SIZES)])
+        arrol("lab", pool, "--designs", out / "designs.toml", "--visits", "32", "--record", record)
     if "advise" in stages:
         arrol("advise", pool, "--plots", out / "plots")
     if "train" in stages:

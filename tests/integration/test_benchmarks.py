@@ -182,7 +182,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_all_designs_of_the_pools_are_possible_and_the_reference_is_first(pools: dict[str, Any], task: str) -> None:
     config, *flags = pools["TASKS"][task]
     base = base_config(load_run(config, flags))
-    named = pools["designs"](task)
+    named = pools["designs"](load_run(config).pruning.probe_tokens[0])
     designs = [Design(name, change) for name, change in named]
     assert possible(designs, base) == designs
     assert named[0] == ("group of 16", {"training": {"group_size": 16}})

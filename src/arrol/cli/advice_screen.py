@@ -81,13 +81,15 @@ def fact_lines(report: Report) -> list[tuple[str, str]]:
 def _heads(heads: Sequence[Mapping[str, float]]) -> str:
     known = [row for row in heads if row["auroc_within"] == row["auroc_within"]]
     if not known:
-        return "unknown: no features, log-probabilities or qualities"
+        return "unknown: no features, log-probabilities or qualities, or too few right or wrong rollouts"
     places = sorted({round(k * (len(known) - 1) / (HEADS_SHOWN - 1)) for k in range(HEADS_SHOWN)})
     shown = [
         f"{known[k]['auroc_within']:.2f} at token {known[k]['tokens']:.0f} ({_percent(known[k]['reached'])} get there)"
         for k in places
     ]
-    return "AUROC within prompts " + ", ".join(shown)
+    few = len(heads) - len(known)
+    rest = f"; unknown at {few} of {len(heads)} lengths: too few right or wrong rollouts" if few else ""
+    return "AUROC within prompts " + ", ".join(shown) + rest
 
 
 def lever_table(report: Report) -> tuple[list[str], list[list[str]]]:

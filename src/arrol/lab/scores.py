@@ -72,7 +72,7 @@ def logistic(features_CF: np.ndarray, label_C: np.ndarray, judged_CF: np.ndarray
 
 def auroc_by_length(pool: Pool) -> list[dict[str, float]]:
     """Per probe length: share of the longest completion, share of rollouts that reach it, AUROC within prompts and
-    pooled."""
+    pooled; NaN where too few rollouts were right or wrong for a head."""
     group_PN = np.broadcast_to(np.arange(pool.num_prompts)[:, None], pool.reward_PN.shape)
     longest = float(pool.length_PN.max())
     rows = []
@@ -80,13 +80,14 @@ def auroc_by_length(pool: Pool) -> list[dict[str, float]]:
         known_PN = np.isfinite(pool.quality_PNK[:, :, k]) & pool.is_known_PN
         labelled_PN = known_PN & ~np.isnan(pool.label_PN)
         score, label = pool.quality_PNK[:, :, k][labelled_PN], pool.label_PN[labelled_PN]
+        has_head = len(np.unique(score)) > FOLDS  # else all of a fold have the same quality
         rows.append(
             {
                 "tokens": float(tokens),
                 "length_share": tokens / longest,
                 "reached": float(known_PN.sum() / max(pool.is_known_PN.sum(), 1)),
-                "auroc_within": auroc_within(score, label, group_PN[labelled_PN]),
-                "auroc_pooled": auroc(score, label),
+                "auroc_within": auroc_within(score, label, group_PN[labelled_PN]) if has_head else np.nan,
+                "auroc_pooled": auroc(score, label) if has_head else np.nan,
             }
         )
     return rows

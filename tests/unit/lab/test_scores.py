@@ -49,6 +49,15 @@ def test_a_length_without_both_outcomes_gets_the_prior():
     assert np.nanmin(quality) > 0.99
 
 
+def test_a_length_with_too_few_right_rollouts_has_no_auroc():
+    pool = with_features(True)
+    rare = np.zeros_like(pool.reward_PN)
+    rare[:, 0] = 1
+    pool = replace(pool, reward_PN=rare)
+    for row in auroc_by_length(replace(pool, quality_PNK=crossfit_quality(pool))):
+        assert np.isnan([row["auroc_within"], row["auroc_pooled"]]).all()
+
+
 def test_the_regression_is_calibrated_on_its_own_model():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4000, 2))
