@@ -1,11 +1,13 @@
 """``arrol eval`` and ``arrol vote`` as a user calls them: a config, a run, files of other tools, and mistakes."""
 
 import json
+import os
 
 import pytest
 
 from arrol.cli.main import main
 from arrol.evaluation.samples import SampleWriter, read_samples
+from arrol.records.lock import Claim
 from arrol.verifiers.pool import VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
 
@@ -54,7 +56,17 @@ def test_metrics_are_printed_where_the_disk_refuses_the_samples(config, tmp_path
         f"arrol: samples = {str(path)!r}: cannot be written (No space left on device); free space or choose another "
         "folder\n"
     )
-    assert list(path.parent.iterdir()) == []
+    assert not path.parent.exists()
+
+
+def test_two_processes_never_write_the_same_samples(config, tmp_path, capsys):
+    path = tmp_path / "runs" / "tiny" / "samples.jsonl"
+    with Claim() as claim:
+        claim.take_file(path, "--out")
+        assert main(["eval", str(config)]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.startswith(f"arrol: --out = {str(path)!r}: process {os.getpid()} on ")) == ("", True)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_model_is_evaluated_without_a_config(model_folder, tmp_path, capsys):

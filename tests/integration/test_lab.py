@@ -1,6 +1,7 @@
 """``arrol lab`` from a config to a table, on a tiny model."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from arrol.cli.main import main
 from arrol.lab.pool import Pool
+from arrol.records.lock import Claim
 from arrol.records.store import read_records
 
 PLAN = ["--prompts", "6", "--rollouts", "5", "--sketch-size", "16", "--visits", "4"]
@@ -66,6 +68,15 @@ def test_an_interrupted_collection_goes_on_and_ends_the_same(config, tmp_path, c
     for name in ("reward_PN", "length_PN", "token_ids_T", "features_PNKF", "sketch_PND"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     capsys.readouterr()
+
+
+def test_two_processes_never_collect_the_same_pool(config, tmp_path, capsys):
+    out = tmp_path / "new" / "p.safetensors"
+    with Claim() as claim:
+        claim.take_file(out, "--out")
+        assert lab(config, "--out", out, *PLAN) == 2
+        assert f"arrol: --out = {str(out)!r}: process {os.getpid()} on " in capsys.readouterr().err
+        assert [path.name for path in out.parent.iterdir()] == [".lock-p.safetensors"]
 
 
 def test_blocks_of_another_plan_are_not_mixed_in(config, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """kill -9 at any moment, resume, and the run is the one that was never interrupted, bit for bit."""
 
-import json
 import os
 import random
 import resource
@@ -9,26 +8,16 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import safetensors.torch
 
 from arrol.cli.main import main
 from arrol.records.manifest import read_manifest, write_manifest
-from arrol.records.schema import encode
 from arrol.records.state import write_state
 from arrol.records.store import read_run
 from arrol.training.checkpoint import load_state, newest_checkpoint
 from integration import tiny
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, model_folder, prompt_folder):
-    """The run that nothing interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
-    config = tiny.save_config(folder / "tiny.toml", model_folder, prompt_folder, folder / "runs")
-    assert tiny.finish(["train", config], folder / "log") == 0, (folder / "log").read_text()
-    return folder / "runs" / "tiny"
+from integration.sameness import assert_same_run, plain, weights
 
 
 def test_the_run_prunes_learns_and_changes_its_weights(whole):
@@ -200,44 +189,6 @@ def test_a_real_limit_on_file_sizes_says_the_same(config, tmp_path, limit):
 def count_rows(folder):
     records = folder / "records.jsonl"
     return records.read_bytes().count(b"\n") if records.exists() else 0
-
-
-def assert_same_run(folder, other):
-    ours, theirs = read_run(folder), read_run(other)
-    for kind in ("steps", "evals", "rollouts"):
-        assert [plain(row) for row in getattr(ours, kind)] == [plain(row) for row in getattr(theirs, kind)], kind
-    assert ours.end.outcome == theirs.end.outcome == "finished"
-    assert ours.end.totals == theirs.end.totals
-    assert weights(folder) == weights(other)
-    first, second = (load_state(newest_checkpoint(run / "checkpoints")) for run in (folder, other))
-    for state in (first, second):
-        state.pop("segment")
-        state["config"].pop("out_dir")
-    assert equal(first, second)
-
-
-def plain(row):
-    """Everything that is no time and no name of a process."""
-    values = {key: value for key, value in encode(row).items() if key != "segment"}
-    if "metrics" in values:
-        values["metrics"] = {key: value for key, value in values["metrics"].items() if not key.startswith("time/")}
-    return json.dumps(values, sort_keys=True)
-
-
-def weights(folder):
-    files = newest_checkpoint(folder / "checkpoints")
-    found = sorted(files.rglob("*.safetensors"))
-    assert {path.name for path in found} >= {"optimizer.safetensors"}
-    assert len([path for path in found if path.parent.name == "policy"]) == 1
-    return [(path.name, path.read_bytes()) for path in found if path.name != "state.safetensors"]
-
-
-def equal(first, second):
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return np.array_equal(first, second, equal_nan=isinstance(first, (float, np.ndarray)))
 
 
 def snapshot(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from arrol.cli.files import require_place, whole
+from arrol.cli.files import require_place, reserved, whole
 from arrol.cli.output import warner
 from arrol.cli.policies import find_policy
 from arrol.cli.tables import print_json
@@ -37,9 +37,12 @@ def run_eval(options: argparse.Namespace, flags: Sequence[str]) -> int:
         problems, unsaved = sampled(options, flags, console, max(asked, default=1))
     ks = asked or usual_ks(problems)
     require_samples(problems, ks)
-    found = judge(problems, options, console)
     if options.samples and options.out:
-        unsaved = saved(Path(options.out), [one.problem for one in found], "verdicts", console)
+        with reserved("--out", Path(options.out)):
+            found = judge(problems, options, console)
+            unsaved = saved(Path(options.out), [one.problem for one in found], "verdicts", console)
+    else:
+        found = judge(problems, options, console)
     warnings += cautions_of(found)
     rows = [*metric_rows(found, ks), *level_rows(found)]
     if options.json:
@@ -108,8 +111,9 @@ def sampled(
         raise ConfigError(f"--out = {str(path)!r}: exists; score it with --samples, or give another --out")
     estimator = sampling.snapshot_of(options.estimator, config, policy, state)
     require_place("--out", path.parent)
-    problems = sampling.sample(config, policy, estimator, confidences=options.confidences, console=console)
-    return problems, saved(path, problems, "samples", console)
+    with reserved("--out", path):
+        problems = sampling.sample(config, policy, estimator, confidences=options.confidences, console=console)
+        return problems, saved(path, problems, "samples", console)
 
 
 def saved(path: Path, problems: Sequence[SampledProblem], what: str, console: Console) -> DataError | None:

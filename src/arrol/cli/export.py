@@ -10,7 +10,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from arrol import assembly
-from arrol.cli.files import require_place, whole
+from arrol.cli.files import require_place, reserved, whole
 from arrol.cli.output import warner
 from arrol.cli.sampling import newest_state
 from arrol.cli.tables import print_json
@@ -43,7 +43,7 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
     served = policy if head_size is None else widened(policy, head_size)
     snapshot = estimator.snapshot()
     snapshot.model = ModelFingerprint.of(policy.config.get_text_config())
-    with whole(target) as partial:
+    with reserved("--to", target.absolute()), whole(target) as partial:
         save_policy(partial / POLICY_FOLDER, served, load_tokenizer(str(source)))
         snapshot.write(partial / ESTIMATOR_FILE)
     row = {

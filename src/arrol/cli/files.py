@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arrol.errors import ConfigError
+from arrol.records.lock import Claim
 
 
 def require_place(option: str, folder: Path) -> None:
@@ -32,6 +33,17 @@ def require_writable(option: str, folder: Path) -> None:
         ) from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} = {str(folder)!r}: nothing can be written there; choose another folder")
+
+
+@contextmanager
+def reserved(option: str, path: Path) -> Iterator[None]:
+    """Hold a file or folder that a long command writes at its end. CheckpointError, which names the option, while
+    another process holds it; ConfigError where one has written it since this command looked."""
+    with Claim() as claim:
+        claim.take_file(path, option)
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise ConfigError(f"{option} = {str(path)!r}: exists since a moment ago; choose another name")
+        yield
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from arrol import assembly
-from arrol.cli.files import require_writable, whole
+from arrol.cli.files import require_writable, reserved, whole
 from arrol.cli.output import warner
 from arrol.cli.policies import find_policy
 from arrol.cli.tables import print_columns, print_json
@@ -126,7 +126,7 @@ def collected(options: argparse.Namespace, flags: Sequence[str], console: Consol
         meta = pool_meta(config, collector.plan, policy, sum(weight.numel() for weight in model.parameters()))
         require_writable("--out", path.parent)
         columns = (TextColumn("prompts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        with reserved("--out", path), Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("", total=plan.prompts)
             pool = collect(collector, path, meta, lambda done, total: progress.update(bar, completed=done))
     finally:

@@ -20,7 +20,7 @@ from rich.console import Console
 from arrol import assembly
 from arrol.cli.files import require_place
 from arrol.cli.output import warner
-from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_start, has_learned
+from arrol.cli.run_folder import CHECKPOINTS, forget_start, has_learned
 from arrol.cli.tables import print_columns, print_json
 from arrol.cli.train import EXIT_STOPPED
 from arrol.configs.run import EngineConfig
@@ -28,12 +28,13 @@ from arrol.configs.sft import SftConfig
 from arrol.configs.task import DatasetTaskConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.embedded.support import max_positions
-from arrol.errors import CheckpointError
+from arrol.errors import CheckpointError, DataError
 from arrol.evaluation.metrics import dead_group_frac
 from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
-from arrol.records.folder import cut_records, forget_records, readable_runs
+from arrol.records.folder import cut_records, forget_records, readable_runs, seal_records
+from arrol.records.lock import LOCK_FILE, Claim
 from arrol.records.manifest import GrowingSum
-from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
+from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records
 from arrol.stats import accuracy_with_interval
 from arrol.training.checkpoint import (
@@ -44,6 +45,7 @@ from arrol.training.checkpoint import (
     load_optimizer,
     load_state,
     manifest_of,
+    newest_checkpoint,
     require_same_config,
     save_checkpoint,
     save_policy,
@@ -102,12 +104,14 @@ def run_sft(config: SftConfig, *, resume: bool, as_json: bool) -> int:
     folder = Path(config.out_dir) / config.name
     require_place("out_dir", folder)
     with Claim() as claim:
-        claim.take(folder)
+        is_held = claim.take(folder)
         previous = _previous(config, folder, resume=resume)
         say = warner(console, config.name)
         parts = _parts(config, sound_checkpoint(folder / CHECKPOINTS, say) if previous else None)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
+        if not is_held:  # a process may have begun and ended there since
+            _previous(config, folder, resume=False)
         forget_partial(folder / CHECKPOINTS)
         if parts.resumed is None:
             previous = None
@@ -118,7 +122,7 @@ def run_sft(config: SftConfig, *, resume: bool, as_json: bool) -> int:
         try:
             record = _train(config, parts, folder, previous, console)
         except BaseException:
-            if not has_learned(folder, read_records(folder / RECORDS_FILE)):
+            if not has_learned(folder, _records(folder)):
                 forget_start(folder)
             raise
     if record is None:
@@ -150,7 +154,7 @@ def _table(record: EvalRecord) -> tuple[list[str], list[list[str]]]:
 
 def _previous(config: SftConfig, folder: Path, *, resume: bool) -> RunRecord | None:
     """The run to go on with; CheckpointError where the name is taken, finished, or of another config."""
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    held = {path.name for path in folder.iterdir()} - {LOCK_FILE} if folder.is_dir() else set()
     if not resume:
         if held - {RECORDS_FILE, PARTIAL_MODEL}:
             if RECORDS_FILE in held and "model" not in held:
@@ -160,7 +164,7 @@ def _previous(config: SftConfig, folder: Path, *, resume: bool) -> RunRecord | N
                 )
             raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
         return None
-    if "model" in held:
+    if "model" in held and not (newest_checkpoint(folder / CHECKPOINTS) and _is_unjudged(folder)):
         raise CheckpointError(f"--resume: {folder / 'model'} is finished; choose another --name, or leave --resume out")
     opened = readable_runs(folder)
     if not opened:
@@ -173,6 +177,18 @@ def _previous(config: SftConfig, folder: Path, *, resume: bool) -> RunRecord | N
         sound_checkpoint(folder / CHECKPOINTS, lambda _: None)  # records that are damaged say other things
         raise
     return replace(opened[0], segment=max(row.segment for row in opened))
+
+
+def _is_unjudged(folder: Path) -> bool:
+    """Whether a process died between the model and the row that says that all is finished."""
+    try:
+        return not any(isinstance(row, EndRecord) and row.outcome == "finished" for row in _records(folder))
+    except DataError:  # a damaged row, which the checkpoint names
+        return True
+
+
+def _records(folder: Path) -> list[Record]:
+    return read_records(folder / RECORDS_FILE) if (folder / RECORDS_FILE).exists() else []
 
 
 def _parts(config: SftConfig, checkpoint: Path | None) -> _Parts:
@@ -255,15 +271,16 @@ def _train(
         tokenizer, start = parts.tokenizer, WarmStartProgress(guard, done, stop)
         with stop.watched():
             warm_start(parts.model, tokenizer, parts.demonstration, config, on_step, start)
-        if stop.is_made and at < config.steps:
-            save(at)
-            records.write(EndRecord(step=at, segment=segment, outcome="stopped"))
-            return None
+            if stop.is_made and at < config.steps:
+                save(at)
+                records.write(EndRecord(step=at, segment=segment, outcome="stopped"))
+                return None
         saved = _saved_model(config, parts, folder)
         record = _judge(config, saved, tokenizer, parts.task, segment)
         records.write(record)
         records.write(EndRecord(step=config.steps, segment=segment, outcome="finished"))
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    seal_records(folder)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return record
 
 
@@ -273,6 +290,7 @@ def _saved_model(config: SftConfig, parts: _Parts, folder: Path) -> Any:
     shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
     save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), parts.tokenizer)
     flush(folder / PARTIAL_MODEL)  # the checkpoints go next
+    shutil.rmtree(folder / "model", ignore_errors=True)  # of a process that died before it could judge it
     os.replace(folder / PARTIAL_MODEL, folder / "model")
     return load_policy(str(folder / "model"), next(model.parameters()).device)
 

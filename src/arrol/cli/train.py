@@ -15,7 +15,7 @@ from arrol.cli.files import require_place
 from arrol.cli.live import LivePage
 from arrol.cli.output import run_console, warner
 from arrol.cli.report import report_after
-from arrol.cli.run_folder import CHECKPOINTS, Claim, forget_start, has_learned
+from arrol.cli.run_folder import CHECKPOINTS, forget_start, has_learned
 from arrol.cli.tables import show_rows
 from arrol.configs.learning import cautions
 from arrol.configs.run import RunConfig
@@ -23,7 +23,8 @@ from arrol.errors import CheckpointError
 from arrol.evaluation.runner import Amount, eval_record, sample_prompts
 from arrol.protocols import Task
 from arrol.records.diagnosis import final_findings
-from arrol.records.folder import NO_RECORDS, cut_records, forget_records, readable_runs
+from arrol.records.folder import NO_RECORDS, cut_records, forget_records, readable_runs, seal_records
+from arrol.records.lock import Claim
 from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records, read_run
 from arrol.reports.tables import comparison_rows
@@ -99,12 +100,14 @@ def train_one(
     folder = run_folder(config)
     require_place("out_dir", folder)
     with Claim() as claim:
-        claim.take(folder)
+        is_held = claim.take(folder)
         previous = previous_record(config, resume=resume)
         checkpoint = _checkpoint(config, folder, console) if previous else None
         trainer = _trainer(config, folder, previous, checkpoint, console, task)
         folder.mkdir(parents=True, exist_ok=True)
         claim.take(folder)
+        if not is_held:  # a process may have begun and ended there since
+            previous_record(config, resume=False)
         forget_partial(folder / CHECKPOINTS)
         if previous is None:
             forget_records(folder)
@@ -169,7 +172,9 @@ def _trained(trainer: Trainer, arm: str, previous: RunRecord | None, console: Co
         earlier = [row for row in _records(folder) if isinstance(row, StepRecord) and row.step <= trainer.step]
         parts.sinks.insert(0, LivePage(folder, config.name, config.training.steps, console, earlier))
     try:
-        return Ended(trainer.run(), trainer.stop_requested)
+        ended = Ended(trainer.run(), trainer.stop_requested)
+        seal_records(folder)
+        return ended
     finally:
         parts.task.close()  # a verifier's worker process
         parts.engine.close()

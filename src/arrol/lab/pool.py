@@ -168,7 +168,7 @@ class Pool:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"pool = {str(path)!r}: cannot be read ({error}); collect it again") from None
+            raise DataError(f"pool = {str(path)!r}: cannot be read ({error}); remove it and collect it again") from None
         return cls(tuple(head["keys"]), probe_tokens=tuple(head["probe_tokens"]), meta=head["meta"], **arrays)
 
     @classmethod

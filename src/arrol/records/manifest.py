@@ -8,7 +8,8 @@ first bytes of those that grow, and each file of texts::
      "run": {"records.jsonl": [9120, "77de..."], "texts/00000003.json.gz": [633, "0cc1..."]},
      "sha256": "..."}
 
-The last one is the sum of the others, so a damaged manifest is told from a damaged file.
+The last one is the sum of the others, so a damaged manifest is told from a damaged file. A run that has ended has one
+in its own folder, of all that it wrote.
 """
 
 from __future__ import annotations
@@ -92,8 +93,14 @@ def write_manifest(folder: Path, run: Mapping[str, Sum]) -> None:
     names = sorted({path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST})
     with ThreadPoolExecutor(THREADS) as threads:
         sums = threads.map(lambda name: file_sum(folder / name), names)
-        value = {"version": 1, "files": dict(zip(names, sums, strict=True)), "run": dict(run)}
-    (folder / MANIFEST).write_text(json.dumps({**value, "sha256": value_sum(value)}, indent=1), "utf-8")
+        _write(folder / MANIFEST, dict(zip(names, sums, strict=True)), run)
+
+
+def write_run_manifest(run: Path, names: Iterable[str]) -> None:
+    """Write the manifest of a run that has ended, of these files where they exist; OSError when the disk refuses."""
+    part = run / f"{MANIFEST}.part"
+    _write(part, {}, {name: file_sum(run / name) for name in names if (run / name).is_file()})
+    part.replace(run / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -117,8 +124,10 @@ def damage_below(folder: Path, sums: Mapping[str, Sum], parts: Sequence[str] = (
 
 
 def run_damage(run: Path, names: Iterable[str]) -> list[str]:
-    """What is wrong with the run's own files, as far as its newest readable manifest tells; empty without one."""
-    for folder in sorted((run / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))[::-1]:
+    """What is wrong with the run's own files, as far as the newest manifest tells that can be read: that of its end, or
+    of a checkpoint; empty without one."""
+    checkpoints = sorted((run / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
+    for folder in (run, *checkpoints[::-1]):
         try:
             manifest = read_manifest(folder)
         except ValueError:
@@ -126,6 +135,11 @@ def run_damage(run: Path, names: Iterable[str]) -> list[str]:
         if manifest:
             return damage_below(run, {name: manifest.run[name] for name in names if name in manifest.run})
     return []
+
+
+def _write(path: Path, files: Mapping[str, Sum], run: Mapping[str, Sum]) -> None:
+    value = {"version": 1, "files": dict(files), "run": dict(run)}
+    path.write_text(json.dumps({**value, "sha256": value_sum(value)}, indent=1), "utf-8")
 
 
 def _damage(path: Path, name: str, wanted: Sum) -> str:

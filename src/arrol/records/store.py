@@ -244,11 +244,11 @@ def segment_limits(records: Sequence[Record]) -> dict[int, float]:
 
 
 def read_run(path: str | Path) -> Run:
-    """The run of a folder, or of the records file in it; DataError where its newest checkpoint tells that rows before
-    it are damaged or missing."""
+    """The run of a folder, or of the records file in it; DataError where its manifest tells that rows are damaged or
+    missing."""
     folder = Path(path).parent if Path(path).name == RECORDS_FILE else Path(path)
-    for line in run_damage(folder, (RECORDS_FILE, ROLLOUTS_FILE)):
-        raise DataError(f"records = {str(folder)!r}: {line}, as the newest checkpoint has noted; copy that file back")
+    for line in run_damage(folder, [name for name in (RECORDS_FILE, ROLLOUTS_FILE) if (folder / name).is_file()]):
+        raise DataError(f"records = {str(folder)!r}: {line}, as its manifest.json says; copy that file back")
     records = list(_decoded_lines(folder / RECORDS_FILE))
     if (folder / ROLLOUTS_FILE).is_file():
         records += _decoded_lines(folder / ROLLOUTS_FILE)

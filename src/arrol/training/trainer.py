@@ -140,6 +140,7 @@ class Trainer:
     def run(self) -> EndRecord:
         """Run the steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run."""
         with ExitStack() as closing:
+            closing.enter_context(self._stop.watched())  # until the last row is written
             for sink in (*self.parts.sinks, *self.parts.trackers):
                 closing.callback(sink.close)
             self._records = closing.enter_context(RecordWriter(self.folder / RECORDS_FILE))
@@ -147,8 +148,7 @@ class Trainer:
             limit = round(self.config.records.keep_texts_mib * 2**20)
             self._texts = TextWriter(self.folder, limit, step=self.step, sums=self._text_sums)
             try:
-                with self._stop.watched():
-                    self._all_steps()
+                self._all_steps()
             except ArrolError as error:
                 with suppress(ArrolError):  # a disk that is full refuses this row too
                     self._end("failed", str(error))

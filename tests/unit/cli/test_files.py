@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from arrol.cli.files import require_place, require_writable, whole
-from arrol.errors import ConfigError
+from arrol.cli.files import require_place, require_writable, reserved, whole
+from arrol.errors import CheckpointError, ConfigError
 
 
 def test_a_place_is_refused_without_making_anything(tmp_path, monkeypatch):
@@ -28,6 +28,22 @@ def test_a_folder_is_made_and_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ConfigError, match="nothing can be written there; choose another folder"):
         require_writable("--out", tmp_path / "a")
+
+
+def test_a_result_has_one_writer(tmp_path):
+    path = tmp_path / "a" / "out.jsonl"
+    with reserved("--out", path):
+        assert path.parent.is_dir()
+        with pytest.raises(CheckpointError, match=r"^--out = '.*out.jsonl': process \d+ on "), reserved("--out", path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    path.parent.mkdir()
+    with reserved("--to", path.parent):  # an empty folder may be named
+        path.write_text("written")
+    for taken in (path, path.parent):
+        with pytest.raises(ConfigError, match="exists since a moment ago; choose another"), reserved("--out", taken):
+            pass
+    assert [each.name for each in path.parent.iterdir()] == ["out.jsonl"]
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

@@ -134,6 +134,22 @@ def test_a_damaged_checkpoint_of_a_warm_start_gives_way_to_the_one_before(sft_fi
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_a_warm_start_that_died_before_its_evaluation_is_finished(sft_file, tmp_path, capsys, monkeypatch):
+    command = ["sft", str(sft_file), "--checkpoint_every", "4"]
+    with monkeypatch.context() as broken:
+        broken.setattr(sft, "_judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(command) == 130
+    model = tmp_path / "warm" / "model" / "model.safetensors"
+    before = model.read_bytes()
+    assert main([*command, "--resume"]) == 0
+    assert model.read_bytes() == before
+    run = read_run(tmp_path / "warm")
+    assert (run.end.outcome, len(run.evals), run.run.resume_step) == ("finished", 1, 8)
+    assert {path.name for path in (tmp_path / "warm").iterdir()} == {"model", "records.jsonl", "manifest.json"}
+    assert main([*command, "--resume"]) == 2
+    assert "model is finished; choose another" in capsys.readouterr().err
+
+
 def test_damaged_records_of_a_warm_start_are_refused(sft_file, tmp_path, capsys, monkeypatch):
     command = ["sft", str(sft_file), "--steps", "15", "--checkpoint_every", "12"]
     with monkeypatch.context() as broken:
@@ -163,7 +179,15 @@ def test_a_signal_finishes_the_step_saves_and_ends_without_checkpoint_every(
             os.kill(os.getpid(), number)
         return real(*given)
 
+    save = sft.save_checkpoint
+
+    def signalled_again(*given):
+        if number == signal.SIGTERM:  # a second Ctrl-C ends at once
+            os.kill(os.getpid(), number)
+        return save(*given)
+
     monkeypatch.setattr(trained, "encode_demonstrations", signalled)
+    monkeypatch.setattr(sft, "save_checkpoint", signalled_again)
     capsys.readouterr()
     assert main(command) == 130
     out, err = capsys.readouterr()

@@ -1,16 +1,19 @@
 """What may be gone on with, what is refused, and what a finished run prints. Real runs: tests/integration."""
 
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
 
+from arrol.cli import train
 from arrol.cli.main import main
-from arrol.cli.run_folder import Claim
 from arrol.cli.train import previous_record, run_folder
 from arrol.configs.run import load_run
-from arrol.errors import CheckpointError
+from arrol.errors import CheckpointError, DataError
+from arrol.records.lock import Claim
 from arrol.records.store import portable, read_run
 from arrol.reports import page
 from arrol.training.policy import character_tokenizer
@@ -129,6 +132,9 @@ def test_records_that_are_damaged_before_the_checkpoints_are_refused(tiny_file, 
         assert records.read_bytes() == content
         assert main(["report", str(folder)]) == 2
         assert f"records = {str(folder)!r}: records.jsonl " in capsys.readouterr().err
+    records.write_bytes(whole.replace(b'"outcome": "finished"', b'"outcome": "fin1shed"'))
+    with pytest.raises(DataError, match=r"records.jsonl is not what was written, .* as its manifest.json says; copy"):
+        read_run(folder)
     records.write_bytes(whole)
     assert main(["train", str(tiny_file), "--resume", "--training.steps", "3"]) == 0
 
@@ -191,10 +197,26 @@ def test_two_processes_never_write_to_one_run(tiny_file, tmp_path, capsys):
     with Claim() as claim:
         claim.take(folder)
         assert main(["train", str(tiny_file)]) == 2
-        assert capsys.readouterr().err == (
-            f"arrol: name = 'tiny': another process writes to {folder}; wait for it or choose another --name\n"
+        line = (
+            rf"arrol: name = 'tiny': process {os.getpid()} on \S+ \(since [-0-9: ]+ UTC\) writes to {folder}; wait for"
         )
+        assert re.match(line, capsys.readouterr().err)
     assert main(["train", str(tiny_file)]) == 0
+    assert not (folder / ".lock").exists()
+
+
+def test_a_run_that_began_and_ended_during_the_checks_is_not_written_over(tiny_file, tmp_path, monkeypatch, capsys):
+    original, folder = train.resolve_device, tmp_path / "runs" / "tiny"
+
+    def slow(*given):
+        monkeypatch.setattr(train, "resolve_device", original)
+        assert main(["train", str(tiny_file)]) == 0
+        return original(*given)
+
+    monkeypatch.setattr(train, "resolve_device", slow)
+    assert main(["train", str(tiny_file)]) == 2
+    assert "holds a run already; go on with --resume" in capsys.readouterr().err
+    assert read_run(folder).end.outcome == "finished"
 
 
 def test_resume_under_a_mistyped_name_starts_nothing(tiny_file, tmp_path, write_run, capsys):

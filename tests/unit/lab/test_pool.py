@@ -92,7 +92,7 @@ def test_rollouts_without_a_reward_are_not_known():
 @pytest.mark.parametrize("content", [b"", b"no pool", b"\x10" + b"\x00" * 40])
 def test_another_file_is_one_line(tmp_path, content):
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(DataError, match=r"pool = .*x.safetensors': cannot be read .*; collect it again"):
+    with pytest.raises(DataError, match=r"pool = .*x.safetensors': cannot be read .*; remove it and collect it again"):
         Pool.load(tmp_path / "x.safetensors")
 
 

@@ -19,6 +19,7 @@ from arrol.records.manifest import (
     run_damage,
     value_sum,
     write_manifest,
+    write_run_manifest,
 )
 
 
@@ -128,6 +129,18 @@ def test_the_newest_manifest_that_can_be_read_tells(folder, tmp_path):
     (newer / MANIFEST).unlink()
     records.write_text("")
     assert run_damage(tmp_path, ["records.jsonl"]) == ["records.jsonl has 0 of its 8 bytes"]
+
+
+def test_a_run_that_has_ended_tells_of_all_its_rows(folder, tmp_path):
+    (tmp_path / "records.jsonl").write_text("one\ntwo\nend\n")
+    write_run_manifest(tmp_path, ["records.jsonl", "rollouts.jsonl"])
+    assert read_manifest(tmp_path) == ({}, {"records.jsonl": file_sum(tmp_path / "records.jsonl")})
+    (tmp_path / "records.jsonl").write_text("one\ntwo\n3nd\n")
+    names = ["records.jsonl", "rollouts.jsonl"]
+    assert run_damage(tmp_path, names) == ["records.jsonl is not what was written, in its first 12 bytes"]
+    (tmp_path / MANIFEST).write_text("{")
+    assert run_damage(tmp_path, names) == []  # as far as the checkpoint tells
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_sum_of_a_value_depends_on_what_it_says_alone():
