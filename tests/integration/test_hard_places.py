@@ -136,14 +136,15 @@ def test_a_clock_that_jumps_changes_nothing(config, tmp_path, whole, monkeypatch
     monkeypatch.setattr(time, "time", lambda: years.randrange(-(2**31), 2**32))
     assert main(["train", str(config), "--training.steps", "3", "--optimizer.schedule", "constant"]) == 0
     folder = tmp_path / "runs" / "tiny"
-    for path in folder.rglob("*"):
-        os.utime(path, times=(years.randrange(2**32),) * 2)
+    for number, path in enumerate(sorted(folder.rglob("*"))):  # what was written last is the oldest
+        os.utime(path, times=(2**31 - 10**6 * number,) * 2)
     assert main(["train", str(config), "--resume", "--training.steps", "8", "--optimizer.schedule", "constant"]) == 0
     straight = ["--optimizer.schedule", "constant", "--out_dir", str(tmp_path / "straight")]
     monkeypatch.undo()
     assert main(["train", str(config), *straight]) == 0
     ours, theirs = read_run(folder), read_run(tmp_path / "straight" / "tiny")
     assert ours.run.started_at != theirs.run.started_at
+    assert ours.run.resume_step == 3
     assert [row.reward for row in ours.rollouts] == [row.reward for row in theirs.rollouts]
     assert ours.end.totals == theirs.end.totals
 
