@@ -111,7 +111,7 @@ test-trl: trl-env  ## pruning under TRL, at both ends of the supported range, in
 	@PYTHONPATH=$(CURDIR)/$(TRL_VENV)/oldest $(TRL_VENV)/bin/python -m pytest $(OLDEST_TRL)
 
 # What depends on TRL's version: its names, losses and signatures; the newest TRL alone runs the rest.
-OLDEST_TRL := $(addprefix tests/with_trl/test_, loss.py parity.py refusals.py training.py)
+OLDEST_TRL := $(addprefix tests/with_trl/test_, loss.py parity.py records.py refusals.py training.py)
 
 verl-env: $(VERL_VENV)/.ready  ## virtual environment of the verl tests, 2 GB
 

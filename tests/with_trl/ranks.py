@@ -19,6 +19,8 @@ def train(folder, **changes):
     except ConfigError as error:
         return {"refused": str(error)}
     host.train()
+    if host.pruned is None:
+        return {"records": recorded(folder)}
     return {
         "ranks": host.accelerator.num_processes,
         "weights": trl_host.weights(host).tolist(),
@@ -31,13 +33,18 @@ def train(folder, **changes):
     }
 
 
+def texts(group):
+    """Text of each rollout."""
+    return ["".join(group["tokens"][at] for at in row["tokens"]) for row in group["rollouts"]]
+
+
 def recorded(folder):
     """What the record says of each rollout: the main process has written those of all ranks."""
     run = read_run(Path(folder) / "arrol")
     groups = [group for step in text_steps(run.folder) for group in json.loads(read_texts(run.folder, step))["groups"]]
     return {
         "rows": [[r.step, r.group, r.index, r.prompt_key, r.finish_reason, r.reward, r.keep] for r in run.rollouts],
-        "texts": [[group["group"], group["prompt"], group["gold"], len(group["rollouts"])] for group in groups],
+        "texts": [[group["group"], group["prompt"], group["gold"], texts(group)] for group in groups],
         "segments": sorted({r.segment for r in run.rollouts}),
     }
 

@@ -28,6 +28,7 @@ BUDGET = {
 CASES = {name: {"per_device_train_batch_size": 16, **changes} for name, changes in {**SAME, "budget": BUDGET}.items()}
 AUTO = {"rule": "auto", "max_steps": 6, "loss_type": "grpo", "rule_options": {"noise_ratio": 2.0}}
 CASES["auto"] = {"per_device_train_batch_size": 64, **AUTO}
+CASES["never"] = {"rule": "never", "per_device_train_batch_size": 12, "max_steps": 2, "steps_per_generation": 1}
 CASES["split"] = {"per_device_train_batch_size": 4, "num_generations": 8}
 
 
@@ -69,6 +70,15 @@ def test_ranks_share_a_budget(two):
     first, second = two["budget"]
     assert [first["survivors"], second["survivors"]] == [12, 12]
     assert first["weights"] == second["weights"]
+
+
+def test_trl_alone_is_recorded_over_all_ranks_also_where_a_group_is_split(two):
+    records = two["never"][0]["records"]
+    assert [row[:3] for row in records["rows"]] == [[s, g, i] for s in (1, 2) for g in range(3) for i in range(8)]
+    rewards = [row[5] for row in records["rows"]]
+    shown = [float(gold in text) for _, _, gold, texts in records["texts"] for text in texts]
+    assert rewards == shown
+    assert len({prompt for _, prompt, _, _ in records["texts"]}) == 6
 
 
 def test_groups_split_over_ranks_are_refused_when_the_trainer_is_built(two):

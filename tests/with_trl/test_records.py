@@ -317,3 +317,75 @@ def test_wrong_values_are_named(tmp_path):
 @pytest.fixture(autouse=True)
 def logged(caplog):
     caplog.set_level(logging.WARNING)
+
+
+class TestNever:
+    """TRL alone: the record sees what its reward functions see."""
+
+    def test_its_rollouts_are_those_that_trl_rewarded(self, tmp_path):
+        evaluation = {"eval_strategy": "steps", "eval_steps": 2, "num_generations_eval": 2}
+        sizes = {"per_device_eval_batch_size": 4, "max_steps": 4}
+        host = trained(tmp_path, pruning=NEVER, evaluate=True, **sizes, **evaluation)
+        assert host.pruned is None
+        run = run_of(tmp_path)
+        assert (run.run.config["pruning"]["rule"], run.end.outcome) == ("never", "finished")
+        assert [row.step for row in run.steps] == [1, 2, 3, 4]
+        for key, logged in (("reward/mean", "reward"), ("trl/loss", "loss")):
+            assert [row.metrics[key] for row in run.steps] == pytest.approx(history(host, logged), rel=1e-4), key
+        assert [row.accuracy for row in run.evals] == pytest.approx(history(host, "eval_reward"))
+        tokens = [row.metrics["tokens/generated"] for row in run.steps]
+        assert np.cumsum(tokens) + 64 * np.arange(1, 5) == pytest.approx(history(host, "num_tokens"))
+        assert {row.finish_reason for row in run.rollouts} == {"stop", "length"}
+        assert {row.completion_tokens for row in run.rollouts if row.finish_reason == "length"} == {24}
+        rows = {f"user: {row['prompt'][0]['content']}": row["answer"] for row in trl_host.dataset()}
+        for group in texts_of(tmp_path, 4):
+            assert rows[group["prompt"]] == group["gold"]
+            rewards = np.array([r.reward for r in run.rollouts if (r.step, r.group) == (4, group["group"])])
+            wanted = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+            told = [row["advantage"] for row in group["rollouts"]]
+            assert told == pytest.approx(wanted.tolist(), abs=1e-3)
+            assert all(set(row["logprobs"]) == {None} and not row["probes"] for row in group["rollouts"])
+        for row in run.steps:
+            generate, verify, learn = (row.metrics[f"time/{part}_s"] for part in ("generate", "verify", "learn"))
+            assert min(generate, learn) > verify > 0
+
+    def test_several_batches_in_a_step_and_several_steps_of_a_batch(self, tmp_path):
+        sizes = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+        many = trained(tmp_path / "many", pruning=NEVER, steps_per_generation=1, max_steps=2, **sizes)
+        assert [row.step for row in run_of(tmp_path / "many").steps] == [1, 2, 3, 4]
+        assert run_of(tmp_path / "many").run.config["training"]["steps"] == 4
+        few = trained(tmp_path / "few", pruning=NEVER, num_iterations=2, max_steps=4)
+        run = run_of(tmp_path / "few")
+        assert [row.step for row in run.steps] == [1, 2]
+        losses = history(few, "loss")
+        assert [row.metrics["trl/loss"] for row in run.steps] == pytest.approx(
+            [np.mean(losses[:2]), np.mean(losses[2:])], abs=1e-3
+        )
+        assert len(history(many, "loss")) == 2
+
+    def test_async_functions_several_of_them_and_no_reward(self, tmp_path):
+        async def late(completions, answer, **kwargs):
+            return [None if i == 3 else value for i, value in enumerate(has_digit(completions, answer))]
+
+        def also(completions, **kwargs):
+            return [None if i == 3 else value for i, value in enumerate(is_short(completions))]
+
+        host = trained(tmp_path, pruning=NEVER, reward_funcs=[late, also], success_reward="late", max_steps=1)
+        run = run_of(tmp_path)
+        assert [row.index for row in run.rollouts if row.reward is None] == [3]
+        assert [row.dropped for row in run.rollouts if row.dropped] == ["unrewarded"]
+        assert {row.success for row in run.rollouts} == {0.0, 1.0, None}
+        assert run.steps[0].metrics["reward/mean"] == pytest.approx(history(host, "reward")[0], rel=1e-4)
+
+    def test_a_resumed_run_goes_on(self, tmp_path):
+        whole = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "pruning": NEVER}
+        trained(tmp_path, **whole)
+        trainer(config(tmp_path, **whole)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        assert [(row.step, row.segment) for row in run_of(tmp_path).steps] == [(1, 0), (2, 0), (3, 1), (4, 1)]
+
+    def test_a_reward_model_is_left_alone(self, tmp_path):
+        folder = trl_host.reward_model(tmp_path / "model")
+        host = trainer(config(tmp_path / "out", pruning=NEVER, max_steps=1), reward_funcs=[has_digit, folder])
+        host.train()
+        assert not (tmp_path / "out" / "arrol").exists()
+        assert host.reward_funcs[0] is has_digit

@@ -4,12 +4,16 @@ A processor without bfloat16 units multiplies up to eight times slower in it, so
 thirty, and one uses all.
 """
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import trl
 from datasets import Dataset
 
 from arrol.integrations.trl import GRPOConfig, GRPOTrainer
+from arrol.records.texts import read_texts
 from smollm2 import smollm2_folder
 from trl_host import history, weights
 
@@ -100,6 +104,19 @@ def test_five_steps_prune_and_stay_finite(pruned):
     assert all(torch.isfinite(torch.tensor(list(row.values()))).all() for row in logged)
     assert max(row["grad_norm"] for row in logged) > 0
     assert torch.isfinite(weights(pruned)).all()
+
+
+def test_the_record_has_the_words_of_a_real_tokenizer(pruned):
+    folder = Path(pruned.args.output_dir) / "arrol"
+    groups = {group["group"]: group for group in json.loads(read_texts(folder, 5))["groups"]}
+    for sampled_group in pruned.pruned.batch.groups:
+        group = groups[sampled_group.rollouts[0].rollout_id.group]
+        assert group["prompt"] == pruned.processing_class.decode(sampled_group.prompt.token_ids)
+        assert "Count." in group["prompt"]
+        for rollout, row in zip(sampled_group.rollouts, group["rollouts"], strict=True):
+            text = "".join(group["tokens"][at] for at in row["tokens"])
+            assert text == pruned.processing_class.decode(rollout.completion.token_ids)
+            assert [probe["at"] for probe in row["probes"]] == [5]
 
 
 def test_the_learner_gives_the_tokens_their_sampled_probabilities(pruned):

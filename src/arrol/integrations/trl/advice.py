@@ -1,6 +1,6 @@
 """What to do about a run of TRL that learns nothing, in the names of TRL's arguments and ours."""
 
-LOOK = "look at some completions (log_completions = True)"
+LOOK = "look at some completions (arrol view OUTPUT_DIR, or log_completions = True)"
 ADVICE: dict[str, str] = {
     "no_rewards": (
         "every reward function gave None, for example for want of a column; call them with rows of train_dataset "

@@ -62,6 +62,11 @@ class TrlRecords:
         """Name of an evaluation -> its rollouts, at this step."""
         self._lock = threading.RLock()
 
+    @property
+    def has_begun(self) -> bool:
+        """A training goes on."""
+        return self._has_begun
+
     def begin(self, done: int) -> None:
         """A training begins, or has begun; ``done`` batches came before it."""
         if not self._has_begun:
@@ -69,15 +74,16 @@ class TrlRecords:
             self._out.begin(self._run, done)
             self._write_eval()
 
-    def begin_batch(self) -> None:
-        """A training batch begins."""
+    def begin_batch(self, since: float | None = None) -> None:
+        """A training batch begins, or began at ``since``, in seconds of ``time.monotonic``."""
         with self._lock:
-            self._finish_step()
-            self._judged, self._logs, self._clock, self._last = {}, {}, {}, time.monotonic()
+            began = time.monotonic() if since is None else since
+            self._finish_step(began)
+            self._judged, self._logs, self._clock, self._last = {}, {}, {}, began
 
-    def lap(self, phase: str) -> None:
-        """A phase of the batch has ended."""
-        now = time.monotonic()
+    def lap(self, phase: str, ended: float | None = None) -> None:
+        """A phase of the batch has ended, now or at ``ended``."""
+        now = time.monotonic() if ended is None else ended
         self._clock[phase] = self._clock.get(phase, 0.0) + now - self._last
         self._last = now
 
@@ -116,24 +122,24 @@ class TrlRecords:
         """All rows so far are on disk, with the metrics of the batch that trains."""
         with self._lock:
             if self._metrics is not None:
-                self._write_step()
+                self._write_step(time.monotonic())
         self._out.sync()
 
     def end(self, outcome: str, message: str = "") -> None:
         """The training has ended; the next one begins another segment."""
         with self._lock:
-            self._finish_step()
+            self._finish_step(time.monotonic())
             self._out.end(outcome, message)
             self._has_begun = False
 
-    def _finish_step(self) -> None:
+    def _finish_step(self, ended: float) -> None:
         if self._metrics is not None:
-            self._write_step()
+            self._write_step(ended)
         self._metrics = None
 
-    def _write_step(self) -> None:
+    def _write_step(self, ended: float) -> None:
         assert self._metrics is not None
-        self.lap("learn")
+        self.lap("learn", ended)
         times = {f"time/{phase}_s": seconds for phase, seconds in self._clock.items()}
         logs = {key: float(np.mean(values)) for key, values in self._logs.items()}
         self._metrics["time/record_s"] = self._metrics.get("time/record_s", 0.0) + self._out.take_seconds()
@@ -154,7 +160,7 @@ def trainer_records(host: HostConfig, trainer: TrainerLike) -> TrlRecords:
         sampling = {"max_completion_tokens": trainer.max_completion_length, **_sampling(args)}
         config = run_config(
             host,
-            steps=_num_batches(trainer),
+            steps=batches_of(trainer, trainer.state.max_steps),
             group_size=trainer.num_generations,
             sampling=sampling,
             rewards=trainer.reward_func_names,
@@ -243,8 +249,8 @@ def _sampling(args: Any) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("temperature", "top_p", "top_k")}
 
 
-def _num_batches(trainer: TrainerLike) -> int:
-    """Generation batches of the whole training."""
+def batches_of(trainer: TrainerLike, steps: int) -> int:
+    """Generation batches that so many optimizer steps take."""
     args = trainer.args
-    microbatches = max(trainer.state.max_steps, 0) * args.gradient_accumulation_steps
+    microbatches = max(steps, 0) * args.gradient_accumulation_steps
     return -(-microbatches // max(1, int(args.steps_per_generation or 1) * args.num_iterations))

@@ -35,7 +35,20 @@ def prune_rewards(
             f"reward_funcs = {reward_funcs!r}: a reward model cannot leave stopped rollouts out; "
             "wrap it in a function that returns a list of floats, or set rule = 'never'"
         )
-    return _wrap(reward_funcs)
+    return _wrap(reward_funcs, _survivors_only)
+
+
+Note = Callable[[RewardFunction, dict[str, Any], Any], Rewards]
+"""Wrapped function, its columns and its values in; what TRL gets out."""
+
+
+def observe_rewards(reward_funcs: Sequence[RewardFunction], note: Note) -> list[RewardFunction]:
+    """Wrap reward functions, sync or async, so that ``note`` is called with what they see and return."""
+
+    def noted(wrapped: RewardFunction, columns: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Any], Rewards]]:
+        return columns, functools.partial(note, wrapped, columns)
+
+    return [_wrap(function, noted) for function in reward_funcs]
 
 
 def reward_name(function: RewardFunction) -> str:
@@ -45,28 +58,36 @@ def reward_name(function: RewardFunction) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _wrap(function: RewardFunction) -> RewardFunction:
-    def split(columns: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Rewards], Rewards]]:
-        """The survivors' columns, and what puts their rewards back into rows."""
-        tags = columns.pop(TAG_COLUMN, None)
-        if not tags or tags[0] is None:  # evaluation, or another rollout function
-            return columns, lambda values: values
-        if tags[0].batch.is_evaluation:
-            return columns, functools.partial(_noted, wrapped, tags[0].batch)
-        tags[0].batch.note_columns(columns)
-        return _survivors(tags, columns), functools.partial(_into_rows, wrapped, tags)
+def _survivors_only(
+    wrapped: RewardFunction, columns: dict[str, Any]
+) -> tuple[dict[str, Any], Callable[[Rewards], Rewards]]:
+    """The survivors' columns, and what puts their rewards back into rows."""
+    tags = columns.pop(TAG_COLUMN, None)
+    if not tags or tags[0] is None:  # evaluation, or another rollout function
+        return columns, lambda values: values
+    if tags[0].batch.is_evaluation:
+        return columns, functools.partial(_noted, wrapped, tags[0].batch)
+    tags[0].batch.note_columns(columns)
+    return _survivors(tags, columns), functools.partial(_into_rows, wrapped, tags)
+
+
+Split = Callable[[RewardFunction, dict[str, Any]], tuple[dict[str, Any], Callable[[Any], Rewards]]]
+
+
+def _wrap(function: RewardFunction, split: Split) -> RewardFunction:
+    """``split`` gives the columns that the function sees, and what makes TRL's rewards of its values."""
 
     if _is_async(function):
 
         async def wrapped_async(**columns: Any) -> Rewards:
-            given, into_rows = split(columns)
+            given, into_rows = split(wrapped, columns)
             return into_rows(await function(**given) if given["completions"] else [])
 
         wrapped: RewardFunction = wrapped_async
     else:
 
         def wrapped_sync(**columns: Any) -> Rewards:
-            given, into_rows = split(columns)
+            given, into_rows = split(wrapped, columns)
             return into_rows(function(**given) if given["completions"] else [])
 
         wrapped = wrapped_sync

@@ -1,6 +1,6 @@
 """TRL's GRPOTrainer with a pruned rollout function, survivors in rewards and loss, and the head in checkpoints.
 
-With ``rule = "never"`` and no allocation rule nothing is added, and the run is TRL's bit for bit.
+With ``rule = "never"`` and no allocation rule only the record is added, and the run is TRL's bit for bit.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
 from arrol.integrations.trl.host import require_model, require_sampling, require_whole_groups, require_whole_layers
+from arrol.integrations.trl.observed import ObservedRollouts
 from arrol.integrations.trl.reward_model import with_reward_models
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
@@ -48,13 +49,19 @@ class GRPOTrainer(trl.GRPOTrainer):
         given["args"] = args
         self.pruned: PrunedRollout | None = None
         """The rollout function; None where it would change nothing."""
+        self.observed: ObservedRollouts | None = None
+        """Takes the record of a run that is TRL's alone."""
         config = args.host_config()
         if not changes_nothing(config):
             self.pruned = _add_hooks(config, args, given)
+        elif config.keep_records:
+            self.observed = _observed(config, args, given)
         building = vllm_with_our_classes(args, two_phase=args.vllm_two_phase) if self.pruned else nullcontext()
         with warnings.catch_warnings(), building:
             warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
             super().__init__(**given)
+        if self.observed is not None:
+            self.observed.attach(self)
         if self.pruned is not None:
             _require_adapter_in_layers(self.model)
             require_whole_layers(self)
@@ -65,6 +72,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         """TRL's loss over the survivors."""
         if self.pruned is not None:
             inputs = self.pruned.loss_inputs(inputs, self)
+        elif self.observed is not None:
+            self.observed.settle()
         return super().compute_loss(model, inputs, *positional, **named)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
@@ -77,9 +86,10 @@ class GRPOTrainer(trl.GRPOTrainer):
         try:
             return super().train(resume_from_checkpoint, *positional, **named)
         except BaseException as error:
-            if self.pruned is not None:
+            recorder = self.pruned or self.observed
+            if recorder is not None:
                 has_failed = isinstance(error, Exception)
-                self.pruned.end("failed" if has_failed else "stopped", str(error) or type(error).__name__)
+                recorder.end("failed" if has_failed else "stopped", str(error) or type(error).__name__)
             raise
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -135,6 +145,20 @@ class SaveHead(TrainerCallback):
         self._rollout.end("finished" if state.global_step >= state.max_steps else "stopped")
         if state.is_world_process_zero:
             self._rollout.log_end()
+
+
+def _observed(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> ObservedRollouts | None:
+    """Let the record see what TRL's reward functions see; None with a reward model."""
+    functions = given.get("reward_funcs") or []
+    functions = functions if isinstance(functions, list) else [functions]
+    if not functions or any(
+        isinstance(each, str) or hasattr(each, "forward") or not callable(each) for each in functions
+    ):
+        return None
+    observed = ObservedRollouts(config, args.success_reward)
+    given["reward_funcs"] = observed.wrapped(functions)
+    given["callbacks"] = [*(given.get("callbacks") or []), observed]
+    return observed
 
 
 def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> PrunedRollout:
