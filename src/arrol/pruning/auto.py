@@ -34,7 +34,7 @@ from arrol.pruning.survival import Candidates, candidate_weight
 from arrol.types import Contribution, RolloutGroup, RolloutId, State
 
 RECENT_STEPS = 16
-"""Steps that are remembered: the policy moves on."""
+"""Steps that are remembered, more where they have fewer than ``MIN_GROUPS`` groups: the policy moves on."""
 SHRINKAGE = 4.0
 """Pseudo-rollouts by which a prompt's history pulls its group's mean quality in the signal."""
 MIN_MERIT = 1.02
@@ -161,9 +161,14 @@ class AutoChoice:
         self._signals = {}
         if rows:
             self._memory = np.concatenate([self._memory, np.array(rows, float)])
-            oldest = self._memory[-1, STEP] - RECENT_STEPS
-            self._memory = self._memory[self._memory[:, STEP] > oldest]
+            self._memory = self._memory[self._memory[:, STEP] >= self._first_step()]
         self._choose()
+
+    def _first_step(self) -> float:
+        """The oldest step that is remembered: ``RECENT_STEPS`` steps, more where these have too few groups."""
+        groups = np.unique(self._memory[:, [STEP, GROUP]], axis=0)
+        enough = groups[-MIN_GROUPS:, 0].min()
+        return float(min(groups[-1, 0] - RECENT_STEPS + 1, enough))
 
     def _choose(self) -> None:
         self.choice, self._curve = Choice(), None

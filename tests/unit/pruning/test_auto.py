@@ -22,12 +22,12 @@ SIZE, GROUPS, TOKENS = 8, 16, 100
 RULE = AutoRule(probe_tokens=(10,), warmup_steps=0)
 
 
-def play(choice, step, *, dead=0.5, live=0.5, probes=1, seed=0):
+def play(choice, step, *, dead=0.5, live=0.5, probes=1, seed=0, count=GROUPS):
     """One step. A share of the prompts never succeeds and looks like it; the others succeed at the rate ``live``."""
     rng = np.random.default_rng([seed, step])
     groups, outcomes = [], []
-    for number in range(GROUPS):
-        rate = 0.0 if number < dead * GROUPS else live
+    for number in range(count):
+        rate = 0.0 if number < dead * count else live
         ids = [RolloutId(step, number, index) for index in range(SIZE)]
         candidates = Candidates(np.full(SIZE, 0.01 + rate), np.full(SIZE, number), history_C=np.full(SIZE, 0.01 + rate))
         survival = np.ones(SIZE)
@@ -123,6 +123,15 @@ def test_only_recent_steps_are_remembered():
     steps = choice.save()["memory"][:, 0]
     assert (steps.min(), steps.max()) == (4, RECENT_STEPS + 3)
     assert choice.metrics()["pruning/auto/groups"] <= RECENT_STEPS * GROUPS
+
+
+def test_small_steps_are_remembered_until_there_are_groups_enough():
+    """Two groups a step, as with large groups of few prompts: 16 steps alone would never be enough."""
+    choice = run(steps=MIN_GROUPS, count=2)
+    assert choice.metrics()["pruning/auto/groups"] == MIN_GROUPS
+    steps = choice.save()["memory"][:, 0]
+    assert (steps.min(), steps.max()) == (MIN_GROUPS // 2 + 1, MIN_GROUPS)
+    assert choice.choice.merit > 1.05
 
 
 def test_it_goes_on_as_before_after_a_restart():
