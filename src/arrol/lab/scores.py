@@ -80,13 +80,14 @@ def auroc_by_length(pool: Pool) -> list[dict[str, float]]:
         known_PN = np.isfinite(pool.quality_PNK[:, :, k]) & pool.is_known_PN
         labelled_PN = known_PN & ~np.isnan(pool.label_PN)
         score, label = pool.quality_PNK[:, :, k][labelled_PN], pool.label_PN[labelled_PN]
-        has_head = len(np.unique(score)) > FOLDS  # else all of a fold have the same quality
+        group = group_PN[labelled_PN]
+        has_head = len(np.unique(np.c_[group, score], axis=0)) > len(np.unique(group))  # else equal within each prompt
         rows.append(
             {
                 "tokens": float(tokens),
                 "length_share": tokens / longest,
                 "reached": float(known_PN.sum() / max(pool.is_known_PN.sum(), 1)),
-                "auroc_within": auroc_within(score, label, group_PN[labelled_PN]) if has_head else np.nan,
+                "auroc_within": auroc_within(score, label, group) if has_head else np.nan,
                 "auroc_pooled": auroc(score, label) if has_head else np.nan,
             }
         )
