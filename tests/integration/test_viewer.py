@@ -1,12 +1,15 @@
 """The viewer in a real headless browser: what it shows, what it does not run, by keyboard, from 400 to 1,400 pixels."""
 
+import asyncio
 import json
 import threading
 
 import pytest
 
+from arrol.records.store import read_run
 from arrol.reports.viewer.server import Library, viewer_server
 from browser import Browser, find_browser
+from verl_records import LONG, PROMPT, PlayedRun, use_bytes
 from viewer_runs import SmallRun, rollout_row, run_row, shadow_row
 
 HOSTILE = [
@@ -232,3 +235,32 @@ CONTRASTS = """(() => {
   }
   return found;
 })()"""
+
+
+def test_a_run_of_verl_is_opened_as_it_trains(browser, tmp_path, monkeypatch):
+    """Written by verl's service; tests/with_verl opens one of verl itself."""
+    use_bytes(monkeypatch)
+
+    async def play():
+        run = PlayedRun(tmp_path / "checkpoints" / "arrol")
+        await run.step(1, reward=lambda group, index: float(index > 1), left_out=[(1, index) for index in range(4)])
+        await run.close()
+
+    asyncio.run(play())
+    rows = read_run(tmp_path / "checkpoints" / "arrol").rollouts
+    stopped = next(row for row in rows if row.finish_reason == "pruned")
+    with viewer_server(Library([tmp_path / "checkpoints"]), 0) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        browser.events.clear()
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        browser.open(f"{address}#group={stopped.step}/{stopped.group}/{stopped.index}")
+        assert "step 1 of 2, running, rule uniform, 8 rollouts" in text(browser, "#status")
+        assert text(browser, "article.chosen h3") == f"Rollout {stopped.index}: stopped at 4 tokens"
+        shown = text(browser, "article.chosen .text")
+        assert shown.startswith(f"{LONG[:4]}Probe at 4: stopped, by the draw; ")
+        assert text(browser, "pre.text") == PROMPT
+        other = next(row for row in rows if row.group == 1 and row.finish_reason != "pruned")
+        browser.open(f"{address}#group=1/1/{other.index}")
+        assert text(browser, "article.chosen .facts").endswith("left out: filtered, answer 2")
+        assert browser.complaints() == []
+        server.shutdown()
