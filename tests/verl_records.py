@@ -53,25 +53,28 @@ class PlayedRun:
     """Begins and plays steps of one service."""
 
     def __init__(self, folder, *, step=0, options=None, plan=None, shape=None):
-        self.options = parse_options({**OPTIONS, **(options or {})})
+        self.options, self.late = parse_options({**OPTIONS, **(options or {})}), []
         self.service = PruningService(
             self.options, seed=7, shape=shape, plan=plan_of(folder, self.options, step=step, **(plan or {}))
         )
 
-    async def step(self, step, *, prompts=2, size=4, reward=lambda g, i: float(i % 2), late=(), left_out=(), lost=()):
+    async def step(
+        self, step, *, prompts=2, size=4, reward=lambda g, i: float(i % 2), late=lambda g, i, kept: False, left_out=()
+    ):
         """One training step; returns the tickets.
 
-        ``late`` rollouts tell their text after all rewards, ``lost`` ones never; ``left_out`` rows do not train.
+        ``late`` takes group, rollout and whether it was kept: their texts wait in ``self.late`` until the test tells
+        them. ``left_out`` rows do not train.
         """
         asked = [AskedPrompt(f"uid{number}", f"question {number}", str(number)) for number in range(prompts)]
         tickets = await self.service.begin(step, [(f"p{number}", size) for number in range(prompts)], asked)
-        texts, rows = [], []
+        rows = []
 
         def tell(rollout, text, answer=None):
-            if not self.tickets_keep(tickets) or rollout[1:] in lost:
+            if not any(ticket["keeps_texts"] for ticket in tickets):
                 return
-            if rollout[1:] in late:
-                texts.append((rollout, written(text, answer)))
+            if late(*rollout[1:], answer is not None):
+                self.late.append((rollout, written(text, answer)))
             else:
                 self.service.wrote(rollout, written(text, answer))
 
@@ -91,24 +94,21 @@ class PlayedRun:
                 for index in range(ticket["size"]):
                     tasks.create_task(run(ticket["group"], index))
         metrics = await self.service.settle()
-        self.rows = [(f"uid{ticket['group']}", index) for ticket in tickets for index in range(ticket["size"])]
-        found = await self.chosen(step, rows)
+        found = self._chosen(step, rows)
         self.service.sampled(found, metrics | {"batch/rows": float(len(found))})
-        await asyncio.sleep(0)
-        for rollout, text in texts:
-            self.service.wrote(rollout, text)
         return tickets
 
-    async def chosen(self, step, rows):
+    def tell_late(self):
+        """Texts that were held back arrive."""
+        for rollout, text in self.late:
+            self.service.wrote(rollout, text)
+
+    def _chosen(self, step, rows):
         """What our sampler lets train."""
         if not self.service.has_selection():
             return rows
         trains = self.service.kept(step, [(int(uid[3:]), index) for uid, index in rows])
         return [row for row, train in zip(rows, trains, strict=True) if train]
-
-    @staticmethod
-    def tickets_keep(tickets):
-        return any(ticket["keeps_texts"] for ticket in tickets)
 
     async def validate(self, step, scores=(1.0, 0.0)):
         self.service.evaluating(step)

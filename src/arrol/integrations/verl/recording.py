@@ -81,7 +81,7 @@ class Recording:
         self._record_s = 0.0
         self._judged: list[EvaluatedRollout] = []
         self._judged_at, self._evaluation_began = -1, 0.0
-        self._is_last, self._has_ended = False, False
+        self._is_last = False
         self._job: asyncio.Task[None] | None = None
 
     @property
@@ -186,9 +186,8 @@ class Recording:
         self._submit_write(lambda: self._out.write_step(step, {**metrics, "time/record_s": self._record_s}))
 
     def _end(self) -> None:
-        if not self._has_ended:
-            self._has_ended, totals = True, self._totals
-            self._submit_write(lambda: self._out.end("finished", totals=totals))
+        totals = self._totals
+        self._submit_write(lambda: self._out.end("finished", totals=totals))
 
     def _submit_write(self, write: Callable[[], None]) -> None:
         async def job() -> None:

@@ -104,6 +104,15 @@ def test_metrics_and_times_of_a_step_are_one_row(tmp_path):
         assert not [name for name in metrics if name.startswith("total/")]
 
 
+def test_the_times_of_a_step_add_up(monkeypatch):
+    """From 10 to 14 it samples and learns from rewards, 1 s of that the head; it ends at 20."""
+    times = iter([10.0, 14.0, 20.0])
+    monkeypatch.setattr(recording.time, "monotonic", lambda: next(times))
+    clock = recording.StepClock()
+    clock.verified(1.0)
+    assert clock.metrics() == {"time/generate_s": 3, "time/estimate_s": 1, "time/learn_s": 6, "time/step_s": 10}
+
+
 def test_a_validation_in_batches_is_one_row_and_the_last_one_ends_the_run(tmp_path):
     async def main():
         run = PlayedRun(tmp_path)
@@ -116,17 +125,17 @@ def test_a_validation_in_batches_is_one_row_and_the_last_one_ends_the_run(tmp_pa
         run.service.evaluating(2)
         await run.service.evaluated(2, [("a", 1.0, 3), ("b", 0.0, 5)])
         run.service.evaluating(2)
-        await run.service.evaluated(2, [("c", 0.75, 7)])
+        await run.service.evaluated(2, [("c", 0.5, 7), ("d", 0.6, 9)])
 
     asyncio.run(main())
     run = read_run(tmp_path)
     assert [(row.step, row.accuracy, row.num_prompts) for row in run.evals] == [
-        (0, 0, 2), (1, 0.5, 2), (2, pytest.approx(2 / 3), 3),
+        (0, 0, 2), (1, 0.5, 2), (2, 0.5, 4),
     ]  # fmt: skip
     last = run.evals[-1]
     assert last.low < last.accuracy < last.high
-    assert last.metrics["eval/reward/mean"] == pytest.approx(1.75 / 3)
-    assert last.metrics["eval/completion_tokens/mean"] == 5
+    assert last.metrics["eval/reward/mean"] == pytest.approx(2.1 / 4)
+    assert last.metrics["eval/completion_tokens/mean"] == 6
     assert last.metrics["time/eval_s"] >= 0
     assert (run.end.outcome, run.end.step) == ("finished", 2)
     assert run.end.totals["tokens/generated"] == 2 * (4 * 4 + 4 * len(LONG))
@@ -179,21 +188,36 @@ def test_pods_and_verls_own_filter_say_why_a_survivor_does_not_train(tmp_path):
     assert [weight == 1 for weight in kept] == [reason == "" for reason in reasons]
 
 
-def test_texts_that_come_after_the_rewards_are_waited_for_and_lost_ones_are_empty(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "LATE_S", 0.2)
-    everything = [(group, index) for group in range(2) for index in range(4)]
-
+@pytest.mark.parametrize("kind", ["stopped", "survivors"])
+def test_texts_that_come_after_the_rewards_are_waited_for(tmp_path, kind):
     async def main():
         run = PlayedRun(tmp_path)
-        await run.step(1, late=everything)
-        await run.step(2, lost=everything)
-        await run.close()
+        await run.step(1, late=lambda group, index, kept: kept == (kind == "survivors"))
+        await asyncio.sleep(0.2)
+        assert not (tmp_path / "rollouts.jsonl").exists()
+        run.tell_late()
+        await asyncio.wait_for(run.close(), 0.5 * recording.LATE_S)
 
     asyncio.run(main())
     assert all(text in (LONG, LONG[:4]) for *_, rows in texts_of(tmp_path, 1) for text in rows)
-    assert {text for *_, rows in texts_of(tmp_path, 2) for text in rows} == {""}
-    assert [prompt for prompt, *_ in texts_of(tmp_path, 2)] == ["question 0", "question 1"]
-    assert {row.completion_tokens for row in read_run(tmp_path).rollouts if row.step == 2} == {4, len(LONG)}
+
+
+def test_texts_that_never_come_are_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "LATE_S", 0.2)
+
+    async def main():
+        run = PlayedRun(tmp_path)
+        await run.step(1, late=lambda group, index, kept: True)
+        await run.step(2)
+        run.tell_late()
+        await run.close()
+        return run
+
+    run = asyncio.run(main())
+    assert {text for *_, rows in texts_of(tmp_path, 1) for text in rows} == {""}
+    assert [prompt for prompt, *_ in texts_of(tmp_path, 1)] == ["question 0", "question 1"]
+    assert {row.completion_tokens for row in read_run(tmp_path).rollouts if row.step == 1} == {4, len(LONG)}
+    assert {rollout_id.step for rollout_id in run.service._recording._written} == {2}, "too late for step 1"
 
 
 def test_the_viewer_and_the_report_open_it_while_it_runs(tmp_path):
