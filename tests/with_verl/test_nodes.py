@@ -8,10 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 
 import verl_host
+from arrol.records.store import read_run
+from arrol.records.texts import read_texts
 from verl_host import PROMPTS, PRUNING, ROOT, SIZE
 
 SCRIPT = ROOT / "examples" / "08_verl_multinode.sh"
@@ -81,3 +84,9 @@ def test_two_nodes_share_the_survivors_and_a_rollout_that_raises_releases_its_si
     assert not [group for group in groups if group.startswith("pad")]
     assert sorted(map(groups.count, set(groups))) == [SIZE // 2] * PROMPTS, "a group with a failure keeps its share"
     assert os.path.getsize(tmp_path / "metrics.jsonl") > 0
+    record = read_run(tmp_path / "checkpoints" / "arrol")
+    ends = Counter(row.finish_reason for row in record.rollouts)
+    assert (ends["error"], ends.total()) == (2, PROMPTS * SIZE)
+    assert sum(row.keep for row in record.rollouts) == len(rows)
+    told = [row for group in json.loads(read_texts(record.folder, 1))["groups"] for row in group["rollouts"]]
+    assert sum(len(row["tokens"]) > 0 for row in told) == PROMPTS * SIZE - 2, "workers of both nodes sent their texts"

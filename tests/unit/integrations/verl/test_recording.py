@@ -59,6 +59,7 @@ def test_every_rollout_is_a_row_with_its_text_and_its_part_of_the_update(tmp_pat
         stopped = row.finish_reason == "pruned"
         assert row.completion_tokens == (4 if stopped else len(LONG))
         assert (row.reward, row.keep) == ((None, False) if stopped else (row.index % 2, True))
+        assert row.success == (None if stopped else row.index % 2)
         assert (row.survival, row.reason) == (0.5, "draw")
         assert row.finish_reason in (("pruned", "length") if row.index == 0 else ("pruned", "stop"))
     texts = texts_of(tmp_path / "arrol", 2)
