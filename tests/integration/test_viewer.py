@@ -217,6 +217,7 @@ def test_every_width_fits_and_every_text_can_be_read(browser, small, opened, wid
     opened("group=1/0/0")
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert min(browser.run(CONTRASTS)) >= 4.5
+    assert browser.run("Math.min(...[...document.querySelectorAll('svg.lanes text')].map((t) => t.getBBox().x))") >= 0
 
 
 CONTRASTS = """(() => {

@@ -265,7 +265,7 @@ function probesOf(row, texts) {
 }
 
 function lanes(members, texts, index) {
-  const longest = Math.max(1, ...members.map((row) => row.completion_tokens)), left = 34, right = 150;
+  const longest = Math.max(1, ...members.map((row) => row.completion_tokens)), left = 44, right = 150;
   const wide = Math.max(140, $("group").clientWidth - 30 - left - right);
   const height = 18, x = (tokens) => left + tokens / longest * wide;
   const count = (test) => members.filter(test).length;
