@@ -11,6 +11,8 @@ import pytest
 
 import trl_host
 from arrol.errors import ConfigError
+from arrol.records.store import read_run
+from arrol.records.texts import text_steps
 from arrol.types import FinishReason
 
 pytestmark = pytest.mark.skipif(not trl_host.has_async(), reason="the worker protocol of TRL 1.16")
@@ -59,10 +61,14 @@ def folder(tmp_path_factory):
     return async_host.model_folder(tmp_path_factory.mktemp("model"))
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # all rollouts connect at once, on a busy machine too
+
+
 @pytest.fixture
 def url():
     Handler.seen, Handler.cards = [], [{"id": "tiny", "parent": None}]
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -110,6 +116,20 @@ def test_two_calls_to_a_server_without_our_classes(folder, url, tmp_path):
     assert made.metrics["pruning/kept_frac"] == 0.5
     assert not any(path == "/collective_rpc" or "vllm_xargs" in body for path, body in Handler.seen)
     assert made.metrics[f"rollout/finish/{FinishReason.PRUNED}"] == 8
+
+
+def test_its_rollouts_are_recorded(folder, url, tmp_path):
+    worker = worker_of(folder, url, tmp_path, correction="ipw", thinning=0.0)
+    with pytest.warns(UserWarning, match="callbacks"):
+        worker.start()
+    worker.rollout_buffer.get(timeout=60)
+    worker.stop()
+    run = read_run(tmp_path / "arrol")
+    assert run.end.outcome == "stopped"
+    first = [row for row in run.rollouts if row.step == 1]
+    assert sorted(row.finish_reason for row in first).count(FinishReason.PRUNED) == 8
+    assert {row.survival for row in first if row.finish_reason == "pruned"} == {0.5}
+    assert text_steps(tmp_path / "arrol")[0] == 1
 
 
 def test_a_server_with_adapters_is_refused(folder, url, tmp_path):

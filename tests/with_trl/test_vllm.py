@@ -5,6 +5,7 @@ TRL asks for NCCL. So weights go through vLLM's reload here, and the server's cl
 Everything of ours is real: classes, requests, RPC, HTTP.
 """
 
+import json
 import os
 import socket
 import sys
@@ -20,6 +21,8 @@ from arrol.engines.vllm.served import ServedLlm
 from arrol.errors import ConfigError
 from arrol.integrations.trl import GRPOTrainer
 from arrol.integrations.trl.rollout import PrunedRollout
+from arrol.records.store import read_run
+from arrol.records.texts import read_texts
 from trl_host import config, has_digit, history
 from vllm_host import serving
 
@@ -70,6 +73,24 @@ def colocated(folder, out, cls=GRPOTrainer, **changes):
     return host
 
 
+def assert_recorded(host, out):
+    """The record's last step is the last batch."""
+    run = read_run(out / "arrol")
+    step = run.steps[-1].step
+    texts = {group["group"]: group for group in json.loads(read_texts(out / "arrol", step))["groups"]}
+    rows = {(row.group, row.index): row for row in run.rollouts if row.step == step}
+    assert run.end.outcome == "finished"
+    assert len(rows) == len(host.pruned.batch.rollouts)
+    for rollout in host.pruned.batch.rollouts:
+        row, group = rows[rollout.rollout_id[1:]], texts[rollout.rollout_id.group]
+        assert (row.finish_reason, row.survival) == (rollout.completion.finish_reason, rollout.survival)
+        told = next(each for each in group["rollouts"] if each["index"] == row.index)
+        text = "".join(group["tokens"][at] for at in told["tokens"])
+        assert text == host.processing_class.decode(list(rollout.completion.token_ids))
+        assert told["logprobs"] == pytest.approx(rollout.completion.sampler_logprobs_T, abs=0.0051)
+        assert len(told["probes"]) == (rollout.decision is not None)
+
+
 def test_colocated_rollouts_are_stopped_inside_vllm(folder, tmp_path):
     """At the probe that the lengths of the first batch have chosen; the head is one batch younger."""
     host = colocated(folder, tmp_path, max_steps=5, learning_rate=5e-3, probe_tokens=None)
@@ -88,6 +109,7 @@ def test_colocated_rollouts_are_stopped_inside_vllm(folder, tmp_path):
     size = (2 * 128 + 3,)
     assert all(r.completion.features_at[probe].shape == size for r in host.pruned.batch.rollouts if r.decision)
     assert host.pruned.memory.estimator.version == 4
+    assert_recorded(host, tmp_path)
     assert [r.decision.version for r in host.pruned.batch.rollouts if r.decision] == [3] * len(
         [r for r in host.pruned.batch.rollouts if r.decision]
     )
@@ -109,6 +131,7 @@ def test_two_phases_need_none_of_our_classes(folder, tmp_path):
         host.vllm_generation.llm.llm_engine.engine_core.shutdown()
     assert 0.2 < history(host, "arrol/pruning/kept_frac")[-1] < 0.8
     assert {r.completion.num_tokens for r in host.pruned.batch.rollouts if not r.survived} == {6}
+    assert_recorded(host, tmp_path)
 
 
 def test_sizes_and_selections_work_without_pruning_and_a_grammar_holds(folder, tmp_path):
@@ -135,6 +158,10 @@ def test_never_leaves_trls_vllm_alone(folder, tmp_path):
         host.vllm_generation.llm.llm_engine.engine_core.shutdown()
     assert host.pruned is None
     from trl.generation import vllm_generation
+
+    run = read_run(tmp_path / "arrol")
+    assert [row.step for row in run.steps] == [1, 2]
+    assert {row.finish_reason for row in run.rollouts} <= {"stop", "length"}
     from vllm import LLM
 
     assert vllm_generation.LLM is LLM
@@ -177,9 +204,8 @@ def _as_server(rollout, server):
 
     class Served(PrunedRollout):
         def __call__(self, prompts, trainer):
-            args = types.SimpleNamespace(
-                **{**vars(trainer.args), "vllm_mode": "server", "vllm_server_base_url": server}
-            )
+            changes = {"vllm_mode": "server", "vllm_server_base_url": server, "to_dict": trainer.args.to_dict}
+            args = types.SimpleNamespace(**{**vars(trainer.args), **changes})
             view = _View(trainer, use_vllm=True, args=args)
             output = super().__call__(prompts, view)
             return {**output, "logprobs": output["logprobs"]}
@@ -207,6 +233,7 @@ def test_a_server_prunes_by_http_alone(server, folder, tmp_path):
     assert all(0.2 < share < 0.8 for share in kept[1:])
     rollouts = host.pruned.batch.rollouts
     assert {r.decision.version for r in rollouts if r.decision} == {4}
+    assert_recorded(host, tmp_path)
     stopped = [r for r in rollouts if not r.survived]
     assert stopped
     assert all(6 <= r.completion.num_tokens < 24 for r in stopped)
@@ -247,6 +274,7 @@ def test_two_phases_over_http(server, folder, tmp_path):
     host = served(server, folder, tmp_path, max_steps=3, two_phase=True, quality=quality)
     host.train()
     assert 0.2 < history(host, "arrol/pruning/kept_frac")[-1] < 0.8
+    assert_recorded(host, tmp_path)
 
 
 def test_a_server_without_our_worker_or_none_at_all_is_one_line(server):
