@@ -36,6 +36,7 @@ from typing import Any
 
 from arrol.configs.host import HostConfig
 from arrol.errors import ArrolError
+from arrol.integrations.secrets import hidden_text, hidden_values, hidden_words
 from arrol.records.folder import forget_records, moved_aside
 from arrol.records.groups import RecordedGroup, group_texts, rollout_records
 from arrol.records.pieces import Pieces, TokenTexts
@@ -48,7 +49,7 @@ from arrol.types import Rollout
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER = 2000
-"""Characters of an answer that are kept."""
+"""Characters of an answer, and of the message of a failed run, that are kept."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class HostRun:
     name: str
     seed: int
     config: Mapping[str, Any]
-    """JSON values, as of :func:`run_config`."""
+    """As of :func:`run_config`; what is no JSON value is written as its text, and secrets are left out."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the host's packages."""
     command: Sequence[str] | None = None
@@ -181,7 +182,7 @@ class HostRecords:
         """Write how the run ended, and close the files; a later :meth:`begin` opens a new segment."""
 
         def write(run: RunRecord) -> None:
-            line = " ".join(message.split())
+            line = hidden_text(" ".join(message.split()))[:MAX_ANSWER]
             row = EndRecord(
                 step=self._last_step, segment=run.segment, outcome=outcome, message=line, totals=dict(totals or {})
             )
@@ -227,13 +228,14 @@ class HostRecords:
 
     def _begin(self, run: HostRun, step: int) -> None:
         previous = self._previous(step)
-        source = provenance(sys.argv if run.command is None else run.command, [run.seed], gpu=run.gpu)
+        words = hidden_words(sys.argv if run.command is None else run.command)
+        source = provenance(words, [run.seed], gpu=run.gpu)
         source = replace(source, versions={**source.versions, **run.versions})
         opened = source.run_record(
             name=run.name,
             arm=run.name,
             seed=run.seed,
-            config=run.config,
+            config=hidden_values(run.config),
             previous=previous,
             resume_step=step if previous or step else None,
         )

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ HOSTILE = "<script>\x00\x1b[2J\u202e\ud800"
 
 def host_run(host, **changes):
     config = run_config(host, steps=3, group_size=3, sampling={"max_completion_tokens": 9}, rewards=["right"])
-    return HostRun("mine", 7, config, {"trl": "1.0"}, ["/a/b/train.py", "--x"], **changes)
+    config |= {"folder": Path("/x/y/z"), "hub_token": "mine"}
+    return HostRun("mine", 7, config, {"trl": "1.0"}, ["/a/b/train.py", "--x", "--token", "t"], **changes)
 
 
 def recorded(step, number=0, **changes):
@@ -65,7 +67,8 @@ def test_the_viewer_and_the_report_open_what_a_host_wrote(tmp_path):
     records.end("finished", totals={"tokens/generated": 52})
     run = read_run(tmp_path / "arrol")
     assert (run.run.name, run.run.arm, run.run.seed, run.run.segment) == ("mine", "mine", 7, 0)
-    assert run.run.command == "python b/train.py --x"
+    assert run.run.command == "python b/train.py --x --token '***'"
+    assert (run.run.config["folder"], run.run.config["hub_token"]) == ("y/z", "***")
     assert run.run.versions["trl"] == "1.0"
     assert run.run.config["pruning"]["rule"] == "uniform"
     assert [row.metrics["reward/mean"] for row in run.steps] == [0.25, 0.25]
@@ -241,9 +244,9 @@ def test_texts_and_records_can_be_left_out(tmp_path):
 def test_a_run_that_ended_can_begin_again(tmp_path):
     records = records_of(tmp_path)
     write(records, (1,))
-    records.end("failed", "one\nline")
+    records.end("failed", "one\nline hf_" + "a" * 33)
     write(records, (2,))
-    assert (read_run(tmp_path).end.message, len(read_run(tmp_path).steps)) == ("one line", 1)
+    assert (read_run(tmp_path).end.message, len(read_run(tmp_path).steps)) == ("one line ***", 1)
     records.begin(host_run(parse_host(HOST)), 1)
     write(records, (2,))
     assert [(row.step, row.segment) for row in read_run(tmp_path).steps] == [(1, 0), (2, 1)]

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 FOLDER = "arrol"
 """Below TRL's ``output_dir``."""
-SECRETS = ("token", "key", "secret", "password")
-"""Ends of names whose values stay out of a record."""
 
 
 class TrlRecords:
@@ -165,7 +163,7 @@ def trainer_records(host: HostConfig, trainer: TrainerLike) -> TrlRecords:
             sampling=sampling,
             rewards=trainer.reward_func_names,
             model=str(getattr(model.config, "name_or_path", "")),
-            trl=plain(args.to_dict()),
+            trl=args.to_dict(),
         )
         return host_run(args, config, trainer.accelerator.device)
 
@@ -187,7 +185,7 @@ def worker_records(
             sampling=sampling,
             rewards=rewards,
             model=model,
-            trl=plain(args.to_dict()),
+            trl=args.to_dict(),
         )
         return host_run(args, config, args.device)
 
@@ -234,15 +232,6 @@ def recorded_groups(
         advantage_G = unweighted(known) if lessons else trls[place]
         found.append(RecordedGroup(RolloutGroup(each.group.prompt, rollouts), advantage_G, known.weight_G, told))
     return found
-
-
-def plain(value: Any) -> Any:
-    """JSON values of TRL's arguments, without secrets; what is neither is its text."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items() if not (v and str(k).lower().endswith(SECRETS))}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _sampling(args: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from arrol.algorithms.allocation.selection import Selection
 from arrol.algorithms.lesson import Lesson
 from arrol.integrations.trl.batch import RewardedGroup
-from arrol.integrations.trl.records import TrlRecords, plain, recorded_groups
+from arrol.integrations.trl.records import TrlRecords, recorded_groups
 from arrol.integrations.trl.signal import GroupAdvantages
 
 from ..groups import group_of
@@ -46,22 +46,6 @@ def test_our_advantages_stand_without_their_weights_and_with_the_rules_reasons()
     assert found.advantage_G.tolist() == [1.0, 0.0, -0.5, 0.0]
     assert found.weight_G.tolist() == [2.0, 0.0, 1.0, 1.0]
     assert found.left_out_G == ["", "", "pods", "unrewarded"]
-
-
-def test_arguments_become_json_without_secrets():
-    given = {
-        "hub_token": "hf_x",
-        "model_init_kwargs": {"token": "hf_y", "dtype": np.dtype("float32"), "revision": None},
-        "eos_token": None,
-        "betas": (0.9, 0.99),
-        3: True,
-    }
-    assert plain(given) == {
-        "model_init_kwargs": {"dtype": "float32", "revision": None},
-        "eos_token": None,
-        "betas": [0.9, 0.99],
-        "3": True,
-    }
 
 
 class Written:
