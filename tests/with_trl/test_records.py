@@ -12,6 +12,7 @@ from rows import Spy
 
 import trl_host
 from arrol.integrations.trl import prune_rewards, pruned_rollout
+from arrol.integrations.trl.records import TrlRecords
 from arrol.integrations.trl.trainer import SaveHead
 from arrol.records.store import find_runs, read_run
 from arrol.records.texts import read_texts, text_steps
@@ -189,6 +190,14 @@ def test_a_killed_run_keeps_the_step_of_its_checkpoint(tmp_path):
     run = run_of(tmp_path)
     assert [row.step for row in run.steps] == [1, 2]
     assert (run.end.outcome, run.end.message, run.end.step) == ("failed", "out of patience", 2)
+
+
+@pytest.mark.parametrize("pruning", [PRUNING, NEVER])
+def test_a_checkpoint_comes_with_the_rows_of_its_steps(tmp_path, monkeypatch, pruning):
+    saved = []
+    monkeypatch.setattr(TrlRecords, "save", lambda self: saved.append(len(list(tmp_path.glob("checkpoint-*")))))
+    trained(tmp_path, pruning=pruning, max_steps=4, save_strategy="steps", save_steps=2)
+    assert saved == [1, 2]
 
 
 def test_a_new_start_in_the_same_folder_moves_the_earlier_run_aside(tmp_path, caplog):

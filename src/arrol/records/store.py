@@ -284,11 +284,17 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
             what = (
                 "is a file" if folder.is_file() else "holds no records.jsonl" if folder.is_dir() else "no such folder"
             )
-            raise DataError(f"run = {str(path)!r}: {what}; give a folder that arrol train or compare wrote")
+            raise DataError(
+                f"run = {str(path)!r}: {what}; give a folder that arrol train or compare wrote, or the output folder "
+                "of TRL or verl"
+            )
         for run in runs:
             found.setdefault(run.resolve(), run)
     if not found:
-        raise DataError("run = (nothing): no folder given; give one that arrol train or arrol compare wrote")
+        raise DataError(
+            "run = (nothing): no folder given; give one that arrol train or compare wrote, or the output folder of "
+            "TRL or verl"
+        )
     return list(found.values())
 
 
