@@ -6,6 +6,7 @@ import numpy as np
 
 from arrol.records.schema import encode
 from arrol.records.store import read_run
+from arrol.records.texts import read_texts, text_steps
 from arrol.training.checkpoint import load_state, newest_checkpoint
 
 
@@ -21,6 +22,13 @@ def assert_same_run(folder, other):
         state.pop("segment")
         state["config"].pop("out_dir")
     assert equal(first, second)
+
+
+def assert_same_texts(folder, other):
+    """Completions as text, step by step."""
+    assert text_steps(folder) == text_steps(other)
+    for step in text_steps(folder):
+        assert read_texts(folder, step) == read_texts(other, step), step
 
 
 def plain(row):

@@ -118,6 +118,24 @@ def test_speed_of_eval_is_told_for_both_kinds_of_golds(run_smoke: Callable[[str,
 
 
 @pytest.mark.slow
+def test_killed_and_damaged_runs_end_as_the_whole_one(
+    run_smoke: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "kills.jsonl"
+    with pytest.raises(SystemExit) as ended:
+        run_smoke("kills", out)
+    assert ended.value.code == 0, capsys.readouterr().out
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    benches = [row for row in rows if isinstance(row, BenchRecord)]
+    for kind, tries in (("killed: ", 3), ("damaged: ", 4), ("full disk", 1)):
+        found = [row for row in benches if row.variant.startswith(kind)]
+        assert sum(row.config["same"] + row.config["refused"] for row in found) == tries
+        assert all(row.config["different"] == 0 and row.median == 1.0 for row in found)
+    assert str(tmp_path) not in out.read_text()
+
+
+@pytest.mark.slow
 def test_speed_of_the_laboratory_is_told_for_the_pool_and_the_advice(
     run_smoke: Callable[[str, Path], None], tmp_path: Path
 ) -> None:
