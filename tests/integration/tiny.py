@@ -103,9 +103,9 @@ def toml(values, prefix=""):
 def finish(argv, log, signal_at=None, number=signal.SIGKILL):
     """Run ``arrol ARGV`` in a process of its own, its output in ``log``; returns its exit status, -9 when killed.
 
-    ``signal_at`` (module, attribute, count) makes it send itself the signal at that call, so the moment is exact on any
-    machine; with a fourth number at so many calls. A server that has imported everything forks the process, so it is at
-    work at once.
+    ``signal_at`` (module, attribute, count), or a list of these, makes it send itself the signal at that call, so the
+    moment is exact on any machine; with a fourth number at so many calls. A server that has imported everything forks
+    the process, so it is at work at once.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -120,8 +120,8 @@ def _run(argv, log, signal_at, number):
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    if signal_at:
-        _signal_at(*signal_at[:3], *(signal_at[3:] or (1,)), number)
+    for moment in [signal_at] if isinstance(signal_at, tuple) else signal_at or []:
+        _signal_at(*moment[:3], *(moment[3:] or (1,)), number)
     from arrol.cli.main import main
 
     sys.argv = ["arrol", *argv]

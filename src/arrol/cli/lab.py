@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +176,31 @@ def judged(
         bar = progress.add_task("designs", total=len(designs))
         if options.workers <= 1:
             return [_judged(pool, design, base, options.visits, progress, bar) for design in designs]
-        with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as workers:
+        context = get_context("spawn")
+        ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to this process, which ends the workers
+        with (
+            ProcessPoolExecutor(
+                options.workers, mp_context=context, initializer=signal.signal, initargs=ignore
+            ) as workers,
+            _ended_workers(),
+        ):
             waiting = [workers.submit(judge, pool, design, base, visits=options.visits) for design in designs]
             found = []
             for wait in waiting:
                 found.append(wait.result())
                 progress.advance(bar)
             return found
+
+
+@contextmanager
+def _ended_workers() -> Iterator[None]:
+    """An error or a signal ends the worker processes, which would else work off what waits."""
+    try:
+        yield
+    except BaseException:
+        for process in active_children():
+            process.terminate()
+        raise
 
 
 def _judged(pool: Pool, design: Design, base: RunConfig, visits: int, progress: Progress, bar: Any) -> Judgement:

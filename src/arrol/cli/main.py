@@ -9,11 +9,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arrol.cli.words import Parser, ShowVersion, parsed
 from arrol.errors import ArrolError
+from arrol.training.stopping import ended_by_signals
 
 if TYPE_CHECKING:
     from arrol.configs.run import RunConfig
@@ -28,8 +30,8 @@ VISITS = 8
 OVERRIDES = "Any field of the config can be changed: --section.field VALUE, for example {example}."
 EXITS = (
     "Exit status: 0 finished; 2 wrong input, named in one line on stderr, nothing overwritten; 130 stopped by SIGINT, "
-    "SIGTERM or a closed terminal: train, compare and sft finish the step, save, go on with --resume; a second SIGINT "
-    "ends at once."
+    "SIGTERM or a closed terminal: train, compare and sft leave what they sample, save and go on with --resume, which "
+    "repeats it; a second SIGINT ends at once."
 )
 
 
@@ -212,7 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options, flags = parsed(build_parser(), sys.argv[1:] if argv is None else argv)
         command = options.command
-        status = _dispatch(options, flags)
+        with nullcontext() if command == "grpo" else ended_by_signals():  # TRL's launcher has handlers of its own
+            status = _dispatch(options, flags)
         sys.stdout.flush()  # a pipe that was closed is met here, not at exit
         return status
     except ArrolError as error:

@@ -21,22 +21,18 @@ from arrol import assembly
 from arrol.cli.files import require_place
 from arrol.cli.output import warner
 from arrol.cli.run_folder import CHECKPOINTS, forget_start, has_learned
+from arrol.cli.sft_judging import MODEL, is_judged, judge_later, judge_saved
 from arrol.cli.tables import print_columns, print_json
 from arrol.cli.train import EXIT_STOPPED
-from arrol.configs.run import EngineConfig
 from arrol.configs.sft import SftConfig
 from arrol.configs.task import DatasetTaskConfig
-from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.embedded.support import max_positions
-from arrol.errors import CheckpointError, DataError
-from arrol.evaluation.metrics import dead_group_frac
-from arrol.evaluation.runner import Amount, outcomes_and_tokens, sample_prompts
+from arrol.errors import CheckpointError
 from arrol.records.folder import cut_records, forget_records, readable_runs, seal_records
 from arrol.records.lock import LOCK_FILE, Claim
-from arrol.records.manifest import GrowingSum
+from arrol.records.manifest import GrowingSum, run_damage
 from arrol.records.schema import EndRecord, EvalRecord, Record, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, RecordWriter, portable, provenance, read_records
-from arrol.stats import accuracy_with_interval
 from arrol.training.checkpoint import (
     Content,
     flush,
@@ -45,7 +41,6 @@ from arrol.training.checkpoint import (
     load_optimizer,
     load_state,
     manifest_of,
-    newest_checkpoint,
     require_same_config,
     save_checkpoint,
     save_policy,
@@ -62,7 +57,6 @@ from arrol.training.policy import (
     require_lora,
     require_positions,
     resolve_device,
-    stop_token_ids,
 )
 from arrol.training.sft import (
     Demonstration,
@@ -74,7 +68,6 @@ from arrol.training.sft import (
     warm_start,
 )
 from arrol.training.sinks import TerminalSink
-from arrol.types import SamplingParams
 
 PARTIAL_MODEL = ".partial-model"
 """Where the model is written before it gets its name: half a model never has it."""
@@ -84,8 +77,6 @@ FREE_FIELDS = frozenset({"out_dir", "device", "checkpoint_every", "gradient_chec
 """Fields that a resumed warm start may change; paths differ from another working directory."""
 KEEP_CHECKPOINTS = 2
 """The newest, and one before in case it is damaged."""
-JUDGED_SAMPLES = 16
-"""Completions per held-out prompt of the last evaluation: enough for groups of 8 and 16."""
 
 
 class _Parts(NamedTuple):
@@ -106,35 +97,49 @@ def run_sft(config: SftConfig, *, resume: bool, as_json: bool) -> int:
     with Claim() as claim:
         is_held = claim.take(folder)
         previous = _previous(config, folder, resume=resume)
-        say = warner(console, config.name)
-        parts = _parts(config, sound_checkpoint(folder / CHECKPOINTS, say) if previous else None)
-        folder.mkdir(parents=True, exist_ok=True)
-        claim.take(folder)
-        if not is_held:  # a process may have begun and ended there since
-            _previous(config, folder, resume=False)
-        forget_partial(folder / CHECKPOINTS)
-        if parts.resumed is None:
-            previous = None
-            forget_records(folder)
-        else:
-            set_aside(folder / CHECKPOINTS, after=step_of(parts.resumed))
-            cut_records(folder, manifest_of(parts.resumed).run)
-        try:
-            record = _train(config, parts, folder, previous, console)
-        except BaseException:
-            if not has_learned(folder, _records(folder)):
-                forget_start(folder)
-            raise
+        record = _resumed_or_new(config, folder, claim, previous, console, is_held=is_held)
+        if record is not None:
+            seal_records(folder)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     if record is None:
-        console.print(f"stopped and saved; go on with --resume: {folder}", soft_wrap=True)
+        left = "stopped and saved" if folder.is_dir() else "stopped before the first step had ended; nothing is kept"
+        if (folder / MODEL).is_dir():
+            left = f"stopped; {folder / MODEL} is whole and not evaluated yet"
+        console.print(f"{left}; go on with --resume: {folder}" if folder.is_dir() else left, soft_wrap=True)
         return EXIT_STOPPED
     facts = {"accuracy": record.accuracy, "low": record.low, "high": record.high, **record.metrics}
     if as_json:
         print_json(facts)
     else:
         print_columns(console, config.name, *_table(record))
-    console.print(f"model: {folder / 'model'}", soft_wrap=True)
+    console.print(f"model: {folder / MODEL}", soft_wrap=True)
     return 0
+
+
+def _resumed_or_new(
+    config: SftConfig, folder: Path, claim: Claim, previous: RunRecord | None, console: Console, *, is_held: bool
+) -> EvalRecord | None:
+    """The warm start from its saved model, from its checkpoint, or from its beginning; None where a signal ended it."""
+    if previous is not None and (folder / MODEL).is_dir() and not run_damage(folder, [RECORDS_FILE]):
+        return judge_later(config, folder, previous)
+    say = warner(console, config.name)
+    parts = _parts(config, sound_checkpoint(folder / CHECKPOINTS, say) if previous else None)
+    folder.mkdir(parents=True, exist_ok=True)
+    claim.take(folder)
+    if not is_held:  # a process may have begun and ended there since
+        _previous(config, folder, resume=False)
+    forget_partial(folder / CHECKPOINTS)
+    if parts.resumed is None:
+        previous = None
+        forget_records(folder)
+    else:
+        set_aside(folder / CHECKPOINTS, after=step_of(parts.resumed))
+        cut_records(folder, manifest_of(parts.resumed).run)
+    try:
+        return _train(config, parts, folder, previous, console)
+    finally:
+        if not (folder / MODEL).is_dir() and not has_learned(folder, _records(folder)):
+            forget_start(folder)
 
 
 def _table(record: EvalRecord) -> tuple[list[str], list[list[str]]]:
@@ -157,15 +162,15 @@ def _previous(config: SftConfig, folder: Path, *, resume: bool) -> RunRecord | N
     held = {path.name for path in folder.iterdir()} - {LOCK_FILE} if folder.is_dir() else set()
     if not resume:
         if held - {RECORDS_FILE, PARTIAL_MODEL}:
-            if RECORDS_FILE in held and "model" not in held:
+            if RECORDS_FILE in held and not (MODEL in held and is_judged(folder)):
                 raise CheckpointError(
                     f"name = {config.name!r}: {folder} holds a warm start that was interrupted; go on with --resume, "
                     "or choose another --name"
                 )
             raise CheckpointError(f"name = {config.name!r}: {folder} exists; choose another --name or remove it")
         return None
-    if "model" in held and not (newest_checkpoint(folder / CHECKPOINTS) and _is_unjudged(folder)):
-        raise CheckpointError(f"--resume: {folder / 'model'} is finished; choose another --name, or leave --resume out")
+    if MODEL in held and is_judged(folder):
+        raise CheckpointError(f"--resume: {folder / MODEL} is finished; choose another --name, or leave --resume out")
     opened = readable_runs(folder)
     if not opened:
         sound_checkpoint(folder / CHECKPOINTS, lambda _: None)  # which names the file of records
@@ -177,14 +182,6 @@ def _previous(config: SftConfig, folder: Path, *, resume: bool) -> RunRecord | N
         sound_checkpoint(folder / CHECKPOINTS, lambda _: None)  # records that are damaged say other things
         raise
     return replace(opened[0], segment=max(row.segment for row in opened))
-
-
-def _is_unjudged(folder: Path) -> bool:
-    """Whether a process died between the model and the row that says that all is finished."""
-    try:
-        return not any(isinstance(row, EndRecord) and row.outcome == "finished" for row in _records(folder))
-    except DataError:  # a damaged row, which the checkpoint names
-        return True
 
 
 def _records(folder: Path) -> list[Record]:
@@ -235,7 +232,7 @@ def _own(task: Any, config: SftConfig) -> Demonstration:
 def _train(
     config: SftConfig, parts: _Parts, folder: Path, previous: RunRecord | None, console: Console
 ) -> EvalRecord | None:
-    """Train, save the model and judge it; None where a signal asked to stop before the last step."""
+    """Train, save the model and judge it; None where a signal ended that."""
     guard, done, stop = WarmStartProgress.none(parts.model, config)
     if parts.resumed:
         state = load_state(parts.resumed)
@@ -272,16 +269,12 @@ def _train(
         with stop.watched():
             warm_start(parts.model, tokenizer, parts.demonstration, config, on_step, start)
             if stop.is_made and at < config.steps:
-                save(at)
+                if at > done:
+                    save(at)
                 records.write(EndRecord(step=at, segment=segment, outcome="stopped"))
                 return None
         saved = _saved_model(config, parts, folder)
-        record = _judge(config, saved, tokenizer, parts.task, segment)
-        records.write(record)
-        records.write(EndRecord(step=config.steps, segment=segment, outcome="finished"))
-    seal_records(folder)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return record
+        return judge_saved(config, records, (saved, tokenizer, parts.task), segment)
 
 
 def _saved_model(config: SftConfig, parts: _Parts, folder: Path) -> Any:
@@ -290,24 +283,6 @@ def _saved_model(config: SftConfig, parts: _Parts, folder: Path) -> Any:
     shutil.rmtree(folder / PARTIAL_MODEL, ignore_errors=True)
     save_policy(folder / PARTIAL_MODEL, model.to(getattr(torch, config.save_dtype)), parts.tokenizer)
     flush(folder / PARTIAL_MODEL)  # the checkpoints go next
-    shutil.rmtree(folder / "model", ignore_errors=True)  # of a process that died before it could judge it
-    os.replace(folder / PARTIAL_MODEL, folder / "model")
-    return load_policy(str(folder / "model"), next(model.parameters()).device)
-
-
-def _judge(config: SftConfig, model: Any, tokenizer: Any, task: Any, segment: int) -> EvalRecord:
-    """Evaluation of the saved model: success on held-out prompts, its spread, and dead groups."""
-    params = SamplingParams(config.max_completion_tokens, stop_token_ids=stop_token_ids(model, tokenizer))
-    engine, amount = EmbeddedEngine(model, EngineConfig()), Amount(config.eval_prompts, JUDGED_SAMPLES, config.seed)
-    reward_PG, tokens_PG = outcomes_and_tokens(sample_prompts(engine, task, tokenizer, params, amount))
-    accuracy, low, high = accuracy_with_interval(reward_PG)
-    metrics = {
-        "eval/completion_tokens/mean": float(tokens_PG.mean()),
-        "eval/prompt_success/std": float(reward_PG.mean(1).std()),
-        "eval/dead_group_frac_8": dead_group_frac(reward_PG, 8),
-        "eval/dead_group_frac_16": dead_group_frac(reward_PG, 16),
-    }
-    return EvalRecord(
-        step=config.steps, segment=segment, accuracy=accuracy, low=low, high=high, num_prompts=reward_PG.shape[0],
-        samples_per_prompt=JUDGED_SAMPLES, metrics=metrics,
-    )  # fmt: skip
+    shutil.rmtree(folder / MODEL, ignore_errors=True)  # of a process that died before it could judge it
+    os.replace(folder / PARTIAL_MODEL, folder / MODEL)
+    return load_policy(str(folder / MODEL), next(model.parameters()).device)

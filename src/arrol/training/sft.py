@@ -21,7 +21,7 @@ from arrol.training.lora import trained_weights
 from arrol.training.optimization import GuardedOptimizer, learning_rate
 from arrol.training.policy import token_logprobs
 from arrol.training.recompute import recomputed_layers, require_layers
-from arrol.training.stopping import StopRequest
+from arrol.training.stopping import Interrupted, StopRequest
 
 IDLE_BAD_STEPS = 5
 CHECKED = 10_000
@@ -108,34 +108,41 @@ def warm_start(
     progress: WarmStartProgress | None = None,
 ) -> None:
     """Train ``model`` in place after the steps that are done; ``on_step`` receives the 1-based step and its metrics. A
-    request to stop in ``progress`` ends it after a step."""
+    request to stop in ``progress`` ends it; a step whose gradient is not there yet is given up."""
     device = next(model.parameters()).device
     guard, done, stop = progress or WarmStartProgress.none(model, config)
     if config.gradient_checkpointing:
         require_layers(model, "gradient_checkpointing")
     model.train()
     for step in range(done, config.steps):
-        if stop.is_made:
-            return
         torch.manual_seed((config.seed + DROPOUT_STRIDE * step) % 2**63)  # of dropout, so that a resumed step equals it
         start = step * config.batch_size
-        pairs = [demonstration(start + i, step < config.pretrain_steps) for i in range(config.batch_size)]
-        ids_RT, learns_RT = encode_demonstrations(pairs, tokenizer, device)
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.bf16)
-        with autocast, recomputed_layers(model, enabled=config.gradient_checkpointing):
-            logprob_N, _ = token_logprobs(model, ids_RT, learns_RT)
-        loss = -logprob_N.mean()
-        loss.backward()
+        try:
+            with stop.gives_up():
+                pairs = [demonstration(start + i, step < config.pretrain_steps) for i in range(config.batch_size)]
+                loss, count = _backward(model, *encode_demonstrations(pairs, tokenizer, device), config)
+        except Interrupted:
+            return
         norm = guard.step(step, config.steps)
         on_step(
             step + 1,
             {
-                "loss/sft": float(loss.detach()),
+                "loss/sft": loss,
                 "loss/grad_norm": norm,
-                "tokens/trained": float(learns_RT.sum()),
+                "tokens/trained": count,
                 "train/learning_rate": learning_rate(config.optimizer, step, config.steps),
             },
         )
+
+
+def _backward(model: Any, ids_RT: torch.Tensor, learns_RT: torch.Tensor, config: SftConfig) -> tuple[float, float]:
+    """The gradient of the mean loss of the tokens to learn; the loss, and how many they are."""
+    autocast = torch.autocast(ids_RT.device.type, torch.bfloat16, enabled=config.bf16)
+    with autocast, recomputed_layers(model, enabled=config.gradient_checkpointing):
+        logprob_N, _ = token_logprobs(model, ids_RT, learns_RT)
+    loss = -logprob_N.mean()
+    loss.backward()
+    return float(loss.detach()), float(learns_RT.sum())
 
 
 def encode_demonstrations(

@@ -6,6 +6,7 @@ is saved, so a killed and resumed run writes the same metrics as an uninterrupte
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -43,10 +44,11 @@ from arrol.training.checkpoint import (
     require_same_config,
     save_checkpoint,
 )
+from arrol.training.clock import Clock
 from arrol.training.details import step_details
 from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
 from arrol.training.shadows import Finisher, Shadow, add_shadows, finish_stopped, shadow_metrics
-from arrol.training.stopping import StopRequest
+from arrol.training.stopping import Interrupted, StopRequest
 from arrol.training.trackers import Tracker
 from arrol.types import (
     Completion,
@@ -110,6 +112,9 @@ class Trainer:
         self.step = 0
         self._stop = StopRequest()
         self._position = 0
+        self._unjudged: dict[str, float] = {}
+        """Metrics of the last step where its evaluation was given up; it is repeated first."""
+        self._saved_step = 0
         self._reward_metrics: dict[str, float] = {}
         self._records: RecordWriter
         self._rollouts: RecordWriter
@@ -129,16 +134,19 @@ class Trainer:
         require_same_config(state["config"], self.config.model_dump(mode="json"), FREE_FIELDS)
         load_optimizer(checkpoint, self.parts.learner.guard.optimizer, state["learning_rate"])
         self.parts.estimator.load(state["estimator"])
-        self.parts.controller.load(state["controller"])
-        self.ledger.load(state["ledger"])
-        self.parts.allocator.load(state["allocator"])
+        self._load_sampling_state(state)
         guard = self.parts.learner.guard
         guard.num_skipped, guard.bad_in_a_row = state["num_skipped"], state["bad_in_a_row"]
-        self.step, self._position = state["step"], state["position"]
+        self.step = self._saved_step = state["step"]
+        self._unjudged = dict(state.get("unjudged", {}))
         self._text_sums = manifest_of(checkpoint).run
 
     def run(self) -> EndRecord:
-        """Run the steps that are left; a first SIGINT or SIGTERM finishes the step, saves and ends the run."""
+        """Run the steps that are left.
+
+        A first SIGINT or SIGTERM saves and ends the run: an update is finished; sampling and an evaluation are given
+        up, and a resumed run repeats them.
+        """
         with ExitStack() as closing:
             closing.enter_context(self._stop.watched())  # until the last row is written
             for sink in (*self.parts.sinks, *self.parts.trackers):
@@ -153,28 +161,39 @@ class Trainer:
                 with suppress(ArrolError):  # a disk that is full refuses this row too
                     self._end("failed", str(error))
                 raise
-            return self._end("finished" if self.step >= self.config.training.steps else "stopped")
+            is_over = self.step >= self.config.training.steps and not self._unjudged
+            return self._end("finished" if is_over else "stopped")
 
     def _all_steps(self) -> None:
-        every, evaluation = self.config.training.checkpoint_every, self.config.evaluation
-        if self.step == 0:
-            self._evaluate()
-        while self.step < self.config.training.steps and not self.stop_requested:
-            self.step += 1
-            metrics = self.train_step()
-            is_last = self.step == self.config.training.steps
-            if is_last or (evaluation.every and self.step % evaluation.every == 0):
-                metrics |= self._evaluate()
-            self._record(metrics)
-            if is_last or self.stop_requested or (every and self.step % every == 0):
+        """Sample, learn, judge, record, save; a request to stop may end the first and the third."""
+        try:
+            if self.step == 0:
+                self._evaluate()
+            if self._unjudged:
+                self._end_step(self._unjudged)
+            while self.step < self.config.training.steps and not self.stop_requested:
+                self.step += 1
+                self._end_step(self.train_step())
+        except Interrupted:
+            if self.step > self._saved_step:
                 self.save()
+
+    def _end_step(self, metrics: dict[str, float]) -> None:
+        """Evaluate and save where it is due, and record."""
+        every, evaluation = self.config.training.checkpoint_every, self.config.evaluation
+        is_last = self.step == self.config.training.steps
+        if is_last or (evaluation.every and self.step % evaluation.every == 0):
+            self._unjudged = metrics
+            metrics = metrics | self._evaluate()
+            self._unjudged = {}
+        self._record(metrics)
+        if is_last or self.stop_requested or (every and self.step % every == 0):
+            self.save()
 
     def train_step(self) -> dict[str, float]:
         """One step: the whole method in order."""
-        clock = _Clock()
-        groups = self._sample(clock)
-        metrics = self._describe(groups)
-        shadows = self._finish_stopped(groups)
+        clock = Clock()
+        groups, metrics, shadows = self._sampled(clock)
         metrics |= shadow_metrics(shadows)
         clock.skip("time/shadow_s" if shadows else "")
         if self.parts.controller.probe_tokens or self.config.quality.judge_ends:
@@ -209,6 +228,7 @@ class Trainer:
         sums = {name: each.now() for name, each in self._sums.items()} | self._texts.sync()
         saved = Content(parts.saved or parts.model, parts.tokenizer, parts.learner.guard.optimizer, self._state(), sums)
         save_checkpoint(folder, self.step, saved)
+        self._saved_step = self.step
         forget_checkpoints(folder, self.config.training.keep_checkpoints, self.step)
 
     def _state(self) -> State:
@@ -216,18 +236,43 @@ class Trainer:
         return {
             "config": self.config.model_dump(mode="json"),
             "step": self.step,
-            "position": self._position,
             "segment": self.segment,
             "estimator": self.parts.estimator.save(),
-            "controller": self.parts.controller.save(),
-            "ledger": self.ledger.save(),
-            "allocator": self.parts.allocator.save(),
+            **self._sampling_state(),
+            "unjudged": self._unjudged,
             "num_skipped": guard.num_skipped,
             "bad_in_a_row": guard.bad_in_a_row,
             "learning_rate": guard.optimizer.param_groups[0]["lr"],
         }
 
-    def _sample(self, clock: _Clock) -> list[RolloutGroup]:
+    def _sampling_state(self) -> State:
+        """What changes while a step is sampled."""
+        return {
+            "position": self._position,
+            "controller": self.parts.controller.save(),
+            "ledger": self.ledger.save(),
+            "allocator": self.parts.allocator.save(),
+        }
+
+    def _load_sampling_state(self, state: Mapping[str, Any]) -> None:
+        self._position = state["position"]
+        self.parts.controller.load(state["controller"])
+        self.ledger.load(state["ledger"])
+        self.parts.allocator.load(state["allocator"])
+
+    def _sampled(self, clock: Clock) -> tuple[list[RolloutGroup], dict[str, float], list[Shadow]]:
+        """Groups with their metrics, and stopped rollouts finished aside; a request to stop gives the step up."""
+        before = copy.deepcopy(self._sampling_state())
+        try:
+            with self._stop.gives_up():
+                groups = self._sample(clock)
+                return groups, self._describe(groups), self._finish_stopped(groups)
+        except Interrupted:
+            self._load_sampling_state(before)
+            self.step -= 1
+            raise
+
+    def _sample(self, clock: Clock) -> list[RolloutGroup]:
         """Generated and verified rollouts of all requests of the allocator; verdicts run during generation."""
         parts, allocator = self.parts, self.parts.allocator
         requests = allocator.begin(self.step, self._next_prompt)
@@ -334,7 +379,8 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         started = time.monotonic()
-        record = self.parts.evaluate(self.step, self.segment)
+        with self._stop.gives_up():
+            record = self.parts.evaluate(self.step, self.segment)
         self._records.write(record)
         return {"eval/accuracy": record.accuracy, "time/eval_s": time.monotonic() - started, **record.metrics}
 
@@ -348,25 +394,3 @@ class Trainer:
         record = EndRecord(step=self.step, segment=self.segment, outcome=outcome, message=message, totals=totals)
         self._records.write(record)
         return record
-
-
-class _Clock:
-    """Seconds per phase; ``time/step_s`` is their sum."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {"time/step_s": 0.0}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        """Add the time since the last lap to this phase."""
-        now = time.monotonic()
-        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
-        self.laps["time/step_s"] += now - self._last
-        self._last = now
-
-    def skip(self, name: str = "") -> None:
-        """The time since the last lap is not part of the step; it goes to ``name``, where one is given."""
-        now = time.monotonic()
-        if name:
-            self.laps[name] = now - self._last
-        self._last = now

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from arrol.cli import sft
+from arrol.cli import sft, sft_judging
 from arrol.cli.main import main
 from arrol.records.store import read_run
 from arrol.training import checkpoint
@@ -137,14 +137,14 @@ def test_a_damaged_checkpoint_of_a_warm_start_gives_way_to_the_one_before(sft_fi
 def test_a_warm_start_that_died_before_its_evaluation_is_finished(sft_file, tmp_path, capsys, monkeypatch):
     command = ["sft", str(sft_file), "--checkpoint_every", "4"]
     with monkeypatch.context() as broken:
-        broken.setattr(sft, "_judge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(sft, "judge_saved", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(command) == 130
     model = tmp_path / "warm" / "model" / "model.safetensors"
     before = model.read_bytes()
     assert main([*command, "--resume"]) == 0
     assert model.read_bytes() == before
     run = read_run(tmp_path / "warm")
-    assert (run.end.outcome, len(run.evals), run.run.resume_step) == ("finished", 1, 8)
+    assert (run.end.outcome, len(run.evals), run.run.resume_step) == ("finished", 1, 11)
     assert {path.name for path in (tmp_path / "warm").iterdir()} == {"model", "records.jsonl", "manifest.json"}
     assert main([*command, "--resume"]) == 2
     assert "model is finished; choose another" in capsys.readouterr().err
@@ -165,13 +165,12 @@ def test_damaged_records_of_a_warm_start_are_refused(sft_file, tmp_path, capsys,
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_saves_and_ends_without_checkpoint_every(
-    sft_file, tmp_path, capsys, monkeypatch, number
-):
+@pytest.mark.parametrize("moment", ["encode_demonstrations", "learning_rate"])
+def test_a_signal_saves_and_ends_without_checkpoint_every(sft_file, tmp_path, capsys, monkeypatch, number, moment):
+    """A step without its gradient is given up and repeated; one whose update has begun is finished."""
     command = ["sft", str(sft_file)]
     assert main([*command, "--out_dir", str(tmp_path / "whole")]) == 0
-    real = trained.encode_demonstrations
-    calls = []
+    real, calls = getattr(trained, moment), []
 
     def signalled(*given):
         calls.append(given)
@@ -186,18 +185,51 @@ def test_a_signal_finishes_the_step_saves_and_ends_without_checkpoint_every(
             os.kill(os.getpid(), number)
         return save(*given)
 
-    monkeypatch.setattr(trained, "encode_demonstrations", signalled)
+    monkeypatch.setattr(trained, moment, signalled)
     monkeypatch.setattr(sft, "save_checkpoint", signalled_again)
     capsys.readouterr()
     assert main(command) == 130
     out, err = capsys.readouterr()
     assert (err, out.splitlines()[-1]) == ("", f"stopped and saved; go on with --resume: {tmp_path / 'warm'}")
-    end = read_run(tmp_path / "warm").end
-    assert (end.outcome, end.step, len(calls)) == ("stopped", 3, 3)
+    end, done = read_run(tmp_path / "warm").end, 2 if moment == "encode_demonstrations" else 3
+    assert (end.outcome, end.step, len(calls)) == ("stopped", done, 3)
     assert main([*command, "--resume"]) == 0
     ours, theirs = (folder / "warm" / "model" / "model.safetensors" for folder in (tmp_path, tmp_path / "whole"))
-    assert len(calls) == 11
+    assert len(calls) == 11 + (done == 2)
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_signal_before_the_first_step_has_ended_leaves_nothing(sft_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(trained, "encode_demonstrations", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["sft", str(sft_file)]) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped before the first step had ended; nothing is kept"
+    assert not (tmp_path / "warm").exists()
+
+
+@pytest.mark.parametrize("every", ["0", "4"])
+def test_an_evaluation_that_is_given_up_is_repeated_alone(sft_file, tmp_path, capsys, monkeypatch, every):
+    command = ["sft", str(sft_file), "--checkpoint_every", every]
+    assert main([*command, "--out_dir", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr(sft_judging, "sample_prompts", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        capsys.readouterr()
+        assert main(command) == 130
+    model, folder = tmp_path / "warm" / "model", tmp_path / "warm"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"stopped; {model} is whole and not evaluated yet; go on with --resume: {folder}"
+    weights = (model / "model.safetensors").read_bytes()
+    assert main(command) == 2
+    assert "holds a warm start that was interrupted; go on with --resume" in capsys.readouterr().err
+    monkeypatch.setattr(trained, "encode_demonstrations", lambda *_: pytest.fail("nothing is trained"))
+    assert main([*command, "--resume"]) == 0
+    assert (model / "model.safetensors").read_bytes() == weights
+    ours, theirs = (read_run(path) for path in (folder, tmp_path / "whole" / "warm"))
+    assert (ours.end.outcome, ours.run.segment, ours.run.resume_step) == ("finished", 1, 11)
+    assert [step.step for step in ours.steps] == [10, 11]
+    assert ours.evals[0].metrics == theirs.evals[0].metrics
+    assert not (folder / "checkpoints").exists()
+    assert main([*command, "--resume"]) == 2
+    assert "model is finished; choose another --name, or leave --resume out" in capsys.readouterr().err
 
 
 def test_a_demonstration_beyond_the_positions_is_refused_before_anything_is_written(sft_file, tmp_path, capsys):

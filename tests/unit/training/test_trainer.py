@@ -294,6 +294,85 @@ def test_a_second_interrupt_ends_at_once(tmp_path, saved):
     assert trainer.parts.sinks[0].closed == 1
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_gives_up_the_step_that_is_sampled_and_leaves_no_trace_of_it(tmp_path, saved, number):
+    """What is saved is what the whole run has after the step before: controller, allocator, ledger and position too."""
+    changes = {"pruning": {"rule": "neyman", "probe_tokens": [2], "warmup_steps": 1, "min_survivors": 1}}
+    whole = build(tmp_path / "whole", training={"steps": 2, "prompts_per_step": 2, "group_size": 4}, **changes)
+    whole.run()
+    (expected,) = saved.values()
+    saved.clear()
+    trainer = build(tmp_path, training={"steps": 4, "prompts_per_step": 2, "group_size": 4}, **changes)
+    probed, learner = trainer.parts.controller.probed, trainer.parts.learner
+
+    def signalled(events):
+        stops = probed(events)
+        if len(learner.batches) == 2:
+            os.kill(os.getpid(), number)
+        return stops
+
+    trainer.parts.controller.probed = signalled
+    end = trainer.run()
+    assert (end.outcome, end.step, len(learner.batches)) == ("stopped", 2, 2)
+    assert list(saved) == [2]
+    for part in ("controller", "allocator", "ledger", "position", "estimator", "step"):
+        np.testing.assert_equal(saved[2][part], expected[part])
+    assert {row.step for row in read_records(tmp_path / "rollouts.jsonl")} == {1, 2}
+
+
+def test_a_step_that_is_given_up_behind_a_checkpoint_is_saved_no_second_time(tmp_path, saved):
+    trainer = build(tmp_path, training={"steps": 4, "prompts_per_step": 2, "group_size": 4, "checkpoint_every": 1})
+    saves, generate = [], trainer.parts.engine.generate
+    trainer.save, save = lambda: (saves.append(trainer.step), save()), trainer.save
+
+    def signalled(*given, **more):
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return generate(*given, **more)
+
+    trainer.parts.engine.generate = signalled
+    assert trainer.run().step == 2
+    assert saves == [1, 2]
+
+
+def test_a_run_that_is_stopped_before_its_first_step_saves_nothing(tmp_path, saved):
+    trainer = build(tmp_path)
+    trainer.parts.evaluate = lambda step, segment: os.kill(os.getpid(), signal.SIGTERM)
+    end = trainer.run()
+    assert (end.outcome, end.step, trainer.parts.learner.batches) == ("stopped", 0, [])
+    assert saved == {}
+    assert rows(tmp_path)["eval"] == []
+
+
+@pytest.mark.parametrize("at", [2, 4])
+def test_an_evaluation_that_is_given_up_is_the_first_that_a_resumed_run_does(tmp_path, saved, at, monkeypatch):
+    """``at`` 4 is the last step, whose run is not finished without it."""
+    trainer = build(tmp_path, evaluation={"every": 2})
+    evaluate = trainer.parts.evaluate
+
+    def signalled(step, segment):
+        if step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(step, segment)
+
+    trainer.parts.evaluate = signalled
+    end = trainer.run()
+    assert (end.outcome, end.step) == ("stopped", at)
+    assert [row.step for row in rows(tmp_path)["step"]] == list(range(1, at))
+    state = saved[at]
+    monkeypatch.setattr(module, "load_state", lambda checkpoint: state)
+    monkeypatch.setattr(module, "load_optimizer", lambda *given: None)
+    monkeypatch.setattr(module, "manifest_of", lambda checkpoint: SimpleNamespace(run={}))
+    resumed = build(tmp_path, evaluation={"every": 2}, segment=1)
+    resumed.resume(tmp_path)
+    assert resumed.run().outcome == "finished"
+    assert [row.step for row in rows(tmp_path)["step"]] == [1, 2, 3, 4]
+    assert [row.step for row in rows(tmp_path)["eval"]] == [0, 2, 4]
+    assert [row.metrics.get("eval/accuracy") for row in rows(tmp_path)["step"]] == [None, 0.5, None, 0.5]
+    assert len(resumed.parts.learner.batches) == 4 - at
+    assert saved[4]["unjudged"] == {}
+
+
 def test_a_failure_is_recorded_and_raised(tmp_path, saved):
     trainer = build(tmp_path)
 
