@@ -7,6 +7,7 @@ import pytest
 
 from arrol.cli.main import main
 from unit.lab.conftest import make_pool
+from viewer_runs import SmallRun, run_row
 
 
 def advise(*words):
@@ -106,6 +107,17 @@ def test_a_run_gives_the_quality_of_its_head(config, tmp_path, capsys):
     assert not found["has_gradients"]
     assert found["group_size"] == run.training.group_size
     assert [row["tokens"] for row in found["heads"]] == [2]
+
+
+def test_a_run_of_trl_or_verl_is_read_which_has_no_config_of_arrol_train(tmp_path, capsys):
+    run = SmallRun(tmp_path / "host")
+    run.records(run_row(sampling={"max_completion_tokens": 8}, task={"reward": []}))
+    for step in (1, 2, 3):
+        run.step(step, rewards=((1.0, 0.0, 0.0, 1.0), (0.0, 1.0, 0.0, None), (0.0, 0.0, 1.0, 0.0)))
+    run.end(3)
+    assert advise(run.folder, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["group_size"], found["prompts_per_step"]) == (4, 3)
 
 
 @pytest.mark.parametrize(

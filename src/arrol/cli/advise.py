@@ -116,12 +116,14 @@ def _of_pool(pool: Pool, options: argparse.Namespace) -> Workload:
 
 
 def _of_run(path: Path, options: argparse.Namespace) -> Workload:
-    from arrol.lab.sources import pool_of_run
+    from arrol.lab.sources import pool_of_run, usual_step
 
     run, notes = read_run(path), list[str]()
-    training = validate(RunConfig, run.run.config).training
     pool = pool_of_run(run, notes)
-    return Workload(pool, options.group_size or training.group_size, training.prompts_per_step, notes=notes)
+    training = run.run.config.get("training", {})
+    usual, prompts = usual_step(run)
+    size = options.group_size or max(2, training.get("group_size") or usual)
+    return Workload(pool, size, training.get("prompts_per_step") or prompts, notes=notes)
 
 
 def _of_samples(options: argparse.Namespace, console: Console) -> Workload:

@@ -6,6 +6,7 @@ each length. Legend: as in :mod:`arrol.lab.pool`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -100,6 +101,13 @@ def pool_of_run(run: Run, notes: list[str]) -> Pool:
     quality_PNK = np.full((*pool.length_PN.shape, 1), np.nan, np.float32)
     quality_PNK[(*_places([len(row) for row in rows]), 0)] = qualities
     return replace(pool, probe_tokens=tuple(probes), quality_PNK=quality_PNK)
+
+
+def usual_step(run: Run) -> tuple[int, int]:
+    """Median rollouts of a group and groups of a step, 1 or more: records of TRL and verl do not name the latter."""
+    sizes = Counter((record.step, record.group) for record in run.rollouts)
+    prompts = Counter(step for step, _ in sizes)
+    return int(np.median(list(sizes.values()))), int(np.median(list(prompts.values())))
 
 
 def _pool(
