@@ -53,7 +53,12 @@ def test_a_wrong_option_is_named(tmp_path, changes, words):
 
 @pytest.mark.parametrize(
     ("pruning", "probes"),
-    [({}, ()), ({"probe_tokens": [9]}, (9,)), ({"rule_options": {"probe_tokens": [7]}}, (7,))],
+    [
+        ({}, ()),
+        ({"probe_tokens": [9]}, (9,)),
+        ({"probe_tokens": 9}, (9,)),
+        ({"rule_options": {"probe_tokens": [7]}}, (7,)),
+    ],
 )
 def test_the_lengths_choose_the_probe_unless_one_is_given(tmp_path, pruning, probes):
     assert config(tmp_path, pruning=pruning).host_config().pruning.probe_tokens == probes

@@ -75,6 +75,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except UnicodeDecodeError:
         raise ConfigError(f"config = {str(path)!r}: no text in UTF-8; {_other_use(path)}") from None
+    except RecursionError:
+        raise ConfigError(f"config = {str(path)!r}: nested too deeply; {_other_use(path)}") from None
     except tomllib.TOMLDecodeError as error:
         if path.suffix in DATA:
             raise ConfigError(f"config = {str(path)!r}: no TOML; {_other_use(path)}") from None

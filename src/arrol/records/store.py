@@ -210,7 +210,7 @@ class RecordWriter(LineWriter):
 def _is_record(line: bytes) -> bool:
     try:
         decode(json.loads(line))
-    except ValueError:  # half an object; DataError is one too
+    except (ValueError, RecursionError):  # half an object; DataError is a ValueError too
         return False
     return True
 
@@ -309,7 +309,7 @@ def _decoded_lines(path: Path) -> Iterator[Record]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):  # no newline after it: torn by a crash
                 return
             raise DataError(f"records = {shown!r}: line {number} is not JSON; mend or remove that line") from None

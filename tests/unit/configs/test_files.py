@@ -104,6 +104,9 @@ def test_a_folder_or_a_wrong_name_says_what_to_give(tmp_path):
     ("name", "content", "message"),
     [
         ("bin.toml", b"\xff\xfe", "no text in UTF-8; give the path of a TOML file"),
+        pytest.param(
+            "deep.toml", b"a = " + b"[" * 100_000, "nested too deeply; give the path of a TOML file", id="deep"
+        ),
         ("rows.jsonl", b'{"prompt": "1"}', "no TOML; give the path of a TOML file; problems are for --task.source "),
         (
             "rows.parquet",

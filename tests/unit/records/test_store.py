@@ -191,9 +191,10 @@ class TestTornLines:
         write(path, step_row(1))
         assert places(read_records(path)) == [("step", 1, 0)]
 
-    def test_damage_before_the_end_is_an_error_with_its_line(self, tmp_path):
+    @pytest.mark.parametrize("damage", [b"{oops", b"[" * 100_000], ids=["torn", "deep"])
+    def test_damage_before_the_end_is_an_error_with_its_line(self, tmp_path, damage):
         path = write(tmp_path / "r.jsonl", step_row(1))
-        path.write_bytes(b"{oops\n" + path.read_bytes())
+        path.write_bytes(damage + b"\n" + path.read_bytes())
         with pytest.raises(DataError, match=r"r\.jsonl': line 1 is not JSON"):
             read_records(path)
 

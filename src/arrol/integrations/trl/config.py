@@ -123,7 +123,7 @@ class GRPOConfig(trl.GRPOConfig):
         """The options of pruning, checked; no probe where the first lengths choose it."""
         options = {RENAMED.get(name, name): getattr(self, name) for name in FLAT_FIELDS}
         half = max(1, (self.max_completion_length or 2) // 2)
-        options["probe_tokens"] = list(self.probe_tokens or [min(LATEST_PROBE, half)])
+        options["probe_tokens"] = self.probe_tokens or [min(LATEST_PROBE, half)]
         for name in ("draw", "min_survival", "correction"):
             if options[name] is None:
                 del options[name]
