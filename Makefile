@@ -6,6 +6,7 @@ VLLM_VENV ?= .venv-vllm
 VERL_VENV ?= .venv-verl
 TRL_VENV ?= .venv-trl
 AUDIT_VENV ?= .venv-audit
+GPU_VENV ?= .venv-gpu
 # One pinned torch everywhere. Where the default index offers a CUDA build and a CPU build is wanted:
 #   make demo TORCH="torch==2.13.0 --index-url <the CPU index of pytorch.org>"
 TORCH  ?= torch==2.13.0
@@ -17,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check audit docs format bench lab smol report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
+.PHONY: help setup demo test check audit docs format bench lab smol gpu-env gpu-check report clean vllm-env test-vllm trl-env test-trl verl-env test-verl
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -144,8 +145,24 @@ lab: setup  ## pools of three tasks, and designs judged on them; goes on where i
 smol: setup  ## a real pretrained model, SmolLM2-135M: warm start, pool, advice, training (hours on a CPU; DATA=FOLDER for local data)
 	@$(BIN)/python benchmarks/smol.py $(if $(DATA),--data $(DATA))
 
+# The releases of requirements-vllm.lock, built for GPUs; pip chooses what they need for the machine at hand.
+GPU_PACKAGES := vllm==0.32.0 trl==1.16.0
+
+gpu-env: $(GPU_VENV)/.ready  ## virtual environment with vLLM and TRL for a GPU, 10 GB
+
+$(GPU_VENV)/.ready: pyproject.toml
+	@test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
+	@echo "installing vLLM for a GPU (once, some minutes) ..."
+	@$(GPU_VENV)/bin/python -m pip install $(PIP_FLAGS) $(GPU_PACKAGES) --editable .
+	@touch $@
+
+gpu-check: setup  ## on a machine with a GPU: what only a GPU can show, 9 minutes, 40 GiB; then send results/bench-gpu.jsonl
+	@$(BIN)/python benchmarks/gpu_check.py --look
+	@$(MAKE) gpu-env || echo "vLLM could not be installed; its parts say so in the record"
+	@$(BIN)/python benchmarks/gpu_check.py --gpu-python $(GPU_VENV)/bin/python
+
 report: setup  ## regenerate tables of README and docs from results/
 	@$(BIN)/python benchmarks/render_results.py
 
 clean:  ## remove the environments and caches, keep runs
-	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) $(VERL_VENV) $(AUDIT_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+	@rm -rf $(VENV) $(VLLM_VENV) $(TRL_VENV) $(VERL_VENV) $(AUDIT_VENV) $(GPU_VENV) .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

@@ -60,6 +60,7 @@ TABLE = {
     "make test": Row("nowhere", why=CI),
     "make check": Row("nowhere", why=CI),
     "make audit": Row("nowhere", why=CI),
+    "make gpu-check": Row("nowhere", why="needs a GPU; tests/integration/test_gpu_check.py runs its parts on a CPU"),
     "make docs": Row("nowhere", why=CI),
     "make test-vllm": Row("nowhere", why=CI),
     "make test-trl": Row("nowhere", why=CI),

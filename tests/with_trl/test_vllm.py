@@ -5,11 +5,13 @@ TRL asks for NCCL. So weights go through vLLM's reload here, and the server's cl
 Everything of ours is real: classes, requests, RPC, HTTP.
 """
 
+import argparse
 import json
 import os
 import socket
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from arrol.engines.vllm.served import ServedLlm
 from arrol.errors import ConfigError
 from arrol.integrations.trl import GRPOTrainer
 from arrol.integrations.trl.rollout import PrunedRollout
-from arrol.records.store import read_run
+from arrol.records.store import read_records, read_run
 from arrol.records.texts import read_texts
 from trl_host import config, has_digit, history
 from vllm_host import serving
@@ -113,6 +115,17 @@ def test_colocated_rollouts_are_stopped_inside_vllm(folder, tmp_path):
     assert [r.decision.version for r in host.pruned.batch.rollouts if r.decision] == [3] * len(
         [r for r in host.pruned.batch.rollouts if r.decision]
     )
+
+
+def test_the_part_of_gpu_check_passes_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import gpu_rows
+    import gpu_trl
+
+    with gpu_rows.Rows("trl colocated", tmp_path / "rows.jsonl") as rows:
+        gpu_trl.colocated(rows, argparse.Namespace(smoke=True))
+    checks = [row.config["check"] for row in read_records(tmp_path / "rows.jsonl") if "check" in row.config]
+    assert checks == ["passed"] * 4
 
 
 def test_two_phases_need_none_of_our_classes(folder, tmp_path):
