@@ -112,14 +112,17 @@ def finish(argv, log, signal_at=None, number=signal.SIGKILL):
     process = context.Process(target=_run, args=([str(word) for word in argv], str(log), signal_at, number))
     process.start()
     process.join(120)
-    assert process.exitcode is not None, Path(log).read_text()
-    return process.exitcode
+    ended, code = process.exitcode is not None, process.exitcode
+    process.kill()
+    assert ended, Path(log).read_text()
+    return code
 
 
 def _run(argv, log, signal_at, number):
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background begins with it ignored
     for moment in [signal_at] if isinstance(signal_at, tuple) else signal_at or []:
         _signal_at(*moment[:3], *(moment[3:] or (1,)), number)
     from arrol.cli.main import main
