@@ -1,6 +1,6 @@
 """Learned state on disk: JSON values in ``NAME.json``, arrays in ``NAME.safetensors``. No pickle.
 
-Both are checked when they are read: the JSON holds the sum of the arrays' file and its own.
+Both are checked when they are read: the JSON has a field with the sum of the arrays' file and its own.
 
 >>> import tempfile, numpy as np
 >>> with tempfile.TemporaryDirectory() as folder:
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from arrol.records.manifest import Sum, file_sum, value_sum
+from arrol.records.manifest import file_sum, value_sum
 from arrol.types import State
 
 ARRAY_TAG = "__array__"
-SEALED = {"state", "arrays", "sha256"}
-"""Keys of the JSON; files of releases without sums have none of them."""
+SUMS = "__sums__"
+"""Field of the JSON: size and SHA-256 of the arrays' file, and SHA-256 of the rest. Releases without sums have none."""
 
 
 def write_state(folder: Path, name: str, state: State) -> None:
@@ -33,28 +33,31 @@ def write_state(folder: Path, name: str, state: State) -> None:
     tree = _split(state, "", arrays)
     path = folder / f"{name}.safetensors"
     save_file(arrays, path)
-    value = {"state": tree, "arrays": file_sum(path)}
-    (folder / f"{name}.json").write_text(json.dumps({**value, "sha256": value_sum(value)}, indent=1), "utf-8")
+    (folder / f"{name}.json").write_text(json.dumps({**tree, SUMS: _sums(tree, path)}, indent=1), "utf-8")
 
 
 def read_state(folder: Path, name: str) -> dict[str, Any]:
     """Inverse of :func:`write_state`; OSError, ValueError, KeyError or SafetensorError for damaged files. A state of a
     release without sums is read as it is."""
     path = folder / f"{name}.safetensors"
-    value = _json(folder, name)
-    if SEALED & set(value):
-        if value.pop("sha256") != value_sum(value) or Sum(*value["arrays"]) != file_sum(path):
-            raise ValueError(f"{name}: not what was written")
-        value = value["state"]
-    return _join(value, load_file(path))
+    tree = _json(folder, name)
+    sums = tree.pop(SUMS, None)
+    if sums is not None and sums != _sums(tree, path):
+        raise ValueError(f"{name}: not what was written")
+    return _join(tree, load_file(path))
 
 
 def is_sealed(folder: Path, name: str) -> bool:
     """Whether a state was written with sums; False too where its JSON cannot be read."""
     try:
-        return bool(SEALED & set(_json(folder, name)))
+        return SUMS in _json(folder, name)
     except (OSError, ValueError):
         return False
+
+
+def _sums(tree: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    arrays = list(file_sum(path))
+    return {"arrays": arrays, "sha256": value_sum([tree, arrays])}
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
