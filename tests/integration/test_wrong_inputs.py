@@ -14,6 +14,7 @@ import pytest
 
 from arrol.cli.main import build_parser, main
 from arrol.cli.words import commands_of
+from arrol.records.manifest import write_manifest
 from arrol.records.schema import RunRecord, StepRecord
 from arrol.records.state import write_state
 from arrol.records.store import RecordWriter
@@ -73,6 +74,7 @@ def world(tmp_path_factory):
     checkpoint = folder / "runs" / "done" / "checkpoints" / "step-000001"
     shutil.copytree(folder / "m", checkpoint / "policy")
     write_state(checkpoint, "state", {"config": config, "estimator": {"version": 0}})
+    write_manifest(checkpoint, {})
     (folder / "runs" / "warm" / "model").mkdir(parents=True)
     return folder
 
