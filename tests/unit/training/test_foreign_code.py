@@ -203,7 +203,7 @@ def test_a_model_of_the_hub_is_held_to_the_same(cached, canary):
     lay_pickle(cached / "pytorch_model.bin", canary)
     weights = (cached / "model.safetensors").read_bytes()
     (cached / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"model = 'owner/name': could not be loaded .*safetensors"):
+    with pytest.raises(ModelError, match=r"model = 'owner/name': could not be loaded"):
         load_policy("owner/name", CPU)
     (cached / "model.safetensors").write_bytes(weights)
     change(cached / "config.json", attn_implementation="owner/kernel")
