@@ -192,6 +192,22 @@ def kills_table(name: str) -> str:
     return f"{markdown_lines(lines)}\n{facts}. `{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
 
 
+def fuzz_table(name: str) -> str:
+    """How damaged files of each format were read."""
+    records = read_records(ROOT / "results" / f"{name}.jsonl")
+    lines = [
+        ["files", "cases", "read as the whole file", "read as another valid one", "refused in one line", "failures"]
+    ]
+    keys = ("cases", "equal", "other", "refused", "failed")
+    rows = [row for row in records if isinstance(row, BenchRecord)]
+    lines += [[escape_markdown(row.variant), *(str(row.config[key]) for key in keys)] for row in rows]
+    lines.append(["all", *(str(sum(row.config[key] for row in rows)) for key in keys)])
+    run = next(record for record in records if isinstance(record, RunRecord))
+    memory = max(row.config["memory_mib"] for row in rows)
+    facts = f"At most {memory} MiB more memory for a file (limit {run.config['memory_limit_mib']}), seed {run.seed}"
+    return f"{markdown_lines(lines)}\n{facts}. `{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
+
+
 def lab_table(name: str) -> str:
     """Merits of designs on a pool, one column per cost model, and what the pool says."""
     records = read_records(ROOT / "results" / f"{name}.jsonl")
@@ -292,6 +308,8 @@ def blocks() -> dict[str, str]:
             made[f"{folder.name}:short"] = short_table(folder.name)
         elif folder.name == "bench-kills.jsonl":
             made[folder.stem] = kills_table(folder.stem)
+        elif folder.name == "bench-fuzz.jsonl":
+            made[folder.stem] = fuzz_table(folder.stem)
         elif folder.name.startswith("bench-"):
             made[folder.stem] = bench_table(folder.stem)
         elif folder.name.startswith("lab-"):

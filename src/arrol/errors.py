@@ -18,6 +18,14 @@ Each message is one line and names the field, the value received and the next st
 class ArrolError(Exception):
     """Base of all errors meant for the user."""
 
+    def __str__(self) -> str:
+        """One line that a terminal shows as it is, whatever a damaged file put into it.
+
+        >>> str(DataError("key = a\\nb \\x1b[31m: wrong"))
+        'key = a b \\\\x1b[31m: wrong'
+        """
+        return "".join(map(_printable, super().__str__()))
+
 
 class ConfigError(ArrolError, ValueError):
     """A field of a config or a flag is wrong."""
@@ -41,3 +49,10 @@ class NonFiniteError(ArrolError, ArithmeticError):
 
 class MissingExtraError(ArrolError, ImportError):
     """An optional package is needed and not installed."""
+
+
+def _printable(character: str) -> str:
+    """A blank for other white space, an escape for what moves a cursor or is no text."""
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import runpy
 import sys
 import tomllib
@@ -20,6 +21,7 @@ import torch
 
 from arrol.configs.base import validate
 from arrol.configs.run import RunConfig, load_run
+from arrol.errors import DataError
 from arrol.lab.designs import possible
 from arrol.lab.merit import Design, base_config
 from arrol.lab.moments import Moments
@@ -53,7 +55,7 @@ def run_smoke(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, Path],
 
     yield run
     torch.set_num_threads(threads)
-    for name in ("shape", "measure", "hostile"):
+    for name in ("shape", "measure", "hostile", "mutations", "fuzz_formats"):
         sys.modules.pop(name, None)
 
 
@@ -133,6 +135,55 @@ def test_killed_and_damaged_runs_end_as_the_whole_one(
         assert sum(row.config["same"] + row.config["refused"] for row in found) == tries
         assert all(row.config["different"] == 0 and row.median == 1.0 for row in found)
     assert str(tmp_path) not in out.read_text()
+
+
+def test_damaged_files_of_every_format_are_read_or_refused(
+    run_smoke: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fuzz.jsonl"
+    with pytest.raises(SystemExit) as ended:
+        run_smoke("fuzz_files", out)
+    assert ended.value.code == 0, capsys.readouterr().out
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    benches = [row for row in rows if isinstance(row, BenchRecord)]
+    assert len(benches) == 11
+    assert all(
+        row.repeats == row.config["equal"] + row.config["other"] + row.config["refused"] == 20 for row in benches
+    )
+    assert all(row.config["refused"] > 0 for row in benches)
+    assert str(tmp_path) not in out.read_text()
+
+
+def test_a_fault_in_a_reader_is_found_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback, a line that names nothing, a side effect, and changed bytes that read as something else."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    fuzz = runpy.run_path(str(BENCHMARKS / "fuzz_files.py"))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "a.bin").write_bytes(bytes(99))
+
+    def outcome(act: Callable[[bytes], object], *, is_sealed: bool = False) -> str:
+        form = fuzz["Format"]("a", ("a.bin",), lambda _, path: str(act(path.read_bytes())), is_sealed)
+        bench.files[form] = ["a.bin"]
+        bench.whole["a", "a.bin"] = str(bytes(99))
+        ended = [bench.case(form, number, 0) for number in range(20)]
+        assert (tmp_path / "work" / "a.bin").read_bytes() == bytes(99)
+        return " | ".join(f"{one.outcome} {one.note}" for one in ended)
+
+    def refused(content: bytes) -> None:
+        raise DataError(content[:0].decode() + said)
+
+    bench = fuzz["Bench"](tmp_path / "work")
+    assert "failed" not in outcome(lambda content: content)
+    assert "failed changed bytes were read as another file" in outcome(lambda content: content, is_sealed=True)
+    assert "failed ZeroDivisionError: division by zero" in outcome(lambda content: 1 / (len(content) == 99))
+    said = "samples: a.bin is damaged"
+    assert outcome(refused).startswith("refused samples: a.bin is damaged | refused")
+    said = "is damaged"
+    assert outcome(refused).startswith("failed names no file: is damaged | failed")
+    assert "failed side effect: compile" in outcome(lambda content: eval("len(content)", {"content": content}))
+    assert "failed side effect: wrote" in outcome(lambda _: (tmp_path / "b").write_text(""))
+    assert re.search(r"failed \d+ MiB", outcome(lambda _: len(bytearray(600 * 2**20))))
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def _pool_of_config(path: Path) -> Path | None:
 def _of_pool(pool: Pool, options: argparse.Namespace) -> Workload:
     from arrol.lab.merit import base_config  # loads torch
 
-    base = base_config(validate(RunConfig, pool.meta["config"]))
+    base = base_config(validate(RunConfig, pool.config))
     size = options.group_size or base.training.group_size
     prompts = max(1, round(base.training.prompts_per_step * base.training.group_size / size))
     training = base.training.model_copy(update={"group_size": size, "prompts_per_step": prompts})
@@ -120,10 +120,10 @@ def _of_run(path: Path, options: argparse.Namespace) -> Workload:
 
     run, notes = read_run(path), list[str]()
     pool = pool_of_run(run, notes)
-    training = run.run.config.get("training", {})
-    usual, prompts = usual_step(run)
-    size = options.group_size or max(2, training.get("group_size") or usual)
-    return Workload(pool, size, training.get("prompts_per_step") or prompts, notes=notes)
+    usual = dict(zip(("group_size", "prompts_per_step"), usual_step(run), strict=True))
+    training = {name: value for name, value in run.run.section("training").items() if type(value) is int and value > 0}
+    size, prompts = ({**usual, **training}[name] for name in usual)
+    return Workload(pool, options.group_size or max(2, size), prompts, notes=notes)
 
 
 def _of_samples(options: argparse.Namespace, console: Console) -> Workload:

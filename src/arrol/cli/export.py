@@ -19,7 +19,7 @@ from arrol.configs.run import RunConfig
 from arrol.engines.vllm.padding import head_size_of, padded_config, padded_weights
 from arrol.errors import ConfigError
 from arrol.quality.snapshot import ModelFingerprint
-from arrol.training.checkpoint import save_policy
+from arrol.training.checkpoint import reading, save_policy
 from arrol.training.policy import load_config, load_policy, load_tokenizer
 
 POLICY_FOLDER, ESTIMATOR_FILE = "policy", "estimator.safetensors"
@@ -35,11 +35,12 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
     require_place("--to", target.absolute().parent)
     if head_size is not None:
         padded_config(load_config(str(checkpoint / "policy")), head_size)
-    config = validate(RunConfig, state["config"])
     source = checkpoint / "policy"
     policy = load_policy(str(source), torch.device("cpu"))
-    estimator = assembly.build_estimator(config, policy)
-    estimator.load(state["estimator"])
+    with reading(checkpoint, "state.json"):
+        estimator = assembly.build_estimator(validate(RunConfig, state["config"]), policy)
+        estimator.load(state["estimator"])
+        step = int(state["step"])
     served = policy if head_size is None else widened(policy, head_size)
     snapshot = estimator.snapshot()
     snapshot.model = ModelFingerprint.of(policy.config.get_text_config())
@@ -49,7 +50,7 @@ def run_export(run: str, to: str, *, head_size: int | None, as_json: bool) -> in
     row = {
         "policy": str(target / POLICY_FOLDER),
         "estimator": str(target / ESTIMATOR_FILE),
-        "step": state["step"],
+        "step": step,
         "head_size": head_size_of(policy.config) if head_size is None else head_size,
         "probe_tokens": list(snapshot.probe_tokens),
         "estimator_version": snapshot.version,

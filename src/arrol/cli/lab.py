@@ -83,7 +83,7 @@ def run_lab(options: argparse.Namespace, flags: Sequence[str]) -> int:
         pool = collected(options, flags, console)
         if not pool.has_gradients:
             return 0
-    base = base_config(validate(RunConfig, pool.meta["config"]))
+    base = base_config(validate(RunConfig, pool.config))
     designs = own_designs or standard_designs(pool, base)
     if options.peers:
         size, prompts = base.training.group_size, base.training.prompts_per_step
@@ -258,7 +258,7 @@ def write_records(
     tables: dict[str, list[Merit]],
 ) -> None:
     """A file of records: provenance of this command, the pool, and a row per design and cost model."""
-    source, config = provenance(sys.argv), pool.meta["config"]
+    source, config = provenance(sys.argv), pool.config
     name, policy = str(pool.meta.get("name", "pool")), str(pool.meta.get("policy", ""))
     metrics = {key: float(value) for key, value in facts.items()}
     metrics |= {f"auroc_within/{row['tokens']:g}": row["auroc_within"] for row in auroc_by_length(pool)}

@@ -19,7 +19,7 @@ from arrol.configs.shipped import found_model
 from arrol.errors import CheckpointError, ConfigError
 from arrol.hub import is_model_name
 from arrol.records.store import RECORDS_FILE
-from arrol.training.checkpoint import SAMPLED, load_state, newest_checkpoint, sound_checkpoint
+from arrol.training.checkpoint import SAMPLED, load_state, newest_checkpoint, reading, sound_checkpoint
 from arrol.training.model_files import is_adapter_folder
 
 UNUSED = {
@@ -65,7 +65,8 @@ def find_policy(
                 )
         checkpoint = newest_of_run(source, say, parts)
         state = load_state(checkpoint)
-        values = {**override(RunConfig, state["config"], flags), "name": folder.resolve().name}
+        with reading(checkpoint, "state.json"):
+            values = {**override(RunConfig, state["config"], flags), "name": folder.resolve().name}
         config = validate(RunConfig, {**values, "out_dir": str(folder.resolve().parent)})
         return Policy(config, str(checkpoint / "policy"), state)
     is_toml = folder.is_file() or folder.suffix == ".toml"

@@ -19,7 +19,7 @@ from arrol.evaluation.reading import CompletionStatistics, read_completions
 from arrol.evaluation.runner import Amount, Written, sample_prompts
 from arrol.quality.features import END
 from arrol.quality.snapshot import EstimatorSnapshot
-from arrol.training.checkpoint import load_state
+from arrol.training.checkpoint import load_state, reading
 from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device, stop_token_ids
 
 
@@ -36,10 +36,13 @@ def snapshot_of(
     """The estimator of a file that ``arrol export`` wrote, else that of the run; None without either."""
     if path is not None:
         return EstimatorSnapshot.read(path)
-    if state is None or not state["estimator"]["version"]:
+    if state is None:
         return None
-    estimator = assembly.build_estimator(config, load_policy(policy, torch.device("cpu")))
-    estimator.load(state["estimator"])
+    with reading(Path(policy).parent, "state.json"):
+        if not state["estimator"]["version"]:
+            return None
+        estimator = assembly.build_estimator(config, load_policy(policy, torch.device("cpu")))
+        estimator.load(state["estimator"])
     return estimator.snapshot()
 
 

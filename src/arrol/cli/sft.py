@@ -41,6 +41,7 @@ from arrol.training.checkpoint import (
     load_optimizer,
     load_state,
     manifest_of,
+    reading,
     require_same_config,
     save_checkpoint,
     save_policy,
@@ -236,8 +237,10 @@ def _train(
     guard, done, stop = WarmStartProgress.none(parts.model, config)
     if parts.resumed:
         state = load_state(parts.resumed)
-        load_optimizer(parts.resumed, guard.optimizer, state["learning_rate"])
-        guard.num_skipped, guard.bad_in_a_row, done = state["num_skipped"], state["bad_in_a_row"], state["step"]
+        with reading(parts.resumed, "state.json"):
+            load_optimizer(parts.resumed, guard.optimizer, float(state["learning_rate"]))
+            guard.num_skipped, guard.bad_in_a_row = int(state["num_skipped"]), int(state["bad_in_a_row"])
+            done = int(state["step"])
     segment = previous.segment + 1 if previous else 0
     terminal = TerminalSink(config.name, config.steps, console, done=done)
     last, at, sums = [time.monotonic()], done, GrowingSum(folder / RECORDS_FILE)

@@ -33,6 +33,7 @@ from arrol.training.checkpoint import (
     load_state,
     manifest_of,
     newest_checkpoint,
+    reading,
     require_same_config,
     set_aside,
     sound_checkpoint,
@@ -220,7 +221,9 @@ def _checkpoint(config: RunConfig, folder: Path, console: Console) -> Path | Non
     say = warner(console, config.name)
     checkpoint = sound_checkpoint(folder / CHECKPOINTS, say)
     if checkpoint:
-        require_same_config(load_state(checkpoint)["config"], config.model_dump(mode="json"), FREE_FIELDS)
+        state = load_state(checkpoint)
+        with reading(checkpoint, "state.json"):
+            require_same_config(state["config"], config.model_dump(mode="json"), FREE_FIELDS)
     elif any(isinstance(row, StepRecord) for row in _records(folder)):
         say(f"no checkpoint in {folder / CHECKPOINTS}; the run starts again with its first step")
     return checkpoint

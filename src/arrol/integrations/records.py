@@ -294,7 +294,7 @@ class HostRecords:
     def _say_probes(self, probe_tokens: list[int]) -> None:
         """Write the row of the run again where its probes were chosen since."""
         assert self._run is not None
-        pruning = self._run.config.get("pruning", {})
+        pruning = self._run.section("pruning")
         if probe_tokens != list(pruning.get("probe_tokens", [])):
             config = {**self._run.config, "pruning": {**pruning, "probe_tokens": probe_tokens}}
             self._run = replace(self._run, config=config)

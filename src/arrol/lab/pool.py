@@ -85,6 +85,14 @@ class Pool:
         return self.features_PNKF.size > 0
 
     @property
+    def config(self) -> Mapping[str, Any]:
+        """The config of the run that it was collected for; DataError without one."""
+        config = self.meta.get("config")
+        if not isinstance(config, Mapping):
+            raise DataError("pool: holds no config of a run; collect it with arrol lab")
+        return config
+
+    @property
     def num_parameters(self) -> int:
         return int(self.meta.get("num_parameters", 0))
 
@@ -161,11 +169,14 @@ class Pool:
                 names = [name for name in (*_BY_PROMPT, *_FLAT) if name not in _ADDED or name in file.keys()]  # noqa: SIM118
                 arrays = {name: file.get_tensor(name) for name in names}
                 head = json.loads(metadata["pool"])
+            if not isinstance(head, dict):
+                raise ValueError("its header is no object")
             if "sha256" in head and head.pop("sha256") != value_sum([head, arrays_sum(arrays)]):
                 raise ValueError("it is not what was written")
             if set(head) != HEAD:  # among them a damaged name of the sum
                 raise ValueError("its header has other fields")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            _require_shapes(head, arrays)
+        except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"pool = {str(path)!r}: cannot be read ({error}); remove it and collect it again") from None
@@ -180,6 +191,34 @@ class Pool:
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         keys = tuple(key for part in parts for key in part.keys)
         return cls(keys, probe_tokens=parts[-1].probe_tokens, meta=parts[-1].meta, **arrays)
+
+
+def _require_shapes(head: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """ValueError, which names the part, where header and arrays are not of one pool."""
+    keys, probes, meta = head["keys"], head["probe_tokens"], head["meta"]
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise ValueError("keys: is no list of texts")
+    is_whole = isinstance(probes, list) and all(type(tokens) is int and 0 < tokens < 2**31 for tokens in probes)
+    if not is_whole or sorted(set(probes)) != probes:
+        raise ValueError(f"probe_tokens: {str(probes)[:60]} are no ascending numbers of tokens")
+    seconds = meta.get("seconds", {}) if isinstance(meta, dict) else None
+    if not isinstance(seconds, dict) or not all(type(each) in (int, float) for each in seconds.values()):
+        raise ValueError("meta: is no object with seconds by phase")
+    if type(meta.get("num_parameters", 0)) is not int:
+        raise ValueError("meta: num_parameters is no whole number")
+    shape = (len(keys), *arrays["length_PN"].shape[1:2])
+    inner = {"features_PNKF": (len(probes), None), "quality_PNK": (len(probes),), "sketch_PND": (None,)}
+    for name, array in arrays.items():
+        wanted = (*shape, *inner.get(name, ())) if name in _BY_PROMPT else (None,)
+        kinds = {"length_PN": "i", "token_ids_T": "i", "is_truncated_PN": "b"}.get(name, "f")
+        is_right = len(wanted) == array.ndim and all(
+            n in (None, size) for n, size in zip(wanted, array.shape, strict=True)
+        )
+        if array.dtype.kind != kinds or not (is_right or (not array.size and name not in ("reward_PN", "length_PN"))):
+            raise ValueError(f"{name}: {array.dtype} of {array.shape}, in a pool of {shape}")
+    length_PN, total = arrays["length_PN"], int(arrays["length_PN"].sum(dtype=np.int64))
+    if (length_PN < 0).any() or any(len(arrays[name]) not in (0, total) for name in _FLAT):
+        raise ValueError(f"length_PN: {total} tokens, the pool has {[len(arrays[name]) for name in _FLAT]}")
 
 
 _BY_PROMPT = tuple(f.name for f in fields(Pool) if "_P" in f.name)

@@ -94,9 +94,9 @@ def pool_of_run(run: Run, notes: list[str]) -> Pool:
         [record.finish_reason == "length" for record in records],
         [success_of(run.run, record) for record in records],
     )
-    probes = run.run.config.get("pruning", {}).get("probe_tokens", ())
+    probes = run.run.section("pruning").get("probe_tokens", ())
     qualities = np.array([record.quality for record in records], float)
-    if len(probes) != 1 or np.isnan(qualities).all():
+    if not isinstance(probes, list) or len(probes) != 1 or type(probes[0]) is not int or np.isnan(qualities).all():
         return pool
     quality_PNK = np.full((*pool.length_PN.shape, 1), np.nan, np.float32)
     quality_PNK[(*_places([len(row) for row in rows]), 0)] = qualities
@@ -118,6 +118,9 @@ def _pool(
     successes: Sequence[float | None],
 ) -> Pool:
     """Ragged groups as a pool; a success of None is read from the reward."""
+    if (longest := max(lengths)) >= 2**31 or min(lengths) < 0:
+        wrong = longest if longest >= 2**31 else min(lengths)
+        raise DataError(f"rollouts: a completion of {wrong} tokens; give a number from 0 to {2**31 - 1}")
     sizes = [size for _, size in groups]
     shape, places = (len(groups), max(sizes)), _places(sizes)
     reward_PN, length_PN = np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)

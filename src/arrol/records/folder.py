@@ -22,7 +22,7 @@ def readable_runs(folder: Path) -> list[RunRecord]:
     """Rows that open a segment, of all lines that can be read. The checkpoint that is resumed tells of damage."""
     path, found = folder / RECORDS_FILE, list[RunRecord]()
     for line in path.read_bytes().split(b"\n") if path.is_file() else []:
-        with suppress(ValueError):  # DataError is one
+        with suppress(ValueError, RecursionError):  # DataError is a ValueError
             row = decode(json.loads(line))
             found += [row] if isinstance(row, RunRecord) else []
     return found

@@ -128,5 +128,5 @@ def _owner(path: Path) -> str:
     try:
         facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return f"process {int(facts['pid'])} on {facts['host']} (since {facts['since']})"
-    except (OSError, ValueError, KeyError, TypeError):  # not written yet
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not written yet, or damaged
         return "another process"

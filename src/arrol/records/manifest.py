@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise ValueError(f"{MANIFEST} cannot be read") from error
     if not isinstance(value, dict) or value.pop("sha256", None) != value_sum(value):
         raise ValueError(f"{MANIFEST} is not what was written")
-    return Manifest(*({name: Sum(*each) for name, each in value[key].items()} for key in ("files", "run")))
+    return Manifest(*(_sums(value.get(key)) for key in ("files", "run")))
 
 
 def damage_below(folder: Path, sums: Mapping[str, Sum], parts: Sequence[str] = ("",)) -> list[str]:
@@ -135,6 +135,15 @@ def run_damage(run: Path, names: Iterable[str]) -> list[str]:
         if manifest:
             return damage_below(run, {name: manifest.run[name] for name in names if name in manifest.run})
     return []
+
+
+def _sums(value: Any) -> dict[str, Sum]:
+    """The sums of a part of a manifest; ValueError for anything else."""
+    try:
+        found = {name: Sum(int(size), str(sha256)) for name, (size, sha256) in value.items()}
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"{MANIFEST} has other fields than were written") from None
+    return found
 
 
 def _write(path: Path, files: Mapping[str, Sum], run: Mapping[str, Sum]) -> None:

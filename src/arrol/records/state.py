@@ -44,7 +44,10 @@ def read_state(folder: Path, name: str) -> dict[str, Any]:
     sums = tree.pop(SUMS, None)
     if sums is not None and sums != _sums(tree, path):
         raise ValueError(f"{name}: not what was written")
-    return _join(tree, load_file(path))
+    try:
+        return _join(tree, load_file(path))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"{name}: an array has another shape than was written") from error
 
 
 def is_sealed(folder: Path, name: str) -> bool:
@@ -61,7 +64,10 @@ def _sums(tree: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
-    value = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    try:
+        value = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{name}: nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"{name}: no JSON object")
     return value

@@ -92,8 +92,12 @@ def success_of(run: RunRecord, row: RolloutRecord) -> float | None:
 
     JSON has no NaN, so an unknown success is written as null, as is that of a task without reward functions.
     """
-    judges_by_function = bool(run.config.get("task", {}).get("reward"))
-    return math.nan if row.success is None and judges_by_function else row.success
+    return math.nan if row.success is None and judges_by_function(run) else row.success
+
+
+def judges_by_function(run: RunRecord) -> bool:
+    """Whether reward functions say what is right."""
+    return bool(run.section("task").get("reward"))
 
 
 def success_label(reward: float | None, success: float | None, *, by_function: bool) -> int | None:

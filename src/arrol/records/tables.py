@@ -16,15 +16,20 @@ import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 from arrol.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-MAX_CELL = 2**31 - 1
-"""Characters of a cell of CSV; Python's own limit of 131,072 is shorter than a long completion."""
+MAX_VALUE = 2**28
+"""Bytes of a line of JSON, or of a value over several lines, where the file itself is smaller: a ``.gz`` of a mebibyte
+may hold a gibibyte of zeros. 256 completions of 32,000 tokens with their log-probabilities are 170 MB."""
+CHUNK = 2**20
+"""Characters or bytes of a line that are read at a time."""
+MAX_CELL = 2**26
+"""Characters of a line of CSV, and of a cell over several; Python's own limit is shorter than a long completion."""
 
 
 class _Unreadable(Exception):
@@ -64,12 +69,15 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         yield from _parquet_rows(path)
         return
     with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
-        yield from _separated_rows(file, suffix) if suffix in (".csv", ".tsv") else _json_rows(file)
+        if suffix in (".csv", ".tsv"):
+            yield from _separated_rows(file, suffix)
+        else:
+            yield from _json_rows(file, max(MAX_VALUE, path.stat().st_size))
 
 
-def _json_rows(file: gzip.GzipFile | io.BufferedReader) -> Iterator[tuple[str, Any]]:
+def _json_rows(file: gzip.GzipFile | io.BufferedReader, most: int) -> Iterator[tuple[str, Any]]:
     """One row per line, or the rows of one value that fills the file, over several lines or on one."""
-    lines = enumerate(file, 1)
+    lines = enumerate(_bounded(file.readline, most, (b"\n",)), 1)
     number, line = next(((number, line) for number, line in lines if line.strip()), (0, b""))
     if not line:
         return
@@ -77,7 +85,10 @@ def _json_rows(file: gzip.GzipFile | io.BufferedReader) -> Iterator[tuple[str, A
         first = _parsed(line, f" line {number}", is_torn=not line.endswith(b"\n"))
     except _Unreadable as torn:
         try:
-            whole = _parsed(line + file.read(), "", is_torn=False)
+            tail = file.read(most + 1 - len(line))
+            if len(line) + len(tail) > most:
+                raise _too_long("", most)
+            whole = _parsed(line + tail, "", is_torn=False)
         except _Unreadable as error:
             raise (error if line.strip() in (b"[", b"{", b"[{") else torn) from None
         yield from _listed(whole)
@@ -127,7 +138,9 @@ def _separated_rows(file: gzip.GzipFile | io.BufferedReader, suffix: str) -> Ite
     csv.field_size_limit(MAX_CELL)
     number = 0
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        reader = csv.reader(text, "excel-tab" if suffix == ".tsv" else "excel")
+        reader = csv.reader(
+            _bounded(text.readline, MAX_CELL, ("\n", "\r")), "excel-tab" if suffix == ".tsv" else "excel"
+        )
         try:
             names = next(reader, [])
             if len(set(names)) != len(names):
@@ -143,6 +156,27 @@ def _separated_rows(file: gzip.GzipFile | io.BufferedReader, suffix: str) -> Ite
             raise _Unreadable(f" row {number + 1} is not UTF-8; convert the file to UTF-8") from None
         except csv.Error as error:
             raise _Unreadable(f" row {number + 1} cannot be read ({error}); write the file again") from None
+
+
+def _bounded(readline: Callable[[int], AnyStr], most: int, ends: tuple[AnyStr, ...]) -> Iterator[AnyStr]:
+    """The lines of a file, which end with one of ``ends``; a line of more than ``most`` is refused before it fills the
+    memory."""
+    number = 0
+    while line := readline(CHUNK):
+        number += 1
+        if len(line) == CHUNK and not line.endswith(ends):
+            parts, left = [line], most - CHUNK
+            while left >= 0 and len(parts[-1]) == CHUNK and not parts[-1].endswith(ends):
+                parts.append(readline(CHUNK))
+                left -= len(parts[-1])
+            if left < 0:
+                raise _too_long(f" line {number}", most)
+            line = line[:0].join(parts)
+        yield line
+
+
+def _too_long(place: str, most: int) -> _Unreadable:
+    return _Unreadable(f"{place} is longer than {most // 2**20} MiB; write one row per line, or several files")
 
 
 def _cell(name: str, cell: str) -> Any:
@@ -162,10 +196,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     from pyarrow import ArrowException, parquet
 
     try:
-        batches = parquet.ParquetFile(path).iter_batches(batch_size=256)
+        file = parquet.ParquetFile(path)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        if any(group.total_byte_size > max(MAX_VALUE, path.stat().st_size) * group.num_rows for group in groups):
+            raise _too_long(": a row", MAX_VALUE)
+        batches = file.iter_batches(batch_size=256)
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
-    except ArrowException as error:
+    except (ArrowException, OverflowError, ValueError) as error:  # the last two: a time beyond Python's
         reason = (str(error).splitlines() or ["damaged"])[0][:100]
         raise _Unreadable(f" cannot be read ({reason}); write the Parquet file again") from None
 

@@ -22,21 +22,97 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from arrol.errors import DataError
 from arrol.records.manifest import Sum, damage_below, file_sum
 
+Group = TypeVar("Group")
+Read = TypeVar("Read", bound=BaseModel)
 TEXTS_FOLDER = "texts"
 LEVEL = 4
 """Of gzip: higher ones take longer and save little."""
 MAX_FILE = 2**28
 """Bytes of a decompressed step that a reader accepts."""
 
+Index = Annotated[int, Field(ge=0, lt=2**53)]
+Real = Annotated[float, Field(allow_inf_nan=False)] | None
+
 GroupTexts = Mapping[str, Any]
 """JSON values: ``group``, ``prompt``, ``gold``, ``tokens`` (distinct texts of tokens) and ``rollouts``. Each of these
 has ``index``, ``tokens`` (positions in the group's), ``logprobs``, ``answer``, ``advantage``, ``weight``, ``lesson``
 and ``probes``."""
+
+
+class _Read(BaseModel):
+    """A part of a file as a reader checks it; fields that a reader does not use are not made."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class RolloutRead(_Read):
+    """Tokens of a rollout, for a search."""
+
+    index: Index
+    tokens: list[Index]
+
+    def last_token(self) -> int:
+        """The largest position in the group's table; -1 without a token."""
+        return max(self.tokens, default=-1)
+
+
+class GroupRead(_Read):
+    """A group, for a search."""
+
+    group: Annotated[int, Field(ge=-1, lt=2**53)]
+    prompt: str
+    tokens: list[str]
+    rollouts: Sequence[RolloutRead]
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if any(rollout.last_token() >= len(self.tokens) for rollout in self.rollouts):
+            raise ValueError("a token is not in the table of its group")
+        return self
+
+
+class _ProbeShown(_Read):
+    at: Index | None
+    score: Real
+    quality: Real
+    survival: Real
+    keep: bool
+    reason: str
+
+
+class _ShadowShown(_Read):
+    tokens: list[Index]
+    logprobs: list[Real]
+    reward: Real
+
+
+class _RolloutShown(RolloutRead):
+    logprobs: list[Real]
+    answer: str | None
+    advantage: Real
+    weight: Real
+    lesson: str
+    probes: list[_ProbeShown]
+    shadow: _ShadowShown | None = None
+
+    def last_token(self) -> int:
+        return max(super().last_token(), max(self.shadow.tokens if self.shadow else (), default=-1))
+
+
+class _GroupShown(GroupRead):
+    gold: str | None
+    rollouts: list[_RolloutShown]
+
+
+class _Step(_Read, Generic[Group]):
+    groups: list[Group]
 
 
 class TextWriter:
@@ -167,6 +243,32 @@ def read_texts(run: Path, step: int) -> bytes | None:
     if len(data) > MAX_FILE:
         raise DataError(f"texts = {shown!r}: more than {MAX_FILE // 2**20} MiB of text; remove that file")
     return data
+
+
+def read_groups(run: Path, step: int) -> list[GroupRead]:
+    """Prompts and tokens of a step, none where it was not kept; DataError as of :func:`read_texts`, and for another
+    content."""
+    data = read_texts(run, step)
+    return [] if data is None else _checked(_Step[GroupRead], data, run, step).groups
+
+
+def shown_texts(run: Path, step: int) -> bytes | None:
+    """As :func:`read_texts`, with DataError also for a content that the viewer's page cannot show."""
+    data = read_texts(run, step)
+    if data is not None:
+        _checked(_Step[_GroupShown], data, run, step)
+    return data
+
+
+def _checked(kind: type[Read], data: bytes, run: Path, step: int) -> Read:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, shown = ".".join(map(str, first["loc"])) or "content", str(step_file(run, step))
+        raise DataError(
+            f"texts = {shown!r}: {place}: {first['msg'][:100]}; remove that file, the other steps are whole"
+        ) from None
 
 
 def forget_texts(run: Path) -> None:

@@ -9,7 +9,7 @@ Legend: ``T`` steps, ``E`` evaluations of a run, ``R`` runs of an arm, ``N`` rol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +51,7 @@ def runs_by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 def rule_of(run: Run) -> str:
     """Survival rule of the run's config, empty where it names none."""
-    pruning = run.run.config.get("pruning")
-    return str(pruning.get("rule", "")) if isinstance(pruning, Mapping) else ""
+    return str(run.run.section("pruning").get("rule", ""))
 
 
 def ran_without_head(run: Run) -> bool:
@@ -61,8 +60,8 @@ def ran_without_head(run: Run) -> bool:
     A published record has no rollouts to show that; there the old name of the config's key tells, ``estimator`` instead
     of ``correction``: the trainer of that time took the scores from every oracle run.
     """
-    algorithm = run.run.config.get("algorithm")
-    if rule_of(run) != "oracle" or not isinstance(algorithm, Mapping):
+    algorithm = run.run.section("algorithm")
+    if rule_of(run) != "oracle" or not algorithm:
         return False
     if algorithm.get("correction", algorithm.get("estimator")) != "doubly_robust":
         return False
@@ -84,8 +83,7 @@ def step_metric(key: str) -> Callable[[StepRecord], float]:
 
 def warmup_steps(run: Run) -> int:
     """Warm-up steps of the run's rule, 0 where its config does not say."""
-    pruning = run.run.config.get("pruning")
-    steps = pruning.get("warmup_steps", 0) if isinstance(pruning, Mapping) else 0
+    steps = run.run.section("pruning").get("warmup_steps", 0)
     return steps if isinstance(steps, int) else 0
 
 

@@ -146,7 +146,7 @@ def kept_share(arms: Arms) -> Figure | None:
         return None
     figure, axes, styles = found
     for arm, style in styles.items():
-        pruning = arms[arm][0].run.config.get("pruning", {})
+        pruning = arms[arm][0].run.section("pruning")
         wanted = pruning.get("keep_ratio") if rule_of(arms[arm][0]) not in ("", "never") else None
         if isinstance(wanted, float):
             axes.axhline(wanted, color=style.colour, linewidth=1, linestyle=":")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from arrol.records.store import Run, success_label
+from arrol.records.store import Run, judges_by_function, success_label
 from arrol.stats import wilson_interval
 
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -41,7 +41,7 @@ def shadow_rows(runs: Sequence[Run]) -> list[ShadowRow]:
     """For each arm a row over all, then one per range of quality; empty where nothing was finished aside."""
     found: dict[str, list[tuple[float, int]]] = {}
     for run in runs:
-        judges = bool(run.run.config.get("task", {}).get("reward"))
+        judges = judges_by_function(run.run)
         for shadow in run.shadows:
             right = success_label(shadow.reward, shadow.success, by_function=judges)
             if right is not None:

@@ -255,7 +255,7 @@ def _text(value: Any, where: str) -> str:
     """A gold answer as text; 27.0 is 27."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = type(value) is int or (isinstance(value, float) and math.isfinite(value))
     if not is_number and not (isinstance(value, str) and value.strip()):
         raise DataError(f"answer_column: {where} holds {str(value)[:60]!r}; it must be a text or a number, or a list")
     return str(value)

@@ -104,7 +104,7 @@ def held_shapes(folder: Path) -> dict[str, Shape]:
             with safe_open(folder / name, "np") as file:
                 found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         return found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
         return {}  # the library that reads them says what is wrong
 
 
@@ -124,7 +124,9 @@ def damage(path: Path) -> str:
             return "" if isinstance(value, dict) else "holds no JSON object; copy or save the model again"
         with safe_open(path, "np"):
             return ""
+    except RecursionError:
+        return "is nested too deeply; copy or save the model again"
     except json.JSONDecodeError as error:
         return f"is not JSON (line {error.lineno}: {error.msg}); copy or save the model again"
-    except (OSError, UnicodeDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:  # a number of thousands of digits is a ValueError
         return f"is damaged ({str(error).splitlines()[0]}); copy or save the model again"

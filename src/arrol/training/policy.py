@@ -67,7 +67,10 @@ def load_tokenizer(source: str) -> Any:
     cached = _is_cached_only(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=cached, trust_remote_code=False)
-    except LIBRARY_ERRORS as error:
+        tokenizer.decode(tokenizer.encode("0 1"))  # fails on settings that are read when they are used
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, LIBRARY_ERRORS):  # tokenizers raises bare ones
+            raise
         _require_no_code(source, "tokenizer_config.json", error)
         if (Path(source) / "config.json").is_file():
             load_config(source)  # it is read with the tokenizer; where it is what failed, say that
@@ -189,7 +192,13 @@ def _loaded_weights(source: str, config: Any) -> Any:
 def stop_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Ids that end a completion: the tokenizer's eos and those the model's generation config names."""
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    extra = [named] if isinstance(named, int) else list(named or [])
+    extra = named if isinstance(named, list) else [named]
+    if not all(token_id is None or type(token_id) is int for token_id in extra):
+        raise ModelError(
+            f"model = {model.name_or_path!r}: generation_config.json has eos_token_id = {str(named)[:60]!r}; write the "
+            "id of a token, or a list of ids"
+        )
+    extra = [token_id for token_id in extra if token_id is not None]
     return tuple(sorted({int(tokenizer.eos_token_id), *map(int, extra)}))
 
 

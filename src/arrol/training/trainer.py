@@ -41,6 +41,7 @@ from arrol.training.checkpoint import (
     load_optimizer,
     load_state,
     manifest_of,
+    reading,
     require_same_config,
     save_checkpoint,
 )
@@ -130,15 +131,15 @@ class Trainer:
 
     def resume(self, checkpoint: Path) -> None:
         """Continue after ``checkpoint``; its policy must be in ``parts.model`` already."""
-        state = load_state(checkpoint)
-        require_same_config(state["config"], self.config.model_dump(mode="json"), FREE_FIELDS)
-        load_optimizer(checkpoint, self.parts.learner.guard.optimizer, state["learning_rate"])
-        self.parts.estimator.load(state["estimator"])
-        self._load_sampling_state(state)
-        guard = self.parts.learner.guard
-        guard.num_skipped, guard.bad_in_a_row = state["num_skipped"], state["bad_in_a_row"]
-        self.step = self._saved_step = state["step"]
-        self._unjudged = dict(state.get("unjudged", {}))
+        state, guard = load_state(checkpoint), self.parts.learner.guard
+        with reading(checkpoint, "state.json"):
+            require_same_config(state["config"], self.config.model_dump(mode="json"), FREE_FIELDS)
+            load_optimizer(checkpoint, guard.optimizer, float(state["learning_rate"]))
+            self.parts.estimator.load(state["estimator"])
+            self._load_sampling_state(state)
+            guard.num_skipped, guard.bad_in_a_row = int(state["num_skipped"]), int(state["bad_in_a_row"])
+            self.step = self._saved_step = int(state["step"])
+            self._unjudged = {key: float(value) for key, value in state.get("unjudged", {}).items()}
         self._text_sums = manifest_of(checkpoint).run
 
     def run(self) -> EndRecord:
@@ -255,7 +256,7 @@ class Trainer:
         }
 
     def _load_sampling_state(self, state: Mapping[str, Any]) -> None:
-        self._position = state["position"]
+        self._position = int(state["position"])
         self.parts.controller.load(state["controller"])
         self.ledger.load(state["ledger"])
         self.parts.allocator.load(state["allocator"])

@@ -102,3 +102,73 @@ def test_a_safetensors_file_of_another_kind_is_named(tmp_path):
     save_file({"a": np.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(DataError, match=r"is no pool; give a file that arrol lab wrote"):
         Pool.load(tmp_path / "x.safetensors")
+
+
+def saved_again(pool, path, head=None, **arrays):
+    """The pool in a file without a sum, with another header or other arrays."""
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    pool.save(path)
+    with safe_open(str(path), "numpy") as file:
+        metadata = file.metadata()
+    known = {name: value for name, value in json.loads(metadata["pool"]).items() if name != "sha256"}
+    text = head if isinstance(head, str) else json.dumps({**known, **(head or {})})
+    save_file({**load_file(path), **arrays}, path, metadata={**metadata, "pool": text})
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ({"probe_tokens": {"a": 1}}, "probe_tokens: {'a': 1} are no ascending numbers"),
+        ({"probe_tokens": [4, [8]]}, "probe_tokens: "),
+        ({"probe_tokens": [4, {"a": 8}]}, "probe_tokens: "),
+        ({"probe_tokens": [8, 4]}, "probe_tokens: "),
+        ({"probe_tokens": [4, 4]}, "probe_tokens: "),
+        ({"probe_tokens": [0, 4]}, "probe_tokens: "),
+        ({"probe_tokens": [4.0, 8.0]}, "probe_tokens: "),
+        ({"probe_tokens": [4, 10**400]}, "probe_tokens: "),
+        ({"probe_tokens": [4]}, "features_PNKF: float16 of "),
+        ({"keys": ["a"]}, "_PN: "),
+        ({"keys": [1] * 6}, "keys: is no list of texts"),
+        ({"keys": "abcdef"}, "keys: is no list of texts"),
+        ({"meta": None}, "meta: is no object"),
+        ({"meta": {"seconds": []}}, "meta: is no object with seconds"),
+        ({"meta": {"seconds": {"generate_s": "x"}}}, "meta: is no object with seconds"),
+        ({"meta": {"num_parameters": "x"}}, "meta: num_parameters is no whole number"),
+        ("[]", "its header is no object"),
+        ("3", "its header is no object"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_header_of_another_shape_is_one_line(pool, tmp_path, head, said):
+    saved_again(pool, tmp_path / "p.safetensors", head)
+    with pytest.raises(DataError) as caught:
+        Pool.load(tmp_path / "p.safetensors")
+    assert str(caught.value).startswith(f"pool = {str(tmp_path / 'p.safetensors')!r}: cannot be read (")
+    assert said in str(caught.value)
+
+
+def test_arrays_of_another_pool_are_one_line(pool, tmp_path):
+    path = tmp_path / "p.safetensors"
+    for name, array in {
+        "length_PN": pool.length_PN + 1,
+        "reward_PN": pool.reward_PN[:, :-1],
+        "quality_PNK": pool.quality_PNK[:, :, :1],
+        "token_ids_T": pool.token_ids_T[1:],
+        "logprobs_T": pool.logprobs_T.astype(np.int32),
+        "is_truncated_PN": pool.is_truncated_PN.astype(np.int8),
+        "sketch_PND": pool.sketch_PND[..., 0],
+    }.items():
+        saved_again(pool, path, **{name: np.ascontiguousarray(array)})
+        with pytest.raises(DataError, match=r"cannot be read \((length_PN|" + name + "): "):
+            Pool.load(path)
+    saved_again(pool, path, length_PN=-pool.length_PN)
+    with pytest.raises(DataError, match="length_PN: "):
+        Pool.load(path)
+
+
+def test_a_pool_without_a_config_is_one_line(pool):
+    for meta in ({}, {"config": None}, {"config": []}):
+        with pytest.raises(DataError, match=r"^pool: holds no config of a run; collect it with arrol lab$"):
+            _ = replace(pool, meta=meta).config

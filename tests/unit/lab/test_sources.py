@@ -12,6 +12,7 @@ from arrol.lab.advice import success_rates
 from arrol.lab.scores import auroc_by_length
 from arrol.lab.sources import pool_of_run, pool_of_samples
 from arrol.records.schema import RolloutRecord
+from viewer_runs import run_row
 
 
 def problem(key, *samples):
@@ -27,7 +28,7 @@ def record(step, group, index, reward, *, key="a", tokens=6, quality=0.5):
 
 def run_of(records, probes=(4,)):
     return SimpleNamespace(
-        run=SimpleNamespace(name="r", config={"pruning": {"probe_tokens": list(probes)}}), rollouts=tuple(records)
+        run=replace(run_row(), name="r", config={"pruning": {"probe_tokens": list(probes)}}), rollouts=tuple(records)
     )
 
 
@@ -138,3 +139,19 @@ def test_a_run_whose_successes_are_all_unknown_is_refused():
 def test_a_run_without_rollouts_is_refused():
     with pytest.raises(DataError, match=r"run 'r': has no rollout records; give a run with its rollouts.jsonl"):
         pool_of_run(run_of([]), [])
+
+
+@pytest.mark.parametrize("tokens", [-1, 2**31, 2**40])
+def test_a_length_that_is_none_is_one_line(tokens):
+    message = f"^rollouts: a completion of {tokens} tokens; give a number from 0 to 2147483647$"
+    with pytest.raises(DataError, match=message):
+        pool_of_run(run_of([record(1, 0, 0, 1.0), record(1, 0, 1, 0.0, tokens=tokens)]), [])
+
+
+@pytest.mark.parametrize("probes", [None, 3, "4", {"4": 1}, ["4"], [[4]]])
+def test_probes_of_another_shape_are_none(probes):
+    run = run_of([record(1, 0, 0, 1.0), record(1, 0, 1, 0.0)])
+    run.run.config["pruning"]["probe_tokens"] = probes
+    assert pool_of_run(run, []).probe_tokens == ()
+    run.run.config["pruning"] = probes
+    assert pool_of_run(run, []).probe_tokens == ()

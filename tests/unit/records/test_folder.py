@@ -12,6 +12,7 @@ from arrol.records.folder import (
 )
 from arrol.records.manifest import file_sum, read_manifest
 from arrol.records.schema import encode
+from arrol.records.store import RECORDS_FILE, RecordWriter
 from arrol.records.texts import TextWriter
 from viewer_runs import run_row
 
@@ -75,3 +76,11 @@ def test_the_end_of_a_run_is_sealed(tmp_path, monkeypatch):
 
 def raise_full(*_):
     raise OSError(28, "No space left on device")
+
+
+def test_a_line_of_deep_nesting_is_no_row(tmp_path):
+    with RecordWriter(tmp_path / RECORDS_FILE) as writer:
+        writer.write(run_row())
+    with (tmp_path / RECORDS_FILE).open("a") as file:
+        file.write("[" * 100_000 + "\n")
+    assert readable_runs(tmp_path) == [run_row()]

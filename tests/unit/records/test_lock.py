@@ -150,3 +150,11 @@ def test_a_disk_without_locks_holds_nothing(tmp_path, monkeypatch):
         assert claim.take(tmp_path)
         assert other.take(tmp_path)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_lock_that_names_no_one_still_holds(tmp_path, holder):
+    holder(tmp_path)
+    for text in ("[" * 100_000, "{", '{"pid": []}', '{"pid": 1, "host": "a"}', "\xff"):
+        (tmp_path / ".lock").write_text(text)
+        with pytest.raises(CheckpointError, match="another process writes to"), Claim() as claim:
+            claim.take(tmp_path)

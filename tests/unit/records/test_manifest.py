@@ -173,3 +173,11 @@ def test_a_file_that_nothing_may_read_is_named(folder, monkeypatch):
         assert damage_below(folder, {"state.json": Sum(2, "")}) == ["state.json cannot be read (Input/output error)"]
     os.unlink(folder / MANIFEST)
     assert read_manifest(folder) is None
+
+
+@pytest.mark.parametrize("run", [None, [], "x", {"a": 3}, {"a": []}, {"a": [1, "x", 2]}, {"a": ["x", "y"]}, {"a": {}}])
+def test_a_manifest_of_another_shape_is_refused_though_its_sum_is_right(folder, run):
+    value = {"version": 1, "files": {}, "run": run}
+    (folder / MANIFEST).write_text(json.dumps({**value, "sha256": value_sum(value)}))
+    with pytest.raises(ValueError, match=r"^manifest.json has other fields than were written$"):
+        read_manifest(folder)

@@ -80,3 +80,16 @@ def test_what_is_no_object_is_a_value_error(tmp_path, content):
         read_state(tmp_path, "head")
     assert not is_sealed(tmp_path, "head")
     assert not is_sealed(tmp_path, "none")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ['"x"', "[1.5]", '["inf"]', "[[2]]", "3.5", "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000],
+)
+def test_an_array_of_another_shape_is_a_value_error(tmp_path, shape):
+    """In a state without sums, as of older releases."""
+    write_state(tmp_path, "a", {"x": np.arange(4.0)})
+    (tmp_path / "a.json").write_text('{"x": {"__array__": "/x", "shape": ' + shape + "}}")
+    with pytest.raises(ValueError, match=r"^a: "):
+        read_state(tmp_path, "a")
+    assert not is_sealed(tmp_path, "a")

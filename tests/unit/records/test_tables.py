@@ -4,11 +4,15 @@ import csv
 import gzip
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from arrol.errors import DataError
+from arrol.records import tables as module
 from arrol.records.tables import table_rows, table_stem, table_suffix
 
 ROWS = [{"prompt": "2 + 2?", "completion": "It is\n4, or \u221a16"}, {"prompt": "half\t?", "completion": None}]
@@ -115,3 +119,68 @@ def test_names_without_their_suffixes():
     for name in ("test.jsonl", "test.jsonl.gz", "test.JSONL.GZ"):
         assert (table_stem(Path("folder") / name), table_suffix(Path(name))) == ("test", ".jsonl")
     assert table_suffix(Path("no")) == ""
+
+
+ZEROS = gzip.compress(bytes(2**20), mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl.gz", ZEROS, "' line 1 is longer than 0 MiB; write one row per line, or several files"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n') + ZEROS, "' line 2 is longer than 0 MiB"),
+        ("a.json.gz", gzip.compress(b"[\n" + b" \n" * 2**19), "' is longer than 0 MiB; write one row per line"),
+        ("a.csv.gz", ZEROS, "' line 1 is longer than 0 MiB"),
+        (
+            "a.csv.gz",
+            gzip.compress(b'a,b\n"' + b"x\n" * 2**19),
+            "' row 1 cannot be read (field larger than field limit",
+        ),
+    ],
+)
+def test_a_small_file_that_unpacks_to_a_large_row_is_refused(tmp_path, monkeypatch, name, content, message):
+    for limit in ("MAX_VALUE", "MAX_CELL"):
+        monkeypatch.setattr(module, limit, 2**18)
+    monkeypatch.setattr(module, "CHUNK", 2**12)
+    path = tmp_path / name
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(DataError) as caught:
+        read(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert message in str(caught.value)
+    assert peak < 8 * 2**18  # a buffer of csv has four bytes per character, and is doubled when it grows
+
+
+def test_a_file_that_is_large_itself_is_read(tmp_path, monkeypatch):
+    """The limit is for what a small file unpacks to."""
+    for limit in ("MAX_VALUE", "CHUNK"):
+        monkeypatch.setattr(module, limit, 8)
+    path = tmp_path / "a.json"
+    for indent in (None, 4):
+        path.write_text(json.dumps(ROWS, indent=indent))
+        assert [row for _, row in read(path)] == ROWS
+    path.write_text(lines())
+    assert [row for _, row in read(path)] == ROWS
+
+
+def test_lines_are_read_whole_whatever_the_size_of_a_part(tmp_path, monkeypatch):
+    for part in range(1, 40):
+        monkeypatch.setattr(module, "CHUNK", part)
+        for name, (text, _) in FORMS.items():
+            path = tmp_path / name
+            path.write_bytes(text.encode())
+            assert [row for _, row in read(path)] == ROWS, (part, name)
+
+
+def test_a_parquet_file_of_a_huge_row_or_a_time_beyond_python_s_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"a": pa.array([2**62], pa.duration("s"))}), path)
+    with pytest.raises(DataError, match=r"^samples: '.*a.parquet' cannot be read \(.*\); write the Parquet file again"):
+        read(path)
+    monkeypatch.setattr(module, "MAX_VALUE", 2**12)
+    parquet.write_table(pa.table({"a": ["x" * 2**20]}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 2**12
+    with pytest.raises(DataError, match=r"a.parquet': a row is longer than 0 MiB"):
+        read(path)

@@ -8,7 +8,18 @@ import pytest
 
 from arrol.errors import DataError
 from arrol.records.manifest import file_sum
-from arrol.records.texts import TextWriter, forget_texts, packed, read_texts, step_file, text_steps, texts_damage
+from arrol.records.texts import (
+    TextWriter,
+    forget_texts,
+    packed,
+    read_groups,
+    read_texts,
+    shown_texts,
+    step_file,
+    text_steps,
+    texts_damage,
+)
+from viewer_runs import texts as run_texts
 
 HOSTILE = "<script>alert(1)</script>\u202e\x00\ud800"
 
@@ -135,3 +146,52 @@ def test_forgetting_leaves_other_files(tmp_path):
     (tmp_path / "texts" / "mine.txt").unlink()
     forget_texts(tmp_path)
     assert not (tmp_path / "texts").exists()
+
+
+@pytest.mark.parametrize("read", [read_groups, shown_texts])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{}", "groups: Field required"),
+        (b'{"groups": [3]}', r"groups\.0: Input should be"),
+        (
+            b'{"groups": [{"group": 0, "prompt": "p", "tokens": ["a", 3], "rollouts": []}]}',
+            r"tokens\.1: Input should be",
+        ),
+        (
+            b'{"groups": [{"group": 0, "prompt": "p", "tokens": [], "rollouts": [{"index": 0}]}]}',
+            "tokens: Field required",
+        ),
+        (b'{"groups": ' + b"[" * 100_000, "content: Invalid JSON: recursion limit"),
+        (b'{"groups": [{"group": 0, "prom', "content: Invalid JSON: EOF"),
+        (b"\xff", "content: Invalid JSON"),
+    ],
+)
+def test_a_content_of_another_shape_is_one_line(tmp_path, read, content, said):
+    TextWriter(tmp_path, 2**20).write(1, [group()])
+    step_file(tmp_path, 1).write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match=rf"^texts = .*00000001.json.gz'.*{said}.*; remove that file") as caught:
+        read(tmp_path, 1)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("place", ["tokens", "shadow"])
+def test_a_token_outside_of_its_table_is_one_line(tmp_path, place):
+    one = run_texts(0, ["a", "b"], [1.0, None])
+    assert [len(each.rollouts) for each in groups_of(tmp_path, one)] == [2]
+    shown_texts(tmp_path, 1)
+    rollout = one["rollouts"][1]
+    (rollout if place == "tokens" else rollout["shadow"])["tokens"].append(2)
+    if place == "shadow":
+        groups_of(tmp_path, one)  # a search reads no shadow
+    else:
+        with pytest.raises(DataError, match="a token is not in the table"):
+            groups_of(tmp_path, one)
+    with pytest.raises(DataError, match=r"groups.0: Value error, a token is not in the table of its group"):
+        shown_texts(tmp_path, 1)
+
+
+def groups_of(folder, one):
+    """What a search reads of a step with that group."""
+    TextWriter(folder, 2**20).write(1, [one])
+    return read_groups(folder, 1)

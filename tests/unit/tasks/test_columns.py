@@ -134,3 +134,9 @@ def test_the_first_row_tells_the_columns(tmp_path):
     path.write_text("", "utf-8")
     with pytest.raises(DataError, match="is empty; give a file with at least one row"):
         Columns(for_rewards=True).first(str(path), "train")
+
+
+def test_a_gold_answer_may_be_a_huge_number(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"question": "10^400?", "answer": 10**400}) + "\n")
+    assert [row.answer for row in Columns().read(str(path), "train")] == ["1" + "0" * 400]

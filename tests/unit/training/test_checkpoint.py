@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 import torch
 
-from arrol.errors import CheckpointError
+from arrol.errors import CheckpointError, DataError
 from arrol.records.manifest import file_sum
 from arrol.records.texts import TextWriter
 from arrol.training import checkpoint as module
@@ -23,6 +24,7 @@ from arrol.training.checkpoint import (
     load_state,
     manifest_of,
     newest_checkpoint,
+    reading,
     require_policy,
     require_same_config,
     save_checkpoint,
@@ -356,3 +358,32 @@ def test_the_first_field_that_differs_is_named():
     )
     with pytest.raises(CheckpointError, match=r"^e = 1: the checkpoint was made with None"):
         require_same_config(saved, {**saved, "e": 1}, frozenset())
+
+
+@pytest.mark.parametrize(
+    "change", [{"0.exp_avg": np.zeros(3, np.float32)}, {"99.exp_avg": np.zeros(2, np.float32)}, {"x": np.zeros(2)}]
+)
+def test_moments_of_other_weights_are_one_line(tmp_path, change):
+    """AdamW takes them, and fails in its next step."""
+    path = save(tmp_path)
+    flat = safetensors.numpy.load_file(path / "optimizer.safetensors")
+    safetensors.numpy.save_file({**flat, **change}, path / "optimizer.safetensors")
+    with pytest.raises(CheckpointError, match=r"optimizer.safetensors is damaged or absent"):
+        load_optimizer(path, stepped_optimizer()[1], 0.5)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), TypeError("a"), ValueError("a"), RuntimeError("a"), OverflowError("a")]
+)
+def test_what_cannot_be_loaded_is_damage(tmp_path, error):
+    with (
+        pytest.raises(CheckpointError, match=r"state.json is damaged or absent"),
+        reading(tmp_path / "a", "state.json"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError(), DataError("a"), KeyboardInterrupt()])
+def test_want_of_memory_and_our_own_errors_are_no_damage(tmp_path, error):
+    with pytest.raises(type(error)), reading(tmp_path / "a", "state.json"):
+        raise error

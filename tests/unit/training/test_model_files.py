@@ -38,6 +38,8 @@ def test_a_whole_folder_passes(folder):
         ("tokenizer.json", b"", "is not JSON (line 1: Expecting value); copy or save"),
         ("tokenizer_config.json", b"[]", "holds no JSON object; copy or save"),
         ("generation_config.json", b"\xff", "is damaged ('utf-8' codec can't decode byte 0xff in position 0"),
+        ("config.json", b"[" * 100_000, "is nested too deeply; copy or save the model again"),
+        ("config.json", b'{"a": 1' + b"0" * 5000 + b"}", "is damaged (Exceeds the limit (4300 digits)"),
         ("model.safetensors", b"{", "is damaged (Error while deserializing header: "),
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not the file"),
     ],

@@ -120,3 +120,33 @@ def test_a_cached_model_is_read_where_the_hub_does_not_answer(silent_hub, folder
     assert [fields["local_files_only"] for fields in asked] == [True, True]
     with pytest.raises(ModelError, match=r"'owner/other': .* does not answer, and no copy is cached"):
         load_policy("owner/other", CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tokenizer.json", {"model": {"type": "WordLevel", "vocab": {"a": 10**400}}}),
+        ("tokenizer.json", {"post_processor": {"type": "x"}}),
+        ("tokenizer.json", {"added_tokens": [{"id": 0}]}),
+        ("tokenizer_config.json", {"model_max_length": [1]}),
+    ],
+)
+def test_a_tokenizer_with_a_wrong_value_is_one_line(folder, name, change):
+    value = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(value | change))
+    with pytest.raises(ModelError) as caught:
+        load_tokenizer(str(folder))
+    assert str(caught.value).startswith(f"model = {str(folder)!r}: no tokenizer could be loaded (")
+
+
+@pytest.mark.parametrize("value", ["=", ["1"], [1, [2]], 1.5, True, {"a": 1}])
+def test_an_end_that_is_no_token_is_one_line(value):
+    model = SimpleNamespace(name_or_path="m", generation_config=SimpleNamespace(eos_token_id=value))
+    with pytest.raises(ModelError, match=r"^model = 'm': generation_config.json has eos_token_id = .*; write the id"):
+        stop_token_ids(model, SimpleNamespace(eos_token_id=1))
+
+
+@pytest.mark.parametrize(("value", "ids"), [(None, (1,)), (2, (1, 2)), ([2, 3], (1, 2, 3)), ([], (1,))])
+def test_ends_of_the_tokenizer_and_the_model(value, ids):
+    model = SimpleNamespace(name_or_path="m", generation_config=SimpleNamespace(eos_token_id=value))
+    assert stop_token_ids(model, SimpleNamespace(eos_token_id=1)) == ids

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
 from arrol.errors import DataError
-from arrol.records.schema import EndRecord, Record, RunRecord, StepRecord, decode
-from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, segment_limits, success_label
+from arrol.records.schema import EndRecord, Record, RunRecord, StepRecord, decode, require_rollout
+from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, judges_by_function, segment_limits, success_label
 from arrol.records.texts import text_steps
 
 PAGE = 20_000
@@ -30,6 +30,7 @@ WORDS = ("prompt_key", "finish_reason", "reason", "dropped")
 """Columns with few distinct values: sent as a table and positions in it."""
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 class GrowingRows:
@@ -111,7 +112,7 @@ class RunFeed:
 
     def _look_at_records(self) -> None:
         rows, is_new = self._tails[0].rows()
-        added = [decode(row) for row in rows]
+        added = _each(decode, rows, self._tails[0].path)
         self._records = ([] if is_new else self._records) + added
         self._is_stale = self._is_stale or is_new or bool(added)
 
@@ -119,6 +120,7 @@ class RunFeed:
         """Take over what was added to the files."""
         self._look_at_records()
         rows, is_other = self._tails[1].rows(CHUNK)
+        _each(require_rollout, rows, self._tails[1].path)
         if is_other:
             self._rows, self._shadows = [], {}
         for row in rows:
@@ -143,18 +145,31 @@ class RunFeed:
         segment = run.segment if run else 0
         ends = [record for record in self._records if isinstance(record, EndRecord) and record.segment == segment]
         steps = [record.step for record in self._records if isinstance(record, StepRecord)]
-        config = run.config if run else {}
+        training, pruning, sampling = (run.section(name) if run else {} for name in ("training", "pruning", "sampling"))
         return {
             "name": run.name if run else self.folder.name,
             "arm": run.arm if run else "",
             "outcome": ends[-1].outcome if ends else "",
             "step": max(steps, default=0),
-            "steps": config.get("training", {}).get("steps", 0),
-            "rule": config.get("pruning", {}).get("rule", ""),
-            "probes": config.get("pruning", {}).get("probe_tokens", []),
-            "limit": config.get("sampling", {}).get("max_completion_tokens", 0),
+            "steps": _of_type(training.get("steps"), 0),
+            "rule": _of_type(pruning.get("rule"), ""),
+            "probes": [length for length in _of_type(pruning.get("probe_tokens"), list[Any]()) if type(length) is int],
+            "limit": _of_type(sampling.get("max_completion_tokens"), 0),
             "texts": _ranges(text_steps(self.folder)),
         }
+
+
+def _each(act: Callable[[Any], T], rows: list[Any], path: Path) -> list[T]:
+    """``act`` of every row; a DataError names the file."""
+    try:
+        return [act(row) for row in rows]
+    except DataError as error:
+        raise DataError(f"records = {str(path)!r}: {error}") from None
+
+
+def _of_type(value: Any, default: T) -> T:
+    """The value where it has the type of the default: a record holds any config."""
+    return value if type(value) is type(default) else default
 
 
 def _parsed(lines: bytes, path: Path) -> list[Any]:
@@ -182,7 +197,7 @@ def _newest(rows: list[Row], records: list[Record]) -> list[Row]:
 
 def _columns(rows: list[Row], run: RunRecord | None) -> dict[str, Any]:
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in NUMBERS}
-    judges = bool(run and run.config.get("task", {}).get("reward"))
+    judges = run is not None and judges_by_function(run)
     for name in WORDS:
         table: dict[str, int] = {}
         columns[name] = {"at": [table.setdefault(row.get(name, ""), len(table)) for row in rows], "of": list(table)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from arrol.errors import DataError
-from arrol.records.texts import read_texts, text_steps
+from arrol.records.texts import read_groups, text_steps
 
 SECONDS = 3.0
 HITS = 2000
@@ -28,12 +27,12 @@ def search_texts(run: Path, text: str, *, seconds: float = SECONDS) -> dict[str,
             break
         read += 1
         try:
-            data = read_texts(run, step)
+            groups = read_groups(run, step)
         except DataError:  # the page says so where it is opened
             continue
-        for group in json.loads(data)["groups"] if data else ():
-            in_prompt = wanted in group["prompt"].casefold()
-            for rollout in group["rollouts"]:
-                if in_prompt or wanted in "".join(map(group["tokens"].__getitem__, rollout["tokens"])).casefold():
-                    hits.append([step, group["group"], rollout["index"]])
+        for group in groups:
+            in_prompt = wanted in group.prompt.casefold()
+            for rollout in group.rollouts:
+                if in_prompt or wanted in "".join(map(group.tokens.__getitem__, rollout.tokens)).casefold():
+                    hits.append([step, group.group, rollout.index])
     return {"hits": hits[:HITS], "steps": read, "of": len(known)}

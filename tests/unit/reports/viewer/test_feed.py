@@ -142,3 +142,43 @@ def test_a_stopped_rollout_shows_what_it_would_have_been(small, monkeypatch):
     for _ in range(3):
         page = feed.page(0, 0)
     assert column(page, "would") == [None]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"reward": [1.0]}, "rollout.reward = [1.0]: not of type float | None"),
+        ({"reward": {"a": 1}}, "rollout.reward = {'a': 1}: not of type"),
+        ({"success": "x"}, "rollout.success = 'x': not of type"),
+        ({"reason": {"a": 1}}, "rollout.reason = {'a': 1}: not of type str"),
+        ({"keep": "x"}, "rollout.keep = 'x': not of type bool"),
+        ({"step": None}, "rollout.step = None: not of type int"),
+        ({"extra": 1}, "rollout.'extra': unknown field"),
+        ({"kind": ["rollout"]}, "kind = ['rollout']: unknown record"),
+        ({"kind": "bench"}, "bench.benchmark: missing field"),
+    ],
+)
+def test_a_row_with_a_wrong_value_is_one_line_with_file_and_field(small, change, said):
+    with open(small.folder / "rollouts.jsonl", "a") as file:
+        file.write(json.dumps(encode(rollout_row()) | change) + "\n")
+    with pytest.raises(DataError) as caught:
+        RunFeed(small.folder).page(0, 0)
+    assert str(caught.value).startswith(f"records = {str(small.folder / 'rollouts.jsonl')!r}: {said}")
+
+
+@pytest.mark.parametrize("row", [3, "x", None, [], [{"kind": "rollout"}]])
+def test_a_row_that_is_no_object_is_one_line(small, row):
+    for name in ("rollouts.jsonl", "records.jsonl"):
+        folder = small.folder.with_name(name)
+        folder.mkdir()
+        (folder / name).write_text(json.dumps(row) + "\n")
+        with pytest.raises(DataError, match=rf"^records = '.*{name}': record = .*: not a JSON object"):
+            RunFeed(folder).page(0, 0)
+
+
+@pytest.mark.parametrize("section", [None, [], "x", 3, {"rule": [], "probe_tokens": "x", "steps": {}, "reward": None}])
+def test_a_config_of_any_shape_is_shown(small, section):
+    small.records(run_row(task=section, pruning=section, training=section, sampling=section))
+    small.step(1)
+    about = RunFeed(small.folder).page(0, 0)["run"]
+    assert (about["steps"], about["rule"], about["probes"], about["limit"]) == (0, "", [], 0)

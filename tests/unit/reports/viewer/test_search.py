@@ -1,6 +1,8 @@
 """Finding a text in a run."""
 
-from arrol.records.texts import step_file
+import gzip
+
+from arrol.records.texts import packed, step_file
 from arrol.reports.viewer import search as module
 from arrol.reports.viewer.search import search_texts
 
@@ -31,4 +33,12 @@ def test_a_damaged_step_is_passed_over(small):
     small.step(1)
     small.step(2)
     step_file(small.folder, 2).write_bytes(b"no gzip")
+    assert {hit[0] for hit in search_texts(small.folder, "a")["hits"]} == {1}
+
+
+def test_a_step_of_another_shape_is_passed_over(small):
+    for step in (1, 2, 3):
+        small.step(step)
+    step_file(small.folder, 2).write_bytes(packed(2, [{"group": 0, "prompt": "a", "rollouts": "x"}]))
+    step_file(small.folder, 3).write_bytes(gzip.compress(b"[" * 100_000))
     assert {hit[0] for hit in search_texts(small.folder, "a")["hits"]} == {1}

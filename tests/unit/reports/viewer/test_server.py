@@ -8,9 +8,11 @@ import threading
 import pytest
 
 from arrol.errors import ConfigError, DataError
+from arrol.records.schema import encode
+from arrol.records.texts import packed, step_file
 from arrol.reports.viewer import server as module
 from arrol.reports.viewer.server import FILES, Library, viewer_server
-from viewer_runs import SmallRun, run_row
+from viewer_runs import SmallRun, rollout_row, run_row
 
 
 @pytest.fixture
@@ -114,4 +116,25 @@ def test_a_row_of_another_shape_is_said(small, ask):
     with open(small.folder / "rollouts.jsonl", "a") as file:
         file.write('{"kind": "rollout"}\n')
     response, body = ask("/api/runs/0?epoch=0&start=0")
-    assert (response.status, json.loads(body)["error"][:39]) == (400, "a record or text has another shape than")
+    path = str(small.folder / "rollouts.jsonl")
+    assert response.status == 400
+    assert json.loads(body)["error"].startswith(f"records = {path!r}: rollout.step: missing field; the file was")
+
+
+def test_numbers_that_are_not_finite_are_null_to_a_browser(small, ask):
+    with open(small.folder / "rollouts.jsonl", "a") as file:
+        file.write(json.dumps(encode(rollout_row()) | {"reward": float("nan"), "score": float("inf")}) + "\n")
+    response, body = ask("/api/runs/0?epoch=0&start=0")
+    assert response.status == 200
+    columns = json.loads(body, parse_constant=pytest.fail)["columns"]
+    assert (columns["reward"][-1], columns["score"][-1], columns["right"][-1]) == (None, None, None)
+
+
+def test_texts_that_the_page_cannot_show_are_said(small, ask):
+    small.step(1)
+    step_file(small.folder, 1).write_bytes(packed(1, [{"group": 0}]))
+    response, body = ask("/api/runs/0/texts?step=1")
+    assert response.status == 400
+    assert json.loads(body)["error"].endswith(
+        ": groups.0.prompt: Field required; remove that file, the other steps are whole"
+    )
