@@ -1,0 +1,158 @@
+"""Does a long training stay as it began? 10,000 steps of the tests' tiny model: memory, processor time, records.
+
+``arrol train`` runs as a user runs it, with evaluations and checkpoints; its process is watched from outside. Memory is
+the resident set: its slope over the last half of the run, by least squares. Processor seconds per step and bytes of
+records per step: the last tenth beside the second (the first holds imports and what is compiled once).
+
+    OMP_NUM_THREADS=1 python benchmarks/long_run.py [--steps 10000] [--smoke] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from arrol.records.schema import BenchRecord, StepRecord
+from arrol.records.store import RECORDS_FILE, read_records
+from integration import tiny
+from measure import write
+
+STEPS, SMOKE_STEPS = 10_000, 60
+MIB = 2**20
+
+
+class Look(NamedTuple):
+    """The process at one moment."""
+
+    steps: int
+    resident_bytes: int
+    cpu_s: float
+    record_bytes: int
+    """Of its rows, rollouts and texts."""
+
+
+def watch(process: subprocess.Popen[bytes], run: Path, every_s: float) -> list[Look]:
+    """Looks at a training until it ends."""
+    looks: list[Look] = []
+    records, read, steps = run / RECORDS_FILE, 0, 0
+    while process.poll() is None:
+        time.sleep(every_s)
+        if records.exists():
+            with records.open("rb") as file:
+                file.seek(read)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            read, steps = read + len(whole), steps + whole.count(b'"kind": "step"')
+        resident, cpu_s = _usage(process.pid)
+        if resident and steps:
+            looks.append(Look(steps, resident, cpu_s, _size(run)))
+    return looks
+
+
+def _usage(pid: int) -> tuple[int, float]:
+    """Resident bytes and processor seconds of a process; zeros when it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return 0, 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE"), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _size(run: Path) -> int:
+    """Bytes of the run's rows, rollouts and texts."""
+    return sum(path.stat().st_size for path in run.glob("*.jsonl"))
+
+
+def slope(looks: Sequence[Look]) -> float:
+    """Resident MiB per 10,000 steps over the last half."""
+    half = [look for look in looks if look.steps >= looks[-1].steps / 2]
+    steps, resident = (np.array([look[field] for look in half], float) for field in (0, 1))
+    return float(np.polyfit(steps, resident / MIB, 1)[0] * 10_000) if len(set(steps)) > 1 else float("nan")
+
+
+def tenths(looks: Sequence[Look], field: str) -> np.ndarray:
+    """float64 ``[10]``: growth of a field per step in each tenth of the run, interpolated between looks."""
+    steps = [look.steps for look in looks]
+    edges = np.linspace(steps[0], steps[-1], 11)
+    return np.diff(np.interp(edges, steps, [getattr(look, field) for look in looks])) / np.diff(edges)
+
+
+def rows(looks: Sequence[Look], run: Path) -> list[BenchRecord]:
+    """The three findings, and the wall time of a step."""
+    seconds = [row.metrics["time/step_s"] for row in read_records(run / RECORDS_FILE) if isinstance(row, StepRecord)]
+    parts = np.array_split(np.array(seconds), 10)
+    found = [
+        _row("memory, slope over the last half", "MiB/10k", [slope(looks)], 1.0, {"peak_mib": _peak(looks)}),
+        _row("wall time of a step, median of each tenth", "s", [float(np.median(part)) for part in parts]),
+    ]
+    for name, field, unit in (
+        ("processor time of a step, each tenth", "cpu_s", "s"),
+        ("records of a step, each tenth", "record_bytes", "B"),
+    ):
+        found.append(_row(name, unit, list(tenths(looks, field))))
+    return found
+
+
+def _peak(looks: Sequence[Look]) -> float:
+    return max(look.resident_bytes for look in looks) / MIB
+
+
+def _row(
+    name: str, unit: str, values: list[float], limit: float = float("nan"), facts: dict[str, Any] | None = None
+) -> BenchRecord:
+    """``ratio``: the last tenth beside the second."""
+    is_tenths = len(values) == 10
+    return BenchRecord(
+        benchmark="long-run",
+        variant=name,
+        unit=unit,
+        median=float(np.median(values)),
+        p20=float(np.quantile(values, 0.2)),
+        p80=float(np.quantile(values, 0.8)),
+        repeats=len(values),
+        ratio_to="second tenth" if is_tenths else "",
+        ratio=values[-1] / values[1] if is_tenths else float("nan"),
+        limit=limit,
+        gap=values[0] / limit,
+        config={"values": values, **(facts or {})},
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
+    parser.add_argument("--smoke", action="store_true", help="few steps; the figures mean nothing")
+    parser.add_argument("--out", default="results/bench-long-run.jsonl", help="records; replaced")
+    flags = parser.parse_args(arguments)
+    steps = SMOKE_STEPS if flags.smoke else flags.steps
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model, prompts = tiny.save_model(folder / "model"), tiny.save_prompts(folder / "prompts")
+        config = tiny.save_config(folder / "tiny.toml", model, prompts, folder / "runs")
+        words = ["train", str(config), "--training.steps", str(steps)]
+        words += ["--evaluation.every", str(steps // 20), "--training.checkpoint_every", str(steps // 10)]
+        with (folder / "log").open("wb") as log:
+            command = [sys.executable, "-m", "arrol.cli.main", *words]
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                looks = watch(process, folder / "runs" / "tiny", 0.02 if flags.smoke else 1.0)
+            finally:
+                process.kill()
+        assert process.returncode == 0, (folder / "log").read_text("utf-8")
+        found = rows(looks, folder / "runs" / "tiny")
+    write(flags.out, "bench-long-run", {"steps": steps, "looks": len(looks)}, found, seed=0)
+
+
+if __name__ == "__main__":
+    main()
