@@ -27,6 +27,7 @@ from arrol.reports.tables import (
 )
 from arrol.stats import mean_interval
 from lab_tables import lab_blocks
+from reliability_tables import RELIABILITY_TABLES
 from study_tables import fair_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,37 +178,6 @@ def bench_table(name: str) -> str:
     return f"{markdown_lines(lines)}\n`{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
 
 
-def kills_table(name: str) -> str:
-    """What happened to runs, how often, and how they ended."""
-    records = read_records(ROOT / "results" / f"{name}.jsonl")
-    lines = [["what happened", "tries", "ended as the whole run", "refused by name", "another run, without a word"]]
-    for row in (row for row in records if isinstance(row, BenchRecord)):
-        lines.append([row.variant, *(str(row.config[key]) for key in ("tries", "same", "refused", "different"))])
-    run = next(record for record in records if isinstance(record, RunRecord))
-    again, every = run.config["steps_computed_again_per_kill"], run.config["checkpoint_every"]
-    facts = (
-        f"{run.config['kills']} kills of {run.config['runs']} runs of {run.config['steps']} steps, a checkpoint every"
-        f" {every} of them; {again:.1f} steps computed again per kill"
-    )
-    return f"{markdown_lines(lines)}\n{facts}. `{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
-
-
-def fuzz_table(name: str) -> str:
-    """How damaged files of each format were read."""
-    records = read_records(ROOT / "results" / f"{name}.jsonl")
-    lines = [
-        ["files", "cases", "read as the whole file", "read as another valid one", "refused in one line", "failures"]
-    ]
-    keys = ("cases", "equal", "other", "refused", "failed")
-    rows = [row for row in records if isinstance(row, BenchRecord)]
-    lines += [[escape_markdown(row.variant), *(str(row.config[key]) for key in keys)] for row in rows]
-    lines.append(["all", *(str(sum(row.config[key] for row in rows)) for key in keys)])
-    run = next(record for record in records if isinstance(record, RunRecord))
-    memory = max(row.config["memory_mib"] for row in rows)
-    facts = f"At most {memory} MiB more memory for a file (limit {run.config['memory_limit_mib']}), seed {run.seed}"
-    return f"{markdown_lines(lines)}\n{facts}. `{run.command}`, commit {run.commit[:12]}, {run.device}.\n"
-
-
 def lab_table(name: str) -> str:
     """Merits of designs on a pool, one column per cost model, and what the pool says."""
     records = read_records(ROOT / "results" / f"{name}.jsonl")
@@ -306,10 +276,8 @@ def blocks() -> dict[str, str]:
             if folder.name in FIRST_PAGE:
                 made[f"{folder.name}:lines"] = cost_lines(folder.name, FIRST_PAGE[folder.name])
             made[f"{folder.name}:short"] = short_table(folder.name)
-        elif folder.name == "bench-kills.jsonl":
-            made[folder.stem] = kills_table(folder.stem)
-        elif folder.name == "bench-fuzz.jsonl":
-            made[folder.stem] = fuzz_table(folder.stem)
+        elif folder.stem in RELIABILITY_TABLES:
+            made[folder.stem] = RELIABILITY_TABLES[folder.stem](folder)
         elif folder.name.startswith("bench-"):
             made[folder.stem] = bench_table(folder.stem)
         elif folder.name.startswith("lab-"):
