@@ -79,6 +79,17 @@ def test_a_long_generation_ends_at_once(config, tmp_path, number):
 
 
 @SIGNALS
+def test_drawing_many_prompts_ends_at_once(tmp_path, number):
+    """A million would take minutes."""
+    log, model = tmp_path / "log", tiny.save_model(tmp_path / "m", alphabet="0123456789+-*=,:;#")
+    argv = ["eval", model, "--task", "arithmetic", "--evaluation.num_prompts", "1000000", "--device", "cpu"]
+    argv += ["--out", tmp_path / "samples.jsonl"]
+    assert tiny.finish(argv, log, ("arrol.tasks.arithmetic", "ArithmeticTask.draw", 3000), number) == 130
+    assert log.read_text().splitlines()[-1] == "arrol: interrupted; what was saved before is intact, call it again"
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+@SIGNALS
 def test_a_long_evaluation_ends_at_once_and_no_samples_are_written(config, tmp_path, number):
     log = tmp_path / "log"
     argv = ["eval", config, "--evaluation.samples_per_prompt", "20000", "--engine.max_rows", "1"]

@@ -8,6 +8,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -100,16 +101,16 @@ def toml(values, prefix=""):
     return lines
 
 
-def finish(argv, log, signal_at=None, number=signal.SIGKILL):
+def finish(argv, log, signal_at=None, number=signal.SIGKILL, memory=None):
     """Run ``arrol ARGV`` in a process of its own, its output in ``log``; returns its exit status, -9 when killed.
 
     ``signal_at`` (module, attribute, count), or a list of these, makes it send itself the signal at that call, so the
     moment is exact on any machine; with a fourth number at so many calls. A server that has imported everything forks
-    the process, so it is at work at once.
+    the process, so it is at work at once. ``memory``: bytes that it may still allocate.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_run, args=([str(word) for word in argv], str(log), signal_at, number))
+    process = context.Process(target=_run, args=([str(word) for word in argv], str(log), signal_at, number, memory))
     process.start()
     process.join(120)
     ended, code = process.exitcode is not None, process.exitcode
@@ -118,17 +119,26 @@ def finish(argv, log, signal_at=None, number=signal.SIGKILL):
     return code
 
 
-def _run(argv, log, signal_at, number):
+def _run(argv, log, signal_at, number, memory):
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background begins with it ignored
     for moment in [signal_at] if isinstance(signal_at, tuple) else signal_at or []:
         _signal_at(*moment[:3], *(moment[3:] or (1,)), number)
+    if memory is not None:
+        limit_memory(memory)
     from arrol.cli.main import main
 
     sys.argv = ["arrol", *argv]
     sys.exit(main(argv))
+
+
+def limit_memory(num_bytes):
+    """Let this process allocate so many bytes more, as ``ulimit -v`` does."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize:")]
+    limit = int(line.split()[1]) * 1024 + num_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _signal_at(module, attribute, count, times, number):

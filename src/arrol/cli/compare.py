@@ -12,6 +12,8 @@ from arrol.configs.run import CompareConfig, RunConfig, planned_runs
 from arrol.errors import DataError
 from arrol.records.store import read_run
 from arrol.reports.tables import comparison_rows
+from arrol.training.policy import resolve_device
+from arrol.training.room import require_run_room
 
 
 def run_compare(compare: CompareConfig, *, resume: bool, live: bool, as_json: bool) -> int:
@@ -21,6 +23,8 @@ def run_compare(compare: CompareConfig, *, resume: bool, live: bool, as_json: bo
     plan = planned_runs(compare)
     for _, config in plan:  # refuse before the first run
         previous_record(config, resume=resume)
+        if not _is_finished(config):
+            require_run_room(config, resolve_device(config.device))
     for arm, config in plan:
         if _is_finished(config):
             console.print(f"{config.name}: finished before")

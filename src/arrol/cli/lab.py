@@ -27,7 +27,7 @@ from arrol.configs.base import validate
 from arrol.configs.run import RunConfig
 from arrol.errors import ConfigError
 from arrol.lab import advice
-from arrol.lab.collect import Collector, PoolPlan, collect
+from arrol.lab.collect import Collector, PoolPlan, collect, require_pool_room
 from arrol.lab.costs import cost_model, require_cost
 from arrol.lab.designs import (
     allocation_designs,
@@ -120,7 +120,9 @@ def collected(options: argparse.Namespace, flags: Sequence[str], console: Consol
     tokenizer = load_tokenizer(policy)
     require_lora(config.model_copy(update={"model": base_of(policy)}))
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
-    model, _ = load_trained(config, policy, resolve_device(config.device), base=base_of(policy))
+    device = resolve_device(config.device)
+    require_pool_room(config, plan, policy, device)
+    model, _ = load_trained(config, policy, device, base=base_of(policy))
     try:
         prompts = [task.train_prompt(position) for position in range(plan.prompts)]
         require_positions(model.config, prompts, config.sampling.max_completion_tokens)

@@ -21,6 +21,7 @@ from arrol.quality.features import END
 from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.training.checkpoint import load_state, reading
 from arrol.training.policy import load_policy, load_tokenizer, require_positions, resolve_device, stop_token_ids
+from arrol.training.room import require_eval_room
 
 
 def newest_state(run: str, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
@@ -53,7 +54,9 @@ def sample(
     torch.set_num_threads(config.num_threads)
     tokenizer, evaluation = load_tokenizer(policy), config.evaluation
     task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
-    model = load_policy(policy, resolve_device(config.device))
+    device = resolve_device(config.device)
+    require_eval_room(config, policy, device)
+    model = load_policy(policy, device)
     engine = assembly.build_engine(config, model, tokenizer=tokenizer)
     params = assembly.build_sampling(config, stop_token_ids(model, tokenizer), temperature=evaluation.temperature)
     try:

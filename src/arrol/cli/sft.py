@@ -21,7 +21,7 @@ from arrol import assembly
 from arrol.cli.files import require_place
 from arrol.cli.output import warner
 from arrol.cli.run_folder import CHECKPOINTS, forget_start, has_learned
-from arrol.cli.sft_judging import MODEL, is_judged, judge_later, judge_saved
+from arrol.cli.sft_judging import JUDGED_SAMPLES, MODEL, is_judged, judge_later, judge_saved
 from arrol.cli.tables import print_columns, print_json
 from arrol.cli.train import EXIT_STOPPED
 from arrol.configs.sft import SftConfig
@@ -50,8 +50,10 @@ from arrol.training.checkpoint import (
     step_of,
 )
 from arrol.training.lora import merged
+from arrol.training.model_shapes import wanted_shapes
 from arrol.training.policy import (
     character_tokenizer,
+    laid_out,
     load_policy,
     load_tokenizer,
     load_trained,
@@ -59,10 +61,13 @@ from arrol.training.policy import (
     require_positions,
     resolve_device,
 )
+from arrol.training.room import require_sft_room
 from arrol.training.sft import (
     Demonstration,
     WarmStartProgress,
+    encode_demonstrations,
     file_demonstrations,
+    new_config,
     new_model,
     require_fitting,
     row_demonstrations,
@@ -197,6 +202,9 @@ def _parts(config: SftConfig, checkpoint: Path | None) -> _Parts:
         load_tokenizer(config.model) if config.model else character_tokenizer(assembly.task_alphabet(config.task))
     )
     require_lora(config)
+    task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
+    demonstration = _demonstrations(task, config)
+    _require_room(config, tokenizer, demonstration, device)
     if checkpoint:
         source = str(checkpoint / "policy")
         model, adapted = load_trained(config, source, device, base=config.model or source)
@@ -204,14 +212,23 @@ def _parts(config: SftConfig, checkpoint: Path | None) -> _Parts:
         model, adapted = load_trained(config, config.model, device, base=config.model)
     else:
         model = adapted = new_model(config.shape, tokenizer, config.seed).to(device)
-    task = assembly.build_task(config.task, tokenizer, seed=config.seed)
-    demonstration = _demonstrations(task, config)
     prompts = task.eval_prompts(config.eval_prompts)  # too few problems are an error now, not after the training
     require_positions(model.config, prompts, config.max_completion_tokens, field="max_completion_tokens")
     for is_first in (True, False):
         demonstration(0, is_first)  # an unknown solver too
     require_fitting(demonstration, tokenizer, config, max_positions(model.config))
     return _Parts(model, adapted, tokenizer, task, demonstration, checkpoint)
+
+
+def _require_room(config: SftConfig, tokenizer: Any, demonstration: Demonstration, device: torch.device) -> None:
+    """ConfigError where the warm start would surely run out of memory."""
+    if config.model:
+        laid = laid_out(config.model)
+    else:
+        shape = new_config(config.shape, tokenizer)
+        laid = shape, wanted_shapes(shape)
+    length = encode_demonstrations([demonstration(0, config.pretrain_steps > 0)], tokenizer, device)[0].shape[1]
+    require_sft_room(config, laid, device, length=length, samples=JUDGED_SAMPLES)
 
 
 def _demonstrations(task: Any, config: SftConfig) -> Demonstration:

@@ -48,6 +48,7 @@ from arrol.training.policy import (
     resolve_device,
     stop_token_ids,
 )
+from arrol.training.room import require_run_room
 from arrol.training.sinks import TerminalSink
 from arrol.training.trackers import build_trackers, require_services
 from arrol.training.trainer import FREE_FIELDS, Parts, Trainer
@@ -139,6 +140,7 @@ def _trainer(
     require_lora(config)
     if task is None:
         task = assembly.build_task(config.task, tokenizer, seed=config.seed)  # wrong data are an error before the model
+    require_run_room(config, device)
     source = str(checkpoint / "policy") if checkpoint else config.model
     model, saved = load_trained(config, source, device, base=config.model)
     parts = _parts(config, model, tokenizer, task, _reference(config, model, device))

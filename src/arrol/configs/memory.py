@@ -13,17 +13,33 @@ from pathlib import Path
 
 GIB = 2**30
 GROUP = Path("/sys/fs/cgroup")
-STATUS, MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
+STATUS, MEMINFO, OWN_GROUPS = Path("/proc/self/status"), Path("/proc/meminfo"), Path("/proc/self/cgroup")
+GROUP_FILES = {
+    "": ("memory.max", "memory.current", ""),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+}
+"""Folder of control groups, of version 2 and of version 1 -> files of a limit and of what is used, prefix of fields in
+``memory.stat``."""
 LIMITS = {"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"}
 """Limit of a process (``ulimit -v``, ``ulimit -d``) -> what of ``/proc/self/status`` counts against it."""
 
 
 def host_free_bytes() -> int:
-    """What this process may still allocate: free memory of the host, of its control group, and below its own limits."""
+    """What this process may allocate without harm: free memory of the host, of its control groups, and below its own
+    limits."""
     free = _kibibytes(MEMINFO, "MemAvailable")
     if free is None:  # not Linux
         free = _physical_bytes() // 2
-    return max(0, min(free, _group_bytes(free), *_limit_bytes(free)))
+    return max(0, min([free, *_group_bytes(("inactive_file",)), *_limit_bytes()]))
+
+
+def host_most_bytes() -> int:
+    """What this process may allocate at all: as :func:`host_free_bytes`, with swap and every cached file given up."""
+    free = _kibibytes(MEMINFO, "MemAvailable")
+    if free is None:  # not Linux
+        free = _physical_bytes()
+    groups = [left + swap_bytes() for left in _group_bytes(("inactive_file", "active_file"))]
+    return max(0, min([free + swap_bytes(), *groups, *_limit_bytes()]))
 
 
 def swap_bytes() -> int:
@@ -53,23 +69,41 @@ def _physical_bytes() -> int:
         return 8 * GIB
 
 
-def _group_bytes(otherwise: int) -> int:
-    """What the control group of a container leaves; cached files can be dropped and count as free."""
+def _group_bytes(cached: tuple[str, ...]) -> list[int]:
+    """What each control group of this process leaves; ``cached`` are fields of files in memory, which count as free."""
+    left = []
+    for root, (most, current, prefix) in GROUP_FILES.items():
+        for folder in _own_folders(root):
+            try:
+                limit, used = (int((folder / name).read_text("ascii")) for name in (most, current))
+                fields = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
+                left.append(max(0, limit - used + sum(int(fields[prefix + name]) for name in cached)))
+            except (OSError, KeyError, ValueError):  # no such group, or its limit is "max"
+                continue
+    return left
+
+
+def _own_folders(root: str) -> list[Path]:
+    """Folders of the groups that hold this process, up to the root; inside a container the root alone is there."""
+    path = ""
     try:
-        limit, used = ((GROUP / name).read_text("ascii") for name in ("memory.max", "memory.current"))
-        fields = dict(line.split() for line in (GROUP / "memory.stat").read_text("ascii").splitlines())
-        return max(0, int(limit) - int(used) + int(fields["inactive_file"]))
-    except (OSError, KeyError, ValueError):  # no such group, or its limit is "max"
-        return otherwise
+        for line in OWN_GROUPS.read_text("ascii").splitlines():
+            _, controllers, own = line.split(":", 2)
+            if root in controllers.split(","):
+                path = own.strip("/")
+    except (OSError, ValueError):
+        pass
+    folder = GROUP / root / path
+    return [folder, *(parent for parent in folder.parents if parent == GROUP / root or GROUP / root in parent.parents)]
 
 
-def _limit_bytes(otherwise: int) -> list[int]:
-    """What the limits of this process leave."""
+def _limit_bytes() -> list[int]:
+    """What each limit of this process leaves."""
     try:
         import resource
     except ImportError:  # not POSIX
-        return [otherwise]
-    left = [otherwise]
+        return []
+    left = []
     for name, field in LIMITS.items():
         limit, used = resource.getrlimit(getattr(resource, name))[0], _kibibytes(STATUS, field)
         if limit != resource.RLIM_INFINITY and used is not None:

@@ -26,7 +26,10 @@ from arrol.lab.scores import crossfit_quality
 from arrol.lab.sketch import GradientSketch
 from arrol.protocols import Controller, PendingVerdict, Task
 from arrol.quality.features import FeatureLayout
-from arrol.training.policy import stop_token_ids
+from arrol.training.footprint import Cause, Plan, footprint, longest_row, require_room
+from arrol.training.model_shapes import FLOAT_BYTES
+from arrol.training.policy import laid_out, stop_token_ids
+from arrol.training.room import LIMIT, ROW, num_weights
 from arrol.types import Completion, FinishReason, GroupRequest, Prompt, PruningDecision, RolloutId, Verdict
 from arrol.verifiers.tally import RewardTally
 
@@ -80,10 +83,7 @@ class Collector:
 
     def __init__(self, config: RunConfig, model: Any, tokenizer: Any, task: Task, plan: PoolPlan) -> None:
         self._config, self._tokenizer, self._task = config, tokenizer, task
-        longest = config.sampling.max_completion_tokens
-        evenly = sorted({max(1, round(longest * (k + 1) / (LOOKS + 1))) for k in range(LOOKS)})
-        named = set(plan.probe_tokens) or {*evenly, *config.pruning.probe_tokens}
-        self.plan = replace(plan, probe_tokens=tuple(sorted(t for t in named if t < longest)))
+        self.plan = replace(plan, probe_tokens=read_lengths(config, plan))
         self._layout = assembly.build_layout(config, model)
         engine = config.engine
         if engine.name != "embedded":
@@ -150,6 +150,44 @@ class Collector:
 
     def _lap(self, name: str, started: float) -> None:
         self.seconds[name] += time.process_time() - started
+
+
+def read_lengths(config: RunConfig, plan: PoolPlan) -> tuple[int, ...]:
+    """Ascending lengths at which features are read."""
+    longest = config.sampling.max_completion_tokens
+    evenly = {max(1, round(longest * (k + 1) / (LOOKS + 1))) for k in range(LOOKS)}
+    named = set(plan.probe_tokens) or {*evenly, *config.pruning.probe_tokens}
+    return tuple(sorted(t for t in named if t < longest))
+
+
+def require_pool_room(
+    config: RunConfig, plan: PoolPlan, policy: str, device: torch.device, *, room: int | None = None
+) -> None:
+    """ConfigError where the collection, or the pool as a whole, would surely run out of memory."""
+    model, shapes = laid_out(policy)
+    features = FeatureLayout(config.quality.features, int(model.get_text_config().hidden_size)).num_features
+    each = FLOAT_BYTES * (plan.sketch_size + 2) + 2 * features * len(read_lengths(config, plan))
+    has_gradient = bool(plan.sketch_size) and not plan.parameters and config.lora is None
+    size, limit = max((plan.prompts, "--prompts"), (plan.rollouts, "--rollouts")), config.sampling.max_completion_tokens
+    row = longest_row(model, limit)
+    causes = {
+        "model": Cause("model", policy, "its weights and a gradient", "take a smaller model, or --sketch-size 0"),
+        "row": Cause(LIMIT, limit, ROW, scales=True),
+        "update": Cause(LIMIT, limit, "the activations of one rollout's gradient", scales=True),
+        "logits": Cause(LIMIT, limit, "the logits of one rollout's gradient", scales=True),
+        "results": Cause(size[1], size[0], "the features and sketches of the pool", scales=True, on_host=True),
+    }
+    needed = Plan(
+        trained=num_weights(shapes) if has_gradient else 0,
+        held=FLOAT_BYTES,  # the sketch's hash
+        at_update=2 * FLOAT_BYTES,
+        row_tokens=row,
+        update_tokens=row if has_gradient else 0,
+        predicted_tokens=row - 1 if has_gradient else 0,
+        update_bytes=2 if config.training.bf16 else FLOAT_BYTES,
+        results=plan.prompts * plan.rollouts * each,
+    )
+    require_room(footprint(model, num_weights(shapes), needed), causes, device, room=room)
 
 
 def collect(

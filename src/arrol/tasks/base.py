@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
+from itertools import islice
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -24,6 +26,8 @@ HELD_OUT_ONE_IN = 16
 """One problem in 16 is kept for evaluation."""
 MAX_DRAWS = 2_000
 """Draws before a source of problems counts as exhausted."""
+FEW_LEFT = 20
+"""Repeated problems in a row before those that there are get counted."""
 
 BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
@@ -126,6 +130,9 @@ class SyntheticTask(ABC, Generic[P]):
         self.levels = tuple(levels)
         self.seed = require_seed(seed)
         self.pool = EpochOrder(self.seed, num_problems) if num_problems else None
+        self._held_out: dict[str, Prompt] = {}
+        """Held-out prompts drawn so far."""
+        self._eval_draws = self._repeats = 0
         self._require_spelling()
 
     @abstractmethod
@@ -136,6 +143,11 @@ class SyntheticTask(ABC, Generic[P]):
     def solution(self, problem: P, solver: str, rng: np.random.Generator) -> str:
         """The text of one solver, with the final answer, without end-of-text."""
 
+    @cached_property
+    def num_held_out(self) -> int | None:
+        """Different held-out problems of all levels together; None where nothing counts them."""
+        return None
+
     def train_prompt(self, position: int) -> Prompt:
         number = position if self.pool is None else self.pool.index_at(position)
         rng = rng_at(self.seed, Stream.TRAIN, number)
@@ -143,20 +155,21 @@ class SyntheticTask(ABC, Generic[P]):
 
     def eval_prompts(self, count: int) -> list[Prompt]:
         """``count`` different held-out prompts, all levels alike; a smaller count is a prefix of a larger one."""
-        problems: dict[str, P] = {}
-        position = repeats = 0
-        while len(problems) < count:
-            rng = rng_at(self.seed, Stream.EVAL, position)
-            problem = self._problem(rng, self.levels[position % len(self.levels)], held_out=True)
-            repeats = repeats + 1 if problem.key in problems else 0
-            if repeats > MAX_DRAWS:
+        found = self._held_out
+        while len(found) < count:
+            most = self.num_held_out if self._repeats >= FEW_LEFT else None
+            if self._repeats > MAX_DRAWS or (most is not None and most < count):
                 raise ConfigError(
-                    f"eval prompts: {count} asked, {self.name} found {len(problems)} different held-out problems;"
-                    " ask for fewer or widen the levels"
+                    f"eval prompts: {count} asked, {self.name} has {len(found) if most is None else most} different "
+                    "held-out problems; ask for fewer or widen the levels"
                 )
-            problems.setdefault(problem.key, problem)
-            position += 1
-        return [self._prompt(problem) for problem in problems.values()]
+            rng = rng_at(self.seed, Stream.EVAL, self._eval_draws)
+            problem = self._problem(rng, self.levels[self._eval_draws % len(self.levels)], held_out=True)
+            self._eval_draws += 1
+            self._repeats = self._repeats + 1 if problem.key in found else 0
+            if not self._repeats:
+                found[problem.key] = self._prompt(problem)
+        return list(islice(found.values(), count))
 
     def demonstration(self, position: int, solver_mixture: Mapping[str, float] | None = None) -> tuple[str, str]:
         """(prompt text, solution text) by one solver, drawn from the mixture; None means ``default_mixture``."""

@@ -19,14 +19,17 @@ The demonstrator knows the right chain, since it made the problem; the policy mu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from arrol.errors import ConfigError
 from arrol.protocols import Tokenizer
-from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask, levels_within
+from arrol.tasks.base import MAX_DRAWS, Problem, SyntheticTask, is_held_out, levels_within
 from arrol.verifiers.expression import ExpressionVerifier, gold_text
 
 MARK = "#"
@@ -99,13 +102,40 @@ class CountdownTask(SyntheticTask[Countdown]):
         self.max_number = max_number
         super().__init__(tokenizer, ExpressionVerifier(MARK), levels=levels, seed=seed, num_problems=num_problems)
 
+    @cached_property
+    def num_held_out(self) -> int:
+        """Counted over all chains of all numbers: a second at four numbers."""
+        drawn = range(MIN_NUMBER, self.max_number + 1)
+        return sum(
+            is_held_out(_text(numbers, target))
+            for level in self.levels
+            for numbers in combinations_with_replacement(drawn, level)
+            for target in self._reachable(numbers)
+            if target >= MIN_TARGET and target not in numbers
+        )
+
+    def _reachable(self, numbers: tuple[int, ...], value: int | None = None) -> set[int]:
+        """Results of all chains that begin with ``value``, if any, and use all numbers."""
+        if not numbers:
+            return {value} if value is not None else set()
+        found: set[int] = set()
+        for place, number in enumerate(numbers):
+            if number in numbers[:place]:
+                continue
+            rest = numbers[:place] + numbers[place + 1 :]
+            nexts = [number] if value is None else [step for o in self.operators if (step := _step(value, o, number))]
+            for step in set(nexts):
+                found |= self._reachable(rest, step)
+        return found
+
     def draw(self, rng: np.random.Generator, level: int) -> Countdown:
         for _ in range(MAX_DRAWS):
-            numbers = tuple(sorted(int(n) for n in rng.integers(MIN_NUMBER, self.max_number + 1, size=level)))
+            # one number at a time: the same numbers as with size=level, in half the time
+            numbers = tuple(sorted(int(rng.integers(MIN_NUMBER, self.max_number + 1)) for _ in range(level)))
             chain = self._attempt(rng, numbers)
             target = results_of(chain)[-1]
             if target >= MIN_TARGET and target not in numbers:
-                text = f"{','.join(map(str, numbers))}={target}:"
+                text = _text(numbers, target)
                 return Countdown(text, text, gold_text(numbers, target), level, numbers, target, chain)
         raise AssertionError("sums of numbers alone give targets; this loop ends")
 
@@ -129,7 +159,7 @@ class CountdownTask(SyntheticTask[Countdown]):
         """A random chain of the numbers whose results are integers within 1 .. MAX_VALUE."""
         order = tuple(numbers[i] for i in rng.permutation(len(numbers)))
         for _ in range(64):
-            chosen = rng.integers(len(self.operators), size=len(numbers) - 1)
+            chosen = [int(rng.integers(len(self.operators))) for _ in numbers[1:]]
             chain = Chain(order, "".join(self.operators[i] for i in chosen))
             if results_of(chain):
                 return chain
@@ -140,13 +170,23 @@ def results_of(chain: Chain) -> list[int]:
     """All results in order; empty when one is no integer within 1 .. MAX_VALUE."""
     value, results = chain.numbers[0], []
     for operator, number in zip(chain.operators, chain.numbers[1:], strict=True):
-        if operator == "/" and value % number:
-            return []
-        value = _apply(value, operator, number)
-        if not 1 <= value <= MAX_VALUE:
+        value = _step(value, operator, number)
+        if not value:
             return []
         results.append(value)
     return results
+
+
+def _step(value: int, operator: str, number: int) -> int:
+    """The result, or 0 when it is no integer within 1 .. MAX_VALUE."""
+    if operator == "/" and value % number:
+        return 0
+    result = _apply(value, operator, number)
+    return result if 1 <= result <= MAX_VALUE else 0
+
+
+def _text(numbers: Sequence[int], target: int) -> str:
+    return f"{','.join(map(str, numbers))}={target}:"
 
 
 def expression_of(chain: Chain) -> str:

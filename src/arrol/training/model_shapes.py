@@ -22,13 +22,12 @@ FLOAT_BYTES = 4
 """Weights are loaded in float32."""
 
 
-def require_matching(folder: Path, config: Any, field: str) -> None:
-    """ModelError, which begins with ``field``, where the config asks for other or more weights than the files hold;
-    nothing where the files cannot be known without reading weights."""
-    held = held_shapes(folder)
+def matching_shapes(folder: Path | None, config: Any, field: str) -> dict[str, Shape]:
+    """What :func:`wanted_shapes` returns; ModelError, which begins with ``field``, where the config asks for other or
+    more weights than the files hold, if there is a folder that tells without reading weights."""
+    held, wanted = held_shapes(folder) if folder else {}, wanted_shapes(config)
     if not held:
-        return
-    wanted = wanted_shapes(config)
+        return wanted
     for name, shape in wanted.items():
         if held.get(name, shape) != shape:
             raise ModelError(
@@ -38,6 +37,7 @@ def require_matching(folder: Path, config: Any, field: str) -> None:
     if _count(wanted) > _count(held):
         lacks = [name for name in wanted if name not in held]
         raise ModelError(f"{field}: config.json asks for {lacking(lacks)}; {_size(wanted)}; {MEND}")
+    return wanted
 
 
 def wanted_shapes(config: Any) -> dict[str, Shape]:

@@ -29,8 +29,8 @@ from arrol.engines.embedded.trial import FAILURES
 from arrol.errors import ConfigError, DataError, ModelError
 from arrol.hub import cached_only, is_model_name
 from arrol.training.lora import adapter_base, loaded_adapters, merged, require_peft, require_targets, with_adapters
-from arrol.training.model_files import KERNEL_FIELDS, hub_kernels, is_adapter_folder, require_model_files
-from arrol.training.model_shapes import MEND, lacking, require_matching, weights_in_words
+from arrol.training.model_files import KERNEL_FIELDS, Shape, hub_kernels, is_adapter_folder, require_model_files
+from arrol.training.model_shapes import MEND, lacking, matching_shapes, weights_in_words
 from arrol.types import Prompt
 
 LOGIT_CHUNK = 2**24
@@ -103,6 +103,16 @@ def load_policy(source: str, device: torch.device) -> Any:
     if base != source:
         require_peft(f"model = {source!r}")
         return merged(loaded_adapters(load_policy(base, device), Path(source), trains=False, base=base))
+    laid_out(source)
+    return _loaded_weights(source).to(device)
+
+
+def laid_out(source: str) -> tuple[Any, dict[str, Shape]]:
+    """The config of a model, for adapters that of their model, and name -> shape of its weights; no weights are read.
+
+    ModelError where its weights are quantised, or the config asks for other weights than the files hold.
+    """
+    source = base_of(source)
     config = load_config(source)
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
@@ -111,7 +121,12 @@ def load_policy(source: str, device: torch.device) -> Any:
             f"model = {source!r}: its weights are quantised ({method}), and training changes weights; give the model "
             "that it was made from"
         )
-    return _loaded_weights(source, config).to(device)
+
+    def matching(source: str, **_: Any) -> dict[str, Shape]:
+        return matching_shapes(Path(source) if Path(source).is_dir() else None, config, f"model = {source!r}")
+
+    shapes: dict[str, Shape] = _loaded(matching, source)
+    return config, shapes
 
 
 def load_trained(config: RunConfig | SftConfig, source: str, device: torch.device, *, base: str) -> tuple[Any, Any]:
@@ -169,14 +184,8 @@ def _require_no_code(source: str, file: str, error: Exception) -> None:
         ) from None
 
 
-def _loaded_weights(source: str, config: Any) -> Any:
+def _loaded_weights(source: str) -> Any:
     """The model in float32; ModelError where the config asks for weights that the files lack."""
-
-    def compare(source: str, **_: Any) -> None:
-        if Path(source).is_dir():
-            require_matching(Path(source), config, f"model = {source!r}")
-
-    _loaded(compare, source)
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
     model, info = _loaded(AutoModelForCausalLM.from_pretrained, source, **options)
     if lacks := sorted(info["missing_keys"]):

@@ -34,7 +34,12 @@ Demonstration = Callable[[int, bool], tuple[str | Sequence[int], str]]
 def new_model(shape: ModelShape, tokenizer: Any, seed: int) -> Any:
     """A random model over the tokenizer's vocabulary."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(
+    return AutoModelForCausalLM.from_config(new_config(shape, tokenizer))
+
+
+def new_config(shape: ModelShape, tokenizer: Any) -> Any:
+    """Its config."""
+    return AutoConfig.for_model(
         shape.architecture,
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -49,7 +54,6 @@ def new_model(shape: ModelShape, tokenizer: Any, seed: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return AutoModelForCausalLM.from_config(config)
 
 
 def file_demonstrations(path: str) -> Demonstration:

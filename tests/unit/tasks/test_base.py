@@ -90,6 +90,19 @@ def test_eval_prompts_differ_cover_all_levels_and_grow_at_the_end(kind, tokenize
 
 
 @TASKS
+def test_eval_prompts_are_drawn_once(kind, tokenizer, monkeypatch):
+    task, again = kind(tokenizer, seed=0), kind(tokenizer, seed=0)
+    prompts = task.eval_prompts(30)
+    draws = []
+    real = task.draw
+    monkeypatch.setattr(task, "draw", lambda *args: draws.append(1) or real(*args))
+    assert task.eval_prompts(30) == prompts
+    assert not draws
+    assert task.eval_prompts(40) == again.eval_prompts(40)
+    assert draws
+
+
+@TASKS
 def test_a_prompt_carries_its_tokens_and_an_exact_solution(kind, tokenizer):
     task = kind(tokenizer)
     for position in range(50):
@@ -146,6 +159,8 @@ def test_a_negative_pool_is_refused(tokenizer):
 
 
 def test_too_few_held_out_problems_are_an_error_and_no_endless_loop(tokenizer, monkeypatch):
-    monkeypatch.setattr(base, "MAX_DRAWS", 100)
-    with pytest.raises(ConfigError, match=r"eval prompts: 5000 asked, countdown found \d+"):
-        CountdownTask(tokenizer, min_numbers=2, max_numbers=2).eval_prompts(5_000)
+    monkeypatch.setattr(base, "MAX_DRAWS", 200)
+    with pytest.raises(
+        ConfigError, match=r"eval prompts: 5000 asked, arithmetic has \d+ different held-out problems; ask"
+    ):
+        ArithmeticTask(tokenizer, min_ops=1, max_ops=1).eval_prompts(5_000)

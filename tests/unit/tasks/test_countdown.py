@@ -1,5 +1,6 @@
 """Gold in, gold out; transcripts are true where their solver is, and false where it wishes."""
 
+import hashlib
 import re
 
 import numpy as np
@@ -103,3 +104,32 @@ def test_completions_stay_below_100_characters(tokenizer):
 def test_wrong_bounds_are_one_line(tokenizer, fields, message):
     with pytest.raises(ConfigError, match=message):
         CountdownTask(tokenizer, **fields)
+
+
+@pytest.mark.parametrize("division", [False, True])
+def test_held_out_problems_are_counted_and_more_are_refused_at_once(tokenizer, division, monkeypatch):
+    def task():
+        return CountdownTask(tokenizer, min_numbers=2, max_numbers=2, division=division)
+
+    count = task().num_held_out
+    every = {prompt.key for prompt in task().eval_prompts(count)}
+    assert len(every) == count > 8
+    asked = task()
+    draws, real = [], asked.draw
+    monkeypatch.setattr(asked, "draw", lambda *given: draws.append(1) or real(*given))
+    with pytest.raises(ConfigError) as caught:
+        asked.eval_prompts(100_000)
+    assert str(caught.value) == (
+        f"eval prompts: 100000 asked, countdown has {count} different held-out problems; ask for fewer or widen the "
+        "levels"
+    )
+    assert len(draws) < 16 * 16 * count
+    assert len(asked.eval_prompts(5)) == 5
+
+
+def test_problems_are_those_of_published_runs(tokenizer):
+    """Another list means that evaluations of published runs cannot be compared with new ones."""
+    task = CountdownTask(tokenizer, min_numbers=2, max_numbers=4, seed=3)
+    asked = [prompt.text for prompt in (*task.eval_prompts(30), *map(task.train_prompt, range(50)))]
+    shown = [task.demonstration(position) for position in range(50)]
+    assert hashlib.sha256(repr((asked, shown)).encode()).hexdigest()[:16] == "d3ce7392d212449f"

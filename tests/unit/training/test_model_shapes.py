@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from arrol.errors import ModelError
 from arrol.training.model_files import held_shapes
-from arrol.training.model_shapes import require_matching, wanted_shapes
+from arrol.training.model_shapes import matching_shapes, wanted_shapes
 from arrol.training.policy import load_config, load_policy
 
 CPU = torch.device("cpu")
@@ -34,11 +34,11 @@ def test_a_saved_model_asks_for_what_its_files_hold(folder, any_model, tmp_path)
     held = held_shapes(folder)
     assert held == wanted_shapes(load_config(str(folder)))
     assert held[EMBEDDING] == (26, 32)
-    require_matching(folder, load_config(str(folder)), "model = 'm'")
+    assert matching_shapes(folder, load_config(str(folder)), "model = 'm'") == held
     any_model.save_pretrained(tmp_path / "any", max_shard_size="20KB")
     assert (tmp_path / "any" / "model.safetensors.index.json").exists()
     assert held_shapes(tmp_path / "any") == {name: tuple(w.shape) for name, w in any_model.named_parameters()}
-    require_matching(tmp_path / "any", load_config(str(tmp_path / "any")), "model = 'm'")
+    matching_shapes(tmp_path / "any", load_config(str(tmp_path / "any")), "model = 'm'")
 
 
 TABLE = [
@@ -87,10 +87,10 @@ def test_the_files_of_the_index_count_and_no_other(folder):
 
 
 def test_what_cannot_be_known_is_left_to_the_loader(folder, tmp_path):
-    weights = folder / "model.safetensors"
+    weights, config = folder / "model.safetensors", load_config(str(folder))
     weights.write_bytes(weights.read_bytes()[:50])
     assert held_shapes(folder) == {}
-    require_matching(folder, None, "model = 'm'")
+    assert matching_shapes(folder, config, "model = 'm'") == wanted_shapes(config) == matching_shapes(None, config, "")
     assert held_shapes(tmp_path) == {}
 
 

@@ -99,6 +99,8 @@ class Batch:
                 "raise it, or lower sampling.max_completion_tokens"
             )
         self._limit = max(1, min(self.engine.most_rows, fitting))
+        if config.cache_gib == "auto" and self._limit < min(self.engine.most_rows, len(self.line)):
+            self.engine.say_rows(self._limit, self._width)
 
     def _refill(self) -> None:
         """Waiting rollouts take the free rows; siblings follow each other, so a prompt is prefilled shortly before."""

@@ -6,6 +6,7 @@ It computes features and does what the controller says; it knows no rule and no 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from arrol.engines.embedded.support import compute_dtype, copy_of
 from arrol.protocols import Controller, Engine, More, Tokenizer
 from arrol.quality.features import FeatureLayout
 from arrol.types import Completion, GroupRequest, SamplingParams
+
+logger = logging.getLogger(__name__)
 
 
 class EmbeddedEngine(ModelSteps, Engine):
@@ -48,6 +51,7 @@ class EmbeddedEngine(ModelSteps, Engine):
         """Decode steps that a controller was told of; never set back, since a controller may outlive a call."""
         self.most_rows = config.max_rows
         """Lowered for good when memory runs out."""
+        self._has_said_rows = False
         has_rows = self.runs_in_rows()
         if model.dtype != self._dtype:
             self._bind(copy_of(model, self._dtype))
@@ -56,6 +60,15 @@ class EmbeddedEngine(ModelSteps, Engine):
             self._cache = self.row_cache()
         else:
             self._cache = OwnCache(self._model, bytes_per_element=compute_dtype(self._dtype, self.device).itemsize)
+
+    def say_rows(self, rows: int, width: int) -> None:
+        """Tell once that fewer rollouts decode at a time than could."""
+        if not self._has_said_rows:
+            logger.warning(
+                "arrol: the free memory is enough for %d rows of %d tokens; the embedded engine goes on with %d rows",
+                rows, width, rows,
+            )  # fmt: skip
+        self._has_said_rows = True
 
     def sync_weights(self) -> None:
         """Take over the learner's weights; free when both are the same object."""
