@@ -120,7 +120,8 @@ class Bench:
             said = str(error)
             if not said.isprintable():
                 return "failed", f"not one printable line: {said!r}"
-            is_named = path.name in said or path.parent.name in said or FIELD.match(said)
+            names = {path.parent.name, *(Path(name).name for name in self.files[form])}
+            is_named = FIELD.match(said) or any(name in said for name in names)
             return ("refused", said) if is_named else ("failed", f"names no file: {said}")
         except BaseException as error:  # all others are what is looked for
             trace = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]

@@ -51,7 +51,12 @@ def mutated(name: str, content: bytes, other: bytes, draw: random.Random) -> tup
     elif suffixes and draw.random() < 0.6:
         try:
             return WRONG[suffixes[-1]](content, draw)
-        except (ValueError, TypeError, OverflowError):  # the writer of that format refuses the value
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            NotImplementedError,
+        ):  # the writer of that format refuses the value
             pass
     if suffixes[-1:] in ([".jsonl"], [".csv"], [".tsv"]) and draw.random() < 0.4:
         return _lines(content, draw)

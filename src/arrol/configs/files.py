@@ -84,6 +84,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         if path.suffix in (".yaml", ".yml"):
             remedy = f"a YAML file of TRL is for arrol grpo --config {path}"
         raise ConfigError(f"config = {str(path)!r}: not valid TOML ({error}); {remedy}") from None
+    except ValueError:  # which tomllib lets through
+        raise ConfigError(f"config = {str(path)!r}: a number of thousands of digits; {_other_use(path)}") from None
 
 
 def _other_use(path: Path) -> str:
@@ -127,7 +129,10 @@ def _beside(text: str, folder: Path) -> str:
     path, near = Path(text).expanduser(), folder / text
     if path.is_absolute():
         return str(path)
-    is_other = bool(text) and near.exists() and not (path.exists() and path.samefile(near))
+    try:
+        is_other = bool(text) and near.exists() and not (path.exists() and path.samefile(near))
+    except OSError:  # no name of a file, such as one that is too long
+        return text
     return str(near) if is_other else text
 
 

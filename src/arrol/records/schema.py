@@ -25,9 +25,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from arrol.errors import DataError
@@ -353,13 +353,23 @@ def _plain(value: Any) -> Any:
     raise DataError(f"record value = {_shown(value)}: not JSON; write numbers, strings, lists and dicts")
 
 
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+READ_AS: dict[Any, Any] = {
+    int: Whole,
+    int | None: Whole | None,
+    float: float | None,
+    dict[str, float]: dict[str, float | None],
+}
+"""Type of a field -> type that a reader accepts: larger whole numbers are damage, and no array holds them."""
+
+
 @cache
 def _reader(kind: str) -> tuple[TypeAdapter[BaseModel], tuple[str, ...], tuple[str, ...]]:
     """Adapter for the rows of a kind, and the fields of type float and ``dict[str, float]``, where null means NaN."""
     hints, shape = get_type_hints(RECORD_TYPES[kind]), dict[str, Any]()
     names = [item.name for item in fields(RECORD_TYPES[kind])]
     for name in names:
-        read = {float: float | None, dict[str, float]: dict[str, float | None]}.get(hints[name], hints[name])
+        read = hints[name] if name == "seed" else READ_AS.get(hints[name], hints[name])
         shape[name] = (read, _ADDED.get(kind, {}).get(name, ...))
     model = create_model(kind, __config__=ConfigDict(strict=True, extra="forbid"), kind=(str, ...), **shape)
     floats, tables = ([name for name in names if hints[name] == of] for of in (float, dict[str, float]))

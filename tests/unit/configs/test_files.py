@@ -121,3 +121,14 @@ def test_a_file_that_is_no_config_is_told_what_to_give(tmp_path, name, content, 
         read_toml(tmp_path / name)
     assert str(caught.value).startswith(f"config = '{tmp_path / name}': {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_number_of_thousands_of_digits_is_one_line(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("seed = 1" + "0" * 5000)
+    with pytest.raises(ConfigError, match=r"^config = '.*a.toml': a number of thousands of digits; give the path"):
+        read_toml(path)
+
+
+def test_a_name_that_is_too_long_for_a_file_is_left_as_it_is(tmp_path):
+    assert located({"model": "x" * 5000}, tmp_path) == {"model": "x" * 5000}

@@ -23,6 +23,7 @@ from arrol.records.schema import (
     VoteRecord,
     decode,
     encode,
+    require_rollout,
 )
 from arrol.types import FinishReason, Reason
 
@@ -231,3 +232,32 @@ def test_long_values_are_cut_in_messages():
 def test_a_lone_surrogate_is_no_text_to_a_reader():
     row = EndRecord(step=1, outcome="failed", message="\ud800 x \u00e9")
     assert decode(encode(row)) == EndRecord(step=1, outcome="failed", message="? x \u00e9")
+
+
+@pytest.mark.parametrize("value", [2**63, 10**400, -(2**63) - 1])
+def test_a_whole_number_that_no_array_holds_is_damage(value):
+    row = encode(next(record for record in EVERY if isinstance(record, RolloutRecord)))
+    for name in ("step", "completion_tokens", "level"):
+        with pytest.raises(DataError, match=f"^rollout.{name} = .*: not of type int; mend that row$"):
+            decode({**row, name: value})
+        with pytest.raises(DataError, match=f"^rollout.{name} = .*: not of type int; mend that row$"):
+            require_rollout({**row, name: value})
+    run = encode(next(record for record in EVERY if isinstance(record, RunRecord)))
+    assert decode({**run, "seed": 2**64}).seed == 2**64
+    with pytest.raises(DataError, match=r"^run.resume_step = "):
+        decode({**run, "resume_step": value})
+
+
+@pytest.mark.parametrize("row", [None, [], "x", {}, {"kind": []}, {"kind": "step"}, {"kind": "rollout"}])
+def test_what_is_no_rollout_is_named(row):
+    with pytest.raises(DataError):
+        require_rollout(row)
+
+
+def test_a_row_of_records_is_no_rollout():
+    for record in EVERY:
+        if isinstance(record, (RolloutRecord, ShadowRecord)):
+            require_rollout(encode(record))
+        else:
+            with pytest.raises(DataError, match=f"^kind = '{record.kind}': a row of records.jsonl"):
+                require_rollout(encode(record))
