@@ -179,9 +179,9 @@ def work(root: str, pipe: Connection, seed: int) -> None:
     bench = Bench(Path(root))
     while (asked := pipe.recv())[0] >= 0:
         try:
-            pipe.send(bench.case(FORMATS[asked[0]], asked[1], seed))
+            pipe.send(tuple(bench.case(FORMATS[asked[0]], asked[1], seed)))
         except Exception:  # of this script itself
-            pipe.send(Ended("failed", "", traceback.format_exc()))
+            pipe.send(("failed", "", traceback.format_exc()))
 
 
 def _silence() -> None:
@@ -217,7 +217,7 @@ class Workers:
         try:
             self._pipe.send((place, number))
             if self._pipe.poll(WAIT_S):
-                return self._pipe.recv()  # type: ignore[no-any-return]
+                return Ended(*self._pipe.recv())  # a tuple, since this script may run under another name
             note = f"hangs: more than {WAIT_S} s"
         except (EOFError, ConnectionError):
             self._process.join(WAIT_S)

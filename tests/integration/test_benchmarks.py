@@ -151,7 +151,7 @@ def test_damaged_files_of_every_format_are_read_or_refused(
     assert all(
         row.repeats == row.config["equal"] + row.config["other"] + row.config["refused"] == 20 for row in benches
     )
-    assert all(row.config["refused"] > 0 for row in benches)
+    assert all(row.config["refused"] > 0 for row in benches if row.variant != "lock file")
     assert str(tmp_path) not in out.read_text()
 
 

@@ -195,3 +195,14 @@ def groups_of(folder, one):
     """What a search reads of a step with that group."""
     TextWriter(folder, 2**20).write(1, [one])
     return read_groups(folder, 1)
+
+
+def test_half_a_character_is_read_and_shown(tmp_path):
+    """A tokenizer in Python may write it."""
+    one = run_texts(0, ["a\ud800", "b"], [1.0, None])
+    (found,) = groups_of(tmp_path, one)
+    assert found.tokens == ["a\ud800", "b"]
+    assert json.loads(shown_texts(tmp_path, 1))["groups"] == [one]
+    step_file(tmp_path, 1).write_bytes(gzip.compress(b'{"a": "\\ud800", '))
+    with pytest.raises(DataError, match=r"^texts = "):
+        read_groups(tmp_path, 1)
