@@ -9,7 +9,8 @@
 An arm's best rate has the highest accuracy, mean over the tuning seeds, where it had spent what GRPO spends, or at its
 end. Cheap arms take more steps: the compute of the tuning runs says how many, so that every arm of ``run`` spends about
 as much. Problems come again: GRPO sees each of them four times, other arms more often. Finished runs are not repeated:
-an interrupted call goes on, on another machine too where ``--out`` holds its records. ``merit`` needs the pools of
+an interrupted call goes on, on another machine too where ``--out`` holds its records. Two calls with other ``--arms``
+may run side by side; ``run`` and ``slow`` need the tuning runs of their arms and of GRPO. ``merit`` needs the pools of
 ``lab_pools.py``.
 
     OMP_NUM_THREADS=1 python benchmarks/fair_study.py [STAGE ...] [--tasks A,B] [--work runs/fair] [--out results]
@@ -23,7 +24,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ import numpy as np
 
 from arrol.configs.base import merge
 from arrol.configs.files import read_toml
-from arrol.records.store import Run, find_runs, read_run
+from arrol.records.store import RECORDS_FILE, Run, find_runs, read_run
 from arrol.reports.costs import accuracy_at
 from arrol.reports.curves import eval_curve
 
@@ -128,14 +129,18 @@ def judge(task: str, options: argparse.Namespace) -> None:
 def train(task: str, stage: str, options: argparse.Namespace) -> None:
     """All runs of a stage, and their records."""
     name = f"fair-{task}" if stage == "run" else f"fair-{task}-{stage}"
-    path = options.work / f"{name}.toml"
-    path.write_text(as_toml(comparison(name, task, stage, options)), "utf-8")
-    copy_finished(options.out / name, options.work / name)
-    begun = any((options.work / name).glob("*/records.jsonl"))
+    plan = comparison(name, task, stage, options)
+    if not plan["arms"]:
+        return
+    path = options.work / (f"{name}.toml" if options.arms == tuple(ARMS) else f"{name}-{plan['arms'][0]['name']}.toml")
+    path.write_text(as_toml(plan), "utf-8")
+    runs = [f"{arm['name']}-seed{seed}" for arm in plan["arms"] for seed in plan["seeds"]]
+    copy_finished(options.out / name, options.work / name, runs)
+    begun = any((options.work / name / run / RECORDS_FILE).exists() for run in runs)
     try:
         call("compare", str(path), *(["--resume"] if begun else []))
     finally:
-        copy_finished(options.work / name, options.out / name)
+        copy_finished(options.work / name, options.out / name, runs)
 
 
 def call(*words: str) -> None:
@@ -166,7 +171,7 @@ def comparison(name: str, task: str, stage: str, options: argparse.Namespace) ->
         ]
     else:
         seeds, slower = SEEDS, SLOWER if stage == "slow" else 1
-        tuned = tuning(options.work / f"fair-{task}-tune")
+        tuned = tuning(options.out / f"fair-{task}-tune")
         arms = [
             change(arm, arm, SLOW_RATE if stage == "slow" else rate, steps_of(cost, slower), task, slower)
             for arm, (rate, cost) in tuned.items()
@@ -221,11 +226,12 @@ def tuning(folder: Path) -> dict[str, tuple[float, float]]:
     return {arm: (rate, per_step / best["grpo"][2]) for arm, (_, rate, per_step) in best.items()}
 
 
-def copy_finished(folder: Path, target: Path) -> None:
-    """Copy the records of each finished run that ``target`` lacks, without its rollouts."""
-    for path in folder.glob("*/records.jsonl"):
-        end, copy = read_run(path).end, target / path.parent.name / path.name
-        if end is not None and end.outcome == "finished" and not copy.exists():
+def copy_finished(folder: Path, target: Path, runs: Sequence[str]) -> None:
+    """Copy the records of each of these runs that is finished and that ``target`` lacks, without its rollouts."""
+    for path in (folder / run / RECORDS_FILE for run in runs):
+        copy = target / path.parent.name / path.name
+        end = read_run(path).end if path.exists() and not copy.exists() else None
+        if end is not None and end.outcome == "finished":
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
 

@@ -156,6 +156,21 @@ def test_a_study_goes_on_where_it_stopped_also_from_its_records(
     assert [words[2:] for words in calls] == [(), ("--resume",)]
 
 
+def test_calls_with_other_arms_share_their_folders(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second call finds finished runs of other arms, and does not take itself for begun."""
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setitem(study["train"].__globals__, "call", lambda *words: calls.append(words))
+    plan = options(study, tmp_path)
+    write_run(tmp_path / "fair-search-tune", "grpo.5e-05", 100, 1, 0.5)
+    for arms in (("uniform",), ("paper",)):
+        plan.arms = arms
+        study["train"]("search", "tune", plan)
+    assert [words[2:] for words in calls] == [(), ()]
+    assert len({words[1] for words in calls}) == 2, "each call has a plan of its own"
+
+
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names of ``study_tables.py``."""
