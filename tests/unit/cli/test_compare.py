@@ -9,6 +9,7 @@ from arrol.cli import compare as module
 from arrol.cli.main import main
 from arrol.cli.train import Ended
 from arrol.configs.run import arm_config, load_compare
+from arrol.errors import ConfigError
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def trained(monkeypatch, tmp_path, write_run):
 
     stop_at = [None]
     monkeypatch.setattr(module, "train_one", train_one)
+    monkeypatch.setattr(module, "require_run_room", lambda *_: None)  # no model lies there
     return SimpleNamespace(names=names, stop_at=stop_at)
 
 
@@ -35,6 +37,17 @@ def test_seeds_outside_arms_inside(trained, compare_file, tmp_path, capsys):
     assert "speed-up" in out
     assert err == ""
     assert (tmp_path / "runs" / "trial" / "report" / "report.html").is_file()
+
+
+def test_an_arm_beyond_the_memory_is_refused_before_the_first_run(trained, compare_file, monkeypatch, capsys):
+    def refuse(config, device):
+        if config.name == "pruned-seed1":
+            raise ConfigError("training.group_size = 9: too large")
+
+    monkeypatch.setattr(module, "require_run_room", refuse)
+    assert main(["compare", str(compare_file)]) == 2
+    assert trained.names == []
+    assert capsys.readouterr().err == "arrol: training.group_size = 9: too large\n"
 
 
 def test_json_is_all_that_stands_on_stdout(trained, compare_file, capsys):
