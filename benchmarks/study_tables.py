@@ -73,7 +73,8 @@ def costs_table(runs: Sequence[Run]) -> str:
 
 
 def rates_table(runs: Sequence[Run]) -> str:
-    """Accuracy of each arm at each rate where GRPO's compute was spent, mean over the tuning seeds."""
+    """Accuracy of each arm at each rate where GRPO's compute was spent, mean over the tuning seeds; ``-`` where a rate
+    has not been run on as many seeds as GRPO's."""
     found: dict[str, dict[float, list[Run]]] = {}
     for run in runs:
         arm, rate = run.run.arm.split(".")
@@ -82,9 +83,18 @@ def rates_table(runs: Sequence[Run]) -> str:
     rates = sorted({rate for by_rate in found.values() for rate in by_rate})
     lines = [["arm", *(f"{rate:g}" for rate in rates)]]
     for arm, by_rate in found.items():
-        means = [np.mean([accuracy_at(eval_curve(run), "flops_E", budget) for run in by_rate[rate]]) for rate in rates]
-        lines.append([arm, *(f"**{mean:.3f}**" if mean == max(means) else f"{mean:.3f}" for mean in means)])
+        means = [_mean_accuracy(by_rate.get(rate, []), budget, len(found["grpo"][rate])) for rate in rates]
+        best = max(means) if not any(map(math.isnan, means)) else math.nan
+        cells = ["-" if math.isnan(mean) else f"**{mean:.3f}**" if mean == best else f"{mean:.3f}" for mean in means]
+        lines.append([arm, *cells])
     return markdown_lines(lines)
+
+
+def _mean_accuracy(runs: Sequence[Run], budget: float, seeds: int) -> float:
+    """Where the budget of FLOPs was spent; NaN for fewer runs than seeds."""
+    if len(runs) < seeds:
+        return math.nan
+    return float(np.mean([accuracy_at(eval_curve(run), "flops_E", budget) for run in runs]))
 
 
 def rank_row(study: str, merits: Mapping[str, MeritRecord], reached: Sequence[CostToFinal]) -> list[str]:

@@ -185,13 +185,16 @@ def test_tables_say_what_was_learnt_and_what_it_cost(tables: dict[str, Any], tmp
         write_run(tmp_path / "fair-search", "paper", seed, 10, 0.3)
         for rate, accuracy in (("5e-05", 0.3), ("1e-04", 0.4)):
             write_run(tmp_path / "fair-search-tune", f"grpo.{rate}", seed, 10, accuracy)
+        write_run(tmp_path / "fair-search-tune", "auto.5e-05", seed, 10, 0.2)
+    write_run(tmp_path / "fair-search-tune", "auto.1e-04", 0, 10, 0.9)
     with RecordWriter(tmp_path / "lab-fair-search.jsonl") as writer:
         for design, merit in (("grpo", 1.0), ("auto", 1.2), ("paper", 0.5)):
             ends = {"merit": merit, "low": merit, "high": merit, "bias": float("nan")}
             shape = {"cost": 1.0, "error": 1.0, "group_size": 8.0, "kept": 1.0, "trained": 1.0}
             writer.write(MeritRecord(pool="p", design=design, cost_model="flops", **ends, **shape))
     made = tables["fair_blocks"](tmp_path)
-    assert made["fair-search:rates"].splitlines()[-1] == "| grpo | 0.300 | **0.400** |"
+    rates = made["fair-search:rates"].splitlines()
+    assert sorted(rates[2:]) == ["| auto | 0.200 | - |", "| grpo | 0.300 | **0.400** |"]
     learnt = made["fair-search:learnt"].splitlines()
     assert learnt[2] == "| grpo | 0.0001 | 4 | 0.500 | - | 1.000 | 0.250 |"
     assert learnt[3].startswith("| auto | 0.0001 | 8 | 0.500 | +0.000 (")
