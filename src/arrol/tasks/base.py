@@ -27,7 +27,7 @@ HELD_OUT_ONE_IN = 16
 MAX_DRAWS = 2_000
 """Draws before a source of problems counts as exhausted."""
 FEW_LEFT = 20
-"""Repeated problems in a row before those that there are get counted."""
+"""Repeated problems in a row, after which all problems that exist are counted."""
 
 BOXED_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
