@@ -3,7 +3,7 @@
 A pool of the countdown model (``arrol lab``: sketches of the real gradient of each rollout) is replayed by the code
 that decides in training. Each design meets the same groups as the same training without its lottery. The difference of
 the two gradients has mean 0 where the lottery is unbiased. A row holds the length of the mean difference in standard
-errors, 1 at most on average; what chance alone exceeds once in 500; and the length as a share of the gradient's.
+errors, about 1 without a bias; what chance alone exceeds once in 500; and the length as a share of the gradient's.
 
 The controls are biased by design: a check that does not find them would find nothing.
 

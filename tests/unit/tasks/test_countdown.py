@@ -1,12 +1,14 @@
 """Gold in, gold out; transcripts are true where their solver is, and false where it wishes."""
 
 import hashlib
+import itertools
 import re
 
 import numpy as np
 import pytest
 
 from arrol.errors import ConfigError
+from arrol.tasks.base import is_held_out
 from arrol.tasks.countdown import MAX_VALUE, SOLVERS, Chain, CountdownTask, expression_of, results_of
 from arrol.verifiers.expression import gold_text, tokens_of, value_of
 
@@ -104,6 +106,21 @@ def test_completions_stay_below_100_characters(tokenizer):
 def test_wrong_bounds_are_one_line(tokenizer, fields, message):
     with pytest.raises(ConfigError, match=message):
         CountdownTask(tokenizer, **fields)
+
+
+@pytest.mark.parametrize("division", [False, True])
+def test_the_count_of_held_out_problems_is_that_of_all_chains(tokenizer, division):
+    """Three numbers: only there a target can be one of the numbers, which ``draw`` refuses."""
+    task = CountdownTask(tokenizer, min_numbers=3, max_numbers=3, max_number=10, division=division)
+    chains = [
+        Chain(order, "".join(signs))
+        for numbers in itertools.combinations_with_replacement(range(2, 11), 3)
+        for order in set(itertools.permutations(numbers))
+        for signs in itertools.product(task.operators, repeat=2)
+    ]
+    ends = {(tuple(sorted(chain.numbers)), results_of(chain)[-1]) for chain in chains if results_of(chain)}
+    asked = [f"{','.join(map(str, ns))}={end}:" for ns, end in ends if end >= 10 and end not in ns]
+    assert task.num_held_out == sum(map(is_held_out, asked)) > 10
 
 
 @pytest.mark.parametrize("division", [False, True])
