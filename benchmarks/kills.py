@@ -27,13 +27,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from accidents import Tally, row
 from arrol.records.schema import BenchRecord
 from arrol.records.store import RECORDS_FILE
 from arrol.training.checkpoint import newest_checkpoint, step_of
@@ -44,24 +43,6 @@ from measure import write
 
 WAIT_S = 600
 """Longest wait for a process."""
-
-
-@dataclass
-class Tally:
-    """Of one kind of accident."""
-
-    same: int = 0
-    """Ended as the uninterrupted run did."""
-    refused: int = 0
-    """Ended in one line with the name of the damaged file."""
-    different: int = 0
-    """Neither: a failure."""
-    notes: list[str] = field(default_factory=list)
-    """What was different."""
-
-    @property
-    def tries(self) -> int:
-        return self.same + self.refused + self.different
 
 
 class Scene:
@@ -165,7 +146,7 @@ def kills(scene: Scene, count: int, draw: random.Random) -> tuple[dict[str, Tall
         status = scene.run(config, None)
         note = scene.differs(config) if status == 0 else f"exit {status}: {scene.log.read_text()[-300:]}"
         for phase in phases:
-            add(found[phase], note)
+            found[phase].add(note)
         done += len(phases)
         print(f"{done} of {count} kills, run {runs}: {note or 'the same'}", flush=True)
         shutil.rmtree(config.parent)
@@ -201,7 +182,7 @@ def damages(scene: Scene, count: int, draw: random.Random) -> dict[str, Tally]:
         else:
             is_text = kind == "texts" and path.name in out  # named: that step is lacking
             note = f"exit {status}: {out[-300:]}" if status else scene.differs(config) if not is_text else ""
-            add(found[kind], note and f"{path.relative_to(run)} {done}: {note}")
+            found[kind].add(note and f"{path.relative_to(run)} {done}: {note}")
         shutil.rmtree(config.parent)
         if number % 25 == 24:
             print(f"{number + 1} of {count} damaged files", flush=True)
@@ -251,32 +232,9 @@ def disks(scene: Scene, count: int, draw: random.Random) -> Tally:
         is_named = status == 0 or (status == 2 and len(errors) == 1)  # 0: the sums of the end alone were not written
         again = scene.run(config, None)
         note = scene.differs(config) if again == 0 and is_named else f"exit {status}, {again}: {out[-300:]}"
-        add(found, note and f"write {number} of {writes}: {note}")
+        found.add(note and f"write {number} of {writes}: {note}")
         shutil.rmtree(config.parent)
     return found
-
-
-def add(tally: Tally, note: str) -> None:
-    """Count a run that ended as it should, or in another way with a note."""
-    tally.same += not note
-    tally.different += bool(note)
-    tally.notes += [note] if note else []
-
-
-def row(variant: str, tally: Tally) -> BenchRecord:
-    """Share of the tries that did not end in another run without a word."""
-    share = 1 - tally.different / tally.tries
-    counts: dict[str, Any] = {"tries": tally.tries, "same": tally.same, "refused": tally.refused}
-    return BenchRecord(
-        benchmark="kills",
-        variant=variant,
-        unit="share",
-        median=share,
-        p20=share,
-        p80=share,
-        repeats=tally.tries,
-        config={**counts, "different": tally.different, "notes": tally.notes[:3]},
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

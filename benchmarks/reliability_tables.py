@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from arrol.records.schema import BenchRecord, RunRecord
@@ -18,12 +18,20 @@ def kills_table(path: Path) -> str:
     for row in (row for row in records if isinstance(row, BenchRecord)):
         lines.append([row.variant, *(str(row.config[key]) for key in ("tries", "same", "refused", "different"))])
     run = next(record for record in records if isinstance(record, RunRecord))
-    again, every = run.config["steps_computed_again_per_kill"], run.config["checkpoint_every"]
-    facts = (
-        f"{run.config['kills']} kills of {run.config['runs']} runs of {run.config['steps']} steps, a checkpoint every"
-        f" {every} of them; {again:.1f} steps computed again per kill"
-    )
+    facts = f"Runs of {run.config['steps']} steps, a checkpoint every {run.config['checkpoint_every']} of them"
+    if "repeats" in run.config:
+        facts += f". {_repeats(run.config['repeats'])}"
+    else:
+        facts += f"; {run.config['steps_computed_again_per_kill']:.1f} steps computed again per kill"
     return f"{markdown_lines(lines)}\n{facts}. {_source(run)}\n"
+
+
+def _repeats(parts: Mapping[str, str]) -> str:
+    """How nearly a host repeats each part of a run that nothing interrupts."""
+    how: dict[str, list[str]] = {}
+    for part, nearness in parts.items():
+        how.setdefault(nearness, []).append(part)
+    return "Two runs without a kill are the same: " + "; ".join(f"{key}: {', '.join(how[key])}" for key in sorted(how))
 
 
 def fuzz_table(path: Path) -> str:
@@ -88,9 +96,13 @@ def _source(run: RunRecord) -> str:
 
 RELIABILITY_TABLES: dict[str, Callable[[Path], str]] = {
     "bench-kills": kills_table,
+    "bench-kills-vllm": kills_table,
+    "bench-kills-trl": kills_table,
+    "bench-kills-verl": kills_table,
     "bench-fuzz": fuzz_table,
     "bench-lotteries": lotteries_table,
     "bench-long-run": long_run_table,
     "bench-vllm-soak": findings_table,
+    "bench-http-soak": findings_table,
 }
 """Record -> its table."""

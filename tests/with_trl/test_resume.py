@@ -97,3 +97,44 @@ def test_a_damaged_head_is_refused_by_name(tmp_path):
     (tmp_path / "checkpoint-2" / f"{HEAD_FILE}.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="arrol_head is damaged"):
         trainer(config(tmp_path, **STEPS)).train(resume_from_checkpoint=True)
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+@pytest.mark.parametrize("dies_in", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state", "state"])
+def test_a_checkpoint_that_was_not_saved_to_its_end_is_passed_over(tmp_path, monkeypatch, dies_in):
+    """With the head written first, a checkpoint with transformers' last file has a head."""
+    steps = {**STEPS, "save_total_limit": 2}
+    whole = trainer(config(tmp_path / "whole", **steps))
+    whole.train()
+    dying = trainer(config(tmp_path / "parts", **steps))
+
+    def die(self, *rest, **named):
+        if dying.state.global_step == 4:
+            raise Killed
+        return original(self, *rest, **named)
+
+    place, name = (type(dying), dies_in) if dies_in != "state" else (type(dying.state), "save_to_json")
+    original = getattr(place, name)
+    monkeypatch.setattr(place, name, die)
+    with pytest.raises(Killed):
+        dying.train()
+    assert (tmp_path / "parts" / "checkpoint-4" / f"{HEAD_FILE}.json").exists()
+    resumed = trainer(config(tmp_path / "parts", **steps))
+    with pytest.warns(UserWarning, match=r"checkpoint-4: not saved to the end .* going on from checkpoint-2"):
+        resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(whole), weights(resumed))
+
+
+def test_the_only_checkpoint_not_saved_to_its_end_is_an_error_of_one_line(tmp_path):
+    trainer(config(tmp_path, **{**STEPS, "max_steps": 2})).train()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text('{"best')
+    with pytest.raises(CheckpointError, match=r"checkpoint-2 was not saved to the end .* start again without"):
+        trainer(config(tmp_path, **STEPS)).train(resume_from_checkpoint=True)
+
+
+def test_nothing_to_resume_from_stays_trl_s_error(tmp_path):
+    with pytest.raises(ValueError, match="No valid checkpoint found"):
+        trainer(config(tmp_path, **STEPS)).train(resume_from_checkpoint=True)

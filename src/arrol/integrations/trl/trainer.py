@@ -6,6 +6,7 @@ With ``rule = "never"`` and no allocation rule only the record is added, and the
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import sys
 import warnings
@@ -15,12 +16,12 @@ from typing import Any
 
 import trl
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from arrol.configs.host import HostConfig
 from arrol.configs.method import NeymanRule
 from arrol.configs.shipped import found_model
-from arrol.errors import ConfigError
+from arrol.errors import CheckpointError, ConfigError
 from arrol.integrations.trl.batch import success_place
 from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
@@ -77,12 +78,16 @@ class GRPOTrainer(trl.GRPOTrainer):
         return super().compute_loss(model, inputs, *positional, **named)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
-        """TRL's training; a resumed run loads the head from the checkpoint, and warns when it has none."""
+        """TRL's training; a resumed run loads the head from the checkpoint, and warns when it has none.
+
+        True takes the newest checkpoint that was saved to its end: where a run was killed during a save, transformers
+        would take the rest of that one, and fail.
+        """
         if self.pruned is not None and resume_from_checkpoint:
-            given = resume_from_checkpoint
-            folder = get_last_checkpoint(self.args.output_dir) if given is True else str(given)
-            if folder is not None and not self.pruned.load(Path(folder)):
-                warnings.warn(f"{Path(folder).name} has no head: a new one starts", stacklevel=2)
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = newest_whole(Path(str(self.args.output_dir))) or True
+            if resume_from_checkpoint is not True and not self.pruned.load(folder := Path(resume_from_checkpoint)):
+                warnings.warn(f"{folder.name} has no head: a new one starts", stacklevel=2)
         try:
             return super().train(resume_from_checkpoint, *positional, **named)
         except BaseException as error:
@@ -92,6 +97,14 @@ class GRPOTrainer(trl.GRPOTrainer):
                 recorder.end("failed" if has_failed else "stopped", str(error) or type(error).__name__)
             raise
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The head first: ``trainer_state.json``, which transformers writes last, says that it is there too."""
+        if self.pruned is not None:
+            self.pruned.settle()
+            if self.is_world_process_zero():
+                self.pruned.save(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's metrics and arrol's, to the trackers of ``report_to``."""
         if self.pruned is not None and self.model.training:
@@ -99,19 +112,11 @@ class GRPOTrainer(trl.GRPOTrainer):
         super().log(logs, start_time)
 
 
-class SaveHead(TrainerCallback):
-    """Saves the head into each checkpoint, tells the record what TRL logs, and says at the end why nothing was learned.
-
-    For a trainer of your own: ``callbacks=[SaveHead(rollout)]``.
-    """
+class RecordCallback(TrainerCallback):
+    """Tells the record what TRL logs, and says at the end why nothing was learned."""
 
     def __init__(self, rollout: PrunedRollout) -> None:
         self._rollout = rollout
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._rollout.settle()
-        if state.is_world_process_zero:
-            self._rollout.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
     def on_log(
         self,
@@ -145,6 +150,51 @@ class SaveHead(TrainerCallback):
         self._rollout.end("finished" if state.global_step >= state.max_steps else "stopped")
         if state.is_world_process_zero:
             self._rollout.log_end()
+
+
+class SaveHead(RecordCallback):
+    """The same, and it saves the head into each checkpoint, behind TRL's files.
+
+    For a trainer of your own: ``callbacks=[SaveHead(rollout)]``.
+    """
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._rollout.settle()
+        if state.is_world_process_zero:
+            self._rollout.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+def newest_whole(folder: Path) -> str | None:
+    """The newest checkpoint of the folder that was saved to its end, None without any checkpoint; warns of newer ones.
+
+    CheckpointError where none was saved to its end.
+    """
+    numbered = [(int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*")
+                if path.name.rpartition("-")[2].isdecimal() and path.is_dir()]  # fmt: skip
+    passed: list[str] = []
+    for _, path in sorted(numbered, reverse=True):
+        if _is_whole(path):
+            if passed:
+                warnings.warn(
+                    f"{', '.join(passed)}: not saved to the end ({TRAINER_STATE_NAME} is missing or damaged); going on "
+                    f"from {path.name}",
+                    stacklevel=3,
+                )
+            return str(path)
+        passed.append(path.name)
+    if passed:
+        raise CheckpointError(
+            f"output_dir = {folder.name!r}: {', '.join(passed)} {'was' if len(passed) == 1 else 'were'} not saved to "
+            f"the end ({TRAINER_STATE_NAME} is missing or damaged); start again without resume_from_checkpoint"
+        )
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return isinstance(json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def _observed(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> ObservedRollouts | None:
@@ -181,7 +231,7 @@ def _add_hooks(config: HostConfig, args: GRPOConfig, given: dict[str, Any]) -> P
     given["reward_funcs"] = prune_rewards(functions)
     success_place([reward_name(function) for function in functions], rollout.success_reward)
     given["rollout_func"] = rollout
-    given["callbacks"] = [*(given.get("callbacks") or []), SaveHead(rollout)]
+    given["callbacks"] = [*(given.get("callbacks") or []), RecordCallback(rollout)]
     logging.getLogger("trl.trainer.grpo_trainer").addFilter(_is_news)
     return rollout
 

@@ -1,0 +1,48 @@
+"""How runs ended that something happened to, counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from arrol.records.schema import BenchRecord
+
+
+@dataclass
+class Tally:
+    """Of one kind of accident."""
+
+    same: int = 0
+    """Ended as the uninterrupted run did."""
+    refused: int = 0
+    """Ended in one line with the name of the damaged file."""
+    different: int = 0
+    """Neither: a failure."""
+    notes: list[str] = field(default_factory=list)
+    """What was different."""
+
+    @property
+    def tries(self) -> int:
+        return self.same + self.refused + self.different
+
+    def add(self, note: str) -> None:
+        """Count a run that ended as it should, or in another way with a note."""
+        self.same += not note
+        self.different += bool(note)
+        self.notes += [note] if note else []
+
+
+def row(variant: str, tally: Tally) -> BenchRecord:
+    """Share of the tries that did not end in another run without a word."""
+    share = 1 - tally.different / tally.tries
+    counts: dict[str, Any] = {"tries": tally.tries, "same": tally.same, "refused": tally.refused}
+    return BenchRecord(
+        benchmark="kills",
+        variant=variant,
+        unit="share",
+        median=share,
+        p20=share,
+        p80=share,
+        repeats=tally.tries,
+        config={**counts, "different": tally.different, "notes": tally.notes[:3]},
+    )
