@@ -104,5 +104,6 @@ RELIABILITY_TABLES: dict[str, Callable[[Path], str]] = {
     "bench-long-run": long_run_table,
     "bench-vllm-soak": findings_table,
     "bench-http-soak": findings_table,
+    "bench-verifier-load": findings_table,
 }
 """Record -> its table."""

@@ -286,6 +286,7 @@ class Verdict:
     answer: str | None
     """What was extracted from the text, None when nothing was found."""
     timed_out: bool = False
+    """Algebra came to no end, in its time or in two processes; ``reason`` says which. The reward is 0."""
     mark: str = ""
     """What pointed at the answer, such as ``box`` or ``####``; ``tail`` when nothing did."""
     verifier: str = ""

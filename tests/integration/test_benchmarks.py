@@ -137,6 +137,22 @@ def test_killed_and_damaged_runs_end_as_the_whole_one(
     assert str(tmp_path) not in out.read_text()
 
 
+@pytest.mark.slow
+def test_verdicts_survive_killed_workers_and_many_askers(
+    run_smoke: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "load.jsonl"
+    with pytest.raises(SystemExit) as ended:
+        run_smoke("verifier_load", out)
+    assert ended.value.code == 0, capsys.readouterr().out
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    assert run.config["decided_by_algebra"] > 60
+    found = {row.variant: row for row in rows if isinstance(row, BenchRecord)}
+    assert found["workers killed"].median > 0
+    assert all(row.median <= row.limit for row in found.values() if row.limit == row.limit)
+
+
 def test_damaged_files_of_every_format_are_read_or_refused(
     run_smoke: Callable[[str, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

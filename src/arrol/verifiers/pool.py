@@ -50,6 +50,7 @@ class VerifierPool:
         for one in (*self._copies, verifier):
             self._idle.put(one)
         self._threads: ThreadPoolExecutor | None = None
+        self._start = threading.Lock()
 
     @property
     def num_workers(self) -> int:
@@ -157,9 +158,10 @@ class VerifierPool:
             self._idle.put(verifier)
 
     def _executor(self) -> ThreadPoolExecutor:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.num_workers, "verifier")
-        return self._threads
+        with self._start:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.num_workers, "verifier")
+            return self._threads
 
 
 def _settled(verifier: Verifier, pair: tuple[Judged, str]) -> Verdict:

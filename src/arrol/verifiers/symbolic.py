@@ -8,8 +8,9 @@ formulas by their values, lists, sets, intervals. What it leaves open is asked o
 
 The cost of a text is bounded: at most :data:`MAX_CHARS` of it reach the worker, brackets nest at most
 :data:`MAX_DEPTH` deep, and the worker is killed at ``time_limit_s``; the next verdict starts a new one. All parts of a
-gold answer (``gold.py``) share one time limit. A question that killed the worker is asked once more, since the machine
-may have been busy, and then never again.
+gold answer (``gold.py``) share one time limit. A worker that dies, perhaps killed from outside, costs no verdict: its
+question goes to a new one at once. A question that ran out of time, or ended two workers, is asked once more when it
+comes again, since the machine may have been busy, and then never again.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ START_LIMIT_S = 60.0
 """Time for a worker to import sympy on a busy machine; not part of a verdict's time limit."""
 MAX_REMEMBERED = 4096
 """Questions to algebra whose replies are kept."""
+TIMED_OUT, DIED = "out of time", "its worker process died twice"
+"""Why a question stays open: ``Verdict.reason`` beside ``timed_out``."""
 MATH_VERIFY = "math-verify"
 """``Verdict.verifier`` of verdicts by algebra."""
 
@@ -56,9 +59,9 @@ class SymbolicVerifier:
         self.time_limit_s = time_limit_s
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
-        self._remembered: dict[tuple[str, str, float], tuple[bool, bool]] = {}
+        self._remembered: dict[tuple[str, str, float], tuple[bool, str]] = {}
         self._failed: set[tuple[str, str, float]] = set()
-        self._timed_out = False
+        self._ended = ""
 
     def copy(self) -> Self:
         """Another verifier with these settings and a worker of its own; both remember the replies of either."""
@@ -109,41 +112,42 @@ class SymbolicVerifier:
         with self._lock:
             deadline = time.monotonic() + self.time_limit_s
             for part in [gold.joined] if gold.need_all else gold.parts:
-                right, timed_out = self._compared(found, part, deadline, gold.tolerance)
-                if right or timed_out:
+                right, open_because = self._compared(found, part, deadline, gold.tolerance)
+                if right or open_because:
                     break
             else:
                 if gold.need_all and len(gold.parts) > 1:
-                    right, timed_out = self._paired(found, gold, deadline)
-        reason = "out of time" if timed_out else ("equal" if right else "not equal")
-        return replace(verdict, reward=float(right), timed_out=timed_out, verifier=MATH_VERIFY, reason=reason)
+                    right, open_because = self._paired(found, gold, deadline)
+        reason = open_because or ("equal" if right else "not equal")
+        return replace(verdict, reward=float(right), timed_out=bool(open_because), verifier=MATH_VERIFY, reason=reason)
 
-    def _paired(self, found: str, golds: Gold, deadline: float) -> tuple[bool, bool]:
-        """Member by member; a pair that runs out of time is not the same, and ends the search."""
-        timed_out = False
+    def _paired(self, found: str, golds: Gold, deadline: float) -> tuple[bool, str]:
+        """Member by member; a pair that stays open is not the same, and ends the search."""
+        open_because = ""
 
         def same(member: str, gold: str) -> bool:
-            nonlocal timed_out
-            if timed_out:
+            nonlocal open_because
+            if open_because:
                 return False
-            right, timed_out = self._compared(member, gold, deadline, golds.tolerance)
+            right, open_because = self._compared(member, gold, deadline, golds.tolerance)
             return right
 
         right = can_be_paired(split_parts(found), golds.parts, same)
-        return right, timed_out and not right
+        return right, "" if right else open_because
 
-    def _compared(self, found: str, gold: str, deadline: float, tolerance: float) -> tuple[bool, bool]:
-        """One answer and one part of the gold, by rules, memory or the worker: is it right, did it run out of time?"""
+    def _compared(self, found: str, gold: str, deadline: float, tolerance: float) -> tuple[bool, str]:
+        """One answer and one part of the gold, by rules, memory or the worker: is it right, and why is that open?"""
         decided = equality(found, gold, tolerance).right
         if decided is not None:
-            return decided, False
+            return decided, ""
         question = (tidied(found), tidied(gold), tolerance)
         if question not in self._remembered:
-            reply = self._reply(
-                {"gold": question[1], "found": question[0], "tolerance": tolerance},
-                max(0.001, deadline - time.monotonic()),
-            )
-            result = (False, self._timed_out) if reply is None else (reply["right"] is True, False)
+            asked: dict[str, object] = {"gold": question[1], "found": question[0], "tolerance": tolerance}
+            limit_s = max(0.001, deadline - time.monotonic())
+            reply = self._reply(asked, limit_s)
+            if reply is None and self._ended == DIED:
+                reply = self._reply(asked, limit_s)
+            result = (False, self._ended) if reply is None else (reply["right"] is True, "")
             if reply is None and question not in self._failed:
                 self._failed.add(question)
                 return result
@@ -159,7 +163,7 @@ class SymbolicVerifier:
             self._worker = _Worker(self.time_limit_s)
         reply = self._worker.ask(json.dumps(question).encode() + b"\n", time_limit_s)
         if reply is None:
-            self._timed_out = self._worker.timed_out
+            self._ended = TIMED_OUT if self._worker.timed_out else DIED
             self._worker.stop()
             self._worker = None
         return reply

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -116,13 +117,13 @@ def test_a_computation_without_end_is_killed_at_the_time_limit_and_the_next_verd
     verifier.close()
 
 
-def test_a_worker_that_died_costs_one_verdict(verifier):
+def test_a_worker_that_died_costs_no_verdict(verifier):
+    """Killed from outside, as by a system short of memory."""
     assert verifier.verify(r"\boxed{2}", r"\max(2, 1)").reward == 1.0
     verifier._worker.process.kill()
     verifier._worker.process.wait()
     verdict = verifier.verify(r"\boxed{5}", r"\max(5, 1)")
-    assert (verdict.reward, verdict.timed_out) == (0.0, False)
-    assert verifier.verify(r"\boxed{5}", r"\max(5, 1)").reward == 1.0
+    assert (verdict.reward, verdict.timed_out, verdict.reason) == (1.0, False, "equal")
 
 
 def test_workers_end_with_close_and_with_their_verifier():
@@ -229,7 +230,7 @@ def test_a_member_that_runs_out_of_time_ends_the_search(monkeypatch):
     def compared(found, gold, deadline, tolerance):
         asked.append(gold)
         deadlines.add(deadline)
-        return False, gold == "b"
+        return False, "out of time" if gold == "b" else ""
 
     verifier = SymbolicVerifier()
     monkeypatch.setattr(verifier, "_compared", compared)
@@ -259,6 +260,22 @@ def test_a_question_that_kills_the_worker_is_asked_twice_and_then_never_again(mo
     assert len(asked) == 2
     assert [verifier.verify(r"\boxed{3}", r"\max(3, 1)").reward for _ in range(4)] == [1.0] * 4
     assert len(asked) == 3
+    verifier.close()
+
+
+def test_a_question_whose_workers_die_twice_is_open_and_says_so(monkeypatch):
+    verifier = SymbolicVerifier(time_limit_s=30.0)
+
+    class Dying(symbolic._Worker):
+        def ask(self, question, time_limit_s):
+            os.kill(self.process.pid, signal.SIGKILL)
+            return super().ask(question, time_limit_s)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(symbolic, "_Worker", Dying)
+        verdict = verifier.verify(r"\boxed{3}", r"\max(3, 1)")
+    assert (verdict.reward, verdict.timed_out, verdict.reason) == (0.0, True, "its worker process died twice")
+    assert verifier.verify(r"\boxed{3}", r"\max(3, 1)").reward == 1.0, "asked once more when it comes again"
     verifier.close()
 
 
