@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "http_soak.py"
 
 
 @pytest.mark.skipif(is_second_runner(), reason="the server's processes run what they run in the first suite")
-def test_wrong_requests_are_refused_and_change_nobody_s(tmp_path, monkeypatch):
+def test_wrong_requests_are_refused_and_change_no_other(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     out = tmp_path / "soak.jsonl"
     assert runpy.run_path(str(SCRIPT))["main"](["--requests", "120", "--out", str(out)]) == 0, out.read_text()

@@ -15,6 +15,7 @@ import gzip
 import io
 import itertools
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,11 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 MAX_VALUE = 2**28
 """Bytes of a line of JSON, or of a value over several lines, where the file itself is smaller: a ``.gz`` of a mebibyte
 may hold a gibibyte of zeros. 256 completions of 32,000 tokens with their log-probabilities are 170 MB."""
+MAX_UNPACKED, MAX_RATIO = 2**26, 200
+"""Bytes that a ``.gz`` or Parquet file may become, and how many times its size where that is more: packed rows of real
+completions are 3 to 50 times smaller than plain ones, and a file of three kilobytes may become gibibytes."""
+MAX_BATCH = 2**30
+"""Bytes of Parquet rows that are read at a time, if each cell is as large as the dictionary of its column."""
 CHUNK = 2**20
 """Characters or bytes of a line that are read at a time."""
 MAX_CELL = 2**26
@@ -68,16 +74,22 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if suffix == ".parquet":
         yield from _parquet_rows(path)
         return
-    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+    is_packed = path.suffix.lower() == ".gz"
+    whole = _unpacked_limit(path) if is_packed else sys.maxsize
+    with gzip.open(path) if is_packed else open(path, "rb") as file:
         if suffix in (".csv", ".tsv"):
-            yield from _separated_rows(file, suffix)
+            yield from _separated_rows(file, suffix, whole)
         else:
-            yield from _json_rows(file, max(MAX_VALUE, path.stat().st_size))
+            yield from _json_rows(file, min(max(MAX_VALUE, path.stat().st_size), whole), whole)
 
 
-def _json_rows(file: gzip.GzipFile | io.BufferedReader, most: int) -> Iterator[tuple[str, Any]]:
+def _unpacked_limit(path: Path) -> int:
+    return max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size)
+
+
+def _json_rows(file: gzip.GzipFile | io.BufferedReader, most: int, whole: int) -> Iterator[tuple[str, Any]]:
     """One row per line, or the rows of one value that fills the file, over several lines or on one."""
-    lines = enumerate(_bounded(file.readline, most, (b"\n",)), 1)
+    lines = enumerate(_bounded(file.readline, most, whole, (b"\n",)), 1)
     number, line = next(((number, line) for number, line in lines if line.strip()), (0, b""))
     if not line:
         return
@@ -133,13 +145,13 @@ def _parsed(text: bytes, place: str, *, is_torn: bool) -> Any:
     raise _Unreadable(f"{place} is not JSON ({reason}); {remedy}")
 
 
-def _separated_rows(file: gzip.GzipFile | io.BufferedReader, suffix: str) -> Iterator[tuple[str, Any]]:
+def _separated_rows(file: gzip.GzipFile | io.BufferedReader, suffix: str, whole: int) -> Iterator[tuple[str, Any]]:
     """Rows of CSV or TSV; the first line names the columns."""
     csv.field_size_limit(MAX_CELL)
     number = 0
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         reader = csv.reader(
-            _bounded(text.readline, MAX_CELL, ("\n", "\r")), "excel-tab" if suffix == ".tsv" else "excel"
+            _bounded(text.readline, MAX_CELL, whole, ("\n", "\r")), "excel-tab" if suffix == ".tsv" else "excel"
         )
         try:
             names = next(reader, [])
@@ -158,12 +170,15 @@ def _separated_rows(file: gzip.GzipFile | io.BufferedReader, suffix: str) -> Ite
             raise _Unreadable(f" row {number + 1} cannot be read ({error}); write the file again") from None
 
 
-def _bounded(readline: Callable[[int], AnyStr], most: int, ends: tuple[AnyStr, ...]) -> Iterator[AnyStr]:
-    """The lines of a file, which end with one of ``ends``; a line of more than ``most`` is refused before it fills the
-    memory."""
-    number = 0
+def _bounded(readline: Callable[[int], AnyStr], most: int, whole: int, ends: tuple[AnyStr, ...]) -> Iterator[AnyStr]:
+    """The lines of a file, which end with one of ``ends``; a line of more than ``most``, or lines of more than
+    ``whole`` together, are refused before they fill the memory."""
+    number = total = 0
     while line := readline(CHUNK):
         number += 1
+        total += len(line)
+        if total > whole:
+            raise _unpacks_too_far(whole)
         if len(line) == CHUNK and not line.endswith(ends):
             parts, left = [line], most - CHUNK
             while left >= 0 and len(parts[-1]) == CHUNK and not parts[-1].endswith(ends):
@@ -171,8 +186,15 @@ def _bounded(readline: Callable[[int], AnyStr], most: int, ends: tuple[AnyStr, .
                 left -= len(parts[-1])
             if left < 0:
                 raise _too_long(f" line {number}", most)
+            total += sum(map(len, parts[1:]))
             line = line[:0].join(parts)
         yield line
+
+
+def _unpacks_too_far(whole: int) -> _Unreadable:
+    return _Unreadable(
+        f": it unpacks to more than {whole // 2**20} MiB, {MAX_RATIO} times its size; give it unpacked, as JSONL"
+    )
 
 
 def _too_long(place: str, most: int) -> _Unreadable:
@@ -200,9 +222,17 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
         groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
         if any(group.total_byte_size > max(MAX_VALUE, path.stat().st_size) * group.num_rows for group in groups):
             raise _too_long(": a row", MAX_VALUE)
-        batches = file.iter_batches(batch_size=256)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        yield from ((f" row {number}", row) for number, row in enumerate(rows, 1))
+        columns = [
+            group.column(place).total_uncompressed_size for group in groups for place in range(group.num_columns)
+        ]
+        done, left = 0, _unpacked_limit(path)
+        for batch in file.iter_batches(batch_size=max(1, min(256, MAX_BATCH // max([1, *columns])))):
+            left -= batch.nbytes
+            if left < 0:
+                raise _unpacks_too_far(_unpacked_limit(path))
+            rows = batch.to_pylist()
+            yield from ((f" row {number}", row) for number, row in enumerate(rows, done + 1))
+            done += len(rows)
     except (ArrowException, OverflowError, ValueError) as error:  # the last two: a time beyond Python's
         reason = (str(error).splitlines() or ["damaged"])[0][:100]
         raise _Unreadable(f" cannot be read ({reason}); write the Parquet file again") from None

@@ -184,3 +184,54 @@ def test_a_parquet_file_of_a_huge_row_or_a_time_beyond_python_s_is_one_line(tmp_
     assert path.stat().st_size < 2**12
     with pytest.raises(DataError, match=r"a.parquet': a row is longer than 0 MiB"):
         read(path)
+
+
+LIMITS = r"' *: it unpacks to more than 0 MiB, 200 times its size; give it unpacked, as JSONL$"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl.gz", b'{"a": 1}\n' * 2**14),
+        ("a.csv.gz", b"a,b\n" + b"1,2\n" * 2**15),
+        ("a.jsonl.gz", (b'{"a": "' + b"x" * 2**15 + b'"}\n') * 8),
+    ],
+)
+def test_rows_that_fill_the_memory_from_a_tiny_packed_file_are_refused_on_the_way(tmp_path, monkeypatch, name, content):
+    monkeypatch.setattr(module, "MAX_UNPACKED", 2**16)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content))
+    assert len(content) > 200 * path.stat().st_size
+    with pytest.raises(DataError, match=LIMITS):
+        list(table_rows(path, field="samples"))
+    plain = tmp_path / name.removesuffix(".gz")
+    plain.write_bytes(content)
+    assert list(table_rows(plain, field="samples")), "the plain file is as large as it looks"
+
+
+def test_a_parquet_file_whose_dictionary_is_repeated_is_refused_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_UNPACKED", 2**16)
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"a": ["x" * 2**14] * 2**10}), path, compression="zstd", row_group_size=2**10)
+    assert path.stat().st_size < 2**12
+    with pytest.raises(DataError, match=LIMITS):
+        list(table_rows(path, field="samples"))
+
+
+def test_rows_of_parquet_are_read_few_at_a_time_where_a_cell_may_be_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_BATCH", 2**15)
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"a": [str(n) * 2**14 for n in range(3)]}), path)
+    seen, to_pylist = [], pa.RecordBatch.to_pylist
+
+    class Batch:
+        def __init__(self, batch):
+            self.nbytes, self.to_pylist = batch.nbytes, lambda: seen.append(batch.num_rows) or to_pylist(batch)
+
+    original = parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        parquet.ParquetFile, "iter_batches", lambda file, **options: map(Batch, original(file, **options))
+    )
+    rows = list(table_rows(path, field="samples"))
+    assert [place.rpartition(" ")[2] for place, _ in rows] == ["1", "2", "3"]
+    assert max(seen) == 1

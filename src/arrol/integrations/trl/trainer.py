@@ -83,10 +83,11 @@ class GRPOTrainer(trl.GRPOTrainer):
         True takes the newest checkpoint that was saved to its end: where a run was killed during a save, transformers
         would take the rest of that one, and fail.
         """
-        if self.pruned is not None and resume_from_checkpoint:
-            if resume_from_checkpoint is True:
-                resume_from_checkpoint = newest_whole(Path(str(self.args.output_dir))) or True
-            if resume_from_checkpoint is not True and not self.pruned.load(folder := Path(resume_from_checkpoint)):
+        if self.pruned is not None and resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_whole(Path(str(self.args.output_dir))) or True
+        if self.pruned is not None and isinstance(resume_from_checkpoint, str):
+            folder = Path(resume_from_checkpoint)
+            if not self.pruned.load(folder):
                 warnings.warn(f"{folder.name} has no head: a new one starts", stacklevel=2)
         try:
             return super().train(resume_from_checkpoint, *positional, **named)
@@ -97,13 +98,16 @@ class GRPOTrainer(trl.GRPOTrainer):
                 recorder.end("failed" if has_failed else "stopped", str(error) or type(error).__name__)
             raise
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The head first: ``trainer_state.json``, which transformers writes last, says that it is there too."""
-        if self.pruned is not None:
+    def save_model(self, output_dir: str | None = None, *positional: Any, **named: Any) -> None:
+        """TRL's; of a checkpoint, which begins with it, the head comes first: ``trainer_state.json``, which
+        transformers writes last, then says that the head is there too.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.pruned is not None and output_dir is not None and Path(output_dir) == folder:
             self.pruned.settle()
             if self.is_world_process_zero():
-                self.pruned.save(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+                self.pruned.save(folder)
+        super().save_model(output_dir, *positional, **named)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's metrics and arrol's, to the trackers of ``report_to``."""
