@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -68,6 +67,19 @@ TASKS = {
     "countdown": StudyTask("configs/countdown.toml", "countdown-start-seed0", 6.7, (7, 22, 30, 44)),
     "search": StudyTask("configs/search.toml", "search-start-seed0", 6.7, (20, 25, 49)),
 }
+PUBLISHED = (
+    *(
+        "tokens/",
+        "compute/",
+        "time/step_s",
+        "pruning/candidates",
+        "pruning/kept_frac",
+        "pruning/auto/",
+        "quality/auroc",
+    ),
+    *(f"rollout/{name}" for name in ("success_frac", "decode_steps", "survivors_frac", "dead_group_frac")),
+)
+"""Beginnings of the names of the metrics that a published record keeps of each step."""
 LEAN = {"rule": "aero", "rescue_step": 4, "rejection": {"wrong_ratio": 2.0}, "posterior": {"used_for": "allocation"}}
 """AERO as it did best in the study of allocation."""
 
@@ -227,13 +239,21 @@ def tuning(folder: Path) -> dict[str, tuple[float, float]]:
 
 
 def copy_finished(folder: Path, target: Path, runs: Sequence[str]) -> None:
-    """Copy the records of each of these runs that is finished and that ``target`` lacks, without its rollouts."""
+    """Copy the records of each of these runs that is finished and that ``target`` lacks, without its rollouts and
+    without the metrics of steps that no table reads."""
     for path in (folder / run / RECORDS_FILE for run in runs):
         copy = target / path.parent.name / path.name
         end = read_run(path).end if path.exists() and not copy.exists() else None
         if end is not None and end.outcome == "finished":
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, copy)
+            lines = path.read_text("utf-8").splitlines()
+            copy.write_text("".join(f"{json.dumps(_published(json.loads(line)))}\n" for line in lines), "utf-8")
+
+
+def _published(row: dict[str, Any]) -> dict[str, Any]:
+    if row["kind"] == "step":
+        row["metrics"] = {key: value for key, value in row["metrics"].items() if key.startswith(PUBLISHED)}
+    return row
 
 
 def as_toml(plan: Mapping[str, Any]) -> str:

@@ -206,7 +206,8 @@ def differs(first: Any, second: Any, near: float, at: str = "") -> str:
     if isinstance(first, float | np.ndarray) and np.asarray(first).dtype.kind == "f":
         is_same = np.shape(first) == np.shape(second) and np.allclose(first, second, near, near, equal_nan=True)
         return "" if is_same else f"{at}: {str(first)[:40]} and {str(second)[:40]}"
-    return "" if np.array_equal(first, second) else f"{at}: {str(first)[:60]} and {str(second)[:60]}"
+    is_same = np.array_equal(first, second) if isinstance(first, np.ndarray) else first == second
+    return "" if is_same else f"{at}: {str(first)[:60]} and {str(second)[:60]}"
 
 
 class Scene:

@@ -14,7 +14,7 @@ from arrol.lab.costs import Counts, cost_model
 from arrol.records.schema import MeritRecord, StepRecord
 from arrol.records.store import Run, find_runs, read_records, read_run
 from arrol.reports.costs import CostToFinal, accuracy_at, cost_to_final, equal_cost
-from arrol.reports.curves import eval_curve, runs_by_arm
+from arrol.reports.curves import cost_to_target, eval_curve, mean_curve, runs_by_arm
 from arrol.reports.tables import markdown_lines
 
 GPU = "7b"
@@ -35,9 +35,11 @@ def fair_blocks(results: Path) -> dict[str, str]:
         if record.exists():
             merits = {row.design: row for row in read_records(record) if isinstance(row, MeritRecord)
                       and row.cost_model == "flops"}  # fmt: skip
-            ranked.append(rank_row(folder.name, merits, cost_to_final(runs, "flops_E")))
+            ranked.append(rank_row(folder.name, merits, runs))
     if ranked:
-        made["fair-merit"] = markdown_lines([["study", "arms", "rank correlation", "without the oddest arm"], *ranked])
+        head = ["study", "arms", "accuracy that all reach", "merit with compute saved until then"]
+        head += ["without the oddest arm", "merit with accuracy at equal compute"]
+        made["fair-merit"] = markdown_lines([head, *ranked])
     return made
 
 
@@ -59,16 +61,20 @@ def learnt_table(runs: Sequence[Run]) -> str:
 
 
 def costs_table(runs: Sequence[Run]) -> str:
-    """Cost until the first arm's final accuracy, as a share of the first arm's total: FLOPs and two kinds of time."""
+    """FLOPs and GPU time until the highest accuracy that all arms reach, as a share of the first arm's until then; and
+    cost until the first arm's final accuracy, as a share of its total: FLOPs and two kinds of time."""
+    simulated, arms = [on_gpu(run) for run in runs], list(runs_by_arm(runs))
+    target, flops = cost_until_all_reach(runs, "flops_E")
+    _, gpu_s = cost_until_all_reach(simulated, "train_s_E")
     columns = {
-        name: {
-            row.arm: row for row in cost_to_final([on_gpu(run) for run in runs] if name == "GPU time" else runs, field)
-        }
+        name: {row.arm: row for row in cost_to_final(simulated if name == "GPU time" else runs, field)}
         for name, field in SEEN.items()
     }
-    first = next(iter(runs_by_arm(runs)))
-    lines = [["arm", *(f"{name} to {first}'s final accuracy" for name in SEEN)]]
-    lines += [[arm, *(final_cell(rows.get(arm)) for rows in columns.values())] for arm in runs_by_arm(runs)]
+    head = ["arm", f"compute to {target:.3f}, which all reach", "GPU time to it"]
+    lines = [[*head, *(f"{name} to {arms[0]}'s final accuracy" for name in SEEN)]]
+    for arm in arms:
+        early = (f"{costs[arm] / costs[arms[0]]:.2f}" for costs in (flops, gpu_s))
+        lines.append([arm, *early, *(final_cell(rows.get(arm)) for rows in columns.values())])
     return markdown_lines(lines)
 
 
@@ -97,14 +103,34 @@ def _mean_accuracy(runs: Sequence[Run], budget: float, seeds: int) -> float:
     return float(np.mean([accuracy_at(eval_curve(run), "flops_E", budget) for run in runs]))
 
 
-def rank_row(study: str, merits: Mapping[str, MeritRecord], reached: Sequence[CostToFinal]) -> list[str]:
-    """Rank correlation of merit and compute saved, over arms; and the arm without which it is largest."""
-    rows = [(row.arm, merits[row.arm].merit, -row.share) for row in reached if row.arm in merits]
-    names, merit, saved = zip(*rows, strict=True)
-    whole = rank_correlation(merit, saved)
+def rank_row(study: str, merits: Mapping[str, MeritRecord], runs: Sequence[Run]) -> list[str]:
+    """Rank correlations of merit, over arms: with the compute until the highest accuracy that all of them reach, and
+    with accuracy at equal compute; and the arm without which the first is largest."""
+    names = [arm for arm in runs_by_arm(runs) if arm in merits]
+    merit = [merits[arm].merit for arm in names]
+    target, costs = cost_until_all_reach([run for run in runs if run.run.arm in merits], "flops_E")
+    accuracy = {row.arm: row.accuracy for row in equal_cost(runs, "flops_E", [1.0])}
+    saved = [-costs[arm] for arm in names]
     without = [rank_correlation(np.delete(merit, at), np.delete(saved, at)) for at in range(len(names))]
     odd = int(np.nanargmax(without))
-    return [study, str(len(names)), f"{whole:.2f}", f"{without[odd]:.2f} ({names[odd]})"]
+    whole, equal = rank_correlation(merit, saved), rank_correlation(merit, [accuracy[arm] for arm in names])
+    return [
+        study,
+        str(len(names)),
+        f"{target:.3f}",
+        f"{whole:.2f}",
+        f"{without[odd]:.2f} ({names[odd]})",
+        f"{equal:.2f}",
+    ]
+
+
+def cost_until_all_reach(runs: Sequence[Run], cost: str) -> tuple[float, dict[str, float]]:
+    """The highest accuracy that the mean curve of every arm reaches, and each arm's cost until its own reaches it."""
+    curves = {
+        arm: mean_curve([eval_curve(run) for run in members], [cost]) for arm, members in runs_by_arm(runs).items()
+    }
+    target = min(float(accuracy_RE.mean(0).max()) for _, _, accuracy_RE in curves.values())
+    return target, {arm: cost_to_target(cost_E, acc_RE.mean(0), target) for arm, (_, cost_E, acc_RE) in curves.items()}
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

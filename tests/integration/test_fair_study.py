@@ -14,7 +14,7 @@ from arrol.configs.run import load_compare, load_run, planned_runs
 from arrol.lab.designs import read_designs
 from arrol.lab.merit import base_config, design_config
 from arrol.records.schema import EndRecord, EvalRecord, MeritRecord, RunRecord, StepRecord
-from arrol.records.store import RecordWriter
+from arrol.records.store import RecordWriter, read_run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASKS = ["arithmetic", "countdown", "search"]
@@ -49,6 +49,7 @@ def write_run(folder: Path, name: str, seed: int, flops: float, accuracy: float,
                 counts = {"generated": 10 * flops, "scored": 0.0, "trained": 0.0}
                 tokens = {f"tokens/{kind}": count for kind, count in counts.items()}
                 metrics = {"compute/flops": flops, "rollout/decode_steps": 100.0, "time/step_s": 1.0, **tokens}
+                metrics["loss/policy"] = 0.5
                 writer.write(StepRecord(step=step, metrics=metrics))
             value = 0.1 + (accuracy - 0.1) * step / steps
             both = {"eval/pass_at_8": 2 * value, "eval/all_right_at_8": value / 2}
@@ -147,6 +148,9 @@ def test_a_study_goes_on_where_it_stopped_also_from_its_records(
         study["train"]("search", "tune", plan)
     kept = [path.relative_to(plan.out) for path in plan.out.rglob("*.*l")]
     assert kept == [Path("fair-search-tune/grpo.5e-05-seed100/records.jsonl")], "finished runs, without rollouts"
+    (whole, short) = (read_run(folder / kept[0].parent.name) for folder in (runs, plan.out / "fair-search-tune"))
+    assert [set(row.metrics) for row in short.steps] == [set(row.metrics) - {"loss/policy"} for row in whole.steps]
+    assert (short.run, short.evals, short.end) == (whole.run, whole.evals, whole.end)
 
     plan.work = tmp_path / "elsewhere"
     plan.work.mkdir()
@@ -202,9 +206,11 @@ def test_tables_say_what_was_learnt_and_what_it_cost(tables: dict[str, Any], tmp
     # 8 steps of 100 decode steps and 50 tokens, beside 4 of 100 and 100.
     second = 100 * 10.8e-3
     gpu = 8 * (second + 50 * 0.19e-3) / (4 * (second + 100 * 0.19e-3))
-    assert made["fair-search:cost"].splitlines()[3] == f"| auto | 1.00 | {gpu:.2f} | 2.00 |"
-    assert made["fair-search:cost"].splitlines()[4] == "| paper | not reached | not reached | not reached |"
-    assert made["fair-merit"].splitlines()[-1].startswith("| fair-search | 3 | 0.87 | ")
+    head, _, *rows = made["fair-search:cost"].splitlines()
+    assert head.startswith("| arm | compute to 0.300, which all reach | GPU time to it | ")
+    assert rows[1] == f"| auto | 1.00 | {gpu:.2f} | 1.00 | {gpu:.2f} | 2.00 |"
+    assert rows[2] == "| paper | 2.00 | 2.00 | not reached | not reached | not reached |"
+    assert made["fair-merit"].splitlines()[-1] == "| fair-search | 3 | 0.300 | 0.87 | 1.00 (grpo) | 0.87 |"
 
 
 def test_rank_correlation_shares_the_ranks_of_ties(tables: dict[str, Any]) -> None:
