@@ -19,6 +19,9 @@ from arrol.reports.tables import markdown_lines
 
 GPU = "7b"
 """Cost model of the simulated time: a synchronous GPU step as published."""
+RANKED = ["study", "arms", "accuracy that all reach", "merit, compute saved until then", "without the oddest arm"]
+RANKED += ["merit, accuracy at equal compute", "number of updates, compute saved", "7b merit, GPU time saved"]
+"""Columns of ``fair-merit``."""
 SEEN = {"compute": "flops_E", "GPU time": "train_s_E", "measured time": "train_s_E"}
 
 
@@ -33,13 +36,11 @@ def fair_blocks(results: Path) -> dict[str, str]:
         made[f"{folder.name}:learnt"], made[f"{folder.name}:cost"] = learnt_table(runs), costs_table(runs)
         record = results / f"lab-{folder.name.removesuffix('-slow')}.jsonl"
         if record.exists():
-            merits = {row.design: row for row in read_records(record) if isinstance(row, MeritRecord)
-                      and row.cost_model == "flops"}  # fmt: skip
-            ranked.append(rank_row(folder.name, merits, runs))
+            rows = [row for row in read_records(record) if isinstance(row, MeritRecord)]
+            merits, gpu = ({row.design: row.merit for row in rows if row.cost_model == name} for name in ("flops", GPU))
+            ranked.append(rank_row(folder.name, merits, gpu, runs))
     if ranked:
-        head = ["study", "arms", "accuracy that all reach", "merit with compute saved until then"]
-        head += ["without the oddest arm", "merit with accuracy at equal compute"]
-        made["fair-merit"] = markdown_lines([head, *ranked])
+        made["fair-merit"] = markdown_lines([RANKED, *ranked])
     return made
 
 
@@ -103,24 +104,30 @@ def _mean_accuracy(runs: Sequence[Run], budget: float, seeds: int) -> float:
     return float(np.mean([accuracy_at(eval_curve(run), "flops_E", budget) for run in runs]))
 
 
-def rank_row(study: str, merits: Mapping[str, MeritRecord], runs: Sequence[Run]) -> list[str]:
-    """Rank correlations of merit, over arms: with the compute until the highest accuracy that all of them reach, and
-    with accuracy at equal compute; and the arm without which the first is largest."""
-    names = [arm for arm in runs_by_arm(runs) if arm in merits]
-    merit = [merits[arm].merit for arm in names]
-    target, costs = cost_until_all_reach([run for run in runs if run.run.arm in merits], "flops_E")
-    accuracy = {row.arm: row.accuracy for row in equal_cost(runs, "flops_E", [1.0])}
-    saved = [-costs[arm] for arm in names]
+def rank_row(study: str, merits: Mapping[str, float], gpu: Mapping[str, float], runs: Sequence[Run]) -> list[str]:
+    """Rank correlations over arms, of what may predict and what was measured; ``RANKED`` names them."""
+    runs = [run for run in runs if run.run.arm in merits]
+    by_arm = runs_by_arm(runs)
+    names, steps = list(by_arm), [members[0].run.config["training"]["steps"] for members in by_arm.values()]
+    target, flops = cost_until_all_reach(runs, "flops_E")
+    _, gpu_s = cost_until_all_reach([on_gpu(run) for run in runs], "train_s_E")
+    merit, saved = [merits[arm] for arm in names], [-flops[arm] for arm in names]
     without = [rank_correlation(np.delete(merit, at), np.delete(saved, at)) for at in range(len(names))]
     odd = int(np.nanargmax(without))
-    whole, equal = rank_correlation(merit, saved), rank_correlation(merit, [accuracy[arm] for arm in names])
+    accuracy = {row.arm: row.accuracy for row in equal_cost(runs, "flops_E", [1.0])}
+    found = [
+        rank_correlation(merit, [accuracy[arm] for arm in names]),
+        rank_correlation(steps, saved),
+        rank_correlation([gpu[arm] for arm in names], [-gpu_s[arm] for arm in names]) if gpu else math.nan,
+    ]
+    whole = f"{rank_correlation(merit, saved):.2f}"
     return [
         study,
         str(len(names)),
         f"{target:.3f}",
-        f"{whole:.2f}",
+        whole,
         f"{without[odd]:.2f} ({names[odd]})",
-        f"{equal:.2f}",
+        *(f"{r:.2f}" for r in found),
     ]
 
 

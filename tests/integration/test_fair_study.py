@@ -210,7 +210,7 @@ def test_tables_say_what_was_learnt_and_what_it_cost(tables: dict[str, Any], tmp
     assert head.startswith("| arm | compute to 0.300, which all reach | GPU time to it | ")
     assert rows[1] == f"| auto | 1.00 | {gpu:.2f} | 1.00 | {gpu:.2f} | 2.00 |"
     assert rows[2] == "| paper | 2.00 | 2.00 | not reached | not reached | not reached |"
-    assert made["fair-merit"].splitlines()[-1] == "| fair-search | 3 | 0.300 | 0.87 | 1.00 (grpo) | 0.87 |"
+    assert made["fair-merit"].splitlines()[-1] == "| fair-search | 3 | 0.300 | 0.87 | 1.00 (grpo) | 0.87 | 0.50 | nan |"
 
 
 def test_rank_correlation_shares_the_ranks_of_ties(tables: dict[str, Any]) -> None:
