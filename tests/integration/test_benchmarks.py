@@ -147,7 +147,7 @@ def test_verdicts_survive_killed_workers_and_many_askers(
     assert ended.value.code == 0, capsys.readouterr().out
     run, *rows = read_records(out)
     assert isinstance(run, RunRecord)
-    assert run.config["decided_by_algebra"] > 60
+    assert run.config["decided_by_algebra"] > 40
     found = {row.variant: row for row in rows if isinstance(row, BenchRecord)}
     assert found["workers killed"].median > 0
     assert all(row.median <= row.limit for row in found.values() if row.limit == row.limit)
