@@ -1,6 +1,7 @@
 """The head lies beside each checkpoint, and a run that was interrupted ends as if it had not been."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,16 @@ def test_a_checkpoint_that_was_not_saved_to_its_end_is_passed_over(tmp_path, mon
     with pytest.warns(UserWarning, match=r"checkpoint-4: not saved to the end .* going on from checkpoint-2"):
         resumed.train(resume_from_checkpoint=True)
     assert torch.equal(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("as_given", [str, Path])
+def test_a_given_checkpoint_brings_its_head_as_text_and_as_path(tmp_path, monkeypatch, as_given):
+    trainer(config(tmp_path, **{**STEPS, "max_steps": 2})).train()
+    host, found = trainer(config(tmp_path, **STEPS)), []
+    load = host.pruned.load
+    monkeypatch.setattr(host.pruned, "load", lambda folder: found.append(load(folder)) or found[-1])
+    host.train(resume_from_checkpoint=as_given(tmp_path / "checkpoint-2"))
+    assert found == [True]
 
 
 def test_the_only_checkpoint_not_saved_to_its_end_is_an_error_of_one_line(tmp_path):

@@ -28,8 +28,8 @@ MAX_VALUE = 2**28
 """Bytes of a line of JSON, or of a value over several lines, where the file itself is smaller: a ``.gz`` of a mebibyte
 may hold a gibibyte of zeros. 256 completions of 32,000 tokens with their log-probabilities are 170 MB."""
 MAX_UNPACKED, MAX_RATIO = 2**26, 200
-"""Bytes that a ``.gz`` or Parquet file may become, and how many times its size where that is more: packed rows of real
-completions are 3 to 50 times smaller than plain ones, and a file of three kilobytes may become gibibytes."""
+"""Bytes that a ``.gz`` or Parquet file may become, and how many times its size where that is more. Rows of real
+completions unpack to far less; a file of three kilobytes made for it becomes gibibytes."""
 MAX_BATCH = 2**30
 """Bytes of Parquet rows that are read at a time, if each cell is as large as the dictionary of its column."""
 CHUNK = 2**20

@@ -77,7 +77,7 @@ class GRPOTrainer(trl.GRPOTrainer):
             self.observed.settle()
         return super().compute_loss(model, inputs, *positional, **named)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *positional: Any, **named: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *positional: Any, **named: Any) -> Any:
         """TRL's training; a resumed run loads the head from the checkpoint, and warns when it has none.
 
         True takes the newest checkpoint that was saved to its end: where a run was killed during a save, transformers
@@ -85,7 +85,7 @@ class GRPOTrainer(trl.GRPOTrainer):
         """
         if self.pruned is not None and resume_from_checkpoint is True:
             resume_from_checkpoint = newest_whole(Path(str(self.args.output_dir))) or True
-        if self.pruned is not None and isinstance(resume_from_checkpoint, str):
+        if self.pruned is not None and resume_from_checkpoint and not isinstance(resume_from_checkpoint, bool):
             folder = Path(resume_from_checkpoint)
             if not self.pruned.load(folder):
                 warnings.warn(f"{folder.name} has no head: a new one starts", stacklevel=2)
@@ -102,8 +102,8 @@ class GRPOTrainer(trl.GRPOTrainer):
         """TRL's; of a checkpoint, which begins with it, the head comes first: ``trainer_state.json``, which
         transformers writes last, then says that the head is there too.
         """
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        if self.pruned is not None and output_dir is not None and Path(output_dir) == folder:
+        folder = Path(output_dir or "")
+        if self.pruned is not None and folder.name == f"checkpoint-{self.state.global_step}":
             self.pruned.settle()
             if self.is_world_process_zero():
                 self.pruned.save(folder)
@@ -173,10 +173,10 @@ def newest_whole(folder: Path) -> str | None:
 
     CheckpointError where none was saved to its end.
     """
-    numbered = [(int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*")
-                if path.name.rpartition("-")[2].isdecimal() and path.is_dir()]  # fmt: skip
+    steps = {path: path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*") if path.is_dir()}
+    numbered = {path: int(step) for path, step in steps.items() if step.isdecimal()}
     passed: list[str] = []
-    for _, path in sorted(numbered, reverse=True):
+    for path in sorted(numbered, key=lambda path: numbered[path], reverse=True):
         if _is_whole(path):
             if passed:
                 warnings.warn(
