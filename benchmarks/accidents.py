@@ -1,7 +1,8 @@
-"""How runs ended that something happened to, counted."""
+"""Rows of the scripts that try to break arrol: how runs ended that something happened to, and what was counted."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,4 +46,11 @@ def row(variant: str, tally: Tally) -> BenchRecord:
         p80=share,
         repeats=tally.tries,
         config={**counts, "different": tally.different, "notes": tally.notes[:3]},
+    )
+
+
+def finding(benchmark: str, variant: str, value: float, unit: str = "", limit: float = math.nan) -> BenchRecord:
+    """What was counted, and what it may be at most."""
+    return BenchRecord(
+        benchmark=benchmark, variant=variant, unit=unit, median=value, p20=value, p80=value, repeats=1, limit=limit
     )

@@ -15,9 +15,9 @@ goes the same request again and again, with groups that are pruned and without a
 from __future__ import annotations
 
 import argparse
+import functools
 import http.client
 import json
-import math
 import os
 import random
 import socket
@@ -39,9 +39,9 @@ import psutil
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import vllm_host
+from accidents import finding
 from arrol.engines.vllm.request import StopReport, pruning_args
 from arrol.engines.vllm.scheduler import ESTIMATOR_VARIABLE
-from arrol.records.schema import BenchRecord
 from measure import write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -268,13 +268,6 @@ class Clients:
         return str(status)
 
 
-def finding(variant: str, value: float, unit: str = "", limit: float = math.nan) -> BenchRecord:
-    """What was counted, and what it may be at most."""
-    return BenchRecord(
-        benchmark="http-soak", variant=variant, unit=unit, median=value, p20=value, p80=value, repeats=1, limit=limit
-    )
-
-
 def slope_mib(samples: Sequence[tuple[int, float]]) -> float:
     """MiB per 10,000 requests over the last half."""
     half = np.array(samples[len(samples) // 2 :])
@@ -306,12 +299,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             server.close()
     found = clients.found
     unanswered = end["vllm:num_requests_running"] + end["vllm:num_requests_waiting"]
+    row = functools.partial(finding, "http-soak")
     rows = [
-        finding("requests", count),
-        finding("answers that are not as they should be", len(found.failures), limit=0),
-        finding("requests that still run", unanswered, limit=0),
-        finding("share of the KV cache that is held", end["vllm:kv_cache_usage_perc"], limit=0),
-        finding("growth of memory per 10,000 requests, last half", slope_mib(memory), "MiB"),
+        row("requests", count),
+        row("answers that are not as they should be", len(found.failures), limit=0),
+        row("requests that still run", unanswered, limit=0),
+        row("share of the KV cache that is held", end["vllm:kv_cache_usage_perc"], limit=0),
+        row("growth of memory per 10,000 requests, last half", slope_mib(memory), "MiB"),
     ]
     config = {
         "answers": dict(sorted(found.answers.items())),
@@ -322,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     write(flags.out, "bench-http-soak", config, rows, seed=flags.seed)
     print(json.dumps(config, indent=1))
-    return 1 if any(row.median > row.limit for row in rows) else 0
+    return 1 if any(each.median > each.limit for each in rows) else 0
 
 
 def at_rest(server: Server) -> dict[str, float]:

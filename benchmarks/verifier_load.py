@@ -12,6 +12,7 @@ In both: no process is left behind when the pool is closed, and memory stays bou
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import random
 import sys
@@ -21,10 +22,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import hostile
-from arrol.records.schema import BenchRecord
+from accidents import finding
 from arrol.types import Verdict
 from arrol.verifiers.pool import VerifierPool
 from arrol.verifiers.symbolic import SymbolicVerifier
@@ -105,14 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong, undecided = compared(pool.verify_all(pairs), expected)
     seconds = time.monotonic() - started
     left = len(children()) - before
+    row = functools.partial(finding, "verifier-load")
     rows = [
-        finding("verdicts while workers are killed", len(pairs)),
-        finding("workers killed", Mortal.kills),
-        finding("another verdict, without a word", wrong, limit=0),
-        finding("verdicts that stayed open and say so", undecided),
-        finding("processes left behind, zombies included", left, limit=0),
-        finding("largest worker", memory.peak_gib, "GiB", limit=LIMIT_GIB),
-        finding("seconds", seconds, "s"),
+        row("verdicts while workers are killed", len(pairs)),
+        row("workers killed", Mortal.kills),
+        row("another verdict, without a word", wrong, limit=0),
+        row("verdicts that stayed open and say so", undecided),
+        row("processes left behind, zombies included", left, limit=0),
+        row("largest worker", memory.peak_gib, "GiB", limit=LIMIT_GIB),
+        row("seconds", seconds, "s"),
     ]
     starts = [number * len(pairs) // flags.trainings for number in range(flags.trainings)]
     started = time.monotonic()
@@ -121,26 +122,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.monotonic() - started
     counts = [compared(each, expected[at:] + expected[:at]) for at, each in zip(starts, found, strict=True)]
     rows += [
-        finding(f"verdicts of {len(found)} trainings at once", len(found) * len(pairs)),
-        finding("another verdict than of one training", sum(wrong + undecided for wrong, undecided in counts), limit=0),
-        finding("processes left behind by them", len(children()) - before, limit=0),
-        finding("largest worker then", memory.peak_gib, "GiB", limit=LIMIT_GIB),
-        finding("seconds then", seconds, "s"),
+        row(f"verdicts of {len(found)} trainings at once", len(found) * len(pairs)),
+        row("another verdict than of one training", sum(wrong + undecided for wrong, undecided in counts), limit=0),
+        row("processes left behind by them", len(children()) - before, limit=0),
+        row("largest worker then", memory.peak_gib, "GiB", limit=LIMIT_GIB),
+        row("seconds then", seconds, "s"),
     ]
     config = {"questions": len(pairs), "decided_by_algebra": by_algebra, "questions_per_kill": ONE_IN}
     write(flags.out, "bench-verifier-load", config, rows, seed=flags.seed)
-    return 1 if any(row.median > row.limit for row in rows) else 0
+    return 1 if any(each.median > each.limit for each in rows) else 0
 
 
 def pool_of(flags: argparse.Namespace) -> VerifierPool:
     """A new one, that remembers nothing."""
     return VerifierPool(SymbolicVerifier(time_limit_s=30.0), num_workers=flags.workers)
-
-
-def finding(variant: str, value: float, unit: str = "", limit: float = float("nan")) -> BenchRecord:
-    """What was counted, and what it may be at most."""
-    shape: dict[str, Any] = {"median": value, "p20": value, "p80": value, "repeats": 1}
-    return BenchRecord(benchmark="verifier-load", variant=variant, unit=unit, limit=limit, **shape)
 
 
 if __name__ == "__main__":

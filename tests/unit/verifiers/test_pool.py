@@ -1,11 +1,14 @@
 """Many answers at once: order, progress, a hang that costs one answer, and ends that leave nothing behind."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from arrol.errors import ConfigError, DataError
 from arrol.types import Verdict
+from arrol.verifiers import pool as module
 from arrol.verifiers.integer import IntegerVerifier
 from arrol.verifiers.pool import BLOCK, VerifierPool
 from arrol.verifiers.rules import Judged
@@ -152,3 +155,19 @@ def test_nothing_to_do():
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="num_workers: -1 is negative"):
         VerifierPool(IntegerVerifier(), num_workers=-1)
+
+
+def test_many_first_callers_share_one_set_of_threads(monkeypatch):
+    """Each would start its own, with as many threads as workers, and wait for the others'."""
+    made, all_here = [], threading.Barrier(8)
+
+    def slow(*sizes):
+        made.append(ThreadPoolExecutor(*sizes))
+        time.sleep(0.05)
+        return made[-1]
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", slow)
+    with VerifierPool(IntegerVerifier(), num_workers=1) as pool, ThreadPoolExecutor(8) as callers:
+        rewards = list(callers.map(lambda n: all_here.wait() >= 0 and pool.verify_all([(f"#### {n}", "3")]), range(8)))
+    assert [verdict.reward for (verdict,) in rewards] == [float(n == 3) for n in range(8)]
+    assert len(made) == 1
