@@ -153,18 +153,18 @@ def verl_command(folder: Path, is_resumed: bool) -> list[str]:
 
 
 def verl_result(folder: Path) -> dict[str, Any]:
-    """verl names prompts at random, so rollouts are counted; of a step that was trained twice the last row counts."""
-    rows = {}
+    """Of the last step: verl saves a step before it logs and dumps it, so a killed process may take these with it.
+
+    verl names prompts at random, so rollouts are counted.
+    """
+    last, rows = HOSTS["verl"].steps, {}
     for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda path: path.stat().st_mtime):
-        for line in path.read_text().splitlines():
-            each = json.loads(line)
-            rows[each["step"]] = without_times(each["data"])
-    steps = range(1, HOSTS["verl"].steps + 1)
-    dumped = {step: map(json.loads, (folder / "rollouts" / f"{step}.jsonl").read_text().splitlines()) for step in steps}
-    head = read_head(folder / "checkpoints" / f"global_step_{HOSTS['verl'].steps}")
+        rows |= {row["step"]: without_times(row["data"]) for row in map(json.loads, path.read_text().splitlines())}
+    dumped = map(json.loads, (folder / "rollouts" / f"{last}.jsonl").read_text().splitlines())
+    head = read_head(folder / "checkpoints" / f"global_step_{last}")
     assert head is not None
-    seen = {step: Counter((one["input"], one["output"], one["score"]) for one in each) for step, each in dumped.items()}
-    return {"metrics": rows, "rollouts": seen, "learned state": head}
+    seen = Counter((one["input"], one["output"], one["score"]) for one in dumped)
+    return {"metrics": rows[last], "rollouts": seen, "learned state": head}
 
 
 HOSTS = {

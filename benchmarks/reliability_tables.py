@@ -73,7 +73,8 @@ def findings_table(path: Path) -> str:
     lines = [["what was looked for", "found", "at most"]]
     for row in (row for row in records if isinstance(row, BenchRecord)):
         limit = "" if math.isnan(row.limit) else f"{row.limit:g}"
-        lines.append([row.variant, f"{row.median:.4g} {row.unit}".strip(), limit])
+        found = f"{row.median:,.0f}" if row.median == round(row.median) else f"{row.median:.3g}"
+        lines.append([row.variant, f"{found} {row.unit}".strip(), limit])
     run = next(record for record in records if isinstance(record, RunRecord))
     return f"{markdown_lines(lines)}\n{_source(run)}\n"
 
