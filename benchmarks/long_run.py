@@ -2,7 +2,8 @@
 
 ``arrol train`` runs as a user runs it, with evaluations and checkpoints; its process is watched from outside. Memory is
 the resident set: its slope over the last half of the run, by least squares. Processor seconds per step and bytes of
-records per step: the last tenth beside the second (the first holds imports and what is compiled once).
+records per step: the last tenth beside the second (in the first, code is imported and compiled, and the head's buffer
+fills).
 
     OMP_NUM_THREADS=1 python benchmarks/long_run.py [--steps 10000] [--smoke] [--out FILE]
 """
@@ -142,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = tiny.save_config(folder / "tiny.toml", model, prompts, folder / "runs")
         words = ["train", str(config), "--training.steps", str(steps)]
         words += ["--evaluation.every", str(steps // 20), "--training.checkpoint_every", str(steps // 10)]
+        words += ["--quality.batch_size", "256"]  # the default: the tests' 8 takes a second a step of a full buffer
         with (folder / "log").open("wb") as log:
             command = [sys.executable, "-m", "arrol.cli.main", *words]
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -17,8 +17,9 @@ from the reward), answer, the last decision, ``dropped``; ``group.prompt`` has t
 a rollout's id is the step of its row. Groups that come later in the same step may count from 0 again.
 
 No method raises: where recording fails, such as on a full disk, it ends with one warning and training goes on. A new
-start (``step=0``) in the folder of another run moves that run aside, to ``FOLDER-1``. A resumed run begins a segment;
-rows after its checkpoint's step do not count any more. Methods may be called from several threads.
+start (``step=0``) in the folder of another run moves that run aside, to ``FOLDER-1``; so does a resumed run where rows
+are not as they were at the end (their sums stand in ``manifest.json``). Else a resumed run begins a segment; rows after
+its checkpoint's step do not count any more. Methods may be called from several threads.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from typing import Any
 from arrol.configs.host import HostConfig
 from arrol.errors import ArrolError
 from arrol.integrations.secrets import hidden_text, hidden_values, hidden_words
-from arrol.records.folder import forget_records, moved_aside
+from arrol.records.folder import forget_records, moved_aside, seal_records
 from arrol.records.groups import RecordedGroup, group_texts, rollout_records
+from arrol.records.manifest import MANIFEST, run_damage
 from arrol.records.pieces import Pieces, TokenTexts
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter, provenance, read_records
@@ -189,6 +191,7 @@ class HostRecords:
             self._records.write(row)
             self._run, self._ended = None, run
             self._files.close()
+            seal_records(self.folder)
 
         self._with_run(write)
 
@@ -252,14 +255,19 @@ class HostRecords:
     def _write_late(self, record: EvalRecord) -> None:
         with RecordWriter(self.folder / RECORDS_FILE, field=f"{self._prefix}records_dir") as writer:
             writer.write(record)
+        seal_records(self.folder)
 
     def _previous(self, step: int) -> RunRecord | None:
         """The run in the folder that this one continues; a run that it does not continue makes room."""
         if not (self.folder / RECORDS_FILE).is_file():
             return None
+        for damage in run_damage(self.folder, (RECORDS_FILE, ROLLOUTS_FILE)):
+            logger.warning("arrol: %s: %s; it is %s now", self.folder, damage, moved_aside(self.folder))
+            return None
         records = read_records(self.folder / RECORDS_FILE)
         runs = [record for record in records if isinstance(record, RunRecord)]
         if step and runs:
+            (self.folder / MANIFEST).unlink(missing_ok=True)
             return runs[-1]
         if any(isinstance(record, (StepRecord, EvalRecord)) for record in records):
             logger.warning("arrol: %s has an earlier run; it is %s now", self.folder, moved_aside(self.folder))

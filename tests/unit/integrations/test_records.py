@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from arrol.configs.host import parse_host
+from arrol.errors import DataError
 from arrol.integrations.records import HostRecords, HostRun, run_config
 from arrol.records.groups import RecordedGroup
 from arrol.records.schema import EvalRecord, RunRecord
@@ -251,6 +252,40 @@ def test_a_run_that_ended_can_begin_again(tmp_path):
     write(records, (2,))
     assert [(row.step, row.segment) for row in read_run(tmp_path).steps] == [(1, 0), (2, 1)]
     assert read_run(tmp_path).end is None
+
+
+def evaluated(step):
+    return EvalRecord(step=step, accuracy=0.5, low=0, high=1, num_prompts=4, samples_per_prompt=1)
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "rollouts.jsonl"])
+def test_a_changed_digit_in_the_rows_of_a_run_that_ended_is_named(tmp_path, said, name):
+    records = records_of(tmp_path / "arrol")
+    write(records, (1,))
+    records.end("finished")
+    records.write_eval(evaluated(1))  # after the end
+    assert read_run(tmp_path / "arrol").evals[0].accuracy == 0.5
+    path = tmp_path / "arrol" / name
+    path.write_text(path.read_text("utf-8").replace("0.5", "0.6").replace("0.25", "0.75"), "utf-8")
+    with pytest.raises(DataError, match=rf"{name} is not what was written.*as its manifest.json says; copy"):
+        read_run(tmp_path / "arrol")
+    write(records_of(tmp_path / "arrol", begin=1), (2,))
+    assert [row.step for row in read_run(tmp_path / "arrol").steps] == [2]
+    (line,) = said()
+    assert re.search(rf"{name} is not what was written.*; it is .*arrol-1 now", line)
+
+
+def test_a_run_that_goes_on_after_its_end_is_whole(tmp_path, said):
+    records = records_of(tmp_path)
+    write(records, (1, 2))
+    records.end("finished")
+    resumed = records_of(tmp_path, begin=1)
+    write(resumed, (2,), why="pods")
+    resumed.sync()
+    assert read_run(tmp_path).end is None
+    resumed.end("finished")
+    assert [(row.step, row.segment) for row in read_run(tmp_path).steps] == [(1, 0), (2, 1)]
+    assert said() == []
 
 
 def test_the_time_that_it_takes_is_told_once(tmp_path):
