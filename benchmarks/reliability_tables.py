@@ -67,6 +67,18 @@ def lotteries_table(path: Path) -> str:
     return f"{markdown_lines(lines)}\n{facts}. {_source(run)}\n"
 
 
+def survivors_table(path: Path) -> str:
+    """How many survivors had other tokens because siblings were stopped."""
+    records = read_records(path)
+    lines = [["precision", "rollouts", "survivors", "with other tokens"]]
+    for row in (row for row in records if isinstance(row, BenchRecord)):
+        size = row.config["prompts"] * row.config["rollouts"] * row.repeats
+        counts = (f"{count:,}" for count in (size, row.config["survivors"], row.config["changed"]))
+        lines.append([row.config["dtype"], *counts])
+    run = next(record for record in records if isinstance(record, RunRecord))
+    return f"{markdown_lines(lines)}\n{run.config['completion_tokens']} tokens. {_source(run)}\n"
+
+
 def findings_table(path: Path) -> str:
     """What was counted, beside what it may be at most."""
     records = read_records(path)
@@ -102,6 +114,7 @@ RELIABILITY_TABLES: dict[str, Callable[[Path], str]] = {
     "bench-kills-verl": kills_table,
     "bench-fuzz": fuzz_table,
     "bench-lotteries": lotteries_table,
+    "bench-survivors": survivors_table,
     "bench-long-run": long_run_table,
     "bench-vllm-soak": findings_table,
     "bench-http-soak": findings_table,

@@ -20,13 +20,15 @@ from arrol.reports.tables import markdown_lines
 GPU = "7b"
 """Cost model of the simulated time: a synchronous GPU step as published."""
 RANKED = ["study", "arms", "accuracy that all reach", "merit, compute saved until then", "without the oddest arm"]
-RANKED += ["merit, accuracy at equal compute", "number of updates, compute saved", "7b merit, GPU time saved"]
+RANKED += ["merit, accuracy at equal compute", "number of updates, compute saved"]
+RANKED += ["merit per cost of a step, compute saved", "7b merit, GPU time saved"]
 """Columns of ``fair-merit``."""
 SEEN = {"compute": "flops_E", "GPU time": "train_s_E", "measured time": "train_s_E"}
 
 
 def fair_blocks(results: Path) -> dict[str, str]:
-    """For each task and regime ``fair-TASK:learnt`` and ``:cost``; ``fair-TASK:rates``; ``fair-merit`` for all."""
+    """For each task and regime ``fair-TASK:learnt``, ``:cost`` and, with merits, ``:predicted``; ``fair-TASK:rates``;
+    ``fair-merit`` for all."""
     made, ranked = {}, []
     for folder in sorted(results.glob("fair-*")):
         runs = [read_run(path) for path in find_runs([folder])]
@@ -39,6 +41,7 @@ def fair_blocks(results: Path) -> dict[str, str]:
             rows = [row for row in read_records(record) if isinstance(row, MeritRecord)]
             merits, gpu = ({row.design: row.merit for row in rows if row.cost_model == name} for name in ("flops", GPU))
             ranked.append(rank_row(folder.name, merits, gpu, runs))
+            made[f"{folder.name}:predicted"] = predicted_table(merits, runs)
     if ranked:
         made["fair-merit"] = markdown_lines([RANKED, *ranked])
     return made
@@ -111,13 +114,14 @@ def rank_row(study: str, merits: Mapping[str, float], gpu: Mapping[str, float], 
     names, steps = list(by_arm), [members[0].run.config["training"]["steps"] for members in by_arm.values()]
     target, flops = cost_until_all_reach(runs, "flops_E")
     _, gpu_s = cost_until_all_reach([on_gpu(run) for run in runs], "train_s_E")
-    merit, saved = [merits[arm] for arm in names], [-flops[arm] for arm in names]
+    merit, saved = np.array([merits[arm] for arm in names]), [-flops[arm] for arm in names]
     without = [rank_correlation(np.delete(merit, at), np.delete(saved, at)) for at in range(len(names))]
     odd = int(np.nanargmax(without))
     accuracy = {row.arm: row.accuracy for row in equal_cost(runs, "flops_E", [1.0])}
     found = [
         rank_correlation(merit, [accuracy[arm] for arm in names]),
         rank_correlation(steps, saved),
+        rank_correlation(merit / [step_flops(members) for members in by_arm.values()], saved),
         rank_correlation([gpu[arm] for arm in names], [-gpu_s[arm] for arm in names]) if gpu else math.nan,
     ]
     whole = f"{rank_correlation(merit, saved):.2f}"
@@ -129,6 +133,41 @@ def rank_row(study: str, merits: Mapping[str, float], gpu: Mapping[str, float], 
         f"{without[odd]:.2f} ({names[odd]})",
         *(f"{r:.2f}" for r in found),
     ]
+
+
+def predicted_table(merits: Mapping[str, float], runs: Sequence[Run]) -> str:
+    """FLOPs until the accuracy that all arms reach, beside what merit and the cost of a step predict; all relative to
+    the first arm. The last row: root mean square of the logarithm of predicted / measured.
+
+    1 / merit: savings buy more prompts a step. At one rate for all, AdamW moves each weight by about the rate, and
+    where noise rules, its share that leads on is 1 / noise of a step: progress per FLOP is
+    1 / (FLOPs of a step x noise of a step), so cost is proportional to sqrt(FLOPs of a step / merit).
+    """
+    by_arm = {arm: members for arm, members in runs_by_arm(runs).items() if arm in merits}
+    target, flops = cost_until_all_reach([run for members in by_arm.values() for run in members], "flops_E")
+    names = sorted(by_arm, key=lambda arm: flops[arm])
+    first = next(iter(by_arm))
+    per_step = {arm: step_flops(members) for arm, members in by_arm.items()}
+    spent, step, merit = (
+        np.array([values[arm] / values[first] for arm in names]) for values in (flops, per_step, merits)
+    )
+    predicted = {
+        "sqrt(cost of a step / merit)": np.sqrt(step / merit),
+        "sqrt(cost of a step)": np.sqrt(step),
+        "1 / merit": 1 / merit,
+    }
+    lines = [["arm", f"compute to {target:.3f}", *predicted]]
+    for arm, *values in zip(names, spent, *predicted.values(), strict=True):
+        lines.append([arm, *(f"{value:.2f}" for value in values)])
+    errors = (float(np.sqrt(np.mean(np.log(each / spent) ** 2))) for each in predicted.values())
+    lines.append(["typical error", "", *(f"{error:.2f}" for error in errors)])
+    return markdown_lines(lines)
+
+
+def step_flops(runs: Sequence[Run]) -> float:
+    """FLOPs of a training step, mean over runs."""
+    curves = [eval_curve(run) for run in runs]
+    return float(np.mean([curve.flops_E[-1] / curve.steps_E[-1] for curve in curves]))
 
 
 def cost_until_all_reach(runs: Sequence[Run], cost: str) -> tuple[float, dict[str, float]]:

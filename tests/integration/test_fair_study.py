@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from arrol.configs.run import load_compare, load_run, planned_runs
@@ -210,7 +211,17 @@ def test_tables_say_what_was_learnt_and_what_it_cost(tables: dict[str, Any], tmp
     assert head.startswith("| arm | compute to 0.300, which all reach | GPU time to it | ")
     assert rows[1] == f"| auto | 1.00 | {gpu:.2f} | 1.00 | {gpu:.2f} | 2.00 |"
     assert rows[2] == "| paper | 2.00 | 2.00 | not reached | not reached | not reached |"
-    assert made["fair-merit"].splitlines()[-1] == "| fair-search | 3 | 0.300 | 0.87 | 1.00 (grpo) | 0.87 | 0.50 | nan |"
+    assert (
+        made["fair-merit"].splitlines()[-1]
+        == "| fair-search | 3 | 0.300 | 0.87 | 1.00 (grpo) | 0.87 | 0.50 | 0.87 | nan |"
+    )
+    predicted = made["fair-search:predicted"].splitlines()
+    assert predicted[2:] == [
+        "| grpo | 1.00 | 1.00 | 1.00 | 1.00 |",
+        f"| auto | 1.00 | {(0.5 / 1.2) ** 0.5:.2f} | {0.5**0.5:.2f} | 0.83 |",
+        "| paper | 2.00 | 1.41 | 1.00 | 2.00 |",
+        f"| typical error |  | {np.sqrt(np.mean(np.log([1, (0.5 / 1.2) ** 0.5, 0.5**0.5]) ** 2)):.2f} | 0.45 | 0.11 |",
+    ]
 
 
 def test_rank_correlation_shares_the_ranks_of_ties(tables: dict[str, Any]) -> None:
