@@ -153,18 +153,35 @@ def verl_command(folder: Path, is_resumed: bool) -> list[str]:
 
 
 def verl_result(folder: Path) -> dict[str, Any]:
-    """Of the last step: verl saves a step before it logs and dumps it, so a killed process may take these with it.
+    """Of the last step. verl saves a step before it dumps and logs it: where it was killed in between, these are None.
 
     verl names prompts at random, so rollouts are counted.
     """
     last, rows = HOSTS["verl"].steps, {}
     for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda path: path.stat().st_mtime):
-        rows |= {row["step"]: without_times(row["data"]) for row in map(json.loads, path.read_text().splitlines())}
-    dumped = map(json.loads, (folder / "rollouts" / f"{last}.jsonl").read_text().splitlines())
-    head = read_head(folder / "checkpoints" / f"global_step_{last}")
+        rows |= {row["step"]: without_times(row["data"]) for row in whole_rows(path) or []}
+    dumped = whole_rows(folder / "rollouts" / f"{last}.jsonl")
+    seen = None if dumped is None else Counter((one["input"], one["output"], one["score"]) for one in dumped)
+    checkpoint = folder / "checkpoints" / f"global_step_{last}"
+    head = read_head(checkpoint)
     assert head is not None
-    seen = Counter((one["input"], one["output"], one["score"]) for one in dumped)
-    return {"metrics": rows[last], "rollouts": seen, "learned state": head}
+    weights = verl_weights(checkpoint / "actor" / "model_world_size_1_rank_0.pt")
+    return {"metrics": rows.get(last), "rollouts": seen, "weights": weights, "learned state": head}
+
+
+def whole_rows(path: Path) -> list[Any] | None:
+    """Rows of a file, None where it is absent or was cut by a kill."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines()] if text.endswith("\n") else None
+
+
+def verl_weights(path: Path) -> dict[str, np.ndarray]:
+    """The policy's weights, by name."""
+    import torch
+    import torch.distributed.tensor  # its class of tensors stands in the file
+
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    return {name: getattr(value, "_local_tensor", value).float().numpy() for name, value in state.items()}
 
 
 HOSTS = {
@@ -239,12 +256,12 @@ class Scene:
         return self.root / "log"
 
     def saved(self, folder: Path) -> set[str]:
-        """Files of checkpoints."""
+        """Files of checkpoints; a folder may vanish while it is read."""
         found = set()
-        for path in (folder / self.host.checkpoints).rglob("*"):
-            parts = path.relative_to(folder).parts
-            if any(part.startswith(("checkpoint-", "step-", "global_step_")) for part in parts[:-1]):
-                found.add("/".join(parts))
+        for place, _, names in os.walk(folder / self.host.checkpoints):
+            parts = Path(place).relative_to(folder).parts
+            if any(part.startswith(("checkpoint-", "step-", "global_step_")) for part in parts):
+                found |= {"/".join((*parts, name)) for name in names}
         return found
 
     def run(self, folder: Path, moment: Callable[[float, set[str]], bool] | None = None, resumed: bool = False) -> bool:
@@ -278,9 +295,9 @@ class Scene:
         return False
 
     def ends_otherwise(self, folder: Path) -> str:
-        """What is not as in the uninterrupted run, though the host repeats it; empty where nothing is."""
+        """What is not as in the uninterrupted run, though the host repeats it and has it; empty where nothing is."""
         result = self.host.result(folder)
-        parts = ((part, near) for part, near in self.near.items() if near is not None)
+        parts = ((part, near) for part, near in self.near.items() if near is not None and result[part] is not None)
         return next(filter(None, (differs(self.whole[part], result[part], near, part) for part, near in parts)), "")
 
 
