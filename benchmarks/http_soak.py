@@ -7,7 +7,8 @@ goes the same request again and again, with groups that are pruned and without a
 * every request is answered, with an HTTP status below 500 unless only the scheduler can know that it is wrong;
 * a refusal of ours is one printable line that names the argument;
 * the request that comes again has the tokens that it had on the idle server, or their beginning where it is pruned;
-* at the end nothing runs, no KV block is held, and memory has not grown.
+* at the end nothing runs, no KV block is held, and memory grew as it does in a server without our classes, which gets
+  the same requests.
 
     OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/http_soak.py [--requests 5000] [--smoke] [--out FILE]
 """
@@ -31,7 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -101,16 +102,19 @@ class Findings:
 class Server:
     """The server of docs/vllm.md with a random model, on a free port of the loopback."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_plain: bool = False) -> None:
+        """``is_plain``: without our classes."""
+        folder.mkdir()
         model, head = vllm_host.save_model(folder / "model"), folder / "head.safetensors"
         vllm_host.snapshot_of(PROBE, version=6).write(head)
         with socket.create_server(("127.0.0.1", 0)) as found:
             self.port = int(found.getsockname()[1])
         classes = [f"--{key.replace('_', '-')}={value}" for key, value in vllm_host.ARROL.items()]
-        check = "--logits-processors=arrol.engines.vllm:RequestCheck"
-        words = ["-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "tiny", *classes]
+        classes.append("--logits-processors=arrol.engines.vllm:RequestCheck")
+        words = ["-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "tiny"]
+        words += [] if is_plain else classes
         words += ["--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--max-model-len", "256"]
-        words += ["--max-num-seqs", "32", "--enforce-eager", "--no-enable-log-requests", check]
+        words += ["--max-num-seqs", "32", "--enforce-eager", "--no-enable-log-requests"]
         path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
         metrics = folder / "metrics"
         metrics.mkdir()
@@ -176,8 +180,9 @@ def tokens_of(answer: bytes) -> list[list[int]]:
 class Clients:
     """Send requests of all kinds, many at once."""
 
-    def __init__(self, server: Server, seed: int) -> None:
-        self.server, self.seed, self.found = server, seed, Findings()
+    def __init__(self, server: Server, seed: int, *, is_plain: bool) -> None:
+        """``is_plain``: nothing is pruned."""
+        self.server, self.seed, self.is_plain, self.found = server, seed, is_plain, Findings()
         self.idle = {number: tokens_of(self._served(body_of(number))) for number in range(4)}
         """Seed -> the tokens of the request that comes again, on the idle server."""
 
@@ -209,7 +214,8 @@ class Clients:
             assert tokens == whole[: len(tokens)], "other tokens"
         choices = json.loads(answer)["choices"]
         reports = [StopReport.parse(choice["stop_reason"]) for choice in choices]
-        assert sum(report is not None and not report.keep for report in reports) == SIZE // 2, "another half"
+        stopped = sum(report is not None and not report.keep for report in reports)
+        assert stopped == (0 if self.is_plain else SIZE // 2), "another half"
         return "200"
 
     def _ours(self, number: int, draw: random.Random) -> str:
@@ -268,10 +274,36 @@ class Clients:
         return str(status)
 
 
-def slope_mib(samples: Sequence[tuple[int, float]]) -> float:
-    """MiB per 10,000 requests over the last half."""
-    half = np.array(samples[len(samples) // 2 :])
-    return float(np.polyfit(half[:, 0], half[:, 1], 1)[0] * 10_000)
+class Soak(NamedTuple):
+    """What a server and its clients were after all requests."""
+
+    found: Findings
+    end: dict[str, float]
+    """Metrics when nothing ran any more."""
+    growth_mib: float
+    """Resident MiB per 10,000 requests over the last half."""
+    tracebacks: int
+    """In the server's log."""
+
+
+def soak(folder: Path, count: int, seed: int, *, is_plain: bool) -> Soak:
+    """Start a server, send it the requests, stop it."""
+    memory: list[tuple[int, float]] = []
+    server = Server(folder, is_plain=is_plain)
+    try:
+        clients, batch = Clients(server, seed, is_plain=is_plain), max(1, count // 50)
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for first in range(0, count, batch):
+                list(pool.map(clients.send, range(first, min(first + batch, count))))
+                memory.append((min(first + batch, count), server.resident_mib()))
+        print(f"{memory[0][1]:.0f} MiB, at the end {memory[-1][1]:.0f}", flush=True)
+        end = at_rest(server)
+        clients._again(0, random.Random(0))
+        tracebacks = server.log.read_text("utf-8", "replace").count("Traceback")
+    finally:
+        server.close()
+    half = np.array(memory[len(memory) // 2 :])
+    return Soak(clients.found, end, float(np.polyfit(half[:, 0], half[:, 1], 1)[0] * 10_000), tracebacks)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -282,22 +314,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="results/bench-http-soak.jsonl", help="records; replaced")
     flags = parser.parse_args(arguments)
     count = 300 if flags.smoke else flags.requests
-    memory: list[tuple[int, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder))
-        try:
-            clients, batch = Clients(server, flags.seed), max(1, count // 50)
-            with ThreadPoolExecutor(CLIENTS) as pool:
-                for first in range(0, count, batch):
-                    list(pool.map(clients.send, range(first, min(first + batch, count))))
-                    memory.append((min(first + batch, count), server.resident_mib()))
-                print(f"{memory[0][1]:.0f} MiB, at the end {memory[-1][1]:.0f}", flush=True)
-            end = at_rest(server)
-            clients._again(0, random.Random(0))
-            tracebacks = server.log.read_text("utf-8", "replace").count("Traceback")
-        finally:
-            server.close()
-    found = clients.found
+    with tempfile.TemporaryDirectory() as name:
+        plain, ours = (
+            soak(Path(name) / kind, count, flags.seed, is_plain=kind == "plain") for kind in ("plain", "ours")
+        )
+    found, end = ours.found, ours.end
     unanswered = end["vllm:num_requests_running"] + end["vllm:num_requests_waiting"]
     row = functools.partial(finding, "http-soak")
     rows = [
@@ -305,14 +326,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row("answers that are not as they should be", len(found.failures), limit=0),
         row("requests that still run", unanswered, limit=0),
         row("share of the KV cache that is held", end["vllm:kv_cache_usage_perc"], limit=0),
-        row("growth of memory per 10,000 requests, last half", slope_mib(memory), "MiB"),
+        row("growth of memory per 10,000 requests, last half", ours.growth_mib, "MiB"),
+        row("the same without our classes", plain.growth_mib, "MiB"),
     ]
     config = {
         "answers": dict(sorted(found.answers.items())),
         "failures": found.failures[:20],
         "open_groups": end.get("arrol:open_groups", float("nan")),
-        "tracebacks_in_the_log": tracebacks,
+        "tracebacks_in_the_log": ours.tracebacks,
         "clients": CLIENTS,
+        "without_our_classes": dict(sorted(plain.found.answers.items())),
     }
     write(flags.out, "bench-http-soak", config, rows, seed=flags.seed)
     print(json.dumps(config, indent=1))

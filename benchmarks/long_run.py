@@ -42,8 +42,8 @@ class Look(NamedTuple):
     """Of its rows, rollouts and texts."""
 
 
-def watch(process: subprocess.Popen[bytes], run: Path, every_s: float) -> list[Look]:
-    """Looks at a training until it ends."""
+def watch(process: subprocess.Popen[bytes], run: Path, every_s: float, last: int) -> list[Look]:
+    """Looks at a training until it ends or has done its ``last`` step: then it reads its records to draw the report."""
     looks: list[Look] = []
     records, read, steps = run / RECORDS_FILE, 0, 0
     while process.poll() is None:
@@ -55,7 +55,7 @@ def watch(process: subprocess.Popen[bytes], run: Path, every_s: float) -> list[L
             whole = new[: new.rfind(b"\n") + 1]
             read, steps = read + len(whole), steps + whole.count(b'"kind": "step"')
         resident, cpu_s = _usage(process.pid)
-        if resident and steps:
+        if resident and steps and not (looks and looks[-1].steps == last):
             looks.append(Look(steps, resident, cpu_s, _size(run)))
     return looks
 
@@ -94,7 +94,7 @@ def rows(looks: Sequence[Look], run: Path) -> list[BenchRecord]:
     seconds = [row.metrics["time/step_s"] for row in read_records(run / RECORDS_FILE) if isinstance(row, StepRecord)]
     parts = np.array_split(np.array(seconds), 10)
     found = [
-        _row("memory, slope over the last half", "MiB/10k", [slope(looks)], 1.0, {"peak_mib": _peak(looks)}),
+        _row("memory, slope over the last half", "MiB/10k", [slope(looks)], 1.0, _memory(looks)),
         _row("wall time of a step, median of each tenth", "s", [float(np.median(part)) for part in parts]),
     ]
     for name, field, unit in (
@@ -105,8 +105,10 @@ def rows(looks: Sequence[Look], run: Path) -> list[BenchRecord]:
     return found
 
 
-def _peak(looks: Sequence[Look]) -> float:
-    return max(look.resident_bytes for look in looks) / MIB
+def _memory(looks: Sequence[Look]) -> dict[str, Any]:
+    """The peak, and a hundred of (step, MiB)."""
+    pairs = [(look.steps, round(look.resident_bytes / MIB, 2)) for look in looks]
+    return {"peak_mib": max(mib for _, mib in pairs), "resident_mib": pairs[:: max(1, len(pairs) // 100)]}
 
 
 def _row(
@@ -148,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command = [sys.executable, "-m", "arrol.cli.main", *words]
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             try:
-                looks = watch(process, folder / "runs" / "tiny", 0.02 if flags.smoke else 1.0)
+                looks = watch(process, folder / "runs" / "tiny", 0.02 if flags.smoke else 1.0, steps)
             finally:
                 process.kill()
         assert process.returncode == 0, (folder / "log").read_text("utf-8")

@@ -123,14 +123,14 @@ class Clients:
     def _count(self) -> None:
         """Forget what was answered, so that the script itself holds nothing."""
         answers, self.loop.answers = self.loop.answers, {}
-        under_way = {request_id for plan, _ in self.loop.inflight for request_id in plan.num_scheduled_tokens}
         for request_id, output in answers.items():
             reason = "aborted" if output == "aborted" else str(output.finish_reason)
             stop = "" if output == "aborted" else str(output.stop_reason or "")
             self.outcomes[stop.split(":")[0] if stop else reason] += 1
             self.preemptions += self.loop.requests[request_id].num_preemptions
-            if request_id not in under_way:
-                del self.loop.requests[request_id]
+        planned = {request_id for plan, _ in self.loop.inflight for request_id in plan.num_scheduled_tokens}
+        needed = planned | self.loop.scheduler.requests.keys()
+        self.loop.requests = {key: request for key, request in self.loop.requests.items() if key in needed}
         self.loop.times_scored.clear()
         done = self.outcomes.total()
         if not self.resident or done >= self.resident[-1][0] + 250:

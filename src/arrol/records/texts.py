@@ -134,6 +134,9 @@ class TextWriter:
             if known > step:
                 self._failing(step_file(run, known).unlink)
         self._sums: dict[int, Sum] = {}
+        """Ascending in step."""
+        self._size = 0
+        """Bytes of all of them."""
         for known in text_steps(run):
             self._failing(lambda known=known: self._add(known, sums.get(_relative(known))))
         self._unsynced: list[int] = []
@@ -146,7 +149,14 @@ class TextWriter:
         return {_relative(step): found for step, found in self._sums.items()}
 
     def _add(self, step: int, noted: Sum | None) -> None:
-        self._sums[step] = noted or file_sum(self.folder / step_name(step))
+        found = noted or file_sum(self.folder / step_name(step))
+        self._drop(step)
+        self._sums[step] = found
+        self._size += found.size
+
+    def _drop(self, step: int) -> None:
+        known = self._sums.pop(step, None)
+        self._size -= known.size if known else 0
 
     def write(self, step: int, groups: Sequence[GroupTexts]) -> None:
         """Keep a step and forget the oldest ones over the limit; of a step over the limit, its first groups.
@@ -170,12 +180,12 @@ class TextWriter:
             os.replace(part, path)
 
         self._failing(place)
-        self._sums[step] = Sum(len(data), hashlib.sha256(data).hexdigest())
+        self._add(step, Sum(len(data), hashlib.sha256(data).hexdigest()))
         self._unsynced.append(step)
-        while sum(found.size for found in self._sums.values()) > self._limit:
-            oldest = min(self._sums)
+        while self._size > self._limit:
+            oldest = next(iter(self._sums))
             self._failing(partial((self.folder / step_name(oldest)).unlink, missing_ok=True))
-            del self._sums[oldest]
+            self._drop(oldest)
             self._unsynced = [step for step in self._unsynced if step != oldest]
 
     def _failing(self, act: Any) -> None:
