@@ -37,8 +37,6 @@ SCORES = {"float32": 1e-2, "bfloat16": 0.5}
 """Largest difference of a head's score from that of a forward pass in float32."""
 MISMATCH = {"float32": 1e-3, "bfloat16": 0.1}
 """Mean difference of a token's log-probability between engine and learner."""
-CORRECTED = {"name": "dr_grpo", "importance_cap": 2.0}
-"""The engine's bfloat16 is another policy than the learner's."""
 LARGE = {"layers": 28, "hidden": 2048, "intermediate": 6144, "heads": 16, "kv_heads": 8, "vocabulary": 151936}
 TINY = {"layers": 2, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocabulary": 64}
 
@@ -69,7 +67,7 @@ def large(rows: Rows, flags: argparse.Namespace) -> None:
 def parts_of(shape: Shape) -> tuple[EmbeddedEngine, EstimatorSnapshot]:
     """Engine of a shape with a fresh model, and a random head for it."""
     model = build_model(shape).to(device())
-    engine = build_engine(build_config(shape, algorithm=CORRECTED), model)
+    engine = build_engine(build_config(shape), model)
     assert isinstance(engine, EmbeddedEngine)
     return engine, random_head(QualityConfig().features, shape.hidden_size, probe_of(shape))
 
@@ -134,7 +132,7 @@ def score_difference(shape: Shape, engine: EmbeddedEngine, head: EstimatorSnapsh
 def learn(rows: Rows, shape: Shape, model: Any, training: dict[str, Any]) -> None:
     """Generation and an update in bfloat16, whole and with half of the rollouts stopped."""
     training = {"bf16": True, **training}
-    config = build_config(shape, pruning=NeverRule(), algorithm=CORRECTED, training=training)
+    config = build_config(shape, pruning=NeverRule(), training=training)
     engine, half = build_engine(config, model), HalfController(probe_of(shape))
     requests, sampling = build_requests(shape, 1), build_sampling(shape)
     short = replace(sampling, max_completion_tokens=2)

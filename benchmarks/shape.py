@@ -125,7 +125,10 @@ def build_sampling(shape: Shape) -> SamplingParams:
 
 
 def build_config(shape: Shape, **sections: Any) -> RunConfig:
-    """The run that the engine and the learner of this shape belong to; defaults but for sizes."""
+    """The run that the engine and the learner of this shape belong to; defaults but for sizes, and for the correction
+    that an engine of another precision than the learner's needs."""
+    if shape.dtype != "float32":
+        sections = {"algorithm": {"name": "dr_grpo", "importance_cap": 2.0}, **sections}
     return RunConfig(
         model="random",
         task=ArithmeticTaskConfig(),

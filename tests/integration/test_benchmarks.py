@@ -83,6 +83,20 @@ def test_script_replaces_its_file_by_valid_records(
         assert row.variant in printed
 
 
+def test_changed_survivors_are_counted_in_both_precisions(
+    run_smoke: Callable[[str, Path], None], tmp_path: Path
+) -> None:
+    out = tmp_path / "survivors.jsonl"
+    run_smoke("survivors", out)
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    counts = {row.config["dtype"]: row.config for row in rows if isinstance(row, BenchRecord)}
+    assert list(counts) == ["float32", "bfloat16"]
+    for found in counts.values():
+        assert found["survivors"] == 4 * found["prompts"] * found["rollouts"] // 2
+    assert counts["float32"]["changed"] == 0
+
+
 def test_bounds_of_pruning_follow_from_the_token_counts(run_smoke: Callable[[str, Path], None], tmp_path: Path) -> None:
     out = tmp_path / "bench.jsonl"
     run_smoke("pruning", out)
