@@ -24,7 +24,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +82,10 @@ learning_rate = 1e-4
 every = 2
 num_prompts = 8
 """
+
+
+BUSY = "node timed out during startup"
+"""Ray on a busy machine, before anything of a run has begun."""
 
 
 class Host(NamedTuple):
@@ -289,7 +293,10 @@ class Scene:
                 assert seconds <= WAIT_S, self.log.read_text()[-2000:]
                 return True
             time.sleep(0.002 if moment else 0.1)
-        assert process.returncode == 0, self.log.read_text("utf-8", "replace")[-3000:]
+        told = self.log.read_text("utf-8", "replace")
+        if process.returncode and BUSY in told:
+            return self.run(folder, moment, resumed)
+        assert process.returncode == 0, told[-3000:]
         return False
 
     def ends_otherwise(self, folder: Path) -> str:
@@ -310,8 +317,8 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(family[1:], timeout=60)
 
 
-def kills(scene: Scene, count: int, draw: random.Random) -> dict[str, Tally]:
-    """By kind of moment: one to three in each run, then it is resumed to its end."""
+def kills(scene: Scene, count: int, draw: random.Random) -> Iterator[dict[str, Tally]]:
+    """By kind of moment, after each run so far: one to three in each run, then it is resumed to its end."""
     found: dict[str, Tally] = defaultdict(Tally)
     done = number = 0
     while done < count:
@@ -330,7 +337,7 @@ def kills(scene: Scene, count: int, draw: random.Random) -> dict[str, Tally]:
         done += len(how)
         print(f"{done} of {count} kills, run {number}: {note or 'the same'}", flush=True)
         shutil.rmtree(folder)
-    return found
+        yield found
 
 
 def draw_moment(scene: Scene, draw: random.Random) -> tuple[str, Callable[[float, set[str]], bool]]:
@@ -363,7 +370,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(flags.host, Path(folder))
-        found = kills(scene, 2 if flags.smoke else flags.kills, random.Random(flags.seed))
+        for found in kills(scene, 2 if flags.smoke else flags.kills, random.Random(flags.seed)):
+            record(flags, scene, found)
+    different = [note for tally in found.values() for note in tally.notes]
+    print("\n".join(different) or "no run was another one")
+    return 1 if different else 0
+
+
+def record(flags: argparse.Namespace, scene: Scene, found: Mapping[str, Tally]) -> None:
+    """Write the record of the runs so far."""
     repeats = {0.0: "bit for bit", NEAR: f"within {NEAR:g}", None: "not repeated"}
     config = {
         "host": flags.host,
@@ -375,10 +390,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[BenchRecord] = [row(f"killed {how}", tally) for how, tally in sorted(found.items())]
     out = flags.out or f"results/bench-kills-{flags.host}.jsonl"
     write(out, f"bench-kills-{flags.host}", config, rows, seed=flags.seed)
-    print(config["repeats"])
-    different = [note for each in rows for note in each.config["notes"]]
-    print("\n".join(different) or "no run was another one")
-    return 1 if different else 0
 
 
 if __name__ == "__main__":

@@ -400,3 +400,56 @@ def test_the_head_is_looked_for_where_verl_resumes(tmp_path, mode):
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
     found = resumed_folder(config)
     assert (found and found.name) == {"auto": "global_step_7", "resume_path": "global_step_3", "disable": None}[mode]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps"),
+    [
+        ({"save_freq": 2}, [2, 4, 5]),
+        ({"save_freq": 2, "checkpoint_callback_class": None}, []),
+        ({"save_freq": -1}, []),
+        ({"save_freq": 2, "total_training_steps": None}, [2, 4]),
+    ],
+)
+def test_the_head_is_written_ahead_of_each_checkpoint_that_gets_one(tmp_path, trainer, steps):
+    from omegaconf import OmegaConf
+
+    from arrol.integrations.verl.checkpoint import coming_checkpoint
+
+    optim = {"optim": {"total_training_steps": -1}}
+    usual = {"checkpoint_callback_class": "HeadSaver", "total_training_steps": 5, "default_local_dir": str(tmp_path)}
+    config = OmegaConf.create({"trainer": {**usual, **trainer}, "actor_rollout_ref": {"actor": optim}})
+    found = {step: coming_checkpoint(config, step) for step in range(1, 6)}
+    assert {step: path for step, path in found.items() if path} == {
+        step: tmp_path / f"global_step_{step}" for step in steps
+    }
+
+
+def test_a_checkpoint_that_a_kill_left_without_its_head_takes_the_one_ahead(tmp_path):
+    from arrol.errors import CheckpointError
+    from arrol.integrations.memory import read_head
+    from arrol.integrations.verl.checkpoint import ahead_of, checkpoint_head, write_ahead
+
+    checkpoint = tmp_path / "global_step_3"
+    assert checkpoint_head(checkpoint) is None
+    write_ahead(checkpoint, {"step": 3})
+    checkpoint.mkdir()
+    assert checkpoint_head(checkpoint) == {"step": 3}
+    assert read_head(checkpoint) == {"step": 3}, "it has its head from now on"
+    (checkpoint / "arrol_head.json").write_text("{")
+    assert checkpoint_head(tmp_path / "global_step_2") is None, "of another step"
+    assert checkpoint_head(checkpoint) == {"step": 3}
+    (checkpoint / "arrol_head.json").unlink()
+    assert checkpoint_head(checkpoint) == {"step": 3}, "half of a head"
+    (checkpoint / "arrol_head.json").write_text("{")
+    (ahead_of(checkpoint) / "arrol_head.json").write_text("{")
+    with pytest.raises(CheckpointError, match="arrol_head is damaged"):
+        checkpoint_head(checkpoint)
+
+
+def test_a_full_disk_ahead_of_a_checkpoint_is_a_warning(tmp_path, caplog):
+    from arrol.integrations.verl.checkpoint import write_ahead
+
+    (tmp_path / "arrol_ahead").write_text("")
+    write_ahead(tmp_path / "global_step_3", {"step": 3})
+    assert caplog.messages[-1].startswith("arrol: folder = 'global_step_3': the head could not be saved (")

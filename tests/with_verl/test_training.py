@@ -57,6 +57,7 @@ def test_metrics_stand_beside_those_of_verl(pruned):
 def test_the_head_lies_beside_the_checkpoint_and_is_found_again(pruned, again):
     folder = pruned.folder / "checkpoints" / f"global_step_{STEPS}"
     assert not list((folder / "actor").rglob("arrol_head*")), "the policy's folder stays plain"
+    assert not (folder.parent / "arrol_ahead").exists(), "the head came into the checkpoint"
     before = read_head(folder)
     assert before["memory"]["step"] == STEPS
     (row,) = again.metrics

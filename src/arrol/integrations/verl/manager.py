@@ -30,10 +30,10 @@ from verl.utils.ray_utils import auto_await
 
 from arrol.algorithms.allocation.rule import StepShape
 from arrol.errors import ConfigError, DataError
-from arrol.integrations.memory import read_head
 from arrol.integrations.records import gold_answer
 from arrol.integrations.verl.agent_loop import register_in_worker
 from arrol.integrations.verl.batch import Batch, MiniBatches, at
+from arrol.integrations.verl.checkpoint import checkpoint_head
 from arrol.integrations.verl.derive import CALLBACK, check, notes
 from arrol.integrations.verl.options import NAME, VerlOptions
 from arrol.integrations.verl.plan import RecordPlan, record_plan
@@ -160,7 +160,7 @@ def restore(service: RemoteService, config: DictConfig) -> None:
     folder = resumed_folder(config)
     if folder is None:
         return
-    state = read_head(folder)
+    state = checkpoint_head(folder)
     if state is not None:
         ray.get(service.load.remote(state))
     logger.warning(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ray
@@ -21,7 +22,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from arrol.errors import DataError
 from arrol.integrations.verl.batch import MiniBatches, total_steps
-from arrol.integrations.verl.checkpoint import find_service
+from arrol.integrations.verl.checkpoint import coming_checkpoint, find_service, write_ahead
 from arrol.integrations.verl.options import NAME
 from arrol.integrations.verl.remote import RemoteService
 
@@ -35,7 +36,8 @@ SYNTHETIC_SHARE = 0.1
 
 
 class StepSizes:
-    """Sets verl's ``ppo_mini_batch_size`` for each step, in the config that its trainer reads."""
+    """Sets verl's ``ppo_mini_batch_size`` for each step, in the config that its trainer reads, and says what comes after
+    the step."""
 
     def __init__(self, config: DictConfig, mini_batches: MiniBatches) -> None:
         self._config, self._mini_batches = config, mini_batches
@@ -44,6 +46,10 @@ class StepSizes:
     def is_last(self, step: int) -> bool:
         """Whether verl ends with this step; False where its config does not say."""
         return 0 < total_steps(self._config) <= step
+
+    def coming_checkpoint(self, step: int) -> Path | None:
+        """Folder that verl writes after this step with the head in it."""
+        return coming_checkpoint(self._config, step)
 
     def fit(self, rows: int) -> dict[str, float]:
         """Set the size for so many rows; returns metrics."""
@@ -82,6 +88,9 @@ class MetricsReplayBuffer(ReplayBuffer):
         is_last = self.step_sizes is not None and self.step_sizes.is_last(global_steps)
         if is_last:
             ray.get(service.log_end.remote())
+        checkpoint = self.step_sizes.coming_checkpoint(global_steps) if self.step_sizes is not None else None
+        if checkpoint is not None:
+            write_ahead(checkpoint, ray.get(service.save.remote()))
         if ray.get(service.has_selection.remote()):
             batch = trained_rows(service, batch, global_steps)
         if self.step_sizes is not None:
