@@ -36,8 +36,7 @@ SYNTHETIC_SHARE = 0.1
 
 
 class StepSizes:
-    """Sets verl's ``ppo_mini_batch_size`` for each step, in the config that its trainer reads, and says what comes after
-    the step."""
+    """Sets verl's ``ppo_mini_batch_size`` for each step, in the config that its trainer reads; knows what follows."""
 
     def __init__(self, config: DictConfig, mini_batches: MiniBatches) -> None:
         self._config, self._mini_batches = config, mini_batches
