@@ -370,6 +370,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(flags.host, Path(folder))
+        if all(near is None for near in scene.near.values()):
+            print(f"two runs of {flags.host} without a kill have nothing in common, so nothing can be compared")
+            return 1
         for found in kills(scene, 2 if flags.smoke else flags.kills, random.Random(flags.seed)):
             record(flags, scene, found)
     different = [note for tally in found.values() for note in tally.notes]
