@@ -266,8 +266,17 @@ class Scene:
                 found |= {"/".join((*parts, name)) for name in names}
         return found
 
-    def run(self, folder: Path, moment: Callable[[float, set[str]], bool] | None = None, resumed: bool = False) -> bool:
-        """Start or resume; True when ``moment`` (seconds so far, new files) came and everything was killed."""
+    def run(
+        self,
+        folder: Path,
+        moment: Callable[[float, set[str]], bool] | None = None,
+        resumed: bool = False,
+        tries: int = 3,
+    ) -> bool:
+        """Start or resume, up to ``tries`` times on a busy machine.
+
+        True when ``moment`` (seconds so far, new files) came and everything was killed.
+        """
         folder.mkdir(exist_ok=True)
         self.starts += 1
         environment = self.environment
@@ -294,8 +303,8 @@ class Scene:
                 return True
             time.sleep(0.002 if moment else 0.1)
         told = self.log.read_text("utf-8", "replace")
-        if process.returncode and BUSY in told:
-            return self.run(folder, moment, resumed)
+        if process.returncode and BUSY in told and tries > 1:
+            return self.run(folder, moment, resumed, tries - 1)
         assert process.returncode == 0, told[-3000:]
         return False
 

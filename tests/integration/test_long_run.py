@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arrol.records.schema import BenchRecord, RunRecord
+from arrol.records.store import read_records
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -48,3 +51,19 @@ def test_a_process_is_watched_until_its_last_step(script: dict[str, Any], tmp_pa
     assert (len(looks) == 1) == (last == 1)
     assert all(look.resident_bytes > 2**20 and look.record_bytes == len('{"kind": "step"}') + 1 for look in looks)
     assert os.sysconf("SC_PAGE_SIZE") <= min(look.resident_bytes for look in looks)
+
+
+@pytest.mark.slow
+def test_a_training_is_watched(script: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "long.jsonl"
+    script["main"](["--smoke", "--out", str(out)])
+    run, *rows = read_records(out)
+    assert isinstance(run, RunRecord)
+    assert run.config["steps"] == 60
+    found = {row.variant.partition(",")[0]: row for row in rows if isinstance(row, BenchRecord)}
+    memory = found["memory"].config
+    steps = [step for step, _ in memory["resident_mib"]]
+    assert memory["peak_mib"] > 50
+    assert steps == sorted(steps)
+    assert steps[-1] <= 60
+    assert found["records of a step"].median > 100

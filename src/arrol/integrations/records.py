@@ -40,7 +40,7 @@ from arrol.errors import ArrolError
 from arrol.integrations.secrets import hidden_text, hidden_values, hidden_words
 from arrol.records.folder import forget_records, moved_aside, seal_records
 from arrol.records.groups import RecordedGroup, group_texts, rollout_records
-from arrol.records.manifest import MANIFEST, run_damage
+from arrol.records.manifest import run_damage
 from arrol.records.pieces import Pieces, TokenTexts
 from arrol.records.schema import EndRecord, EvalRecord, RunRecord, StepRecord
 from arrol.records.store import RECORDS_FILE, ROLLOUTS_FILE, RecordWriter, provenance, read_records
@@ -267,7 +267,6 @@ class HostRecords:
         records = read_records(self.folder / RECORDS_FILE)
         runs = [record for record in records if isinstance(record, RunRecord)]
         if step and runs:
-            (self.folder / MANIFEST).unlink(missing_ok=True)
             return runs[-1]
         if any(isinstance(record, (StepRecord, EvalRecord)) for record in records):
             logger.warning("arrol: %s has an earlier run; it is %s now", self.folder, moved_aside(self.folder))

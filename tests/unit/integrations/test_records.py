@@ -258,15 +258,25 @@ def evaluated(step):
     return EvalRecord(step=step, accuracy=0.5, low=0, high=1, num_prompts=4, samples_per_prompt=1)
 
 
-@pytest.mark.parametrize("name", ["records.jsonl", "rollouts.jsonl"])
-def test_a_changed_digit_in_the_rows_of_a_run_that_ended_is_named(tmp_path, said, name):
+@pytest.mark.parametrize(
+    ("name", "value", "is_late"),
+    [
+        ("records.jsonl", '"reward/mean": 0.25', False),
+        ("rollouts.jsonl", '"survival": 0.5', False),
+        ("records.jsonl", '"accuracy": 0.5', True),
+    ],
+)
+def test_a_changed_digit_in_the_rows_of_a_run_that_ended_is_named(tmp_path, said, name, value, is_late):
     records = records_of(tmp_path / "arrol")
     write(records, (1,))
     records.end("finished")
-    records.write_eval(evaluated(1))  # after the end
-    assert read_run(tmp_path / "arrol").evals[0].accuracy == 0.5
+    if is_late:
+        records.write_eval(evaluated(1))
+    assert read_run(tmp_path / "arrol").end.outcome == "finished"
     path = tmp_path / "arrol" / name
-    path.write_text(path.read_text("utf-8").replace("0.5", "0.6").replace("0.25", "0.75"), "utf-8")
+    content = path.read_text("utf-8")
+    assert value in content
+    path.write_text(content.replace(value, f"{value[:-1]}9"), "utf-8")
     with pytest.raises(DataError, match=rf"{name} is not what was written.*as its manifest.json says; copy"):
         read_run(tmp_path / "arrol")
     write(records_of(tmp_path / "arrol", begin=1), (2,))

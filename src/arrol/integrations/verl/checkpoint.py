@@ -56,10 +56,7 @@ def coming_checkpoint(config: DictConfig, step: int) -> Path | None:
 
 def write_ahead(checkpoint: Path, state: State) -> None:
     """Write the head of a checkpoint that does not exist yet; a warning where the disk refuses."""
-    try:
-        write_head(ahead_of(checkpoint), state)
-    except CheckpointError as error:
-        logger.warning("arrol: %s", error)
+    _write(ahead_of(checkpoint), state)
 
 
 def ahead_of(checkpoint: Path) -> Path:
@@ -78,8 +75,15 @@ def checkpoint_head(checkpoint: Path) -> State | None:
             raise
         found = None
     if found is None and (found := read_head(ahead)) is not None:
-        write_head(checkpoint, found)
+        _write(checkpoint, found)
     return found
+
+
+def _write(folder: Path, state: State) -> None:
+    try:
+        write_head(folder, state)
+    except CheckpointError as error:
+        logger.warning("arrol: %s", error)
 
 
 def find_service() -> RemoteService | None:
