@@ -1,11 +1,14 @@
 """Of a host we use what it shows: no private attribute of TRL is read, set or overridden."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-TRL = sorted((Path(__file__).parents[2] / "src" / "arrol" / "integrations" / "trl").glob("*.py"))
+ROOT = Path(__file__).parents[2]
+TRL = sorted((ROOT / "src" / "arrol" / "integrations" / "trl").glob("*.py"))
 HOST_NAMES = {"trainer", "args", "trl", "accelerator", "vllm_generation"}
 """Names under which our code holds a TRL object."""
 
@@ -61,3 +64,11 @@ def test_the_test_sees_them(line):
 
 def test_there_is_something_to_look_at():
     assert {"trainer.py", "rollout.py", "engines.py"} <= {path.name for path in TRL}
+
+
+def test_tests_of_hosts_load_no_host_to_be_collected():
+    """The main suite collects them too, in an environment without TRL, verl and vLLM, and skips them."""
+    folders = sorted(str(path) for path in (ROOT / "tests").glob("with_*"))
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
 
 from arrol.errors import CheckpointError
 from arrol.integrations.memory import read_head
@@ -13,6 +12,8 @@ STATE = {"step": 3}
 
 @pytest.mark.parametrize("mode", ["auto", "resume_path", "disable"])
 def test_the_head_is_looked_for_where_verl_resumes(tmp_path, mode):
+    from omegaconf import OmegaConf
+
     from arrol.integrations.verl.manager import resumed_folder
 
     trainer = {"resume_mode": mode, "default_local_dir": str(tmp_path), "resume_from_path": f"{tmp_path}/global_step_3"}
@@ -34,6 +35,8 @@ def test_the_head_is_looked_for_where_verl_resumes(tmp_path, mode):
     ],
 )
 def test_the_head_is_written_ahead_of_each_checkpoint_that_gets_one(tmp_path, trainer, steps):
+    from omegaconf import OmegaConf
+
     from arrol.integrations.verl.checkpoint import coming_checkpoint
 
     optim = {"optim": {"total_training_steps": -1}}
@@ -76,6 +79,8 @@ def test_a_full_disk_ahead_of_a_checkpoint_is_a_warning(tmp_path, caplog):
 @pytest.mark.parametrize(("step", "is_written"), [(3, False), (4, True)])
 def test_the_head_is_written_when_the_rewards_of_a_step_are_known(tmp_path, monkeypatch, step, is_written):
     """Before verl updates and saves."""
+    from omegaconf import OmegaConf
+
     from arrol.integrations.verl import sampler
     from arrol.integrations.verl.batch import MiniBatches
     from arrol.integrations.verl.checkpoint import ahead_of
