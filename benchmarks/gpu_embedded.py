@@ -26,7 +26,7 @@ from arrol.quality.snapshot import EstimatorSnapshot
 from arrol.training.learner import Learner
 from arrol.types import Completion, FinishReason, GroupRequest, Rollout, RolloutGroup
 from gpu_rows import Rows, device, random_head, run_parts, seconds
-from pruning import HalfController
+from halves import HalfController
 from shape import SMOKE, Shape, build_config, build_model, build_requests, build_sampling, reward_half
 
 SMALL = Shape(completion_tokens=256, hidden_size=512, intermediate_size=1536, layers=8, heads=8)

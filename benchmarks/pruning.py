@@ -30,7 +30,8 @@ from arrol.protocols import Controller
 from arrol.quality.estimator import QualityEstimator
 from arrol.records.schema import BenchRecord
 from arrol.training.learner import Learner
-from arrol.types import ProbeEvent, PruningDecision, Rollout, RolloutGroup, RolloutId
+from arrol.types import Rollout, RolloutGroup
+from halves import HalfController
 from measure import Laps, Samples, interleave, speedup_record, time_record, write
 from shape import (
     Shape,
@@ -46,29 +47,6 @@ from shape import (
 
 FILL_CALLS = 32
 """Calls that fill the head's buffer before timing, as in the middle of a run."""
-
-
-class HalfController:
-    """Stops every second rollout at the probe; the cheapest controller there can be."""
-
-    def __init__(self, probe: int) -> None:
-        self.probe_tokens = (probe,)
-
-    def open(
-        self, step: int, group: int, size: int, success_rate: float | None = None, *, prune: bool = True
-    ) -> None: ...
-
-    def probed(self, events: Sequence[ProbeEvent]) -> list[RolloutId]:
-        return [event.rollout_id for event in events if event.rollout_id.index % 2]
-
-    def finished(self, rollout_ids: Sequence[RolloutId]) -> list[RolloutId]:
-        return []
-
-    def tick(self, now: float) -> list[RolloutId]:
-        return []
-
-    def decisions(self, step: int, group: int) -> list[PruningDecision]:
-        return []
 
 
 @dataclass

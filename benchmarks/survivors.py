@@ -19,8 +19,8 @@ import torch
 from arrol.assembly import build_engine
 from arrol.records.schema import BenchRecord
 from arrol.types import FinishReason
+from halves import HalfController
 from measure import write
-from pruning import HalfController
 from shape import (
     Shape,
     add_shape_arguments,
