@@ -145,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = tiny.save_config(folder / "tiny.toml", model, prompts, folder / "runs")
         words = ["train", str(config), "--training.steps", str(steps)]
         words += ["--evaluation.every", str(steps // 20), "--training.checkpoint_every", str(steps // 10)]
+        words += ["--records.keep_texts_mib", "1"]  # reached early, as long trainings of larger batches reach theirs
         words += ["--quality.batch_size", "256"]  # the default: the tests' 8 takes a second a step of a full buffer
         with (folder / "log").open("wb") as log:
             command = [sys.executable, "-m", "arrol.cli.main", *words]

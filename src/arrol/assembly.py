@@ -22,7 +22,6 @@ from arrol.configs.task import (
     TaskConfig,
     require_written,
 )
-from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.engines.vllm.remote import RemoteController
 from arrol.protocols import Task
 from arrol.pruning.auto import Thinning
@@ -32,6 +31,7 @@ from arrol.quality.features import FeatureLayout
 from arrol.types import SamplingParams
 
 if TYPE_CHECKING:
+    from arrol.engines.embedded.engine import EmbeddedEngine
     from arrol.engines.vllm.engine import VllmEngine
 
 
@@ -80,6 +80,8 @@ def build_engine(
     Stop strings need the ``tokenizer``.
     """
     if isinstance(config.engine, EngineConfig):
+        from arrol.engines.embedded.engine import EmbeddedEngine
+
         layout = build_layout(config, model)
         return EmbeddedEngine(model, config.engine, layout, shows_ends=config.quality.judge_ends, tokenizer=tokenizer)
     from arrol.engines.vllm.engine import VllmEngine

@@ -51,6 +51,11 @@ def test_reports_load_no_model():
     assert not loaded_by("import arrol.reports.page") & {"torch", "transformers", "datasets", "sympy"}
 
 
+def test_a_pool_is_judged_without_transformers():
+    """Seconds of ``arrol advise``, which has ten."""
+    assert not loaded_by("import arrol.lab.merit") & {"transformers", "datasets", "sympy"}
+
+
 def test_all_configs_load_with_torch_absent():
     files = sorted(str(path) for path in (ROOT / "configs").glob("*.toml"))
     assert files

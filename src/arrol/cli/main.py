@@ -345,7 +345,7 @@ def _check_source(options: argparse.Namespace, flags: list[str]) -> None:
         policy = find_policy(source, flags, options.command, lambda _: None, ("state.",))  # the command checks it all
         _before_loading(policy.config.model_copy(update={"model": policy.source}))
         return
-    if options.command != "eval" or not options.samples:  # a samples file needs no transformers
+    if options.command != "advise" and not getattr(options, "samples", None):  # records and files need no transformers
         _before_loading()
 
 

@@ -28,8 +28,8 @@ from arrol.lab.pool import Pool
 from arrol.protocols import Controller, Engine, More, PendingVerdict
 from arrol.pruning.controller import PruningController
 from arrol.pruning.survival import Survival
-from arrol.training.learner import step_contributions, step_signals, training_probabilities
 from arrol.training.packing import batch_denominator
+from arrol.training.signals import step_contributions, step_signals, training_probabilities
 from arrol.types import (
     Completion,
     FinishReason,

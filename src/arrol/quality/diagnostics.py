@@ -53,8 +53,9 @@ def _weights(label_N: np.ndarray, weight_N: np.ndarray | None) -> np.ndarray:
 
 
 def _pairs(score_N: np.ndarray, label_N: np.ndarray, weight_N: np.ndarray) -> tuple[float, float]:
-    """Weighted wins of right over wrong records, and weighted number of pairs."""
-    right = np.asarray(label_N) > 0.5
-    difference = np.asarray(score_N)[right][:, None] - np.asarray(score_N)[~right][None, :]
-    pair_weight = weight_N[right][:, None] * weight_N[~right][None, :]
-    return float((pair_weight * ((difference > 0) + 0.5 * (difference == 0))).sum()), float(pair_weight.sum())
+    """Weighted wins of right over wrong records, and weighted number of pairs. ``V`` values of the score, ascending."""
+    values, place_N = np.unique(np.asarray(score_N), return_inverse=True)
+    is_right_N = np.asarray(label_N) > 0.5
+    right_V, wrong_V = (np.bincount(place_N[rows], weight_N[rows], len(values)) for rows in (is_right_N, ~is_right_N))
+    below_V = np.cumsum(wrong_V) - wrong_V
+    return float(right_V @ (below_V + 0.5 * wrong_V)), float(right_V.sum() * wrong_V.sum())

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
-from arrol.engines.embedded.decoder import Attend, FlatDecoder
+if TYPE_CHECKING:
+    from arrol.engines.embedded.decoder import Attend, FlatDecoder
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,9 @@ from arrol.training.checkpoint import (
 )
 from arrol.training.clock import Clock
 from arrol.training.details import step_details
-from arrol.training.learner import Learner, step_contributions, step_signals, trained_rewards
+from arrol.training.learner import Learner
 from arrol.training.shadows import Finisher, Shadow, add_shadows, finish_stopped, shadow_metrics
+from arrol.training.signals import step_contributions, step_signals, trained_rewards
 from arrol.training.stopping import Interrupted, StopRequest
 from arrol.training.trackers import Tracker
 from arrol.types import (
