@@ -158,9 +158,11 @@ def verl_command(folder: Path, is_resumed: bool) -> list[str]:
 
 
 def verl_result(folder: Path) -> dict[str, Any]:
-    """Of the last step. verl saves a step before it dumps and logs it: where it was killed in between, these are None.
+    """The last step, which two runs of verl seldom share; and what every run has: each step and each rollout once, in
+    the record and in what the head learned from.
 
-    verl names prompts at random, so rollouts are counted.
+    verl saves a step before it dumps and logs it: where it was killed in between, these are None. It names prompts at
+    random, so rollouts are counted.
     """
     last, rows = HOSTS["verl"].steps, {}
     for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda path: path.stat().st_mtime):
@@ -170,8 +172,24 @@ def verl_result(folder: Path) -> dict[str, Any]:
     checkpoint = folder / "checkpoints" / f"global_step_{last}"
     head = read_head(checkpoint)
     assert head is not None
-    weights = verl_weights(checkpoint / "actor" / "model_world_size_1_rank_0.pt")
-    return {"metrics": rows.get(last), "rollouts": seen, "weights": weights, "learned state": head}
+    run = read_run(folder / "checkpoints" / "arrol")
+    totals = head["memory"]["ledger"]
+    return {
+        "metrics": rows.get(last),
+        "rollouts": seen,
+        "weights": verl_weights(checkpoint / "actor" / "model_world_size_1_rank_0.pt"),
+        "learned state": head,
+        "what is recorded": {
+            "steps": [row.step for row in run.steps],
+            "rollouts": sorted((row.step, row.group, row.index) for row in run.rollouts),
+            "texts": text_steps(folder / "checkpoints" / "arrol"),
+            "outcome": run.end and run.end.outcome,
+        },
+        "what the head learned from": {
+            "steps": head["memory"]["step"],
+            "rollouts": sum(count for name, count in totals.items() if name.startswith("rollout/finish/")),
+        },
+    }
 
 
 def whole_rows(path: Path) -> list[Any] | None:
