@@ -3,7 +3,8 @@
 ``arrol train`` runs as a user runs it, with evaluations and checkpoints; its process is watched from outside. Memory is
 the resident set: its slope over the last half of the run, by least squares. Processor seconds per step and bytes of
 records per step: the last tenth beside the second (in the first, code is imported and compiled, and the head's buffer
-fills).
+fills). The learning rate is 1e-7: the policy hardly moves, so a step has the same work from first to last, which the
+trained tokens show. At the tests' own rate all groups are dead after some hundred steps.
 
     OMP_NUM_THREADS=1 python benchmarks/long_run.py [--steps 10000] [--smoke] [--out FILE]
 """
@@ -90,12 +91,15 @@ def tenths(looks: Sequence[Look], field: str) -> np.ndarray:
 
 
 def rows(looks: Sequence[Look], run: Path) -> list[BenchRecord]:
-    """The three findings, and the wall time of a step."""
-    seconds = [row.metrics["time/step_s"] for row in read_records(run / RECORDS_FILE) if isinstance(row, StepRecord)]
-    parts = np.array_split(np.array(seconds), 10)
+    """The three findings, the wall time of a step and its work."""
+    metrics = [row.metrics for row in read_records(run / RECORDS_FILE) if isinstance(row, StepRecord)]
+    seconds, tokens = (
+        np.array_split(np.array([each[name] for each in metrics]), 10) for name in ("time/step_s", "tokens/trained")
+    )
     found = [
         _row("memory, slope over the last half", "MiB/10k", [slope(looks)], 1.0, _memory(looks)),
-        _row("wall time of a step, median of each tenth", "s", [float(np.median(part)) for part in parts]),
+        _row("wall time of a step, median of each tenth", "s", [float(np.median(part)) for part in seconds]),
+        _row("trained tokens of a step, each tenth", "tokens", [float(np.mean(part)) for part in tokens]),
     ]
     for name, field, unit in (
         ("processor time of a step, each tenth", "cpu_s", "s"),
@@ -145,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = tiny.save_config(folder / "tiny.toml", model, prompts, folder / "runs")
         words = ["train", str(config), "--training.steps", str(steps)]
         words += ["--evaluation.every", str(steps // 20), "--training.checkpoint_every", str(steps // 10)]
+        words += ["--optimizer.learning_rate", "1e-7"]
         words += ["--records.keep_texts_mib", "1"]  # reached early, as long trainings of larger batches reach theirs
         words += ["--quality.batch_size", "256"]  # the default: the tests' 8 takes a second a step of a full buffer
         with (folder / "log").open("wb") as log:
