@@ -1,10 +1,17 @@
-"""Rows of the scripts that try to break arrol: how runs ended that something happened to, and what was counted."""
+"""What the scripts that try to break arrol share: the end of a process and its children, and rows of how runs ended
+and of what was counted."""
 
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
+
+import psutil
 
 from arrol.records.schema import BenchRecord
 
@@ -54,3 +61,14 @@ def finding(benchmark: str, variant: str, value: float, unit: str = "", limit: f
     return BenchRecord(
         benchmark=benchmark, variant=variant, unit=unit, median=value, p20=value, p80=value, repeats=1, limit=limit
     )
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """``kill -9`` of a process and everything that it started."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    os.kill(process.pid, signal.SIGKILL)
+    for each in family[1:]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
+    psutil.wait_procs(family[1:], timeout=60)

@@ -17,7 +17,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,17 +24,13 @@ import time
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import trl_host
 import verl_host
-from accidents import Tally, row
+from accidents import Tally, kill_all, row
 from arrol.errors import CheckpointError
 from arrol.integrations.memory import read_head
 from arrol.records.schema import BenchRecord
@@ -43,6 +38,7 @@ from arrol.records.store import RECORDS_FILE, read_run
 from arrol.records.texts import read_texts, text_steps
 from arrol.training.checkpoint import load_state, newest_checkpoint
 from integration.sameness import plain, weights
+from likeness import differs, without_times
 from measure import write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,8 +46,6 @@ WAIT_S = 900
 """Longest wait for a process."""
 NEAR = 1e-3
 """Largest relative difference of numbers that a host repeats nearly."""
-NO_RESULT = ("time", "timing", "perf", "memory", "seconds", "runtime", "per_second")
-"""Parts of names of metrics that no two runs share."""
 VLLM = """
 name = "run"
 model = {model}
@@ -225,28 +219,6 @@ def _fields(record: Any) -> dict[str, Any]:
     return fields | ({"metrics": without_times(fields["metrics"])} if "metrics" in fields else {})
 
 
-def without_times(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if not any(word in key for word in NO_RESULT)}
-
-
-def differs(first: Any, second: Any, near: float, at: str = "") -> str:
-    """The first place where two results are not the same; empty where they are. Numbers may be ``near`` (0: equal)."""
-    if isinstance(first, Mapping):
-        if first.keys() != second.keys():
-            return f"{at}: keys {sorted(map(str, first.keys() ^ second.keys()))[:5]}"
-        return next(filter(None, (differs(first[key], second[key], near, f"{at}/{key}") for key in first)), "")
-    if isinstance(first, list | tuple):
-        if len(first) != len(second):
-            return f"{at}: {len(first)} and {len(second)}"
-        pairs = enumerate(zip(first, second, strict=True))
-        return next(filter(None, (differs(one, other, near, f"{at}[{i}]") for i, (one, other) in pairs)), "")
-    if isinstance(first, float | np.ndarray) and np.asarray(first).dtype.kind == "f":
-        is_same = np.shape(first) == np.shape(second) and np.allclose(first, second, near, near, equal_nan=True)
-        return "" if is_same else f"{at}: {str(first)[:40]} and {str(second)[:40]}"
-    is_same = np.array_equal(first, second) if isinstance(first, np.ndarray) else first == second
-    return "" if is_same else f"{at}: {str(first)[:60]} and {str(second)[:60]}"
-
-
 class Scene:
     """A folder with the uninterrupted run, how long it took, and how nearly the host repeats each part of it."""
 
@@ -331,17 +303,6 @@ class Scene:
         result = self.host.result(folder)
         parts = ((part, near) for part, near in self.near.items() if near is not None and result[part] is not None)
         return next(filter(None, (differs(self.whole[part], result[part], near, part) for part, near in parts)), "")
-
-
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """``kill -9`` of a process and everything that it started."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    os.kill(process.pid, signal.SIGKILL)
-    for each in family[1:]:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait()
-    psutil.wait_procs(family[1:], timeout=60)
 
 
 def kills(scene: Scene, count: int, draw: random.Random) -> Iterator[dict[str, Tally]]:

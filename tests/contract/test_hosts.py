@@ -1,4 +1,5 @@
-"""Of a host we use what it shows: no private attribute of TRL is read, set or overridden."""
+"""Of a host we use what it shows: no private attribute of TRL is read, set or overridden; and tests need no host to be
+collected."""
 
 import ast
 import subprocess

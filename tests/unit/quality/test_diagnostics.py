@@ -21,6 +21,16 @@ def test_auroc_weights_pairs():
     assert auroc(SCORE, LABEL, np.full(4, 7.0)) == 0.75
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_auroc_is_the_count_over_all_pairs(seed):
+    """Few values, so that there are ties; weights of all sizes."""
+    rng = np.random.default_rng(seed)
+    score, label, weight = rng.integers(0, 5, 30) / 7, rng.random(30) < 0.4, rng.exponential(size=30)
+    pairs = [(i, j, weight[i] * weight[j]) for i in np.flatnonzero(label) for j in np.flatnonzero(~label)]
+    wins = sum(both * ((score[i] > score[j]) + 0.5 * (score[i] == score[j])) for i, j, both in pairs)
+    assert auroc(score, label, weight) == pytest.approx(wins / sum(both for _, _, both in pairs), rel=1e-12)
+
+
 @pytest.mark.parametrize("label", [np.ones(4), np.zeros(4)])
 def test_one_class_has_no_auroc(label):
     assert np.isnan(auroc(SCORE, label))
