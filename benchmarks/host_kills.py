@@ -201,7 +201,7 @@ def verl_weights(path: Path) -> dict[str, bytes]:
 HOSTS = {
     "vllm": Host(6, 2, vllm_command, "run/checkpoints", vllm_result),
     "trl": Host(8, 2, trl_command, ".", trl_result),
-    "verl": Host(4, 1, verl_command, "checkpoints", verl_result),
+    "verl": Host(4, 2, verl_command, "checkpoints", verl_result),
 }
 
 
@@ -220,7 +220,7 @@ def _fields(record: Any) -> dict[str, Any]:
 
 
 class Scene:
-    """A folder with the uninterrupted run, how long it took, and how nearly the host repeats each part of it."""
+    """A folder for runs of a host; from :meth:`measure` on, what an uninterrupted run leaves there."""
 
     def __init__(self, name: str, root: Path) -> None:
         self.host, self.root, self.starts = HOSTS[name], root, 0
@@ -228,13 +228,16 @@ class Scene:
         if name == "verl":
             (root / "data").mkdir()
             verl_host.prepare(root / "data", held_out=8)
+
+    def measure(self) -> None:
+        """Two runs without interruption: how long one takes, what it leaves, and how nearly the other repeats it."""
         started = time.monotonic()
-        self.run(root / "whole")
+        self.run(self.root / "whole")
         self.seconds = time.monotonic() - started
-        self.files = len(self.saved(root / "whole"))
-        self.whole = self.host.result(root / "whole")
-        self.run(root / "again")
-        again = self.host.result(root / "again")
+        self.files = len(self.saved(self.root / "whole"))
+        self.whole = self.host.result(self.root / "whole")
+        self.run(self.root / "again")
+        again = self.host.result(self.root / "again")
         self.near = {part: self.nearness(self.whole[part], again[part]) for part in self.whole}
 
     @staticmethod
@@ -358,6 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         scene = Scene(flags.host, Path(folder))
+        scene.measure()
         if all(near is None for near in scene.near.values()):
             print(f"two runs of {flags.host} without a kill have nothing in common, so nothing can be compared")
             return 1

@@ -6,7 +6,10 @@ records per step: the last tenth beside the second (in the first, code is import
 fills). The learning rate is 1e-7: the policy hardly moves, so a step has the same work from first to last, which the
 trained tokens show. At the tests' own rate all groups are dead after some hundred steps.
 
-    OMP_NUM_THREADS=1 python benchmarks/long_run.py [--steps 10000] [--smoke] [--out FILE]
+Memories with a limit grow until they are full: of verdicts, and Python's own of names. With ``--filled`` they are full
+before the first step, so what grows has no limit; then only memory is recorded, and the machine need not be quiet.
+
+    OMP_NUM_THREADS=1 python benchmarks/long_run.py [--filled] [--steps 10000] [--smoke] [--out FILE]
 """
 
 from __future__ import annotations
@@ -31,6 +34,16 @@ from measure import write
 
 STEPS, SMOKE_STEPS = 10_000, 60
 MIB = 2**20
+FILLED = """
+import sys
+from arrol.cli.main import main
+from arrol.verifiers.rules import MAX_REMEMBERED, judged
+for number in range(2 * MAX_REMEMBERED):
+    judged(f"{number}.5", "1", ["####"])
+names = [sys.intern(f"name {number}") for number in range(100_000)]
+sys.exit(main(sys.argv[1:]))
+"""
+"""``arrol``, after as many answers as are remembered; the names are those of an interpreter with many more modules."""
 
 
 class Look(NamedTuple):
@@ -139,12 +152,14 @@ def _row(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
+    parser.add_argument("--filled", action="store_true", help="memory alone, its parts with a limit filled beforehand")
     parser.add_argument("--smoke", action="store_true", help="few steps; the figures mean nothing")
-    parser.add_argument("--out", default="results/bench-long-run.jsonl", help="records; replaced")
+    parser.add_argument("--out", help="records; replaced; default results/bench-long-run[-filled].jsonl")
     flags = parser.parse_args(arguments)
+    name = "bench-long-run-filled" if flags.filled else "bench-long-run"
     steps = SMOKE_STEPS if flags.smoke else flags.steps
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         model, prompts = tiny.save_model(folder / "model"), tiny.save_prompts(folder / "prompts")
         config = tiny.save_config(folder / "tiny.toml", model, prompts, folder / "runs")
         words = ["train", str(config), "--training.steps", str(steps)]
@@ -153,15 +168,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         words += ["--records.keep_texts_mib", "1"]  # reached early, as long trainings of larger batches reach theirs
         words += ["--quality.batch_size", "256"]  # the default: the tests' 8 takes a second a step of a full buffer
         with (folder / "log").open("wb") as log:
-            command = [sys.executable, "-m", "arrol.cli.main", *words]
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+            arrol = ["-c", FILLED] if flags.filled else ["-m", "arrol.cli.main"]
+            process = subprocess.Popen([sys.executable, *arrol, *words], stdout=log, stderr=subprocess.STDOUT)
             try:
                 looks = watch(process, folder / "runs" / "tiny", 0.02 if flags.smoke else 1.0, steps)
             finally:
                 process.kill()
         assert process.returncode == 0, (folder / "log").read_text("utf-8")
         found = rows(looks, folder / "runs" / "tiny")
-    write(flags.out, "bench-long-run", {"steps": steps, "looks": len(looks)}, found, seed=0)
+    if flags.filled:
+        found = [row for row in found if row.variant.startswith("memory")]
+    write(flags.out or f"results/{name}.jsonl", name, {"steps": steps, "looks": len(looks)}, found, seed=0)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,7 @@ RELIABILITY_TABLES: dict[str, Callable[[Path], str]] = {
     "bench-lotteries": lotteries_table,
     "bench-survivors": survivors_table,
     "bench-long-run": long_run_table,
+    "bench-long-run-filled": findings_table,
     "bench-vllm-soak": findings_table,
     "bench-http-soak": findings_table,
     "bench-verifier-load": findings_table,

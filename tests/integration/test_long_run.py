@@ -53,10 +53,19 @@ def test_a_process_is_watched_until_its_last_step(script: dict[str, Any], tmp_pa
     assert os.sysconf("SC_PAGE_SIZE") <= min(look.resident_bytes for look in looks)
 
 
+def test_memories_of_verdicts_are_full_beforehand(script: dict[str, Any]) -> None:
+    told = "from arrol.verifiers import answers, comparison, rules\n"
+    for name in ("rules.judged_answer", "answers.read_answer", "answers.decimal_places", "comparison.equality"):
+        told += f"assert {name}.cache_info().currsize == rules.MAX_REMEMBERED, {name}.cache_info()\n"
+    *fill, _ = script["FILLED"].rstrip().splitlines()
+    subprocess.run([sys.executable, "-c", "\n".join([*fill, told])], check=True)
+
+
 @pytest.mark.slow
-def test_a_training_is_watched(script: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_training_is_watched(script: dict[str, Any], tmp_path: Path, filled: bool) -> None:
     out = tmp_path / "long.jsonl"
-    script["main"](["--smoke", "--out", str(out)])
+    script["main"](["--smoke", "--out", str(out), *(["--filled"] if filled else [])])
     run, *rows = read_records(out)
     assert isinstance(run, RunRecord)
     assert run.config["steps"] == 60
@@ -66,4 +75,7 @@ def test_a_training_is_watched(script: dict[str, Any], tmp_path: Path) -> None:
     assert memory["peak_mib"] > 50
     assert steps == sorted(steps)
     assert steps[-1] <= 60
-    assert found["records of a step"].median > 100
+    if filled:
+        assert list(found) == ["memory"]
+    else:
+        assert found["records of a step"].median > 100
