@@ -21,8 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +142,6 @@ def verl_command(folder: Path, is_resumed: bool) -> list[str]:
     overrides = [
         *verl_host.plain_overrides(folder.parent / "data", steps=host.steps),
         f"trainer.save_freq={host.every}",
-        f"trainer.rollout_data_dir={folder}/rollouts",
         f"trainer.default_local_dir={folder}/checkpoints",
         f"trainer.resume_mode={'auto' if is_resumed else 'disable'}",
         *verl_host.PRUNING,
@@ -152,30 +150,16 @@ def verl_command(folder: Path, is_resumed: bool) -> list[str]:
 
 
 def verl_result(folder: Path) -> dict[str, Any]:
-    """The last step, which two runs of verl seldom share; and what every run has: each step and each rollout once, in
-    the record and in what the head learned from.
-
-    verl saves a step before it dumps and logs it: where it was killed in between, these are None. It names prompts at
-    random, so rollouts are counted.
-    """
-    last, rows = HOSTS["verl"].steps, {}
-    for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda path: path.stat().st_mtime):
-        rows |= {row["step"]: without_times(row["data"]) for row in whole_rows(path) or []}
-    dumped = whole_rows(folder / "rollouts" / f"{last}.jsonl")
-    seen = None if dumped is None else Counter((one["input"], one["output"], one["score"]) for one in dumped)
-    checkpoint = folder / "checkpoints" / f"global_step_{last}"
-    head = read_head(checkpoint)
+    """What every run of verl must have: each step and each rollout once, in the record and in what the head learned
+    from. Tokens, rewards and weights of two runs of verl are now the same, now not."""
+    head = read_head(folder / "checkpoints" / f"global_step_{HOSTS['verl'].steps}")
     assert head is not None
     run = read_run(folder / "checkpoints" / "arrol")
     totals = head["memory"]["ledger"]
     return {
-        "metrics": rows.get(last),
-        "rollouts": seen,
-        "weights": verl_weights(checkpoint / "actor" / "model_world_size_1_rank_0.pt"),
-        "learned state": head,
         "what is recorded": {
             "steps": [row.step for row in run.steps],
-            "rollouts": sorted((row.step, row.group, row.index) for row in run.rollouts),
+            "rollouts": [(row.step, row.group, row.index) for row in run.rollouts],
             "texts": text_steps(folder / "checkpoints" / "arrol"),
             "outcome": run.end and run.end.outcome,
         },
@@ -184,18 +168,6 @@ def verl_result(folder: Path) -> dict[str, Any]:
             "rollouts": sum(count for name, count in totals.items() if name.startswith("rollout/finish/")),
         },
     }
-
-
-def whole_rows(path: Path) -> list[Any] | None:
-    """Rows of a file, None where it is absent or was cut by a kill."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines()] if text.endswith("\n") else None
-
-
-def verl_weights(path: Path) -> dict[str, bytes]:
-    """The policy's weights as they stand in the file, a zip archive; its pickle is not read."""
-    with zipfile.ZipFile(path) as file:
-        return {name: file.read(name) for name in file.namelist() if "/data/" in name}
 
 
 HOSTS = {
@@ -223,7 +195,7 @@ class Scene:
     """A folder for runs of a host; from :meth:`measure` on, what an uninterrupted run leaves there."""
 
     def __init__(self, name: str, root: Path) -> None:
-        self.host, self.root, self.starts = HOSTS[name], root, 0
+        self.host, self.root = HOSTS[name], root
         self.environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
         if name == "verl":
             (root / "data").mkdir()
@@ -271,12 +243,10 @@ class Scene:
         True when ``moment`` (seconds so far, new files) came and everything was killed.
         """
         folder.mkdir(exist_ok=True)
-        self.starts += 1
         environment = self.environment
         if self.host is HOSTS["verl"]:
             environment = {**verl_host.own_environment(folder), "PYTHONPATH": os.pathsep.join(
                 [*environment["PYTHONPATH"].split(os.pathsep), str(ROOT / "tests" / "with_verl")])}  # fmt: skip
-            environment["VERL_FILE_LOGGER_PATH"] = str(folder / f"metrics-{self.starts}.jsonl")
         words, before = self.host.command(folder, resumed), self.saved(folder)
         with self.log.open("w") as log:
             process = subprocess.Popen(
@@ -302,9 +272,9 @@ class Scene:
         return False
 
     def ends_otherwise(self, folder: Path) -> str:
-        """What is not as in the uninterrupted run, though the host repeats it and has it; empty where nothing is."""
+        """What is not as in the uninterrupted run, though the host repeats it; empty where nothing is."""
         result = self.host.result(folder)
-        parts = ((part, near) for part, near in self.near.items() if near is not None and result[part] is not None)
+        parts = ((part, near) for part, near in self.near.items() if near is not None)
         return next(filter(None, (differs(self.whole[part], result[part], near, part) for part, near in parts)), "")
 
 
