@@ -71,6 +71,8 @@ class AgentLoopManager(AgentLoopManagerTQ):
         if config.trainer.save_freq > 0 and at(plain, CALLBACK) is None:
             logger.warning("arrol: %s is not set, so the head will not be saved with the checkpoints", CALLBACK)
         restore(self._service, config)
+        if plan is not None and MetricsReplayBuffer.step_sizes.is_last(plan.step):
+            ray.get(self._service.nothing_left.remote())
 
     @classmethod
     @auto_await

@@ -164,6 +164,12 @@ class Recording:
         """verl ends with this step."""
         self._is_last = True
 
+    async def nothing_left(self, totals: Mapping[str, float]) -> None:
+        """verl resumes behind its last step, perhaps killed before that was told here: it trains nothing and ends."""
+        self._totals = dict(totals)
+        self._end()
+        await self.idle()
+
     async def sync(self, *, is_saved: bool) -> None:
         """Wait until all rows so far are on disk. ``is_saved``: verl has written its checkpoint of this step."""
         if is_saved and self._is_last and not self._plan.validates:

@@ -32,6 +32,7 @@ class RemoteService(Protocol):
     evaluated: RemoteMethod
     recorded: RemoteMethod
     log_end: RemoteMethod
+    nothing_left: RemoteMethod
     save: RemoteMethod
     load: RemoteMethod
 

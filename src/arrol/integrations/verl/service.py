@@ -289,6 +289,11 @@ class PruningService:
         if self._recording is not None:
             await self._recording.sync(is_saved=is_saved)
 
+    async def nothing_left(self) -> None:
+        """verl resumes from the checkpoint of its last step: the record says that the run has finished."""
+        if self._recording is not None:
+            await self._recording.nothing_left(self._memory.ledger.totals)
+
     def log_end(self) -> None:
         """verl ends with the step settled last: log why nothing was learned, where that is so, once."""
         if self._recording is not None:

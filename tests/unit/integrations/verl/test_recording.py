@@ -170,6 +170,21 @@ def test_a_resumed_run_goes_on_after_its_checkpoint(tmp_path):
     assert text_steps(tmp_path) == [1, 2, 3]
 
 
+def test_a_run_that_is_resumed_behind_its_last_step_has_finished(tmp_path):
+    """verl saves its last step before we record the end: a run killed in between trains nothing when resumed."""
+    played(tmp_path, 1, 2)
+    assert read_run(tmp_path).end is None
+
+    async def main():
+        run = PlayedRun(tmp_path, step=2)
+        await run.service.nothing_left()
+
+    asyncio.run(main())
+    run = read_run(tmp_path)
+    assert [row.step for row in run.steps] == text_steps(tmp_path) == [1, 2]
+    assert (run.end.outcome, run.end.step) == ("finished", 2)
+
+
 def test_pods_and_verls_own_filter_say_why_a_survivor_does_not_train(tmp_path):
     async def main():
         pods = {"rule": "never", "observe": True, "allocation": {"rule": "pods", "train_size": 2}}
