@@ -1,11 +1,14 @@
 """The short form of ``benchmarks/host_kills.py``: a training of TRL that is killed, and resumed."""
 
+import json
 import runpy
 from pathlib import Path
 
 import pytest
 
-from arrol.records.store import read_records
+import trl_host
+from arrol.records.manifest import MANIFEST
+from arrol.records.store import RECORDS_FILE, read_records, read_run
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "host_kills.py"
 
@@ -18,6 +21,26 @@ def test_killed_runs_end_as_the_whole_one(tmp_path, monkeypatch):
     run, *rows = read_records(out)
     assert set(run.config["repeats"].values()) == {"bit for bit"}
     assert sum(row.config["same"] for row in rows) == run.config["kills"] == 2
+
+
+@pytest.mark.parametrize("rule", ["neyman", "never"])
+def test_a_run_that_is_resumed_behind_its_last_step_has_finished(tmp_path, rule):
+    """Killed behind the last checkpoint and before the end was recorded: TRL has nothing left to do."""
+    saving = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 1, "max_steps": -1}
+    build = lambda: trl_host.trainer(trl_host.config(tmp_path, rule=rule, **saving))  # noqa: E731
+    build().train()
+    record = tmp_path / "arrol"
+    whole = read_run(record)
+    (record / MANIFEST).unlink()
+    *rows, end = (record / RECORDS_FILE).read_text().splitlines(keepends=True)
+    assert json.loads(end)["kind"] == "end"
+    (record / RECORDS_FILE).write_text("".join(rows))
+    resumed = build()
+    resumed.train(resume_from_checkpoint=True)
+    run = read_run(record)
+    assert [row.step for row in run.steps] == [row.step for row in whole.steps]
+    assert run.rollouts == whole.rollouts
+    assert (run.end.outcome, run.end.step) == ("finished", whole.end.step)
 
 
 def test_results_are_compared_to_the_last_digit_unless_the_host_is_not(monkeypatch):

@@ -69,6 +69,11 @@ class ObservedRollouts(TrainerCallback):
         """The trainer that was built with them."""
         self._trainer, self._records = trainer, trainer_records(self._config, trainer)
 
+    @property
+    def records(self) -> TrlRecords | None:
+        """The record; None before :meth:`attach`."""
+        return self._records
+
     def settle(self) -> None:
         """Write the last batch, once its rewards are known; on all ranks at the same time."""
         if not self._batch:

@@ -49,7 +49,7 @@ class TrlRecords:
     def __init__(self, out: HostRecords, run: Callable[[], HostRun]) -> None:
         """``run`` is called when the first batch begins."""
         self._out, self._run = out, run
-        self._has_begun = False
+        self._has_begun = self._has_ended = False
         self._step = 0
         self._metrics: dict[str, float] | None = None
         """Of the batch whose row is not complete; None without one."""
@@ -128,7 +128,15 @@ class TrlRecords:
         with self._lock:
             self._finish_step(time.monotonic())
             self._out.end(outcome, message)
-            self._has_begun = False
+            self._has_ended, self._has_begun = self._has_begun, False
+
+    def end_resumed(self, done: int) -> None:
+        """A resumed training has ended; ``done`` batches came before it. Where it was killed behind its last checkpoint
+        no batch was left, and nothing has begun here: the record says that the run has finished.
+        """
+        if not self._has_ended:
+            self.begin(done)
+            self.end("finished")
 
     def _finish_step(self, ended: float) -> None:
         if self._metrics is not None:

@@ -118,7 +118,7 @@ class PrunedRollout:
         self.settle()
         sampler, memory = self._with_probe(trainer)
         self._evaluated = 0
-        records = self._recorder(trainer)
+        records = self.recorder(trainer)
         records.begin(memory.step)
         records.begin_batch()
         memory.step += 1
@@ -135,7 +135,7 @@ class PrunedRollout:
         trainer, memory = self._trainer, self._memory
         assert trainer is not None
         assert memory is not None
-        records = self._recorder(trainer)
+        records = self.recorder(trainer)
         records.lap("verify")
         mine = self.batch.rewarded(reward_columns(trainer), self.success_reward, self.config.success_threshold)
         everyone = gathered(mine, trainer)
@@ -212,7 +212,7 @@ class PrunedRollout:
         judged = self._evaluation.take(self._trainer)
         if metrics is not None:
             found = gathered(judged, self._trainer)
-            self._recorder(self._trainer).evaluated(found, metrics)
+            self.recorder(self._trainer).evaluated(found, metrics)
 
     def end(self, outcome: str, message: str = "") -> None:
         """Training has ended: ``finished``, ``stopped`` or ``failed``; for the record."""
@@ -243,7 +243,7 @@ class PrunedRollout:
         self._memory = self.batch = None
         return self._saved is not None
 
-    def _recorder(self, trainer: TrainerLike) -> TrlRecords:
+    def recorder(self, trainer: TrainerLike) -> TrlRecords:
         if self._records is None:
             self._records = trainer_records(self.config, trainer)
         return self._records

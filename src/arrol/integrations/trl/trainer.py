@@ -27,6 +27,7 @@ from arrol.integrations.trl.config import GRPOConfig
 from arrol.integrations.trl.engines import vllm_with_our_classes
 from arrol.integrations.trl.host import require_model, require_sampling, require_whole_groups, require_whole_layers
 from arrol.integrations.trl.observed import ObservedRollouts
+from arrol.integrations.trl.records import batches_of
 from arrol.integrations.trl.reward_model import with_reward_models
 from arrol.integrations.trl.rewards import TAG_COLUMN, prune_rewards, reward_name
 from arrol.integrations.trl.rollout import PrunedRollout
@@ -90,13 +91,18 @@ class GRPOTrainer(trl.GRPOTrainer):
             if not self.pruned.load(folder):
                 warnings.warn(f"{folder.name} has no head: a new one starts", stacklevel=2)
         try:
-            return super().train(resume_from_checkpoint, *positional, **named)
+            result = super().train(resume_from_checkpoint, *positional, **named)
         except BaseException as error:
             recorder = self.pruned or self.observed
             if recorder is not None:
                 has_failed = isinstance(error, Exception)
                 recorder.end("failed" if has_failed else "stopped", str(error) or type(error).__name__)
             raise
+        records = self.observed.records if self.observed is not None else None
+        records = self.pruned.recorder(self) if self.pruned is not None else records
+        if records is not None and resume_from_checkpoint and self.state.global_step >= self.state.max_steps:
+            records.end_resumed(batches_of(self, self.state.global_step))
+        return result
 
     def save_model(self, output_dir: str | None = None, *positional: Any, **named: Any) -> None:
         """TRL's; of a checkpoint, which begins with it, the head comes first: ``trainer_state.json``, which
