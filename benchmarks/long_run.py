@@ -7,7 +7,7 @@ fills). The learning rate is 1e-7: the policy hardly moves, so a step has the sa
 trained tokens show. At the tests' own rate all groups are dead after some hundred steps.
 
 Memories with a limit grow until they are full: of verdicts, and Python's own of names. With ``--filled`` they are full
-before the first step, so what grows has no limit; then only memory is recorded, and the machine need not be quiet.
+before the first step, so what still grows is something else. Only memory is recorded, on any machine.
 
     OMP_NUM_THREADS=1 python benchmarks/long_run.py [--filled] [--steps 10000] [--smoke] [--out FILE]
 """
