@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ def test_sums_are_those_of_the_bytes(tmp_path):
     assert file_sum(path, 2**20 + 1) == Sum(2**20 + 1, hashlib.sha256(path.read_bytes()[: 2**20 + 1]).hexdigest())
     assert file_sum(path, 2**30) == file_sum(path)
     assert file_sum(path, 0).size == 0
+
+
+def test_a_sum_takes_no_memory_from_the_heap(tmp_path):
+    """A training whose checkpoints read their files into new objects grew by a MiB at each of them."""
+    path = tmp_path / "file"
+    path.write_bytes(b"a" * (4 * 2**20))
+    growing = GrowingSum(path)
+    tracemalloc.start()
+    try:
+        assert file_sum(path) == growing.now()
+        assert tracemalloc.get_traced_memory()[1] < 2**18
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_growing_file_is_summed_as_it_grows(tmp_path):
@@ -165,7 +179,7 @@ def test_the_sum_of_arrays_depends_on_names_types_shapes_and_numbers():
 
 
 def test_a_file_that_nothing_may_read_is_named(folder, monkeypatch):
-    def refuse(self, *_):
+    def refuse(self, *_, **__):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as broken:
