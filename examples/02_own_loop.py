@@ -17,6 +17,7 @@ from arrol.configs.method import DrGrpoConfig, NeymanRule, QualityConfig
 from arrol.configs.run import EngineConfig
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.pruning.controller import PruningController
+from arrol.pruning.draws import joint_survival
 from arrol.quality.estimator import QualityEstimator
 from arrol.quality.features import FeatureLayout
 from arrol.tasks.arithmetic import ArithmeticTask
@@ -64,7 +65,13 @@ for step in range(1, STEPS + 1):
     head = estimator.learn(groups)
 
     # Learn: advantages and weights account for the stopped rollouts; the loss sees only survivors.
-    signals = [group_signal(g.rewards_G, g.survival_G, g.quality_G, algorithm, normalize_by_std=False) for g in groups]
+    signals = []
+    for group in groups:
+        seen, joint_GG = (
+            (group.rewards_G, group.survival_G, group.quality_G),
+            joint_survival(group.survival_G, rule.draw),
+        )
+        signals.append(group_signal(*seen, algorithm, normalize_by_std=False, joint_GG=joint_GG))
     examples = [
         example
         for group, signal in zip(groups, signals, strict=True)

@@ -27,6 +27,7 @@ from arrol.configs.run import EngineConfig
 from arrol.configs.sft import ModelShape
 from arrol.engines.embedded.engine import EmbeddedEngine
 from arrol.pruning.controller import PruningController
+from arrol.pruning.draws import joint_survival
 from arrol.pruning.ledger import Ledger, sampling_metrics, survivor_metrics
 from arrol.quality.features import FeatureLayout
 from arrol.types import (
@@ -317,11 +318,15 @@ def lessons_of(scenario: Scenario, groups: list[RolloutGroup]) -> dict[RolloutId
     found: dict[RolloutId, float] = {}
     for group, lesson in zip(groups, allocator.lessons(groups, step=step), strict=True):
         signal = lesson_signal(
-            Observed(group.rewards_G, group.survival_G, group.quality_G),
+            Observed(
+                group.rewards_G,
+                group.survival_G,
+                group.quality_G,
+                joint_survival(group.survival_G, host.pruning.draw),
+            ),
             lesson,
             GrpoConfig(correction=host.correction, normalize_by_std=False),
             posterior=host.allocation.posterior,
-            exact_count=host.pruning.draw == "systematic",
         )
         for rollout, advantage, weight in zip(group.rollouts, signal.advantage_G, signal.weight_G, strict=True):
             if rollout.survived and weight > 0:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arrol.engines.scripted import ScriptedEngine
     from arrol.errors import ArrolError
     from arrol.pruning.controller import PruningController
+    from arrol.pruning.draws import joint_survival
     from arrol.quality.estimator import QualityEstimator
     from arrol.records.store import read_run
     from arrol.types import (
@@ -47,6 +48,7 @@ _HOME = {
     "SamplingParams": "arrol.types",
     "ScriptedEngine": "arrol.engines.scripted",
     "group_signal": "arrol.algorithms.advantages",
+    "joint_survival": "arrol.pruning.draws",
     "load_run": "arrol.configs.run",
     "read_run": "arrol.records.store",
     "train": "arrol.cli.python",
@@ -69,6 +71,7 @@ __all__ = [
     "SamplingParams",
     "ScriptedEngine",
     "group_signal",
+    "joint_survival",
     "load_run",
     "read_run",
     "train",

@@ -40,7 +40,7 @@ def gradient(keep, config, choice, survival=SURVIVAL):
     logits = torch.tensor([0.3, -0.2, 0.1, 0.5], dtype=torch.float64).requires_grad_()
     kept = np.array(keep)
     seen = Observed(np.where(kept, REWARD, np.nan), survival, QUALITY)
-    signal = lesson_signal(seen, Lesson(choice), config, posterior=PosteriorConfig(), exact_count=False)
+    signal = lesson_signal(seen, Lesson(choice), config, posterior=PosteriorConfig())
     group = group_of([1.0] * 6, tokens=1)
     logprob = logits.log_softmax(-1)[TOKEN][:, None]
     inputs = LossInputs(

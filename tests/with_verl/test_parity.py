@@ -45,7 +45,7 @@ def test_verl_computes_the_advantages_of_correction_plain():
     for group in step.groups:
         reward_S = group.rewards_G[~np.isnan(group.rewards_G)]
         ones_S = np.ones(len(reward_S))
-        ours = group_signal(reward_S, ones_S, ones_S / 2, plain, normalize_by_std=False, exact_count=True)
+        ours = group_signal(reward_S, ones_S, ones_S / 2, plain, normalize_by_std=False)
         theirs, _ = compute_grpo_outcome_advantage(
             torch.tensor(reward_S, dtype=torch.float32)[:, None], torch.ones(len(reward_S), 1),
             np.array(["uid"] * len(reward_S)), norm_adv_by_std_in_grpo=False,

@@ -10,12 +10,12 @@ With R reward, K = 1 for survivors, p survival, q predicted quality, G rollouts 
                      the variance.
 
 Options: ``leave_one_out`` takes rollout i out of its own baseline and multiplies by (1 - 1/G), which without pruning is
-exactly R - mean R, and under independent draws makes the expected pruned gradient equal the full group's. An
-exact-count draw is not independent: a survivor leaves fewer places to its siblings. ``exact_count`` corrects for that
-by weighting the others in i's baseline by their expected over their realised number, sum p_j / sum K_j, which is exact
-when all p are equal and close otherwise. ``self_normalized`` divides the weighted sums by the sum of weights and clips
-b to [0, 1]: less variance, bias of order 1/G. ``normalize_by_std`` divides by the spread: of the survivors (plain),
-else sqrt(b (1 - b)) for 0/1 rewards.
+exactly R - mean R, and makes the expected pruned gradient equal the full group's. In i's baseline the others weigh
+1 over their survival given that i survived, p_j where draws are independent. An exact-count draw is not: a survivor
+leaves fewer places to its siblings, so there the weight is p_i / p_ij, with ``joint_GG`` as p_ij
+(:func:`arrol.pruning.draws.joint_survival`). ``self_normalized`` divides the weighted sums by the sum of weights and
+clips b to [0, 1]: less variance, bias of order 1/G. ``normalize_by_std`` divides by the spread: of the survivors
+(plain), else sqrt(b (1 - b)) for 0/1 rewards.
 
 Deviations: (1) spreads are population ones, so 0/1 rewards give sqrt(b (1 - b)); (2) under weights b is kept 1/(2G)
 away from 0 and 1 inside the spread, or a group that is almost dead would be blown up again; (3) the clip of b widens to
@@ -58,12 +58,12 @@ def group_signal(
     config: AlgorithmBase,
     *,
     normalize_by_std: bool,
-    exact_count: bool = False,
+    joint_GG: np.ndarray | None = None,
 ) -> GroupSignal:
-    """Advantages and weights of one group; ``exact_count`` says that its survivors were drawn systematically.
+    """Advantages and weights of one group.
 
     ``reward_G`` is NaN where the rollout did not survive; ``survival_G`` lies in (0, 1]; ``quality_G`` is NaN where
-    nothing was predicted.
+    nothing was predicted; ``joint_GG`` is the chance that two survive both, None where draws are independent.
     """
     assert reward_G.shape == survival_G.shape == quality_G.shape, (reward_G.shape, survival_G.shape, quality_G.shape)
     assert ((survival_G > 0) & (survival_G <= 1)).all(), survival_G
@@ -81,12 +81,12 @@ def group_signal(
         guess_G = np.where(np.isnan(quality_G), 0.0, quality_G)
     baseline = _baseline(filled_G, weight_G, guess_G, config.self_normalized, leave_out=None)
     if config.leave_one_out and len(reward_G) > 1:
-        drawn_G = (survival_G < 1) & exact_count
+        given_GG = np.broadcast_to(weight_G, (len(weight_G), len(weight_G)))
+        if joint_GG is not None:
+            given_GG = kept_G * survival_G[:, None] / joint_GG
         others = np.array(
             [
-                _baseline(
-                    filled_G, _given(i, weight_G, survival_G, drawn_G), guess_G, config.self_normalized, leave_out=i
-                )
+                _baseline(filled_G, given_GG[i], guess_G, config.self_normalized, leave_out=i)
                 for i in range(len(reward_G))
             ]
         )
@@ -130,15 +130,6 @@ def _baseline(
     total = float(weight_G[rows].sum())
     lowest, highest = min(0.0, float(filled_G.min())), max(1.0, float(filled_G.max()))
     return float(np.clip(guess_G[rows].mean() + (residual / total if total > 0 else 0.0), lowest, highest))
-
-
-def _given(i: int, weight_G: np.ndarray, survival_G: np.ndarray, drawn_G: np.ndarray) -> np.ndarray:
-    """The others' weights, given that i survived an exact-count draw."""
-    others = drawn_G & (np.arange(len(drawn_G)) != i)
-    if not drawn_G[i] or not others.any():
-        return weight_G
-    kept = int((weight_G[others] > 0).sum())
-    return np.where(others, weight_G * (survival_G[others].sum() / kept if kept else 0.0), weight_G)
 
 
 def _without_noise(advantage_G: np.ndarray) -> np.ndarray:

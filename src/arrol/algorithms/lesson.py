@@ -58,10 +58,16 @@ class Observed(NamedTuple):
     reward_G: np.ndarray
     survival_G: np.ndarray
     quality_G: np.ndarray
+    joint_GG: np.ndarray | None = None
+
+    def of(self, rows: np.ndarray) -> Observed:
+        """Of some of the rollouts."""
+        joint_GG = None if self.joint_GG is None else self.joint_GG[np.ix_(rows, rows)]
+        return Observed(self.reward_G[rows], self.survival_G[rows], self.quality_G[rows], joint_GG)
 
 
 def lesson_signal(
-    seen: Observed, lesson: Lesson, config: AlgorithmConfig, *, posterior: PosteriorConfig, exact_count: bool
+    seen: Observed, lesson: Lesson, config: AlgorithmConfig, *, posterior: PosteriorConfig
 ) -> GroupSignal:
     """Advantages and weights of what trains; 0 for the others."""
     selection = lesson.selection
@@ -70,15 +76,13 @@ def lesson_signal(
         # No stopped rollout is among the kept ones, so the weighted sum is divided by its weights.
         seen_G, config = seen_G & selection.train_G, config.model_copy(update={"self_normalized": True})
     rows = np.flatnonzero(seen_G)
-    part = _signal(Observed(*(column[rows] for column in seen)), lesson.belief, config, posterior, exact_count)
+    part = _signal(seen.of(rows), lesson.belief, config, posterior)
     advantage_G, weight_G = np.zeros(len(seen.reward_G)), np.zeros(len(seen.reward_G))
     advantage_G[rows], weight_G[rows] = part.advantage_G, part.weight_G
     return selected(part._replace(advantage_G=advantage_G, weight_G=weight_G), selection)
 
 
-def _signal(
-    seen: Observed, belief: Belief | None, config: AlgorithmConfig, posterior: PosteriorConfig, exact_count: bool
-) -> GroupSignal:
+def _signal(seen: Observed, belief: Belief | None, config: AlgorithmConfig, posterior: PosteriorConfig) -> GroupSignal:
     if belief is not None:
         return posterior_signal(
             seen.reward_G,
@@ -90,4 +94,7 @@ def _signal(
         )
     if isinstance(config, McGrpoConfig):
         return median_signal(seen.reward_G, normalize_by_std=config.normalize_by_std)
-    return group_signal(*seen, config, normalize_by_std=config.normalize_by_std, exact_count=exact_count)
+    reward_G, survival_G, quality_G, joint_GG = seen
+    return group_signal(
+        reward_G, survival_G, quality_G, config, normalize_by_std=config.normalize_by_std, joint_GG=joint_GG
+    )

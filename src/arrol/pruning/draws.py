@@ -9,12 +9,19 @@ Legend: ``C`` candidates.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from arrol.types import RolloutId
 
+ALL_UP_TO, PERMUTATIONS, OVERLAPS = 5, 512, 2**18
+"""A joint survival is averaged over all permutations of so many candidates, over so many random ones of more; of many
+candidates over fewer, so that the overlaps of their pairs stay about as many."""
+RAREST = 0.1
+"""A joint survival is at least this share of independent draws': no weight grows without bound."""
 PRUNING_STREAM, ORACLE_STREAM = 1, 2
 """Second word of the key; token sampling has a stream of its own."""
 
@@ -41,3 +48,53 @@ def systematic(survival_C: np.ndarray, key: Sequence[int]) -> np.ndarray:
     kept = np.empty(len(survival_C), bool)
     kept[order] = marks[1:] > marks[:-1]
     return kept | (np.asarray(survival_C) >= 1.0)  # certainty is certainty, whatever the sums rounded to
+
+
+def joint_survival(survival_C: np.ndarray, draw: str) -> np.ndarray | None:
+    """float64 ``[C, C]`` in (0, 1]: the chance that two candidates survive both; None where draws are independent.
+
+    ``survival_C`` in (0, 1]; a survival of 1 was not drawn. A systematic draw is a number on a circle of length 1, on
+    which the candidates' arcs, p long, follow one another in permuted order: two survive together where their arcs
+    overlap. Averaged over permutations of a fixed seed, and exact where all survivals are equal. With several probes
+    the product of their survivals stands for one draw. The diagonal means nothing.
+    """
+    drawn = np.flatnonzero(survival_C < 1)
+    if draw != "systematic" or len(drawn) < 2:
+        return None
+    p = survival_C[drawn]
+    together = _equal(p[0], len(p)) if np.ptp(p) < 1e-9 else _overlap(p)
+    joint_CC = np.outer(survival_C, survival_C)
+    joint_CC[np.ix_(drawn, drawn)] = np.maximum(together, RAREST * joint_CC[np.ix_(drawn, drawn)])
+    return joint_CC
+
+
+def _equal(p: float, candidates: int) -> float:
+    """All pairs of the same chance: the mean of K (K - 1) over the two counts K that are possible."""
+    total = p * candidates
+    low = np.floor(total + 1e-9)
+    return float((low * (low - 1) + (total - low) * 2 * low) / (candidates * (candidates - 1)))
+
+
+def _overlap(p_C: np.ndarray) -> np.ndarray:
+    """float64 ``[C, C]``: mean overlap of two arcs. Legend: ``N`` permutations, ``P`` pairs."""
+    first_P, second_P = np.triu_indices(len(p_C), 1)
+    order_NC = _permutations(len(p_C))
+    start_NC = np.empty(order_NC.shape)
+    np.put_along_axis(start_NC, order_NC, np.cumsum(p_C[order_NC], axis=1) - p_C[order_NC], axis=1)
+    offset_NP = start_NC[:, second_P] - start_NC[:, first_P]
+    offset_NP -= np.floor(offset_NP)
+    ends_NP = offset_NP + p_C[second_P]  # the second arc's, from the first one's start
+    near_NP, around_NP = np.minimum(p_C[first_P], ends_NP) - offset_NP, np.minimum(p_C[first_P], ends_NP - 1)
+    overlap_P = (np.maximum(near_NP, 0) + np.maximum(around_NP, 0)).mean(axis=0)
+    overlap_CC = np.zeros((len(p_C), len(p_C)))
+    overlap_CC[first_P, second_P] = overlap_CC[second_P, first_P] = overlap_P
+    return overlap_CC
+
+
+@lru_cache
+def _permutations(size: int) -> np.ndarray:
+    """int64 ``[N, C]``: all where they are few, else random ones of a fixed seed, fewer of many candidates."""
+    if size <= ALL_UP_TO:
+        return np.array(list(itertools.permutations(range(size))))
+    number = int(np.clip(OVERLAPS // size**2, 16, PERMUTATIONS))
+    return np.argsort(np.random.default_rng(0).random((number, size)), axis=1)

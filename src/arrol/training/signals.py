@@ -13,6 +13,7 @@ from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.thinning import thinning_share, training_probability
 from arrol.configs.method import DapoConfig
 from arrol.configs.run import RunConfig
+from arrol.pruning.draws import joint_survival
 from arrol.types import Contribution, RolloutGroup
 
 
@@ -20,11 +21,15 @@ def step_signals(groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], conf
     """Advantages and weights of a step's groups, in order; see :func:`arrol.algorithms.lesson.lesson_signal`."""
     return [
         lesson_signal(
-            Observed(trained_rewards(group, config), group.survival_G, group.quality_G),
+            Observed(
+                trained_rewards(group, config),
+                group.survival_G,
+                group.quality_G,
+                joint_survival(group.survival_G, config.pruning.draw),
+            ),
             lesson,
             config.algorithm,
             posterior=config.allocation.posterior,
-            exact_count=config.pruning.draw == "systematic",
         )
         for group, lesson in zip(groups, lessons, strict=True)
     ]

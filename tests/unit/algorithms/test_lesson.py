@@ -19,7 +19,7 @@ NO_QUALITY = np.full(6, np.nan)
 
 def signal(lesson, config, reward=REWARD, survival=SURVIVAL, quality=QUALITY):
     seen = Observed(np.array(reward, float), np.array(survival, float), np.array(quality, float))
-    return lesson_signal(seen, lesson, config, posterior=PosteriorConfig(), exact_count=False)
+    return lesson_signal(seen, lesson, config, posterior=PosteriorConfig())
 
 
 @pytest.mark.parametrize("correction", ["plain", "ipw", "doubly_robust"])
@@ -120,10 +120,10 @@ def test_a_rollout_without_a_reward_leaves_the_group_as_it_would_be_without_it()
     assert lesson.excluded_G.tolist() == [True, True, False]
     assert lesson.left_out_G == ["truncated", "unrewarded", ""]
     lesson = without_unrewarded(Lesson(whole(3)), unrewarded)
-    options = {"posterior": PosteriorConfig(), "exact_count": False}
+    posterior = PosteriorConfig()
     seen = Observed(np.array([1.0, np.nan, 0.0]), np.ones(3), np.full(3, np.nan))
-    found = lesson_signal(seen, lesson, config, **options)
-    alone = lesson_signal(Observed(*(column[[0, 2]] for column in seen)), Lesson(whole(2)), config, **options)
+    found = lesson_signal(seen, lesson, config, posterior=posterior)
+    alone = lesson_signal(seen.of(np.array([0, 2])), Lesson(whole(2)), config, posterior=posterior)
     assert found.advantage_G.tolist() == [alone.advantage_G[0], 0.0, alone.advantage_G[1]] == [0.5, 0.0, -0.5]
     assert found.weight_G.tolist() == [1.0, 0.0, 1.0]
     assert found.effective_rollouts == 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arrol.pruning.draws import bernoulli, systematic
+from arrol.pruning.draws import bernoulli, joint_survival, systematic
 from arrol.types import RolloutId
 
 SURVIVAL = np.array([0.1, 0.35, 0.8, 1.0, 0.6, 0.9])
@@ -27,6 +27,29 @@ def test_systematic_pairs_are_all_possible():
     """The permutation makes every pair of equals possible; without it neighbours would exclude each other."""
     pairs = {tuple(np.flatnonzero(systematic(np.full(4, 0.5), [seed]))) for seed in range(200)}
     assert len(pairs) == 6
+
+
+@pytest.mark.parametrize("survival", [SURVIVAL, np.full(6, 0.55), np.array([0.3, 0.7, 0.2, 0.8])])
+def test_pairs_survive_together_as_often_as_their_joint_survival_says(survival):
+    kept = np.array([systematic(survival, [seed]) for seed in range(COUNT)], float)
+    seen, joint = kept.T @ kept / COUNT, joint_survival(survival, "systematic")
+    pairs = np.triu_indices(len(survival), 1)
+    assert (np.abs(seen - joint)[pairs] < 0.04).all()
+    independent = np.outer(survival, survival)
+    assert np.abs(seen - independent)[pairs].sum() > 2 * np.abs(seen - joint)[pairs].sum()
+    np.testing.assert_allclose(joint, joint.T, atol=1e-12)
+
+
+def test_joint_survival_is_exact_between_equals_and_nothing_where_none_is_needed():
+    pairs = np.triu_indices(8, 1)
+    np.testing.assert_allclose(joint_survival(np.full(8, 0.5), "systematic")[pairs], 0.5 * 3 / 7)
+    np.testing.assert_allclose(joint_survival(np.full(8, 0.125), "systematic")[pairs], 0.1 / 64)  # none: held above 0
+    assert joint_survival(np.full(8, 0.5), "bernoulli") is None
+    assert joint_survival(np.ones(8), "systematic") is None
+    assert joint_survival(np.array([0.5, 1.0, 1.0]), "systematic") is None
+    many = joint_survival(np.linspace(0.2, 0.8, 200), "systematic")
+    assert many.shape == (200, 200)
+    assert ((many > 0) & (many <= 1)).all()
 
 
 @pytest.mark.parametrize("survival", [np.full(10, 0.3), np.full(3, 1 / 3), np.full(7, 3 / 7), np.full(16, 0.5)])

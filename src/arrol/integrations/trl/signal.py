@@ -37,6 +37,7 @@ from arrol.algorithms.thinning import thinned
 from arrol.configs.host import HostConfig
 from arrol.configs.method import AlgorithmBase, GrpoConfig, McGrpoConfig
 from arrol.integrations.trl.batch import RewardedGroup
+from arrol.pruning.draws import joint_survival
 from arrol.types import Contribution
 
 MEAN_OF_TOKENS = ("grpo", "sapo")
@@ -167,14 +168,10 @@ def own_advantages(
         survived_G = np.array([rollout.survived for rollout in group.rollouts])
         advantage_G, weight_G = np.zeros(len(train_G)), np.where(survived_G & train_G, 1 / group.survival_G, 0.0)
         silent_G = train_G & ~rewarded.counted_G & (survived_G | (config.correction != "plain"))
-        seen = Observed(rewarded.total_G[rows], group.survival_G[rows], values.predict(group.quality_G)[rows])
-        signal = lesson_signal(
-            seen,
-            _of(lesson, rows),
-            config,
-            posterior=host.allocation.posterior,
-            exact_count=host.pruning.draw == "systematic",
-        )
+        joint_GG = joint_survival(group.survival_G, host.pruning.draw)
+        whole = Observed(rewarded.total_G, group.survival_G, values.predict(group.quality_G), joint_GG)
+        seen = whole.of(rows)
+        signal = lesson_signal(seen, _of(lesson, rows), config, posterior=host.allocation.posterior)
         advantage_G[rows], weight_G[rows] = signal.advantage_G * signal.weight_G, signal.weight_G
         if scale != "none" and not has_spread and not np.isnan(signal.spread):
             size = _baseline_size(seen, lesson, rows, config)

@@ -142,7 +142,7 @@ def signal(right, wrong, baseline, ratio):
     reward_G = outcome(right, wrong).reward_G
     seen = Observed(reward_G, np.ones(len(reward_G)), np.full(len(reward_G), np.nan))
     config = GrpoConfig(correction="plain")
-    return lesson_signal(seen, Lesson(choice), config, posterior=PosteriorConfig(), exact_count=False), choice
+    return lesson_signal(seen, Lesson(choice), config, posterior=PosteriorConfig()), choice
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 3])
