@@ -57,7 +57,7 @@ class Look(NamedTuple):
 
 
 def watch(process: subprocess.Popen[bytes], run: Path, every_s: float, last: int) -> list[Look]:
-    """Looks at a training until it ends or has done its ``last`` step: then it reads its records to draw the report."""
+    """Looks at a training before its ``last`` step: behind it, it reads its records to draw the report."""
     looks: list[Look] = []
     records, read, steps = run / RECORDS_FILE, 0, 0
     while process.poll() is None:
@@ -69,7 +69,7 @@ def watch(process: subprocess.Popen[bytes], run: Path, every_s: float, last: int
             whole = new[: new.rfind(b"\n") + 1]
             read, steps = read + len(whole), steps + whole.count(b'"kind": "step"')
         resident, cpu_s = _usage(process.pid)
-        if resident and steps and not (looks and looks[-1].steps == last):
+        if resident and 0 < steps < last:
             looks.append(Look(steps, resident, cpu_s, _size(run)))
     return looks
 
