@@ -3,7 +3,7 @@
 A short pruned training of the host runs twice without interruption: what the two have in common, the host repeats. Then
 it starts again and again, each time with ``kill -9`` of all its processes at random moments: of the clock, or as a file
 of a checkpoint appears; each time it is resumed as the host's users do. Each run must end with what the host repeats:
-bit for bit, or as near as its own two runs.
+bit for bit, or as near as its own two runs. verl repeats only at times, so there it must end with what every run has.
 
     OMP_NUM_THREADS=1 python benchmarks/host_kills.py vllm|trl|verl [--kills 20] [--smoke] [--out FILE]
 
