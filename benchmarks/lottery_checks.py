@@ -102,8 +102,11 @@ def lotteries(pool: Pool) -> Iterator[Lottery]:
         for share in (0.5, 2.0):
             change = _change(size, {"rule": "never"}, {"thinning": share, "thins": "always"})
             yield Lottery(f"lottery {share:g} after the reward, {size}", change, _whole(size))
+        rejecting, whole = _aero(size, "corrected", 1.0), _aero(size, "corrected", 64)
+        yield Lottery(f"AERO's rejection, corrected, {size}", rejecting, whole)
+        behind = _aero(size, "corrected", 1.0, size) | {"pruning": {"rule": "uniform", "probe_tokens": [early]}}
         yield Lottery(
-            f"AERO's rejection, corrected, {size}", _aero(size, "corrected", 1.0), _aero(size, "corrected", 64)
+            f"AERO's rejection, corrected, behind pruning, {size}", behind, _aero(size, "corrected", 64, size)
         )
         yield from controls(size, early)
 
@@ -117,11 +120,6 @@ def controls(size: int, probe: int) -> Iterator[Lottery]:
     yield Lottery(f"PODS, {size}", pods, _whole(size), "chooses by the reward")
     kept = "the kept ones are not the group"
     yield Lottery(f"AERO's rejection, kept, {size}", _aero(size, "kept", 1.0), _aero(size, "kept", 64), kept)
-    behind = _aero(size, "corrected", 1.0, size) | {"pruning": {"rule": "uniform", "probe_tokens": [probe]}}
-    alike = "a group whose survivors are alike does not train"
-    yield Lottery(
-        f"AERO's rejection, corrected, behind pruning, {size}", behind, _aero(size, "corrected", 64, size), alike
-    )
 
 
 def _pruned(name: str, size: int, pruning: Mapping[str, Any], correction: str, bias: str = "") -> Lottery:

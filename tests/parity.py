@@ -313,7 +313,7 @@ def lessons_of(scenario: Scenario, groups: list[RolloutGroup]) -> dict[RolloutId
     """Advantage times weight of the rollouts that train, as our own trainer computes them, without a spread."""
     host = scenario.host
     shape = StepShape(len(groups), max(len(group.rollouts) for group in groups))
-    allocator = Allocator(host.allocation, shape, seed=SEED, max_completion_tokens=LENGTH)
+    allocator = Allocator(host.allocation, shape, seed=SEED, max_completion_tokens=LENGTH, correction=host.correction)
     step = groups[0].rollouts[0].rollout_id.step
     found: dict[RolloutId, float] = {}
     for group, lesson in zip(groups, allocator.lessons(groups, step=step), strict=True):

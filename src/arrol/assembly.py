@@ -117,6 +117,7 @@ def build_allocator(config: RunConfig) -> Allocator:
         StepShape(config.training.prompts_per_step, config.training.group_size),
         seed=config.seed,
         max_completion_tokens=config.sampling.max_completion_tokens,
+        correction=config.algorithm.correction,
     )
 
 

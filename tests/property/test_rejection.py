@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from arrol.algorithms.allocation import selection as module
+from arrol.algorithms.allocation.allocator import RULES
+from arrol.algorithms.allocation.rule import Outcomes, StepShape
 from arrol.algorithms.allocation.selection import rejected
 from arrol.algorithms.lesson import Lesson, Observed, lesson_signal
 from arrol.algorithms.losses import LossInputs, policy_loss
-from arrol.configs.allocation import PosteriorConfig
+from arrol.algorithms.posterior import Belief
+from arrol.configs.allocation import ALLOCATIONS, PosteriorConfig
 from arrol.configs.method import DrGrpoConfig, GrpoConfig
 from arrol.training.packing import batch_denominator
 from rollouts import group_of
@@ -115,6 +118,25 @@ def behind_pruning(config, choose, factor=lambda choice, keep: choice):
 def test_corrected_rejection_behind_pruning_has_it_too(correction, aggregation, choose):
     config = DrGrpoConfig(correction=correction, aggregation=aggregation)
     np.testing.assert_allclose(behind_pruning(config, choose), full(config), atol=1e-9)
+
+
+@pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
+@pytest.mark.parametrize("rule", ["aero", "dapo"])
+def test_no_rule_drops_a_group_whose_survivors_alone_are_alike(rule, correction, choose):
+    """Over all keep-patterns and the orders of the wrong ones; a right one always survives."""
+    survival = np.array([1.0, 0.3, 0.5, 0.7, 0.4, 0.9])
+    config, total = DrGrpoConfig(correction=correction), np.zeros(4)
+    corrected = {"rejection": {"baseline": "corrected"}, "posterior": {"used_for": "allocation"}}
+    built = RULES[rule](ALLOCATIONS[rule](**(corrected if rule == "aero" else {})), StepShape(1, 6))
+    orders = list(itertools.permutations(np.flatnonzero(REWARD == 0))) if rule == "aero" else [(1, 2, 4, 5)]
+    for keep in itertools.product((False, True), repeat=6):
+        probability = float(np.prod(np.where(keep, survival, 1 - survival)))
+        outcomes = Outcomes(np.where(keep, REWARD, np.nan), Belief(1, 1), is_open=not all(keep))
+        for order in orders if probability else ():
+            choose([0, 3, *order])
+            total += probability * gradient(keep, config, built.select(outcomes, [0]), survival) / len(orders)
+    np.testing.assert_allclose(total, full(config), atol=1e-9)
+    assert not built.select(Outcomes(np.ones(6), Belief(1, 1)), [0]).train_G.any()
 
 
 @pytest.mark.parametrize(("weigh_kept", "least_error"), [(False, 0.3), (True, 0.01)])

@@ -50,8 +50,12 @@ def refuse_unused(
 class HostAllocation:
     """An :class:`Allocator` for batches that the host has put together; ``history`` is fed by its owner."""
 
-    def __init__(self, config: AllocationConfig, shape: StepShape, history: PromptHistory, *, seed: int) -> None:
-        self._allocator = Allocator(config, shape, seed=seed, max_completion_tokens=0, history=history)
+    def __init__(
+        self, config: AllocationConfig, shape: StepShape, history: PromptHistory, *, seed: int, correction: str
+    ) -> None:
+        self._allocator = Allocator(
+            config, shape, seed=seed, max_completion_tokens=0, history=history, correction=correction
+        )
         self._rule, self._config, self._seed = self._allocator.rule, config, seed
         self._drawn: dict[str, int] = {}
 

@@ -17,9 +17,9 @@ from .groups import group_of
 LABELS = np.array([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
 
 
-def allocation_of(options, history=None, seed=5):
+def allocation_of(options, history=None, seed=5, correction="plain"):
     config = parse_host({"allocation": options}).allocation
-    return HostAllocation(config, StepShape(1, 6), history or PromptHistory(), seed=seed)
+    return HostAllocation(config, StepShape(1, 6), history or PromptHistory(), seed=seed, correction=correction)
 
 
 def group(labels=LABELS, keep=None, number=0):
@@ -32,6 +32,15 @@ def test_a_rule_that_takes_grades_sees_totals_and_the_choice_is_keyed():
     wanted = pods(totals, 4, [5, SELECTION_STREAM, 7, 0])
     np.testing.assert_array_equal(lesson.selection.train_G, wanted.train_G)
     assert lesson.belief is None
+
+
+@pytest.mark.parametrize("correction", ["plain", "ipw", "doubly_robust"])
+@pytest.mark.parametrize("kept", [[1] * 6, [1, 1, 0, 1, 0, 1]])
+def test_equal_survivors_with_stopped_siblings_train_where_they_weigh_for_them(correction, kept):
+    labels = np.where(kept, 1.0, np.nan)
+    options = {"rule": "aero", "posterior": {"used_for": "nothing"}}
+    (lesson,) = allocation_of(options, correction=correction).lessons([group(labels, kept)], [labels], 1)
+    assert lesson.selection.train_G.any() == (correction != "plain" and not all(kept))
 
 
 def test_a_rule_that_judges_outcomes_sees_labels():
@@ -150,6 +159,6 @@ def test_sizes_are_the_hosts_own_unless_the_rule_says_them():
     history.observe("a", 0.0, 60.0)
     history.observe("b", 20.0, 60.0)
     config = parse_host({"allocation": {"rule": "knapsack", "rollout_budget": 8, "max_group": 6}}).allocation
-    allocation = HostAllocation(config, StepShape(2, 6), history, seed=0)
+    allocation = HostAllocation(config, StepShape(2, 6), history, seed=0, correction="plain")
     assert allocation.sizes(prompts, 1, 0) == [2, 6]
     assert allocation.metrics() == {"allocation/prompts_drawn": 2.0, "allocation/rollouts_asked": 8.0}

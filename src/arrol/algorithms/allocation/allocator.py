@@ -90,12 +90,17 @@ class Allocator:
         seed: int,
         max_completion_tokens: int,
         history: PromptHistory | None = None,
+        correction: str = "plain",
     ) -> None:
-        """``history``: counts per prompt that their owner feeds; None for counts of the allocator's own."""
+        """``history``: counts per prompt that their owner feeds; None for counts of the allocator's own.
+
+        ``correction``: that of the advantages; under another one than ``plain`` survivors weigh for stopped siblings.
+        """
         self.rule, self._name = RULES[config.rule](config, shape), config.rule
         self._config: AllocationBase = config
         self._history = PromptHistory(config.posterior.discount) if history is None else history
         self._shape, self._seed, self._longest = shape, seed, max_completion_tokens
+        self._is_weighted = correction != "plain"
         self._step = 0
         self._source: Source
         self._open: list[_Open] = []
@@ -184,7 +189,8 @@ class Allocator:
             known_G = ~np.isnan(total_G) & ~ignored_G
             reward_G = np.where(known_G, group.outcomes_G if self.rule.needs_binary else total_G, np.nan)
             key = [self._seed, SELECTION_STREAM, self._step if step is None else step, number]
-            selection = self.rule.select(Outcomes(reward_G, belief), key)
+            is_open = self._is_weighted and not all(rollout.survived for rollout in group.rollouts)
+            selection = self.rule.select(Outcomes(reward_G, belief, is_open), key)
             lesson = Lesson(selection, belief if uses_belief(self._config) else None, ignored_G)
             found.append(lesson)
             self.account["prompts_trained"] += bool((selection.train_G & known_G).any())

@@ -2,7 +2,8 @@
 
 * ``dapo``   arXiv 2503.14476. Uniform groups are dropped and other prompts drawn until ``num_prompts`` groups are mixed
              or ``max_draws`` is reached. Deviations: (1) only what is missing is drawn, as soon as a group is known to
-             be uniform, not another batch; (2) at the cap the step goes on with what it has, unless told to fail.
+             be uniform, not another batch; (2) at the cap the step goes on with what it has, unless told to fail;
+             (3) behind pruning with weights, a group of which only the survivors are alike trains, as one too many.
 * ``greso``  arXiv 2506.02177. A prompt whose last z visits were all uniform is skipped with probability
              1 - max(repeat^z, 0.01); repeat is kept for all-right and all-wrong visits apart, moves by ``repeat_step``
              to hold the share of uniform groups, in [0.05, 0.95]. Then as ``dapo``. Deviation: uniform means all right
@@ -51,7 +52,7 @@ class DynamicSampling(AllocationRule[Dapo]):
 
     def select(self, outcomes: Outcomes, key: Sequence[int]) -> Selection:
         count = len(outcomes.reward_G)
-        return empty(count, "uniform") if outcomes.is_uniform else whole(count)
+        return empty(count, "uniform") if outcomes.is_dead else whole(count)
 
     def _is_useful(self, tally: Tally) -> np.ndarray:
         """bool ``[P]``: counts as one of the groups that a step wants."""

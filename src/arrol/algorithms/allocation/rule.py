@@ -78,6 +78,8 @@ class Outcomes:
     """float64; NaN where nothing was verified."""
     belief: Belief
     """Belief about its success rate, after this visit."""
+    is_open: bool = False
+    """Rollouts were stopped, and the survivors weigh for them."""
 
     @property
     def right_G(self) -> np.ndarray:
@@ -91,6 +93,11 @@ class Outcomes:
     def is_uniform(self) -> bool:
         """All right or all wrong, or nothing verified."""
         return not (self.right_G.any() and self.wrong_G.any())
+
+    @property
+    def is_dead(self) -> bool:
+        """Uniform for certain: where stopped rollouts leave it open, dropping a group of equal survivors is a bias."""
+        return self.is_uniform and not (self.is_open and (self.right_G.any() or self.wrong_G.any()))
 
 
 def first_accepted(source: Source, accepts: Callable[[Prompt], bool]) -> Prompt:

@@ -217,6 +217,7 @@ class PrunedRolloutWorker(TrainerCallback):
             seed=args.seed,
             max_completion_tokens=args.max_completion_length,
             history=memory.history,
+            correction=self._config.correction,
         )
         maker = BatchMaker(
             BatchParts(

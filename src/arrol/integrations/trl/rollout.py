@@ -271,6 +271,7 @@ class PrunedRollout:
             StepShape(trainer.args.generation_batch_size // processes // size, size),
             memory.history,
             seed=seed,
+            correction=self.config.correction,
         )
         if self._saved is not None:
             memory.load(self._saved)

@@ -84,7 +84,9 @@ class PruningService:
         self._memory = HostMemory(host, 0, seed=seed)
         if self._options.has_allocation:
             assert self._shape is not None
-            self._allocation = HostAllocation(host.allocation, self._shape, self._memory.history, seed=seed)
+            self._allocation = HostAllocation(
+                host.allocation, self._shape, self._memory.history, seed=seed, correction=host.correction
+            )
         self._controller = PruningController(
             host.pruning, self._memory.estimator, seed=seed, whole_group=self._options.keeps_share_of_group
         )
