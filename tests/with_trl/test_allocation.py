@@ -58,7 +58,7 @@ def rejection(reward, key):
 def by_corrected(reward, key):
     mixed = len(set(reward)) == 2
     weight = rejection(reward, key) if mixed else np.zeros(SIZE)
-    return weight * (reward - reward.mean()) / spread_of(reward), weight, mixed * SIZE
+    return weight * (reward - reward.mean()) / spread_of(reward), weight, SIZE
 
 
 def by_posterior(reward, key):

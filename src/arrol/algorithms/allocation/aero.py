@@ -13,8 +13,8 @@ Sourced: the skeleton. Ours, each a switch or a line in ``docs/algorithms/alloca
 2. Waves are per prompt: a prompt does not wait for the exploration of others, so freed rows are used at once.
 3. A rescued prompt is put in a stratum again by its new u.
 4. A prompt that stays uniform: with the posterior advantage ``explore_size`` of its rollouts train, with the weight of
-   all; without, none. Behind pruning with weights, survivors of equal rewards are no uniform group: under ``corrected``
-   they all train.
+   all; without, none, but under ``corrected`` it counts in the denominators, as in the full group's loss. There, behind
+   pruning with weights, survivors of equal rewards are no uniform group: they all train.
 
 Rescue is inverse sampling: s/n of a rescued prompt is too large, the posterior is not. Legend: ``P`` prompts, ``N``
 waves.
@@ -28,7 +28,7 @@ from enum import IntEnum
 import numpy as np
 
 from arrol.algorithms.allocation.rule import AllocationRule, Outcomes, StepShape, Tally
-from arrol.algorithms.allocation.selection import Selection, empty, rejected, whole
+from arrol.algorithms.allocation.selection import Selection, dead, empty, rejected, whole
 from arrol.configs.allocation import AeroAllocation
 
 
@@ -85,8 +85,9 @@ def select(outcomes: Outcomes, config: AeroAllocation, key: Sequence[int]) -> Se
     if outcomes.is_uniform:
         if config.posterior.used_for in ("advantage", "both"):
             return rejected(np.zeros(len(right_G), bool), right_G | wrong_G, config.explore_size, "corrected", key)
-        is_kept = reject.baseline == "corrected" and not outcomes.is_dead
-        return whole(len(right_G)) if is_kept else empty(len(right_G), "uniform")
+        if reject.baseline != "corrected":
+            return empty(len(right_G), "uniform")
+        return dead(len(right_G)) if outcomes.is_dead else whole(len(right_G))
     stratum = int(strata(np.array([num_right]), np.array([num_right + num_wrong]))[0])
     if stratum == Stratum.LOW:
         return rejected(right_G, wrong_G, _surplus(reject.wrong_ratio, num_right), reject.baseline, key)

@@ -37,7 +37,7 @@ class Selection:
     baseline: Literal["all", "kept"] = "all"
     """Mean and spread from every verified rollout, or from those that train."""
     is_whole: bool = False
-    """The weights add up to the whole group, so its effective rollouts stay."""
+    """The weights add up to the whole group, or it has no signal: its effective rollouts stay."""
     reason: str = ""
     """Why the others do not train; empty when all train."""
 
@@ -50,6 +50,11 @@ def whole(count: int) -> Selection:
 def empty(count: int, reason: str) -> Selection:
     """No rollout trains; ``reason`` is logged."""
     return Selection(np.zeros(count, bool), np.ones(count), reason=reason)
+
+
+def dead(count: int) -> Selection:
+    """A group whose rewards are all equal, as the loss of the full group sees it: no signal, whole in denominators."""
+    return Selection(np.zeros(count, bool), np.ones(count), is_whole=True, reason="uniform")
 
 
 def selected(signal: GroupSignal, selection: Selection) -> GroupSignal:

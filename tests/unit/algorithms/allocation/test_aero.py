@@ -128,8 +128,11 @@ def test_uniform_groups_teach_through_the_posterior_or_not_at_all(right, wrong):
     assert choice.factor_G[choice.train_G].sum() == right + wrong
     assert choice.is_whole
     for used_for in ("nothing", "allocation"):
-        dropped = select(outcome(right, wrong), aero(posterior={"used_for": used_for}), KEY)
-        assert (dropped.train_G.any(), dropped.reason) == (False, "uniform")
+        for baseline in ("corrected", "all", "kept"):
+            options = {"posterior": {"used_for": used_for}, "rejection": {"baseline": baseline}}
+            dropped = select(outcome(right, wrong), aero(**options), KEY)
+            assert (dropped.train_G.any(), dropped.reason) == (False, "uniform")
+            assert dropped.is_whole == (baseline == "corrected"), "the full group counts in its loss"
 
 
 def test_a_group_without_outcomes_trains_no_rollout():
