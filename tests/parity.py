@@ -88,8 +88,11 @@ SCENARIOS = {
     "warm_up": Scenario({**NEYMAN, "warmup_steps": 1}),
     "never": Scenario({"rule": "never"}, steps=2),
     "truncated_rows_do_not_count": Scenario(
-        {"rule": "uniform", "keep_ratio": 0.5}, sizes=(4, 4, 4), allocation={"rule": "dapo", "count_truncated": False}
+        {"rule": "uniform", "keep_ratio": 0.5, "correction": "plain"},  # with weights, equal survivors train too
+        sizes=(4, 4, 4),
+        allocation={"rule": "dapo", "count_truncated": False},
     ),
+    "equal_survivors_train": Scenario({"rule": "uniform", "keep_ratio": 0.5}, sizes=(4, 4, 4), allocation="dapo"),
 }
 
 SAME_NUMBER = "verl keeps the same number of rollouts of every prompt, those that ended before the probe included"
@@ -103,6 +106,7 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("verl", "a_deadline"): SAME_NUMBER,
     ("verl", "a_floor"): SAME_NUMBER,
     ("verl", "truncated_rows_do_not_count"): SAME_NUMBER,
+    ("verl", "equal_survivors_train"): SAME_NUMBER,
     ("vllm", "a_resumed_run"): "the population behind draws without siblings lives in the scheduler and starts empty",
 }
 """(host, scenario) -> why its decisions are others."""

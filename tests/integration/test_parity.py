@@ -97,6 +97,16 @@ def test_truncated_rows_that_do_not_count_drop_a_group_that_is_uniform_without_t
     assert {(1, 2), (2, 2)} <= spreads
 
 
+def test_equal_survivors_train_where_they_weigh_for_stopped_siblings():
+    """The rule dapo drops only uniform groups of which no rollout was drawn."""
+    (step,), outcome = recorded("equal_survivors_train")
+    trained = {rollout_id.group for rollout_id in outcome.lessons[0]}
+    alike = [group for group in step.groups if len({r.reward for r in group.survivors}) == 1]
+    assert alike
+    assert all(len(group.survivors) < len(group.rollouts) for group in alike)
+    assert trained == {group.rollouts[0].rollout_id.group for group in step.groups}
+
+
 @each_scenario
 def test_the_scripted_engine(name):
     if name in ("a_deadline", "a_late_wave"):

@@ -122,18 +122,21 @@ def test_corrected_rejection_behind_pruning_has_it_too(correction, aggregation, 
 
 @pytest.mark.parametrize("correction", ["ipw", "doubly_robust"])
 @pytest.mark.parametrize("rule", ["aero", "dapo"])
-def test_no_rule_drops_a_group_whose_survivors_alone_are_alike(rule, correction, choose):
+@pytest.mark.parametrize("reward", [REWARD, np.ones(6)])
+def test_no_rule_drops_a_group_whose_survivors_alone_are_alike(reward, rule, correction, choose, monkeypatch):
     """Over all keep-patterns and the orders of the wrong ones; a right one always survives."""
+    monkeypatch.setattr(f"{__name__}.REWARD", reward)
     survival = np.array([1.0, 0.3, 0.5, 0.7, 0.4, 0.9])
     config, total = DrGrpoConfig(correction=correction), np.zeros(4)
     corrected = {"rejection": {"baseline": "corrected"}, "posterior": {"used_for": "allocation"}}
     built = RULES[rule](ALLOCATIONS[rule](**(corrected if rule == "aero" else {})), StepShape(1, 6))
     orders = list(itertools.permutations(np.flatnonzero(REWARD == 0))) if rule == "aero" else [(1, 2, 4, 5)]
+    right = np.flatnonzero(REWARD == 1)
     for keep in itertools.product((False, True), repeat=6):
         probability = float(np.prod(np.where(keep, survival, 1 - survival)))
-        outcomes = Outcomes(np.where(keep, REWARD, np.nan), Belief(1, 1), is_open=not all(keep))
+        outcomes = Outcomes(np.where(keep, REWARD, np.nan), Belief(1, 1), is_weighted=True)
         for order in orders if probability else ():
-            choose([0, 3, *order])
+            choose([*right, *order])
             total += probability * gradient(keep, config, built.select(outcomes, [0]), survival) / len(orders)
     np.testing.assert_allclose(total, full(config), atol=1e-9)
     assert not built.select(Outcomes(np.ones(6), Belief(1, 1)), [0]).train_G.any()

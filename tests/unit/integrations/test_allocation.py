@@ -35,12 +35,14 @@ def test_a_rule_that_takes_grades_sees_totals_and_the_choice_is_keyed():
 
 
 @pytest.mark.parametrize("correction", ["plain", "ipw", "doubly_robust"])
+@pytest.mark.parametrize("survival", [1.0, 0.5])
 @pytest.mark.parametrize("kept", [[1] * 6, [1, 1, 0, 1, 0, 1]])
-def test_equal_survivors_with_stopped_siblings_train_where_they_weigh_for_them(correction, kept):
+def test_equal_survivors_of_a_draw_train_where_they_weigh_for_stopped_siblings(correction, survival, kept):
     labels = np.where(kept, 1.0, np.nan)
     options = {"rule": "aero", "posterior": {"used_for": "nothing"}}
-    (lesson,) = allocation_of(options, correction=correction).lessons([group(labels, kept)], [labels], 1)
-    assert lesson.selection.train_G.any() == (correction != "plain" and not all(kept))
+    one = group_of(kept, [survival] * 6, labels)
+    (lesson,) = allocation_of(options, correction=correction).lessons([one], [labels], 1)
+    assert lesson.selection.train_G.any() == (correction != "plain" and survival < 1)
 
 
 def test_a_rule_that_judges_outcomes_sees_labels():

@@ -14,7 +14,7 @@ Sourced: the skeleton. Ours, each a switch or a line in ``docs/algorithms/alloca
 3. A rescued prompt is put in a stratum again by its new u.
 4. A prompt that stays uniform: with the posterior advantage ``explore_size`` of its rollouts train, with the weight of
    all; without, none, but under ``corrected`` it counts in the denominators, as in the full group's loss. There, behind
-   pruning with weights, survivors of equal rewards are no uniform group: they all train.
+   draws with weights, survivors of equal rewards are no uniform group: they all train.
 
 Rescue is inverse sampling: s/n of a rescued prompt is too large, the posterior is not. Legend: ``P`` prompts, ``N``
 waves.

@@ -189,8 +189,8 @@ class Allocator:
             known_G = ~np.isnan(total_G) & ~ignored_G
             reward_G = np.where(known_G, group.outcomes_G if self.rule.needs_binary else total_G, np.nan)
             key = [self._seed, SELECTION_STREAM, self._step if step is None else step, number]
-            is_open = self._is_weighted and not all(rollout.survived for rollout in group.rollouts)
-            selection = self.rule.select(Outcomes(reward_G, belief, is_open), key)
+            is_weighted = self._is_weighted and bool((group.survival_G < 1).any())
+            selection = self.rule.select(Outcomes(reward_G, belief, is_weighted), key)
             lesson = Lesson(selection, belief if uses_belief(self._config) else None, ignored_G)
             found.append(lesson)
             self.account["prompts_trained"] += bool((selection.train_G & known_G).any())

@@ -3,7 +3,7 @@
 * ``dapo``   arXiv 2503.14476. Uniform groups are dropped and other prompts drawn until ``num_prompts`` groups are mixed
              or ``max_draws`` is reached. Deviations: (1) only what is missing is drawn, as soon as a group is known to
              be uniform, not another batch; (2) at the cap the step goes on with what it has, unless told to fail;
-             (3) behind pruning with weights, a group of which only the survivors are alike trains, as one too many.
+             (3) behind draws with weights, a group whose survivors are alike trains all the same, as one too many.
 * ``greso``  arXiv 2506.02177. A prompt whose last z visits were all uniform is skipped with probability
              1 - max(repeat^z, 0.01); repeat is kept for all-right and all-wrong visits apart, moves by ``repeat_step``
              to hold the share of uniform groups, in [0.05, 0.95]. Then as ``dapo``. Deviation: uniform means all right

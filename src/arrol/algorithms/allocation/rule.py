@@ -78,8 +78,8 @@ class Outcomes:
     """float64; NaN where nothing was verified."""
     belief: Belief
     """Belief about its success rate, after this visit."""
-    is_open: bool = False
-    """Rollouts were stopped, and the survivors weigh for them."""
+    is_weighted: bool = False
+    """Rollouts were drawn, and survivors weigh for stopped ones: the signal is right on average over the draws."""
 
     @property
     def right_G(self) -> np.ndarray:
@@ -96,8 +96,8 @@ class Outcomes:
 
     @property
     def is_dead(self) -> bool:
-        """Uniform for certain: where stopped rollouts leave it open, dropping a group of equal survivors is a bias."""
-        return self.is_uniform and not (self.is_open and (self.right_G.any() or self.wrong_G.any()))
+        """Uniform, and known as a whole: to drop a group for the outcome of its draw is a bias."""
+        return self.is_uniform and not (self.is_weighted and (self.right_G.any() or self.wrong_G.any()))
 
 
 def first_accepted(source: Source, accepts: Callable[[Prompt], bool]) -> Prompt:
