@@ -82,6 +82,7 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize(("command", "files", "message"), ROWS, ids=[row[0][:60] for row in ROWS])
 def test_a_wrong_input_is_one_line_and_nothing_is_written(command, files, message, world, monkeypatch, capsys):
     monkeypatch.chdir(world)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     made = [make_file(world, *each) for each in files.items()]
     before = contents(world)
     try:
