@@ -67,10 +67,8 @@ for step in range(1, STEPS + 1):
     # Learn: advantages and weights account for the stopped rollouts; the loss sees only survivors.
     signals = []
     for group in groups:
-        seen, joint_GG = (
-            (group.rewards_G, group.survival_G, group.quality_G),
-            joint_survival(group.survival_G, rule.draw),
-        )
+        seen = group.rewards_G, group.survival_G, group.quality_G
+        joint_GG = joint_survival(group.survival_G, rule.draw)
         signals.append(group_signal(*seen, algorithm, normalize_by_std=False, joint_GG=joint_GG))
     examples = [
         example

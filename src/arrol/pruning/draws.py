@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def systematic(survival_C: np.ndarray, key: Sequence[int]) -> np.ndarray:
     return kept | (np.asarray(survival_C) >= 1.0)  # certainty is certainty, whatever the sums rounded to
 
 
-def joint_survival(survival_C: np.ndarray, draw: str) -> np.ndarray | None:
+def joint_survival(survival_C: np.ndarray, draw: Literal["systematic", "bernoulli"]) -> np.ndarray | None:
     """float64 ``[C, C]`` in (0, 1]: the chance that two candidates survive both; None where draws are independent.
 
     ``survival_C`` in (0, 1]; a survival of 1 was not drawn. A systematic draw is a number on a circle of length 1, on
@@ -58,6 +59,8 @@ def joint_survival(survival_C: np.ndarray, draw: str) -> np.ndarray | None:
     overlap. Averaged over permutations of a fixed seed, and exact where all survivals are equal. With several probes
     the product of their survivals stands for one draw. The diagonal means nothing.
     """
+    assert draw in ("systematic", "bernoulli"), draw
+    assert ((survival_C > 0) & (survival_C <= 1)).all(), survival_C
     drawn = np.flatnonzero(survival_C < 1)
     if draw != "systematic" or len(drawn) < 2:
         return None
