@@ -124,6 +124,23 @@ def engine(model, *, tiny=True, **arguments):
         cleanup_dist_env_and_memory()
 
 
+@contextlib.contextmanager
+def true_temperatures():
+    """vLLM 0.32's CPU code leaves each draft's temperature as the memory was: it writes into a copy of another dtype.
+
+    Sure drafts are then refused, and tokens sampled that are not allowed, with our scheduler and without it.
+    """
+    from vllm.v1.sample import rejection_sampler
+
+    def expand(values, cumulative, total, replace_from=0, replace_to=0):
+        counts = torch.diff(cumulative, prepend=cumulative.new_zeros(1))
+        return torch.where(values == replace_from, replace_to, values).repeat_interleave(counts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rejection_sampler, "expand_batch_to_tokens", expand)
+        yield
+
+
 def scheduler_of(llm):
     """Of an engine in this process."""
     return llm.llm_engine.engine_core.engine_core.scheduler
