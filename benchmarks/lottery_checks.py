@@ -93,8 +93,10 @@ def lotteries(pool: Pool) -> Iterator[Lottery]:
                         yield _pruned(f"{rule}, {draw}, {correction}", size, pruning, correction)
         batch = {"rule": "neyman", "scope": "batch", "keep_ratio": 0.5, "probe_tokens": [early]}
         yield _pruned("neyman, whole batch, systematic, ipw", size, batch, "ipw")
-        two = {"rule": "neyman", "keep_ratio": 0.4, "probe_tokens": [early, late], "draw": "bernoulli"}
-        yield _pruned("neyman at two probes, bernoulli, ipw", size, two, "ipw")
+        for rule in ("neyman", "paper"):
+            for draw in ("bernoulli", "systematic"):
+                two = {"rule": rule, "keep_ratio": 0.4, "probe_tokens": [early, late], "draw": draw}
+                yield _pruned(f"{rule} at two probes, {draw}, ipw", size, two, "ipw")
         stop = {"rule": "uniform", "keep_ratio": 0.2, "probe_tokens": [late], "draw": "bernoulli"}
         yield _pruned("stop of the longest, ipw", size, {**stop, "min_survivors": 0, "min_survival": 0.2}, "ipw")
         auto = {"rule": "auto", "probe_tokens": [early, late], "draw": "bernoulli", "trained_price": 60.0}

@@ -68,7 +68,7 @@ for step in range(1, STEPS + 1):
     signals = []
     for group in groups:
         seen = group.rewards_G, group.survival_G, group.quality_G
-        joint_GG = joint_survival(group.survival_G, rule.draw)
+        joint_GG = joint_survival(group.decisions_G)
         signals.append(group_signal(*seen, algorithm, normalize_by_std=False, joint_GG=joint_GG))
     examples = [
         example

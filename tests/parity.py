@@ -326,7 +326,7 @@ def lessons_of(scenario: Scenario, groups: list[RolloutGroup]) -> dict[RolloutId
                 group.rewards_G,
                 group.survival_G,
                 group.quality_G,
-                joint_survival(group.survival_G, host.pruning.draw),
+                joint_survival(group.decisions_G),
             ),
             lesson,
             GrpoConfig(correction=host.correction, normalize_by_std=False),

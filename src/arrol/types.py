@@ -153,7 +153,9 @@ class PruningDecision:
     version: int = 0
     """Version of the estimator that scored it."""
     previous: PruningDecision | None = field(default=None, compare=False, repr=False)
-    """The decision at an earlier probe; None at the first, and from hosts that keep the last one only."""
+    """The decision at an earlier probe; None at the first."""
+    pool: int | None = None
+    """Least index of the rollouts of its group that shared its exact-count draw; None: it was drawn alone, or not."""
 
 
 @dataclass
@@ -256,6 +258,11 @@ class RolloutGroup:
     def unrewarded_G(self) -> np.ndarray:
         """bool ``[G]``: survived and has no reward, such as one whose reward function raised an error."""
         return np.array([rollout.survived and rollout.reward is None for rollout in self.rollouts], bool)
+
+    @property
+    def decisions_G(self) -> list[PruningDecision | None]:
+        """The last decision about each rollout; None where there is none."""
+        return [rollout.decision for rollout in self.rollouts]
 
     @property
     def survival_G(self) -> np.ndarray:

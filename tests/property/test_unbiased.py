@@ -16,7 +16,7 @@ from arrol.algorithms.advantages import group_signal
 from arrol.algorithms.losses import LossInputs, policy_loss
 from arrol.configs.method import AutoRule, DrGrpoConfig
 from arrol.pruning.auto import AutoChoice
-from arrol.pruning.draws import joint_survival, systematic
+from arrol.pruning.draws import joint_systematic, systematic
 from arrol.pruning.survival import Candidates
 from arrol.training.packing import batch_denominator
 from arrol.types import Completion, FinishReason, Prompt, PruningDecision, Reason, Rollout, RolloutGroup, RolloutId
@@ -152,7 +152,7 @@ def test_systematic_draws_stay_close_and_plain_does_not():
     error = {}
     for correction in ("ipw", "doubly_robust", "plain"):
         for told in (True, False):
-            joint = joint_survival(SURVIVAL, "systematic") if told else None
+            joint = joint_systematic(SURVIVAL) if told else None
             table = gradients_by_pattern(DrGrpoConfig(correction=correction), joint)
             mean = np.mean([table[keep] for keep in keeps], axis=0)
             error[correction, told] = float(np.linalg.norm(mean - full) / np.linalg.norm(full))
@@ -180,7 +180,7 @@ def test_with_sixteen_rollouts_the_exact_count_correction_removes_most_of_the_bi
                 quality,
                 config,
                 normalize_by_std=False,
-                joint_GG=joint_survival(np.full(16, 0.5), "systematic") if told else None,
+                joint_GG=joint_systematic(np.full(16, 0.5)) if told else None,
             )
             total += (signal.advantage_G * signal.weight_G) @ vectors / 16 / draws
         error[told] = float(np.linalg.norm(total - full) / np.linalg.norm(full))
@@ -194,7 +194,7 @@ def test_an_exact_count_draw_with_equal_survival_is_exactly_unbiased(correction,
     monkeypatch.setattr(f"{__name__}.SURVIVAL", np.full(6, 0.5))
     config, total = DrGrpoConfig(correction=correction), np.zeros((3, 3))
     choices = list(itertools.combinations(range(6), 3))
-    joint = joint_survival(SURVIVAL, "systematic")
+    joint = joint_systematic(SURVIVAL)
     for chosen in choices:
         total += gradient(tuple(i in chosen for i in range(6)), config, joint=joint) / len(choices)
     np.testing.assert_allclose(total, full_gradient("constant"), atol=1e-9)

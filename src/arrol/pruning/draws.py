@@ -12,11 +12,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 
-from arrol.types import RolloutId
+from arrol.types import PruningDecision, RolloutId
 
 ALL_UP_TO, PERMUTATIONS, OVERLAPS = 5, 512, 2**18
 """A joint survival is averaged over all permutations of so many candidates, over so many random ones of more; of many
@@ -51,23 +50,41 @@ def systematic(survival_C: np.ndarray, key: Sequence[int]) -> np.ndarray:
     return kept | (np.asarray(survival_C) >= 1.0)  # certainty is certainty, whatever the sums rounded to
 
 
-def joint_survival(survival_C: np.ndarray, draw: Literal["systematic", "bernoulli"]) -> np.ndarray | None:
-    """float64 ``[C, C]`` in (0, 1]: the chance that two candidates survive both; None where draws are independent.
+def joint_survival(decisions_G: Sequence[PruningDecision | None]) -> np.ndarray | None:
+    """float64 ``[G, G]`` in (0, 1]: the chance that two rollouts of a group both survive; None if none shared a draw.
 
-    ``survival_C`` in (0, 1]; a survival of 1 was not drawn. A systematic draw is a number on a circle of length 1, on
-    which the candidates' arcs, p long, follow one another in permuted order: two survive together where their arcs
-    overlap. Averaged over permutations of a fixed seed, and exact where all survivals are equal. With several probes
-    the product of their survivals stands for one draw. The diagonal means nothing.
+    ``decisions_G``: the last decision about each rollout, None where there is none. A draw at a later probe, or of a
+    later wave, knows the outcome of the draws before it, so the chances of several draws multiply. The diagonal means
+    nothing.
     """
-    assert draw in ("systematic", "bernoulli"), draw
-    assert ((survival_C > 0) & (survival_C <= 1)).all(), survival_C
-    drawn = np.flatnonzero(survival_C < 1)
-    if draw != "systematic" or len(drawn) < 2:
-        return None
-    p = survival_C[drawn]
-    together = _equal(p[0], len(p)) if np.ptp(p) < 1e-9 else _overlap(p)
-    joint_CC = np.outer(survival_C, survival_C)
-    joint_CC[np.ix_(drawn, drawn)] = np.maximum(together, RAREST * joint_CC[np.ix_(drawn, drawn)])
+    survival_G = np.array([1.0 if decision is None else decision.survival for decision in decisions_G], float)
+    assert ((survival_G > 0) & (survival_G <= 1)).all(), survival_G
+    pools: dict[tuple[int, int], dict[int, float]] = {}
+    for row, decision in enumerate(decisions_G):
+        while decision is not None:
+            before = 1.0 if decision.previous is None else decision.previous.survival
+            if decision.pool is not None:
+                pools.setdefault((decision.probe, decision.pool), {})[row] = min(decision.survival / before, 1.0)
+            decision = decision.previous
+    joint_GG = np.outer(survival_G, survival_G)
+    for pool in pools.values():
+        rows, p_C = np.array(list(pool)), np.array(list(pool.values()))
+        joint_GG[np.ix_(rows, rows)] *= joint_systematic(p_C) / np.outer(p_C, p_C)
+    return joint_GG if pools else None
+
+
+def joint_systematic(p_C: np.ndarray) -> np.ndarray:
+    """float64 ``[C, C]`` in (0, 1]: the chance that one exact-count draw keeps two candidates both.
+
+    ``p_C`` in (0, 1]. The draw is a number on a circle of length 1, on which the candidates' arcs, p long, follow one
+    another in permuted order: two are kept together where their arcs overlap; an arc of 1 is the whole circle.
+    Averaged over permutations of a fixed seed, and exact where all p are equal. The diagonal means nothing.
+    """
+    joint_CC, drawn = np.outer(p_C, p_C), np.flatnonzero(p_C < 1)
+    if len(drawn) > 1:
+        p = p_C[drawn]
+        together = _equal(p[0], len(p)) if np.ptp(p) < 1e-9 else _overlap(p)
+        joint_CC[np.ix_(drawn, drawn)] = np.maximum(together, RAREST * joint_CC[np.ix_(drawn, drawn)])
     return joint_CC
 
 

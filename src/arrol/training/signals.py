@@ -25,7 +25,7 @@ def step_signals(groups: Sequence[RolloutGroup], lessons: Sequence[Lesson], conf
                 trained_rewards(group, config),
                 group.survival_G,
                 group.quality_G,
-                joint_survival(group.survival_G, config.pruning.draw),
+                joint_survival(group.decisions_G),
             ),
             lesson,
             config.algorithm,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from arrol.pruning.draws import bernoulli, joint_survival, systematic
-from arrol.types import RolloutId
+from arrol.pruning.draws import bernoulli, joint_survival, joint_systematic, systematic
+from arrol.types import PruningDecision, Reason, RolloutId
 
 SURVIVAL = np.array([0.1, 0.35, 0.8, 1.0, 0.6, 0.9])
 COUNT = 4000
@@ -32,7 +32,7 @@ def test_systematic_pairs_are_all_possible():
 @pytest.mark.parametrize("survival", [SURVIVAL, np.full(6, 0.55), np.array([0.3, 0.7, 0.2, 0.8])])
 def test_pairs_survive_together_as_often_as_their_joint_survival_says(survival):
     kept = np.array([systematic(survival, [seed]) for seed in range(COUNT)], float)
-    seen, joint = kept.T @ kept / COUNT, joint_survival(survival, "systematic")
+    seen, joint = kept.T @ kept / COUNT, joint_systematic(survival)
     pairs = np.triu_indices(len(survival), 1)
     assert (np.abs(seen - joint)[pairs] < 0.04).all()
     independent = np.outer(survival, survival)
@@ -40,16 +40,48 @@ def test_pairs_survive_together_as_often_as_their_joint_survival_says(survival):
     np.testing.assert_allclose(joint, joint.T, atol=1e-12)
 
 
-def test_joint_survival_is_exact_between_equals_and_nothing_where_none_is_needed():
+def test_a_draws_joint_survival_is_exact_between_equals_and_the_product_where_at_most_one_is_drawn():
     pairs = np.triu_indices(8, 1)
-    np.testing.assert_allclose(joint_survival(np.full(8, 0.5), "systematic")[pairs], 0.5 * 3 / 7)
-    np.testing.assert_allclose(joint_survival(np.full(8, 0.125), "systematic")[pairs], 0.1 / 64)  # none: held above 0
-    assert joint_survival(np.full(8, 0.5), "bernoulli") is None
-    assert joint_survival(np.ones(8), "systematic") is None
-    assert joint_survival(np.array([0.5, 1.0, 1.0]), "systematic") is None
-    many = joint_survival(np.linspace(0.2, 0.8, 200), "systematic")
+    np.testing.assert_allclose(joint_systematic(np.full(8, 0.5))[pairs], 0.5 * 3 / 7)
+    np.testing.assert_allclose(joint_systematic(np.full(8, 0.125))[pairs], 0.1 / 64)  # none: held above 0
+    for survival in (np.ones(8), np.array([0.5, 1.0, 1.0])):
+        np.testing.assert_array_equal(joint_systematic(survival), np.outer(survival, survival))
+    many = joint_systematic(np.linspace(0.2, 0.8, 200))
     assert many.shape == (200, 200)
     assert ((many > 0) & (many <= 1)).all()
+
+
+def decided(index, *draws):
+    """The last of a rollout's decisions; ``draws``: (probe, probability of passing it, pool)."""
+    decision, survival = None, 1.0
+    for probe, factor, pool in draws:
+        survival *= factor
+        decision = PruningDecision(
+            RolloutId(1, 0, index), probe, True, survival, Reason.DRAW, previous=decision, pool=pool
+        )
+    return decision
+
+
+def test_the_chances_of_several_draws_multiply():
+    """Two probes; rollouts 0 to 3 are the first wave, 4 to 6 the second, of which 6 was drawn alone, 7 not at all."""
+    first, second = np.array([0.5, 0.8, 0.3, 0.4]), np.array([0.9, 0.6])
+    decisions = [decided(index, (0, first[index], 0)) for index in range(4)]
+    decisions[1], decisions[3] = decided(1, (0, 0.8, 0), (1, 0.7, 1)), decided(3, (0, 0.4, 0), (1, 0.7, 1))
+    decisions += [decided(4, (0, 0.9, 4)), decided(5, (0, 0.6, 4)), decided(6, (0, 0.5, None)), None]
+    joint = joint_survival(decisions)
+    want = np.ones((8, 8))
+    want[:4, :4], want[4:6, 4:6] = joint_systematic(first), joint_systematic(second)
+    alone = np.array([*first, *second, 0.5, 1.0])
+    want = np.where(want == 1, np.outer(alone, alone), want)
+    later = np.array([1, 0.7, 1, 0.7, 1, 1, 1, 1])
+    want *= np.outer(later, later)
+    want[1, 3] = want[3, 1] = joint_systematic(first)[1, 3] * joint_systematic(np.full(2, 0.7))[0, 1]
+    pairs = np.triu_indices(8, 1)
+    np.testing.assert_allclose(joint[pairs], want[pairs], rtol=1e-12)
+
+
+def test_draws_that_are_alone_need_no_joint_survival():
+    assert joint_survival([decided(0, (0, 0.5, None)), decided(1, (0, 0.5, None)), None]) is None
 
 
 @pytest.mark.parametrize("survival", [np.full(10, 0.3), np.full(3, 1 / 3), np.full(7, 3 / 7), np.full(16, 0.5)])

@@ -33,6 +33,8 @@ PREFIX = "arrol_"
 """Prefix of our keys among a request's arguments."""
 PRUNED, KEPT, REFUSED = "pruned", "kept", "refused"
 """First words of our ``stop_reason``."""
+BEFORE = " < "
+"""Stands in a report between a probe's judgement and that of the probe before."""
 MAX_NAME = 128
 """Characters of a key or a text."""
 MAX_SIZE = 1024
@@ -236,6 +238,10 @@ class StopReport:
     reason: str
     end_score: float = math.nan
     """Logit of the head at the last token fed; NaN unless ``score_end`` was set."""
+    pool: int | None = None
+    """See :class:`arrol.types.PruningDecision`."""
+    previous: StopReport | None = None
+    """Of the probe before."""
 
     @classmethod
     def of(cls, decision: PruningDecision | None, end_score: float = math.nan) -> StopReport:
@@ -244,11 +250,13 @@ class StopReport:
             return cls(True, math.nan, math.nan, 1.0, -1, 0, "", end_score)
         return cls(
             decision.keep, decision.score, decision.quality, decision.survival, decision.probe, decision.version,
-            decision.reason.value, end_score,
+            decision.reason.value, end_score, decision.pool, cls.of(decision.previous) if decision.previous else None,
         )  # fmt: skip
 
     def __str__(self) -> str:
         end = "" if math.isnan(self.end_score) else f";end_score={self.end_score:.9g}"
+        end += "" if self.pool is None else f";pool={self.pool}"
+        end += "" if self.previous is None else f"{BEFORE}{self.previous}"
         return (
             f"{KEPT if self.keep else PRUNED}:score={self.score:.9g};quality={self.quality:.9g};"
             f"survival={self.survival:.9g};probe={self.probe};version={self.version};reason={self.reason}{end}"
@@ -257,7 +265,18 @@ class StopReport:
     @classmethod
     def parse(cls, stop_reason: object) -> StopReport | None:
         """None for any other text."""
-        word, _, rest = str(stop_reason).partition(":")
+        texts, report = str(stop_reason).split(BEFORE), None
+        if len(texts) > MAX_PROBES:
+            return None
+        for text in reversed(texts):  # the first probe first
+            report = cls._of_probe(text, report)
+            if report is None:
+                break
+        return report
+
+    @classmethod
+    def _of_probe(cls, text: str, previous: StopReport | None) -> StopReport | None:
+        word, _, rest = text.partition(":")
         if word not in (PRUNED, KEPT):
             return None
         try:
@@ -265,7 +284,8 @@ class StopReport:
             return cls(
                 word == KEPT, float(field["score"]), float(field["quality"]), float(field["survival"]),
                 int(field["probe"]), int(field["version"]), field["reason"] and Reason(field["reason"]).value,
-                float(field.get("end_score", "nan")),
+                float(field.get("end_score", "nan")), int(field["pool"]) if "pool" in field else None,
+                previous,
             )  # fmt: skip
         except (KeyError, ValueError):
             return None
@@ -276,5 +296,5 @@ class StopReport:
             return None
         return PruningDecision(
             rollout_id, self.probe, self.keep, self.survival, Reason(self.reason), self.score, self.quality,
-            self.version,
+            self.version, self.previous.decision(rollout_id) if self.previous else None, self.pool,
         )  # fmt: skip

@@ -168,7 +168,7 @@ def own_advantages(
         survived_G = np.array([rollout.survived for rollout in group.rollouts])
         advantage_G, weight_G = np.zeros(len(train_G)), np.where(survived_G & train_G, 1 / group.survival_G, 0.0)
         silent_G = train_G & ~rewarded.counted_G & (survived_G | (config.correction != "plain"))
-        joint_GG = joint_survival(group.survival_G, host.pruning.draw)
+        joint_GG = joint_survival(group.decisions_G)
         whole = Observed(rewarded.total_G, group.survival_G, values.predict(group.quality_G), joint_GG)
         seen = whole.of(rows)
         signal = lesson_signal(seen, _of(lesson, rows), config, posterior=host.allocation.posterior)

@@ -228,7 +228,8 @@ def test_requests_share_a_controller_when_run_and_rule_agree():
 def decisions():
     for keep in (True, False):
         for reason in Reason:
-            yield PruningDecision(RolloutId(2, 5, 1), 1, keep, 0.3, reason, -1.25, 0.333333333, 4)
+            first = PruningDecision(RolloutId(2, 5, 1), 0, True, 0.6, Reason.DRAW, 0.5, 0.25, 4, pool=0)
+            yield PruningDecision(RolloutId(2, 5, 1), 1, keep, 0.3, reason, -1.25, 0.333333333, 4, first, pool=1)
     for number in (NAN, math.inf, -math.inf, -0.0, 5e-324, 1e308):
         yield PruningDecision(RolloutId(2, 5, 1), 0, True, 1e-9, Reason.NO_SCORE, number, number)
 
@@ -239,6 +240,7 @@ def test_a_decision_comes_back_from_its_report(decision):
     assert text.startswith("kept:" if decision.keep else "pruned:")
     back = StopReport.parse(text).decision(decision.rollout_id)
     assert repr(back) == repr(decision)  # equal even where numbers are not
+    assert back.previous == decision.previous
     assert type(back.reason) is Reason
 
 
@@ -287,6 +289,10 @@ GOOD = "pruned:score=-1.25;quality=0.2;survival=0.5;probe=0;version=3;reason=dra
         GOOD.replace("reason=draw", "reason=whim"),
         GOOD.replace(";", ","),
         GOOD + ";",
+        GOOD + ";pool=none",
+        GOOD + " < ",
+        GOOD + " < refused:no",
+        " < ".join([GOOD] * 100_000),
         "pruned:" + "x" * 1_000_000,
         "pruned:" + "score=1;" * 100_000,
         "\x00\ud800",
