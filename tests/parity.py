@@ -346,13 +346,22 @@ def assert_same(host: str, name: str, found: Outcome, wanted: Outcome, *, decisi
     if decisions:
         assert found.decisions.keys() == wanted.decisions.keys()
         for rollout_id, decision in wanted.decisions.items():
-            mine = found.decisions[rollout_id]
-            assert (mine.probe, mine.keep, mine.reason) == (decision.probe, decision.keep, decision.reason), rollout_id
-            assert _numbers(mine) == _approximately(_numbers(decision)), rollout_id
+            for mine, theirs in zip(_chain(found.decisions[rollout_id]), _chain(decision), strict=True):
+                assert _facts(mine) == _facts(theirs), rollout_id
+                assert _numbers(mine) == _approximately(_numbers(theirs)), rollout_id
     for mine, theirs in zip(found.metrics, wanted.metrics, strict=bool(found.metrics)):
         assert mine == _approximately(theirs)
     for mine, theirs in zip(found.lessons, wanted.lessons, strict=bool(found.lessons)):
         assert mine == _approximately(theirs)
+
+
+def _chain(decision: PruningDecision | None) -> list[PruningDecision]:
+    """It and those at earlier probes."""
+    return [] if decision is None else [decision, *_chain(decision.previous)]
+
+
+def _facts(decision: PruningDecision) -> tuple[Any, ...]:
+    return decision.probe, decision.keep, decision.reason, decision.pool
 
 
 def _numbers(decision: PruningDecision) -> dict[str, float]:
