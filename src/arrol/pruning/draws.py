@@ -83,7 +83,7 @@ def joint_systematic(p_C: np.ndarray) -> np.ndarray:
     joint_CC, drawn = np.outer(p_C, p_C), np.flatnonzero(p_C < 1)
     if len(drawn) > 1:
         p = p_C[drawn]
-        together = _equal(p[0], len(p)) if np.ptp(p) < 1e-9 else _overlap(p)
+        together = _equal(p[0], len(p)) if np.ptp(p) < 1e-6 else _overlap(p)
         joint_CC[np.ix_(drawn, drawn)] = np.maximum(together, RAREST * joint_CC[np.ix_(drawn, drawn)])
     return joint_CC
 
