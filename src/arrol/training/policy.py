@@ -187,6 +187,8 @@ def _require_no_code(source: str, file: str, error: Exception) -> None:
 def _loaded_weights(source: str) -> Any:
     """The model in float32; ModelError where the config asks for weights that the files lack."""
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    # Where peft is installed transformers looks for adapters too, and does not pass local_files_only on.
+    options["adapter_kwargs"] = {"local_files_only": _is_cached_only(source)}
     model, info = _loaded(AutoModelForCausalLM.from_pretrained, source, **options)
     if lacks := sorted(info["missing_keys"]):
         raise ModelError(f"model = {source!r}: config.json asks for {lacking(lacks)}; {MEND}")

@@ -1,6 +1,7 @@
 """Loading refuses what cannot be used, in one line."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -111,13 +112,15 @@ def test_a_cached_model_is_read_where_the_hub_does_not_answer(silent_hub, folder
     (cache / "refs/main").write_text("abc")
     (cache / "snapshots").mkdir()
     folder.rename(cache / "snapshots/abc")
-    asked = []
+    asked, waits = [], []
+    monkeypatch.setattr(time, "sleep", waits.append)
     for loader in (AutoTokenizer, AutoModelForCausalLM):
         load = loader.from_pretrained
         monkeypatch.setattr(loader, "from_pretrained", lambda *a, load=load, **k: asked.append(k) or load(*a, **k))
     assert load_tokenizer("owner/name").eos_token_id == 1
     assert load_policy("owner/name", CPU).config.vocab_size > 1
     assert [fields["local_files_only"] for fields in asked] == [True, True]
+    assert waits == []  # no request is tried again
     with pytest.raises(ModelError, match=r"'owner/other': .* does not answer, and no copy is cached"):
         load_policy("owner/other", CPU)
 
