@@ -358,10 +358,9 @@ class PruningController:
         for group, rows in rows_of.items():
             wave = self._groups[step, group].wave_of(first[group].index)
             later = [wave.first] if wave.first else []
-            key = [self._seed_of(step, group), PRUNING_STREAM, step, group, probe, *later]
-            for row, keep in zip(rows, systematic(factor_C[rows], key), strict=True):
-                factor, shared = float(factor_C[row]), first[group].index
-                stops += self._settle(pool[row], probe, factor, bool(keep), reason, pool=shared)
+            kept = systematic(factor_C[rows], [self._seed_of(step, group), PRUNING_STREAM, step, group, probe, *later])
+            for row, keep in zip(rows, kept, strict=True):
+                stops += self._settle(pool[row], probe, float(factor_C[row]), bool(keep), reason, first[group].index)
         return stops
 
     def _draw_alone(self, pool: list[Waiting], probe: int, factor_C: np.ndarray, reason: Reason) -> list[RolloutId]:
@@ -386,14 +385,14 @@ class PruningController:
         return []
 
     def _settle(
-        self, waiting: Waiting, probe: int, factor: float, keep: bool, reason: Reason, *, pool: int | None = None
+        self, waiting: Waiting, probe: int, factor: float, keep: bool, reason: Reason, shared: int | None = None
     ) -> list[RolloutId]:
-        """Record one decision; returns the id if the rollout is to be stopped."""
+        """Record one decision; returns the id if it is to be stopped. ``shared``: ``pool`` of the decision."""
         rollout_id, group = waiting.rollout_id, self._groups[waiting.rollout_id[:2]]
         group.waiting.pop(index := rollout_id.index, None)
         survival = group.survival[index] = max(group.survival.get(index, 1.0) * factor, LEAST_SURVIVAL)
         seen, previous = (waiting.score, waiting.quality, waiting.version), group.decisions.get(index)
-        group.decisions[index] = PruningDecision(rollout_id, probe, keep, survival, reason, *seen, previous, pool)
+        group.decisions[index] = PruningDecision(rollout_id, probe, keep, survival, reason, *seen, previous, shared)
         if not keep:
             group.stopped.add(index)
         return [] if keep else [rollout_id]
